@@ -1,0 +1,311 @@
+"""The seam between Discord voice and everything that listens or speaks.
+
+A voice driver turns Discord's credentials into a link that carries Opus frames; the voice plugin turns links into
+sessions, one per guild; consumers attach a `FrameSink` to a session. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
+
+SAMPLE_RATE_HZ = 48_000
+FRAME_MS = 20
+FRAME_SAMPLES = 960
+"""Samples per channel in one 20 ms frame at 48 kHz; also the RTP timestamp step."""
+
+SILENCE_FRAME = b"\xf8\xff\xfe"
+"""The Opus frame Discord clients send when they fall silent; never end-to-end encrypted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AudioFrame:
+    """One decrypted 20 ms Opus frame of one speaker.
+
+    Attributes:
+        guild_id: The guild whose session received it.
+        user_id: The speaker.
+        ssrc: The RTP stream it came on.
+        rtp_timestamp: 48 kHz media clock of its first sample, modulo 2**32.
+        opus: The Opus packet.
+        lost_before: Frames known to be missing between the previous frame of this stream and this one.
+    """
+
+    guild_id: int
+    user_id: int
+    ssrc: int
+    rtp_timestamp: int
+    opus: bytes
+    lost_before: int = 0
+
+
+class FrameSink(Protocol):
+    """A consumer of frames. Both methods are called on the event loop and may neither block nor raise."""
+
+    def write(self, frame: AudioFrame) -> None:
+        """Take one frame of a speaker who agreed to be heard."""
+
+    def purge(self, user_id: int) -> None:
+        """Forget everything still queued of this speaker: they withdrew their consent or left."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Credentials:
+    """What Discord hands out for one voice connection.
+
+    Attributes:
+        guild_id: The guild (the voice gateway's ``server_id``).
+        channel_id: The voice channel, which is also the MLS group id.
+        user_id: The bot.
+        session_id: Of the bot's voice state.
+        token: Of VOICE_SERVER_UPDATE; changes on every move.
+        server_address: ``host:port`` without a scheme (Discord calls it the endpoint).
+    """
+
+    guild_id: int
+    channel_id: int
+    user_id: int
+    session_id: str = dataclasses.field(repr=False)
+    token: str = dataclasses.field(repr=False)
+    server_address: str
+
+
+class Retry(enum.Enum):
+    """What the end of a link means for the actor that owned it."""
+
+    RESUME_FAILED = "resume_failed"
+    """The driver tried to resume and could not: signal again with the gateway."""
+    REJOIN = "rejoin"
+    """The session is dead but the wish stands: signal again, limited by the breaker."""
+    AWAIT_SERVER = "await_server"
+    """Kicked, moved or the channel died: wait briefly for a new server, else leave."""
+    STOP = "stop"
+    """Do not try again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LinkEnd:
+    """Why a link ended.
+
+    Attributes:
+        code: The voice gateway's close code, or None when no close frame was seen.
+        reason: One sentence for people.
+        retry: What to do next.
+        cooldown_s: Seconds to wait before any new try.
+    """
+
+    code: int | None
+    reason: str
+    retry: Retry
+    cooldown_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LinkStats:
+    """Counters of one link since it opened.
+
+    Invariant: ``packets_in == frames_out + sum(dropped.values())``.
+    """
+
+    packets_in: int = 0
+    frames_out: int = 0
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    lost: int = 0
+    packets_sent: int = 0
+    dave_version: int = 0
+    dave_epoch: int = 0
+    dave_epochs: int = 0
+    frames_decrypted: int = 0
+    frames_passed_through: int = 0
+    decrypt_failures: int = 0
+    resumes: int = 0
+    ping_ms: float | None = None
+    mode: str = ""
+
+
+class LinkEvents(Protocol):
+    """What a link tells its owner. Every method is synchronous, runs on the event loop and may not raise."""
+
+    def frame(self, frame: AudioFrame) -> None: ...
+
+    def member_joined(self, user_id: int) -> None: ...
+
+    def member_left(self, user_id: int) -> None: ...
+
+    def speaking(self, user_id: int, on: bool) -> None: ...
+
+    def dave(self, version: int, epoch: int, state: str) -> None:
+        """The end-to-end encryption changed; state is ``none``, ``pending``, ``active`` or ``recovering``."""
+
+    def state(self, name: str) -> None:
+        """The driver entered a state of its handshake, such as ``hello`` or ``resuming``."""
+
+
+class VoiceLink(Protocol):
+    """A live voice connection. Owned by the ``async with`` of `VoiceDriver.open`, which also ends it."""
+
+    def send_opus(self, opus: bytes) -> None:
+        """Queue one 20 ms Opus frame; dropped and counted when the link is not live or its queue is full."""
+
+    def set_speaking(self, on: bool) -> None:
+        """Tell the others that frames follow, or that they ended."""
+
+    async def update(self, cred: Credentials) -> bool:
+        """Adopt new credentials in place; False when the owner must close this link and open another."""
+        ...
+
+    def stats(self) -> LinkStats: ...
+
+    async def wait_closed(self) -> LinkEnd:
+        """Wait, without limit, until the link has ended by itself; never returns while it can still resume."""
+        ...
+
+
+@runtime_checkable
+class VoiceDriver(Protocol):
+    """Opens voice links. One driver serves all sessions of a bot."""
+
+    name: str
+
+    def open(self, cred: Credentials, events: LinkEvents) -> AbstractAsyncContextManager[VoiceLink]:
+        """Connect and yield a link that is live: session description received, UDP discovered.
+
+        The handshake bounds each of its steps by `Timing`; leaving the context closes sockets and tasks within one
+        second, also when cancelled.
+
+        Raises:
+            VoiceError: The handshake failed. ``__cause__`` may be a `LinkClosed` with the `LinkEnd`.
+        """
+        ...
+
+
+class LinkClosed(Exception):
+    """Carries the `LinkEnd` of a link that ended during its handshake."""
+
+    def __init__(self, end: LinkEnd) -> None:
+        super().__init__(end.reason)
+        self.end = end
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SessionStats:
+    """One session, over all its links."""
+
+    opened_at: float
+    duration_s: float
+    generation: int
+    frames_received: int
+    frames_delivered: int
+    frames_refused: int
+    """Frames dropped because their speaker had not agreed."""
+    refused_by_user: Mapping[int, int]
+    link: LinkStats
+
+
+class VoiceSession(Protocol):
+    """One logical stay in voice, from opening to closed: the same object over resume, region change and move.
+
+    Owned by the voice plugin; consumers must drop it in ``voice_session_closed``.
+    """
+
+    id: str
+    guild_id: int
+    started_by: int
+    """The member who asked for it, or 0."""
+    text_channel_id: int
+    """Where notices about this session are posted, or 0."""
+
+    @property
+    def channel_id(self) -> int: ...
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def members(self) -> frozenset[int]:
+        """Users in the channel now, the bot excluded."""
+        ...
+
+    def attach(self, sink: FrameSink) -> Callable[[], None]:
+        """Start delivering consented frames to `sink`; the result detaches it (idempotent).
+
+        The first sink makes the session post its notice; no frame is delivered before the notice stands.
+
+        Raises:
+            ClosedError: The session is closed.
+        """
+        ...
+
+    def revoke(self, user_id: int) -> None:
+        """Stop delivering this user's frames and have every sink purge them."""
+
+    def send_opus(self, opus: bytes) -> None: ...
+
+    def stats(self) -> SessionStats: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """A wish to enter a voice channel, as `voice_join_check` sees it."""
+
+    guild_id: int
+    channel_id: int
+    user_id: int
+    text_channel_id: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timing:
+    """Every delay of voice, in seconds. Tests use `scaled`; results record the scale."""
+
+    scale: float = 1.0
+    signalling_s: float = 5.0
+    connecting_s: float = 10.0
+    await_server_s: float = 5.0
+    await_server_null_s: float = 30.0
+    await_first_server_s: float = 10.0
+    close_local_s: float = 1.0
+    leave_ack_s: float = 2.0
+    orphan_retry_s: tuple[float, ...] = (2.0, 5.0, 10.0)
+    reap_null_s: float = 2.0
+    reap_claim_s: float = 2.0
+    reap_give_up_s: float = 300.0
+    op4_guild_s: float = 1.0
+    op4_window_s: float = 60.0
+    op4_per_window: int = 100
+    ws_open_s: float = 3.0
+    hello_s: float = 2.0
+    ready_s: float = 3.0
+    discovery_s: float = 3.0
+    discovery_resend_s: float = 0.25
+    session_description_s: float = 2.0
+    resume_s: float = 3.0
+    heartbeat_max_s: float = 5.0
+    heartbeat_missed: int = 2
+    keepalive_s: float = 5.0
+    deaf_after_s: float = 15.0
+    reconnect_window_s: float = 60.0
+    reconnect_limit: int = 5
+    failed_cooldown_s: float = 60.0
+    dave_old_key_s: float = 10.0
+    dave_recover_window_s: float = 60.0
+    ssrc_idle_s: float = 60.0
+
+    def scaled(self, factor: float, *, floor_s: float = 0.05) -> Timing:
+        """The same table with every delay times `factor`, but not below `floor_s`; counts stay."""
+        changed: dict[str, object] = {"scale": self.scale * factor}
+        for spec in dataclasses.fields(self):
+            if not spec.name.endswith("_s"):
+                continue
+            value = getattr(self, spec.name)
+            if isinstance(value, tuple):
+                changed[spec.name] = tuple(max(v * factor, floor_s) for v in value)
+            else:
+                changed[spec.name] = max(value * factor, min(value, floor_s))
+        return dataclasses.replace(self, **changed)  # type: ignore[arg-type]

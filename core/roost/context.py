@@ -1,0 +1,89 @@
+"""What a plugin is given: its context, the only door to the bot, the hooks and the host's stores."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import hikari
+    from pydantic import BaseModel
+
+    from roost.consent import Consent
+    from roost.scopes import Scope
+
+T = TypeVar("T")
+
+
+class HookCaller(Protocol):
+    """Calls hooks of other plugins, in the way their kind prescribes, failures isolated and counted."""
+
+    async def call(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
+        """*all* and *par* give the list of non-None answers (exceptions dropped, counted and logged); *first* gives
+        the first non-None answer or None. Plugins disabled in `guild_id` are skipped."""
+        ...
+
+    async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
+        """Like `call` for *all* hooks where a raise or timeout means refusal: it is answered as a `Deny`."""
+        ...
+
+    def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
+        """For sync hooks; a raise is answered as a `Deny`."""
+        ...
+
+    async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
+        """Call one plugin only (replays for late plugins)."""
+        ...
+
+    def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:
+        """Names of plugins that implement a hook and would be called."""
+        ...
+
+
+class Settings(Protocol):
+    """Per-plugin values kept in the store. Values are JSON-serialisable."""
+
+    async def get(self, guild_id: int | None, key: str, default: Any = None) -> Any: ...
+
+    async def set(self, guild_id: int | None, key: str, value: Any) -> None: ...
+
+
+class PluginContext(Protocol):
+    """One plugin's context. Revoked when the plugin is unloaded: later use raises `ClosedError`."""
+
+    name: str
+    bot: hikari.GatewayBot
+    hooks: HookCaller
+    consent: Consent
+    settings: Settings
+    data_dir: Path
+    instance_id: str
+    """Unique per process; the holder of ``<data_dir>/instances/<instance_id>.lock``."""
+
+    @property
+    def config(self) -> BaseModel:
+        """The validated instance of the model given by ``register_config``."""
+        ...
+
+    @property
+    def scope(self) -> Scope:
+        """Owns the plugin's tasks; closed by the host after ``on_unload``."""
+        ...
+
+    def on_unload(self, callback: Callable[[], Awaitable[None] | None]) -> None:
+        """Push a clean-up; they run in reverse order after ``on_unload``, even if ``on_load`` failed."""
+
+    def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+        """Subscribe to a concrete hikari event until unload. `hikari.StoppingEvent` is refused."""
+
+    def task(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task owned by the plugin."""
+        ...
+
+    def mark_stop(self, name: str, guild_id: int | None = None) -> None:
+        """Write a step of the shutdown into the ordered stop log."""
+
+    def enabled_in(self, guild_id: int) -> bool: ...

@@ -1,0 +1,278 @@
+"""The hooks a plugin may implement, and how each is called.
+
+Write a hook as a function or method decorated with `hookimpl`; ``def`` and ``async def`` both work except where the
+kind says sync. Take only the arguments you need.
+
+Kinds: *own*: only the plugin concerned. *all*: one after the other, isolated, each with a deadline. *par*:
+concurrently, isolated. *first*: in order until one answers something other than None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import hikari
+    import lightbulb
+    from pydantic import BaseModel
+
+    from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceDriver, VoiceSession
+    from roost.context import PluginContext
+    from roost.speech import EngineSpec, Transcript
+
+PROJECT = "roost"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Kind(enum.Enum):
+    """How the host calls a hook."""
+
+    OWN = "own"
+    ALL = "all"
+    PAR = "par"
+    FIRST = "first"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HookInfo:
+    """The calling rules of one hook.
+
+    Attributes:
+        kind: See `Kind`.
+        sync: Whether implementations must be plain functions.
+        deadline_s: Limit of each implementation's run time; None for sync hooks.
+        graph_order: Order by the dependency graph, dependents first, whatever tryfirst and trylast say.
+    """
+
+    kind: Kind
+    sync: bool = False
+    deadline_s: float | None = 5.0
+    graph_order: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Meta:
+    """What a plugin says about itself.
+
+    Attributes:
+        name: Lower-case letters, digits, ``-`` and ``_``; unique.
+        version: Of the plugin.
+        requires: Names of plugins that must be loaded first.
+        description: One line for people.
+        roost_api: The major version of this hook interface that the plugin was written for.
+    """
+
+    name: str
+    version: str = "0"
+    requires: tuple[str, ...] = ()
+    description: str = ""
+    roost_api: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deny:
+    """A refusal; the reason is shown to the person concerned."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """A plugin's own view of its health."""
+
+    ok: bool
+    detail: str = ""
+
+
+INFO: dict[str, HookInfo] = {
+    "plugin_meta": HookInfo(Kind.OWN, sync=True, deadline_s=None),
+    "register_config": HookInfo(Kind.OWN, sync=True, deadline_s=None),
+    "register_loaders": HookInfo(Kind.OWN, sync=True, deadline_s=None),
+    "on_load": HookInfo(Kind.OWN, deadline_s=30.0),
+    "on_unload": HookInfo(Kind.OWN, deadline_s=3.0),
+    "plugin_loaded": HookInfo(Kind.PAR),
+    "plugin_unloaded": HookInfo(Kind.PAR),
+    "on_started": HookInfo(Kind.PAR),
+    "on_stopping": HookInfo(Kind.ALL, deadline_s=2.7, graph_order=True),
+    "guild_enabled": HookInfo(Kind.OWN),
+    "guild_disabled": HookInfo(Kind.OWN),
+    "command_check": HookInfo(Kind.FIRST),
+    "handle_error": HookInfo(Kind.FIRST),
+    "health": HookInfo(Kind.PAR),
+    "diagnostics": HookInfo(Kind.PAR),
+    "user_data_export": HookInfo(Kind.ALL),
+    "user_data_delete": HookInfo(Kind.ALL),
+    "voice_driver": HookInfo(Kind.FIRST),
+    "voice_join_check": HookInfo(Kind.FIRST),
+    "voice_session_opening": HookInfo(Kind.ALL),
+    "voice_session_opened": HookInfo(Kind.PAR),
+    "voice_session_moved": HookInfo(Kind.PAR),
+    "voice_session_interrupted": HookInfo(Kind.PAR),
+    "voice_session_restored": HookInfo(Kind.PAR),
+    "voice_member_joined": HookInfo(Kind.PAR),
+    "voice_member_left": HookInfo(Kind.PAR),
+    "voice_speaking": HookInfo(Kind.PAR),
+    "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None),
+    "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None),
+    "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True),
+    "voice_session_closed": HookInfo(Kind.PAR),
+    "voice_idle": HookInfo(Kind.PAR),
+    "stt_engine": HookInfo(Kind.FIRST, sync=True, deadline_s=None),
+    "transcript_process": HookInfo(Kind.ALL),
+    "transcript_ready": HookInfo(Kind.PAR),
+}
+
+
+class RoostSpec:
+    """The hook specifications."""
+
+    @hookspec
+    def plugin_meta(self) -> Meta:
+        """Say who you are. Required; called before anything else, with nothing open."""
+        raise AssertionError
+
+    @hookspec
+    def register_config(self) -> type[BaseModel]:
+        """Give the pydantic model of your settings; the validated instance is ``ctx.config``."""
+        raise AssertionError
+
+    @hookspec
+    def register_loaders(self) -> list[lightbulb.Loader]:
+        """Give lightbulb loaders that hold your commands; listeners and tasks go through `ctx`."""
+        raise AssertionError
+
+    @hookspec
+    async def on_load(self, ctx: PluginContext) -> None:
+        """Open what you need. Push clean-ups with ``ctx.on_unload``; they run even if this fails midway."""
+
+    @hookspec
+    async def on_unload(self, ctx: PluginContext, reason: str) -> None:
+        """Release what you hold. Reason is disable, reload, shutdown or failed. Must be idempotent; never drains."""
+
+    @hookspec
+    async def plugin_loaded(self, name: str) -> None:
+        """Another plugin was loaded."""
+
+    @hookspec
+    async def plugin_unloaded(self, name: str, reason: str) -> None:
+        """Another plugin was unloaded."""
+
+    @hookspec
+    async def on_started(self, bot: hikari.GatewayBot) -> None:
+        """The bot is connected and its commands are in place."""
+
+    @hookspec
+    async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
+        """The bot is going down; the gateway is still up. Finish before `deadline` (event loop time)."""
+
+    @hookspec
+    async def guild_enabled(self, ctx: PluginContext, guild_id: int) -> None:
+        """You were enabled in a guild."""
+
+    @hookspec
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
+        """You were disabled in a guild: end what you run there."""
+
+    @hookspec
+    async def command_check(self, ctx: Any) -> Deny | None:
+        """Refuse a slash command before it runs."""
+
+    @hookspec
+    async def handle_error(self, error: BaseException, source: str, plugin: str) -> bool | None:
+        """Take over an error; True means it is dealt with."""
+
+    @hookspec
+    async def health(self) -> Report:
+        """Say whether you work."""
+        raise AssertionError
+
+    @hookspec
+    async def diagnostics(self) -> dict[str, Any]:
+        """Facts for a bug report; no secrets, no transcript text."""
+        raise AssertionError
+
+    @hookspec
+    async def user_data_export(self, user_id: int) -> Mapping[str, Any] | None:
+        """Everything you hold about a user."""
+
+    @hookspec
+    async def user_data_delete(self, user_id: int, reason: str) -> None:
+        """Delete everything you hold about a user."""
+
+    @hookspec
+    async def voice_driver(self, name: str) -> VoiceDriver | None:
+        """Provide the voice driver called `name`."""
+
+    @hookspec
+    async def voice_join_check(self, request: JoinRequest) -> Deny | None:
+        """Refuse a wish to enter a voice channel before anything is sent."""
+
+    @hookspec
+    async def voice_session_opening(self, session: VoiceSession) -> Deny | None:
+        """A session is connected and hears nothing yet: warm up, or refuse it. A raise refuses too."""
+
+    @hookspec
+    async def voice_session_opened(self, session: VoiceSession) -> None:
+        """A session is open; attach sinks now or later. Replayed for live sessions to plugins loaded late."""
+
+    @hookspec
+    async def voice_session_moved(self, session: VoiceSession, old: int, new: int) -> None:
+        """The session is in another channel now."""
+
+    @hookspec
+    async def voice_session_interrupted(self, session: VoiceSession, reason: str) -> None:
+        """The session lost its link and tries to get it back."""
+
+    @hookspec
+    async def voice_session_restored(self, session: VoiceSession, reason: str) -> None:
+        """The session has its link back."""
+
+    @hookspec
+    async def voice_member_joined(self, session: VoiceSession, user_id: int) -> None:
+        """Someone came into the session's channel."""
+
+    @hookspec
+    async def voice_member_left(self, session: VoiceSession, user_id: int) -> None:
+        """Someone left the session's channel."""
+
+    @hookspec
+    async def voice_speaking(self, session: VoiceSession, user_id: int, speaking: bool) -> None:
+        """Someone started or stopped speaking, by their client's word."""
+
+    @hookspec
+    def voice_consent(self, session: VoiceSession, user_id: int) -> Deny | None:
+        """Forbid hearing a user. Can only forbid; a raise forbids. The answer is cached per session and user."""
+
+    @hookspec
+    def voice_audio_frame(self, session: VoiceSession, frame: AudioFrame) -> None:
+        """One consented 20 ms frame. Runs in the receive path: be done in microseconds, never block."""
+
+    @hookspec
+    async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:
+        """The session is about to end and is still connected: drain before `deadline` (event loop time)."""
+
+    @hookspec
+    async def voice_session_closed(self, session: VoiceSession, reason: str, stats: SessionStats) -> None:
+        """The session has ended. Called exactly once per opened session."""
+
+    @hookspec
+    async def voice_idle(self, seconds: float) -> None:
+        """There has been no session anywhere for `seconds`."""
+
+    @hookspec
+    def stt_engine(self, name: str) -> EngineSpec | None:
+        """Provide the speech engine called `name`."""
+
+    @hookspec
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
+        """Change a final transcript before anyone sees it; return one with empty text to drop it, None to keep it."""
+
+    @hookspec
+    async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:
+        """A final transcript is stored and on its way to the channel."""

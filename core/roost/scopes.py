@@ -1,0 +1,83 @@
+"""The only home of ``create_task``: every task has an owner that ends it.
+
+A `Scope` owns tasks. Closing it cancels what still runs and waits for it, bounded; a task that fails is reported at
+once and never lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_log = logging.getLogger("roost.scopes")
+
+FailureHandler = Callable[[str, BaseException], None]
+
+
+class Scope:
+    """A named owner of tasks.
+
+    Args:
+        name: Prefix of the tasks' names, for logs and leak reports.
+        on_failure: Called with (task name, error) when a task raises; by default the error is logged.
+    """
+
+    def __init__(self, name: str, on_failure: FailureHandler | None = None) -> None:
+        self.name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._on_failure = on_failure
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def task_names(self) -> list[str]:
+        return sorted(task.get_name() for task in self._tasks)
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task owned by this scope.
+
+        Raises:
+            RuntimeError: The scope is closed; the coroutine is closed too, so nothing is left un-awaited.
+        """
+        if self._closed:
+            coro.close()
+            raise RuntimeError(f"scope {self.name} is closed, {name} was not started")
+        task = asyncio.get_running_loop().create_task(coro, name=f"{self.name}/{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        if self._on_failure is not None:
+            self._on_failure(task.get_name(), error)
+        else:
+            _log.error("task %s failed", task.get_name(), exc_info=error)
+
+    async def aclose(self, timeout_s: float = 2.0) -> list[str]:
+        """Cancel every task and wait for their ends, at most `timeout_s`.
+
+        Safe to call twice and while being cancelled. Never waits for the calling task.
+
+        Returns:
+            Names of tasks that ignored their cancellation.
+        """
+        self._closed = True
+        current = asyncio.current_task()
+        mine = {task for task in self._tasks if task is not current}
+        for task in mine:
+            task.cancel()
+        if mine:
+            await asyncio.wait(mine, timeout=timeout_s)
+        return sorted(task.get_name() for task in mine if not task.done())
