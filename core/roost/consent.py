@@ -1,8 +1,18 @@
-"""Who may be heard. Decided before any frame is delivered; see the table in docs/privacy.md."""
+"""Who may be heard. Decided before any frame is delivered."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from roost.store import Store
+
+Mode = Literal["opt-in", "notice"]
+Changed = Callable[[int, int], None]
+
+AGREE_ID = "roost:consent:agree"
+REFUSE_ID = "roost:consent:refuse"
+"""``custom_id`` of the two buttons of every notice."""
 
 
 class Consent(Protocol):
@@ -18,16 +28,56 @@ class Consent(Protocol):
         """Record an agreement, durably, before returning."""
 
     async def opt_out(self, guild_id: int, user_id: int) -> None:
-        """Record a refusal, durably, before returning; live sessions revoke the user."""
+        """Record a refusal, durably, before returning; live sessions stop hearing the user first."""
 
-    def subscribe(self, callback: ConsentCallback) -> Unsubscribe:
-        """Call back with (guild_id, user_id) after every change."""
+    def subscribe(self, callback: Changed) -> Callable[[], None]:
+        """Call back with (guild_id, user_id) after every change; the result unsubscribes."""
         ...
 
 
-class ConsentCallback(Protocol):
-    def __call__(self, guild_id: int, user_id: int) -> None: ...
+class StoredConsent:
+    """`Consent` over the store, all decisions held in memory."""
 
+    def __init__(self, store: Store, mode: Mode, decisions: dict[tuple[int, int], bool]) -> None:
+        self._store = store
+        self._mode = mode
+        self._decisions = decisions
+        self._callbacks: list[Changed] = []
 
-class Unsubscribe(Protocol):
-    def __call__(self) -> None: ...
+    @classmethod
+    async def load(cls, store: Store, mode: Mode) -> StoredConsent:
+        return cls(store, mode, await store.consents())
+
+    def mode(self, guild_id: int) -> str:
+        return self._mode
+
+    def allows(self, guild_id: int, user_id: int) -> bool:
+        return self._decisions.get((guild_id, user_id), self._mode == "notice")
+
+    def decision(self, guild_id: int, user_id: int) -> bool | None:
+        """What the user said, or None if they never did."""
+        return self._decisions.get((guild_id, user_id))
+
+    async def agree(self, guild_id: int, user_id: int) -> None:
+        await self._store.set_consent(guild_id, user_id, True)
+        self._decisions[guild_id, user_id] = True
+        self._tell(guild_id, user_id)
+
+    async def opt_out(self, guild_id: int, user_id: int) -> None:
+        # A refusal counts from the moment it is made, even if the disk is slow or refuses.
+        self._decisions[guild_id, user_id] = False
+        self._tell(guild_id, user_id)
+        await self._store.set_consent(guild_id, user_id, False)
+
+    def subscribe(self, callback: Changed) -> Callable[[], None]:
+        self._callbacks.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return unsubscribe
+
+    def _tell(self, guild_id: int, user_id: int) -> None:
+        for callback in tuple(self._callbacks):
+            callback(guild_id, user_id)

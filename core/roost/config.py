@@ -1,0 +1,319 @@
+"""Typed configuration: TOML, overridden by the environment, overridden by flags.
+
+Core sections are models of this module. Every other table of the file belongs to the plugin of that name and is
+validated against the model the plugin registers. Environment variables are ``ROOST_<SECTION>__<KEY>``, flags are
+``--set section.key=value``; lists may be written as ``a,b`` or as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import stat
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from roost.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_SECRET_WORDS = ("token", "secret", "password", "url", "key")
+_PLAIN_VARIABLES = {
+    "ROOST_TOKEN",
+    "ROOST_TOKEN_FILE",
+    "ROOST_CONFIG",
+    "ROOST_DATA_DIR",
+    "ROOST_PLUGINS",
+    "ROOST_LEASE_DIR",
+}
+
+
+class Section(BaseModel):
+    """The base of every configuration model: unknown keys are errors, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DiscordConfig(Section):
+    """Where Discord is and what is asked of it."""
+
+    rest_url: str | None = Field(
+        None, description="Base URL of the REST API, ending in /api/v10; None is Discord's own."
+    )
+    intents: tuple[str, ...] = Field(
+        ("GUILDS", "GUILD_VOICE_STATES"), description="Gateway intents, by hikari's names; plugins say what they need."
+    )
+
+
+class StartConfig(Section):
+    """Limits on starting."""
+
+    timeout_s: float = Field(60.0, gt=0, description="Seconds until the bot must be connected.")
+
+
+class StoreConfig(Section):
+    """Where settings live."""
+
+    url: str | None = Field(None, description="SQLAlchemy URL; None is SQLite in the data folder.")
+
+
+class ConsentConfig(Section):
+    """Who is heard by default."""
+
+    mode: Literal["opt-in", "notice"] = Field("opt-in", description="opt-in: only members who agreed are heard.")
+
+
+class LogConfig(Section):
+    """The log on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+
+
+class PluginsConfig(Section):
+    """Which plugins are loaded."""
+
+    allow: tuple[str, ...] | None = Field(None, description="Load only these; None is every plugin found.")
+    deny: tuple[str, ...] = Field((), description="Never load these.")
+    required: tuple[str, ...] = Field(
+        ("voice", "stt"), description="The bot refuses to start when one of these is found but fails to load."
+    )
+
+
+class CoreConfig(Section):
+    """The core's own sections."""
+
+    discord: DiscordConfig = DiscordConfig()
+    start: StartConfig = StartConfig()
+    store: StoreConfig = StoreConfig()
+    consent: ConsentConfig = ConsentConfig()
+    log: LogConfig = LogConfig()
+    plugins: PluginsConfig = PluginsConfig()
+
+
+class Config:
+    """The validated core sections and the raw tables of plugins.
+
+    Attributes:
+        core: See `CoreConfig`.
+        data_dir: Mode 0700, created by `load`.
+        source: The file read, or None.
+    """
+
+    def __init__(self, core: CoreConfig, tables: Mapping[str, Mapping[str, Any]], data_dir: Path, source: Path | None):
+        self.core = core
+        self._tables = {name: dict(table) for name, table in tables.items()}
+        self.data_dir = data_dir
+        self.source = source
+
+    @property
+    def plugin_tables(self) -> tuple[str, ...]:
+        return tuple(sorted(self._tables))
+
+    def plugin(self, name: str, model: type[ModelT]) -> ModelT:
+        """The settings of one plugin.
+
+        Raises:
+            ConfigError: A value does not fit; names key, expected type and value.
+        """
+        return build(model, self._tables.get(name, {}), name)
+
+
+def build(model: type[ModelT], raw: Mapping[str, Any], section: str) -> ModelT:
+    """Validate a table against a model; strings become lists where the model wants lists.
+
+    Raises:
+        ConfigError: See `Config.plugin`.
+    """
+    prepared = {
+        key: _listed(value, model.model_fields[key].annotation) if key in model.model_fields else value
+        for key, value in raw.items()
+    }
+    try:
+        return model.model_validate(prepared)
+    except ValidationError as error:
+        raise _as_config_error(error, section, model) from None
+
+
+def _as_config_error(error: ValidationError, section: str, model: type[BaseModel]) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join([section, *path]) if section else ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_fields_at(model, path[:-1])))
+        return ConfigError(f"there is no such setting (there is: {known})", key=key)
+    value = first.get("input")
+    shown = "<redacted>" if any(word in (path[-1] if path else "") for word in _SECRET_WORDS) else repr(value)
+    return ConfigError(f"{first['msg'].lower()}, but it is {shown}", key=key)
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _listed(value: Any, annotation: Any) -> Any:
+    """Turn a string from the environment or a flag into a list where one is wanted."""
+    if not isinstance(value, str):
+        return value
+    options = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    if not any(typing.get_origin(option) in (list, tuple, set, frozenset) for option in options):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def load(
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    sets: Sequence[str] = (),
+    data_dir: Path | None = None,
+) -> Config:
+    """Read the configuration and make the data folder.
+
+    Args:
+        path: The TOML file; None looks at ``ROOST_CONFIG`` and then at ``roost.toml`` in the current folder.
+        environ: Defaults to the process's.
+        sets: ``section.key=value`` from flags; the last wins.
+        data_dir: Overrides ``ROOST_DATA_DIR`` and the platform's data folder.
+
+    Raises:
+        ConfigError: With the file or key to blame.
+    """
+    env = os.environ if environ is None else environ
+    file = _find_file(path, env)
+    tables = _read_file(file) if file else {}
+    for section, key, value in _from_environment(env):
+        tables.setdefault(section, {})[key] = value
+    if "ROOST_PLUGINS" in env:
+        tables.setdefault("plugins", {})["allow"] = env["ROOST_PLUGINS"]
+    for item in sets:
+        section, key, value = _parse_set(item)
+        tables.setdefault(section, {})[key] = value
+
+    core: dict[str, BaseModel] = {}
+    for name, field in CoreConfig.model_fields.items():
+        annotation = field.annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        core[name] = build(annotation, tables.pop(name, {}), name)
+    folder = data_dir or Path(env.get("ROOST_DATA_DIR") or platformdirs.user_data_path("roost"))
+    return Config(CoreConfig(**typing.cast("dict[str, Any]", core)), tables, _make_private(folder), file)
+
+
+def _find_file(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    if path is None and env.get("ROOST_CONFIG"):
+        path = Path(env["ROOST_CONFIG"])
+    if path is not None:
+        return path
+    local = Path("roost.toml")
+    return local if local.is_file() else None
+
+
+def _read_file(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        with file.open("rb") as stream:
+            tables = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}; check the path and its permissions") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"must be a table: write [{name}] and put its settings below", key=name)
+    return tables
+
+
+def _from_environment(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found = []
+    for name, value in sorted(env.items()):
+        if not name.startswith("ROOST_") or name in _PLAIN_VARIABLES or "__" not in name:
+            continue
+        section, _, key = name.removeprefix("ROOST_").lower().partition("__")
+        found.append((section, key, value))
+    return found
+
+
+def _parse_set(item: str) -> tuple[str, str, str]:
+    name, equals, value = item.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section and key):
+        raise ConfigError(f"--set takes section.key=value, not {item!r}")
+    return section, key, value
+
+
+def _make_private(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the data folder {folder}: {error.strerror}; name another with --data-dir or ROOST_DATA_DIR"
+        ) from None
+    return folder
+
+
+def read_token(environ: Mapping[str, str] | None = None, token_file: Path | None = None) -> str:
+    """The bot token, from ``ROOST_TOKEN`` or from a private file, and never from the configuration file.
+
+    Raises:
+        ConfigError: There is none, it does not look like a bot token, or its file is readable by others.
+    """
+    env = os.environ if environ is None else environ
+    if token_file is None and env.get("ROOST_TOKEN_FILE"):
+        token_file = Path(env["ROOST_TOKEN_FILE"])
+    if token_file is not None:
+        try:
+            mode = stat.S_IMODE(token_file.stat().st_mode)
+            token = token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the token file {token_file}: {error}") from None
+        if mode & 0o077:
+            raise ConfigError(f"the token file {token_file} is readable by others; run: chmod 600 {token_file}")
+    else:
+        token = env.get("ROOST_TOKEN", "").strip()
+    if not token:
+        raise ConfigError("no bot token; set ROOST_TOKEN, or ROOST_TOKEN_FILE to a private file that holds it")
+    if bot_id(token) is None:
+        raise ConfigError(
+            "this is not a bot token (it has three parts with dots between them); "
+            "copy it from your application's Bot page, without a 'Bot ' in front"
+        )
+    return token
+
+
+def bot_id(token: str) -> int | None:
+    """The user id that a bot token begins with, or None if the token is malformed."""
+    parts = token.split(".")
+    if len(parts) != 3 or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+        return None
+    try:
+        text = base64.urlsafe_b64decode(parts[0] + "=" * (-len(parts[0]) % 4)).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return None
+    return int(text) if text.isdecimal() else None
