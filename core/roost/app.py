@@ -1,0 +1,271 @@
+"""The running bot: one object that owns hikari's bot, the store, the plugins and the way down.
+
+``App.stop`` is the only way down: a signal, ``/bot shutdown``, a failed start and the app's own end all go through it.
+It closes hikari's bot; the one listener on StoppingEvent then runs the whole ordered sequence while the gateway is
+still up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from contextlib import AsyncExitStack
+
+import hikari
+import lightbulb
+
+from roost.commands.privacy import ConsentButtons, privacy_loader
+from roost.commands.registry import CommandRegistry
+from roost.config import Config
+from roost.consent import StoredConsent
+from roost.errors import ConfigError, ResourceError
+from roost.instances import hold_instance
+from roost.plugins import PluginHost
+from roost.scopes import Scope
+from roost.store import open_store
+
+_log = logging.getLogger("roost.app")
+_stop_log = logging.getLogger("roost.stop")
+
+CORE = "core"
+GATEWAY_CLOSED_S = 5.0
+BACKSTOP_S = 8.0
+EXIT_BACKSTOP = 70
+"""Exit status when a stuck thread or library had to be left behind."""
+
+
+class App:
+    """Build with a validated configuration and a token, then ``await run()``."""
+
+    def __init__(self, config: Config, token: str) -> None:
+        self.config = config
+        self._token = token
+        self._stop_requested = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._t0: float | None = None
+        self._sequence_done = False
+        self._scope = Scope("app")
+        self.stop_reason = ""
+        self.stop_steps: list[str] = []
+        self._host: PluginHost | None = None
+        self._registry: CommandRegistry | None = None
+        self._bot: hikari.GatewayBot | None = None
+        self._client: lightbulb.GatewayEnabledClient | None = None
+
+    @property
+    def plugins(self) -> PluginHost:
+        if self._host is None:
+            raise RuntimeError("the app is not running")
+        return self._host
+
+    async def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            ConfigError: The configuration, the token or an intent is refused.
+            ResourceError: Discord cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            async with AsyncExitStack() as stack:
+                instance_id = stack.enter_context(hold_instance(self.config.data_dir))
+                store = await stack.enter_async_context(open_store(self.config.data_dir, self.config.core.store.url))
+                consent = await StoredConsent.load(store, self.config.core.consent.mode)
+                bot = self._bot = self._make_bot()
+                stack.push_async_callback(self._scope.aclose)
+                self._host = PluginHost(
+                    bot=bot,
+                    config=self.config,
+                    store=store,
+                    consent=consent,
+                    instance_id=instance_id,
+                    mark_stop=self.mark_stop,
+                )
+                client = self._client = lightbulb.client_from_app(bot, sync_commands=False)
+                self._registry = CommandRegistry(bot, client, self._enabled)
+                bot.subscribe(hikari.StoppingEvent, self._on_stopping)
+                bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
+                bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
+                bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
+                try:
+                    core = await self._registry.collect(CORE, [privacy_loader(consent)])
+                    self._registry.add(CORE, core)
+                    await self._host.load_all(self._registry)
+                    await self._start_and_wait(bot)
+                finally:
+                    await self.stop(self.stop_reason or "the app ended")
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the app to go down; a second request makes it hurry: nothing is drained any more."""
+        if self._stop_requested.is_set():
+            self._hurry.set()
+            return
+        self.stop_reason = reason
+        self._stop_requested.set()
+
+    def mark_stop(self, name: str, guild_id: int | None = None) -> None:
+        """Write one step of the shutdown into the ordered log. Steps outside a shutdown are not written."""
+        if self._t0 is None:
+            return
+        at_s = asyncio.get_running_loop().time() - self._t0
+        self.stop_steps.append(name)
+        _stop_log.info(
+            "stop: %s%s at %.3f s",
+            name,
+            f" guild {guild_id}" if guild_id else "",
+            at_s,
+            extra={"step": name, "guild": guild_id, "at_s": round(at_s, 4)},
+        )
+
+    async def stop(self, reason: str) -> None:
+        """Go down in order; idempotent. Never raises and never takes longer than the backstop."""
+        if self._t0 is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._t0 = loop.time()
+        _log.info("stopping: %s", reason)
+        backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_BACKSTOP,))
+        backstop.daemon = True
+        backstop.start()
+        bot = self._bot
+        try:
+            if bot is not None and bot.is_alive:
+                async with asyncio.timeout_at(self._t0 + GATEWAY_CLOSED_S):
+                    await bot.close()
+        except TimeoutError:
+            _log.error("the gateway did not close within %.0f s", GATEWAY_CLOSED_S)
+        except Exception:  # noqa: BLE001 - logged; the way down goes on
+            _log.exception("closing the gateway failed")
+        finally:
+            if not self._sequence_done:
+                await self._run_sequence()
+            self.mark_stop("gateway.closed")
+            backstop.cancel()
+
+    def _make_bot(self) -> hikari.GatewayBot:
+        settings = self.config.core.discord
+        intents = hikari.Intents.NONE
+        for name in settings.intents:
+            try:
+                intents |= hikari.Intents[name.upper()]
+            except KeyError:
+                raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
+        return hikari.GatewayBot(
+            self._token,
+            intents=intents,
+            rest_url=settings.rest_url,
+            banner=None,
+            logs=None,
+            suppress_optimization_warning=True,
+        )
+
+    def _enabled(self, owner: str, guild_id: int) -> bool:
+        return owner == CORE or self.plugins.enabled_in(owner, guild_id)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self.request_stop(signal.Signals(number).name)
+
+    async def _start_and_wait(self, bot: hikari.GatewayBot) -> None:
+        stop = self._scope.spawn(self._stop_requested.wait(), "stop requested")
+        start = self._scope.spawn(self._start(bot), "start")
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            await asyncio.wait({start}, timeout=2.0)
+            return
+        start.result()
+        if stop.done():
+            return
+        shards = [self._scope.spawn(_joined(shard), f"shard {shard.id}") for shard in bot.shards.values()]
+        done, _ = await asyncio.wait({stop, *shards}, return_when=asyncio.FIRST_COMPLETED)
+        if stop not in done:
+            raise _as_start_error(next(iter(done)).exception())
+
+    async def _start(self, bot: hikari.GatewayBot) -> None:
+        assert self._client is not None
+        assert self._registry is not None
+        try:
+            async with asyncio.timeout(self.config.core.start.timeout_s):
+                await bot.start(check_for_updates=False)
+        except TimeoutError:
+            raise ResourceError("Discord did not answer in time; check the network", retryable=True) from None
+        except Exception as error:
+            raise _as_start_error(error) from error
+        guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
+        await self._registry.sync_all(guilds)
+        await self._client.start()
+        me = bot.get_me()
+        _log.info(
+            "ready as %s in %d guilds; plugins: %s",
+            me.username if me else "?",
+            len(guilds),
+            ", ".join(self.plugins.loaded) or "none",
+            extra={"event": "ready", "guilds": guilds},
+        )
+        await self.plugins.dispatcher.call("on_started", bot=bot)
+
+    async def _on_guild_join(self, event: hikari.GuildJoinEvent) -> None:
+        if self._registry is not None:
+            await self._registry.sync_all([int(event.guild_id)])
+
+    async def _on_guild_leave(self, event: hikari.GuildLeaveEvent) -> None:
+        if self._registry is not None:
+            self._registry.forget_guild(int(event.guild_id))
+
+    async def _on_stopping(self, _event: hikari.StoppingEvent) -> None:
+        """hikari awaits this without a limit and swallows what it raises; a CancelledError would wedge its close."""
+        if self._t0 is None:
+            self._t0 = asyncio.get_running_loop().time()
+        await self._run_sequence()
+
+    async def _run_sequence(self) -> None:
+        assert self._t0 is not None
+        if self._sequence_done:
+            return
+        self._sequence_done = True
+        if self._host is None:
+            return
+        try:
+            await self._host.stop(self._t0, self._hurry)
+        except asyncio.CancelledError:
+            _log.error("the shutdown sequence was cancelled before its end")
+        except Exception:  # noqa: BLE001 - logged; hikari's close must go on
+            _log.exception("the shutdown sequence failed")
+
+
+async def _joined(shard: hikari.api.GatewayShard) -> None:
+    with contextlib.suppress(hikari.ComponentStateConflictError):
+        await shard.join()
+
+
+def _as_start_error(error: BaseException | None) -> Exception:
+    """Translate what hikari raises into one line that says what to do."""
+    if isinstance(error, hikari.UnauthorizedError):
+        return ConfigError(
+            "Discord refused the token; reset it on your application's Bot page and set ROOST_TOKEN again"
+        )
+    if isinstance(error, hikari.GatewayServerClosedConnectionError):
+        if error.code == hikari.ShardCloseCode.DISALLOWED_INTENT:
+            return ConfigError(
+                "Discord refuses a privileged intent; enable it on your application's Bot page or take it out",
+                key="discord.intents",
+            )
+        if error.code == hikari.ShardCloseCode.AUTHENTICATION_FAILED:
+            return ConfigError(
+                "Discord refused the token; reset it on your application's Bot page and set ROOST_TOKEN again"
+            )
+        return ResourceError(f"Discord closed the gateway: {error.reason} ({error.code})", retryable=True)
+    if isinstance(error, hikari.HTTPError | hikari.GatewayConnectionError | OSError):
+        return ResourceError(f"Discord cannot be reached: {error}", retryable=True)
+    if isinstance(error, Exception):
+        return error
+    return ResourceError("the gateway connection ended", retryable=True)

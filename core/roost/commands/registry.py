@@ -1,0 +1,138 @@
+"""Which slash commands exist in which guild, and keeping Discord's copy the same.
+
+lightbulb dispatches interactions; Discord is told with one bulk PUT per guild, which also removes whatever an earlier
+run left behind. lightbulb's own sync is off: it overlooks guilds in which nothing is registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hikari
+import lightbulb
+
+from roost.errors import PluginError
+
+_log = logging.getLogger("roost.commands")
+
+Command = Any
+"""A `lightbulb.Group` or a subclass of `lightbulb.SlashCommand` and its kin."""
+
+
+def command_name(command: Command) -> str:
+    return str(command.name if isinstance(command, lightbulb.Group) else command._command_data.name)
+
+
+class _Collector:
+    """Stands in for a lightbulb client while a loader is read: takes commands, refuses what can't be gated."""
+
+    _current_extension_being_loaded = None
+
+    def __init__(self, plugin: str) -> None:
+        self.commands: list[Command] = []
+        self._plugin = plugin
+
+    def register(self, command: Command, **_options: Any) -> Command:
+        self.commands.append(command)
+        return command
+
+    @property
+    def _error_handlers(self) -> dict[int, list[Any]]:
+        raise PluginError("a loader holds an error handler; implement the hook handle_error", plugin=self._plugin)
+
+    @property
+    def _app(self) -> Any:
+        raise PluginError("a loader holds a listener; use ctx.listen", plugin=self._plugin)
+
+    @property
+    def _tasks(self) -> Any:
+        raise PluginError("a loader holds a task; use ctx.task", plugin=self._plugin)
+
+
+class CommandRegistry:
+    """Owns the commands of the core and of all plugins.
+
+    Args:
+        enabled: Whether a plugin's commands are to exist in a guild.
+    """
+
+    def __init__(
+        self, bot: hikari.GatewayBot, client: lightbulb.GatewayEnabledClient, enabled: Callable[[str, int], bool]
+    ) -> None:
+        self._bot = bot
+        self._client = client
+        self._enabled = enabled
+        self._owners: dict[str, list[Command]] = {}
+        self._guilds: set[int] = set()
+        self._application: hikari.PartialApplication | None = None
+        self._lock = asyncio.Lock()
+
+    def names(self, owner: str) -> list[str]:
+        return [command_name(command) for command in self._owners.get(owner, [])]
+
+    async def collect(self, owner: str, loaders: Sequence[lightbulb.Loader]) -> list[Command]:
+        """The commands inside some loaders.
+
+        Raises:
+            PluginError: A loader holds something else, or a command's name is taken.
+        """
+        collector = _Collector(owner)
+        for loader in loaders:
+            await loader.add_to_client(collector)  # type: ignore[arg-type]
+        taken = {name: other for other in self._owners if other != owner for name in self.names(other)}
+        for command in collector.commands:
+            name = command_name(command)
+            if name in taken:
+                raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
+            taken[name] = owner
+        return collector.commands
+
+    def add(self, owner: str, commands: Sequence[Command]) -> None:
+        self._owners[owner] = list(commands)
+
+    def remove(self, owner: str) -> None:
+        for command in self._owners.pop(owner, []):
+            self._client.unregister(command)
+
+    async def rebuild(self) -> None:
+        """Make lightbulb dispatch exactly the commands that are enabled, guild by guild. No request is made."""
+        for owner, commands in self._owners.items():
+            guilds = [guild for guild in self._guilds if self._enabled(owner, guild)]
+            for command in commands:
+                self._client.unregister(command)
+                self._client.register(command, guilds=guilds)
+        await self._client.sync_application_commands()
+
+    async def sync_guild(self, guild_id: int) -> None:
+        """Tell Discord the commands of one guild, with one PUT.
+
+        Raises:
+            hikari.HikariError: Discord refused.
+        """
+        async with self._lock:
+            self._guilds.add(guild_id)
+            await self.rebuild()
+            if self._application is None:
+                self._application = await self._bot.rest.fetch_application()
+            builders = [
+                await command.as_command_builder(self._client.default_locale, self._client.localization_provider)
+                for owner, commands in self._owners.items()
+                if self._enabled(owner, guild_id)
+                for command in commands
+            ]
+            await self._bot.rest.set_application_commands(self._application, builders, guild=guild_id)
+        _log.debug("commands of guild %d: %d", guild_id, len(builders))
+
+    async def sync_all(self, guild_ids: Sequence[int]) -> None:
+        """Tell Discord the commands of every guild; a guild that refuses is logged and does not stop the others."""
+        for guild_id in guild_ids:
+            try:
+                await self.sync_guild(guild_id)
+            except hikari.HikariError as error:
+                _log.error("the commands of guild %d could not be set: %s", guild_id, error)
+
+    def forget_guild(self, guild_id: int) -> None:
+        self._guilds.discard(guild_id)

@@ -1,0 +1,61 @@
+"""Logging to standard error, as text or as one JSON object a line, with secrets kept out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{17,}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{20,}")
+_WEBHOOK = re.compile(r"(/(?:webhooks|interactions)/\d+/)[A-Za-z0-9._-]+")
+_FIELD = re.compile(
+    r"(?i)([\"']?(?:secret_key|session_id|token)[\"']?\s*[:=]\s*)(\[[^\]]*\]|[\"'][^\"']*[\"']|[^\s,}\]]+)"
+)
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact(text: str) -> str:
+    """Replace anything shaped like a bot token, webhook token, voice token, secret key or session id."""
+    text = _TOKEN.sub("<token>", text)
+    text = _WEBHOOK.sub(r"\1<token>", text)
+    return _FIELD.sub(r"\1<redacted>", text)
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "t": time.monotonic(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["error"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, default=str)
+
+
+def set_up_logging(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Send every log record of the process to `stream` (standard error)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for noisy in ("aiosqlite", "asyncio", "lightbulb", "linkd"):
+        logging.getLogger(noisy).setLevel(max(logging.INFO, root.level))
+    for chatty in ("hikari.gateway", "hikari.bot", "hikari.ratelimits", "lightbulb", "hikari.event_manager"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
