@@ -10,12 +10,13 @@ import argparse
 import asyncio
 import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from roost import config as configuration
-from roost.errors import ConfigError, ResourceError, RoostError
+from roost.errors import ResourceError, RoostError
 from roost.hooks import INFO, RoostSpec
 from roost.logs import set_up_logging
 
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoostError as error:
         print(f"roost: {error}", file=sys.stderr)
         return EXIT_UNREACHABLE if isinstance(error, ResourceError) else EXIT_USAGE
+    except BrokenPipeError:
+        # The reader (a pager, `head`) had enough; keep the interpreter from complaining about it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("roost: interrupted", file=sys.stderr)
         return 130
@@ -111,19 +116,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sim(arguments: argparse.Namespace) -> int:
-    sim = _import_sim()
-    set_up_logging("WARNING", "text")
-    asyncio.run(sim(arguments.port, arguments.ghosts, arguments.exit_with_parent))
-    return 0
-
-
-def _import_sim():  # type: ignore[no-untyped-def]
     from roost.sim import SimSettings, run
 
-    async def start(port: int | None, ghosts: str, exit_with_parent: bool) -> None:
-        await run(port, SimSettings(ghost_null=ghosts), exit_with_parent=exit_with_parent)
-
-    return start
+    set_up_logging("WARNING", "text")
+    asyncio.run(run(arguments.port, SimSettings(ghost_null=arguments.ghosts), exit_with_parent=arguments.exit_with_parent))
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -504,6 +504,6 @@ def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -
 def import_plugin(record: PluginRecord) -> None:
     """Import a plugin's entry point and read its meta. Raises whatever the plugin's code raises."""
     loaded = record.entry_point.load()
-    instance = loaded() if inspect.isclass(loaded) else loaded
+    instance: Any = loaded() if inspect.isclass(loaded) else loaded
     record.meta = instance.plugin_meta()
     record.instance = instance

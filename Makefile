@@ -1,0 +1,53 @@
+# The first use of any target makes .venv and installs exactly what constraints.txt names.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test lint types check clean
+
+help:
+	@echo "make demo   play the whole product, no Discord account and no network needed"
+	@echo "make test   run the tests"
+	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
+	@echo "make lint   style, imports and layers      make types  the strict type check"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "roost: Python 3.11 or newer is needed and none was found; install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 2; \
+	fi; \
+	echo "[1/3] making $(VENV) with $$($$found --version)"; \
+	$$found -m venv --clear $(VENV); \
+	echo "[2/3] updating the installer"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip; \
+	echo "[3/3] installing what constraints.txt names (about 500 MB on disk; a few minutes on a slow line)"; \
+	$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check -c constraints.txt -e '.[all]' --group dev \
+	  | sed -u -n 's/^Collecting \([^ <>=!~;(]*\).*/      \1/p; s/^Successfully.*/      done/p'; \
+	test $${PIPESTATUS[0]} -eq 0
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/roost demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
