@@ -176,7 +176,7 @@ class App:
 
     async def _start_and_wait(self, bot: hikari.GatewayBot) -> None:
         stop = self._scope.spawn(self._stop_requested.wait(), "stop requested")
-        start = self._scope.spawn(self._start(bot), "start")
+        start = self._scope.spawn(self._start(bot), "start", awaited=True)
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not start.done():
             start.cancel()
@@ -185,7 +185,7 @@ class App:
         start.result()
         if stop.done():
             return
-        shards = [self._scope.spawn(_joined(shard), f"shard {shard.id}") for shard in bot.shards.values()]
+        shards = [self._scope.spawn(_joined(shard), f"shard {shard.id}", awaited=True) for shard in bot.shards.values()]
         done, _ = await asyncio.wait({stop, *shards}, return_when=asyncio.FIRST_COMPLETED)
         if stop not in done:
             raise _as_start_error(next(iter(done)).exception())
@@ -198,8 +198,8 @@ class App:
                 await bot.start(check_for_updates=False)
         except TimeoutError:
             raise ResourceError("Discord did not answer in time; check the network", retryable=True) from None
-        except Exception as error:
-            raise _as_start_error(error) from error
+        except Exception as error:  # noqa: BLE001 - translated and raised again
+            raise _as_start_error(error) from None
         guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
         await self._registry.sync_all(guilds)
         await self._client.start()

@@ -119,7 +119,8 @@ def _sim(arguments: argparse.Namespace) -> int:
     from roost.sim import SimSettings, run
 
     set_up_logging("WARNING", "text")
-    asyncio.run(run(arguments.port, SimSettings(ghost_null=arguments.ghosts), exit_with_parent=arguments.exit_with_parent))
+    settings = SimSettings(ghost_null=arguments.ghosts)
+    asyncio.run(run(arguments.port, settings, exit_with_parent=arguments.exit_with_parent))
     return 0
 
 

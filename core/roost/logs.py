@@ -40,7 +40,9 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": redact(record.getMessage()),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        for key, value in vars(record).items():
+            if key not in _STANDARD:
+                line[key] = redact(value) if isinstance(value, str) else value
         if record.exc_info:
             line["error"] = redact(self.formatException(record.exc_info))
         return json.dumps(line, default=str)

@@ -39,8 +39,11 @@ class Scope:
     def task_names(self) -> list[str]:
         return sorted(task.get_name() for task in self._tasks)
 
-    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str, *, awaited: bool = False) -> asyncio.Task[T]:
         """Start a task owned by this scope.
+
+        Args:
+            awaited: The caller awaits the task's result itself, so its failure is not reported a second time.
 
         Raises:
             RuntimeError: The scope is closed; the coroutine is closed too, so nothing is left un-awaited.
@@ -50,11 +53,12 @@ class Scope:
             raise RuntimeError(f"scope {self.name} is closed, {name} was not started")
         task = asyncio.get_running_loop().create_task(coro, name=f"{self.name}/{name}")
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard)
+        if not awaited:
+            task.add_done_callback(self._report)
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _report(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             return
         error = task.exception()

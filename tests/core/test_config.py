@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from roost.config import Section, bot_id, load, read_token
+from roost.errors import ConfigError
+
+pytestmark = pytest.mark.unit
+
+TOKEN = "OTAwMDAwMDAwMDAwMDAwMDAx.AAAAAA.abcdefghijklmnopqrstuvwxyz0"
+
+
+class Voice(Section):
+    driver: str = "native"
+    allowed_hosts: tuple[str, ...] = ("*.discord.media",)
+    ca_file: Path | None = None
+    limit: int = Field(5, ge=1)
+    api_token: int = 0
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
+    file = tmp_path / "roost.toml"
+    file.write_text('[voice]\ndriver = "file"\nlimit = 2\nallowed_hosts = ["one"]\n[log]\nlevel = "ERROR"\n')
+    env = {"ROOST_VOICE__DRIVER": "env", "ROOST_VOICE__LIMIT": "3", "ROOST_VOICE__ALLOWED_HOSTS": "a, b"}
+    config = load(path=file, environ=env, sets=["voice.driver=flag"], data_dir=tmp_path / "data")
+    voice = config.plugin("voice", Voice)
+    assert (voice.driver, voice.limit, voice.allowed_hosts) == ("flag", 3, ("a", "b"))
+    assert config.core.log.level == "ERROR"
+    assert stat.S_IMODE(config.data_dir.stat().st_mode) == 0o700
+
+
+def test_an_existing_open_data_folder_is_made_private(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    load(environ={}, data_dir=folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["voice.limit=many"], "voice.limit: input should be a valid integer"),
+        (["voice.limit=0"], "greater than or equal to 1, but it is '0'"),
+        (["voice.lmit=1"], "voice.lmit: there is no such setting (there is: allowed_hosts"),
+        (["voice.api_token=hunter2"], "<redacted>"),
+    ],
+)
+def test_a_bad_value_names_key_type_and_value(tmp_path: Path, sets: list[str], said: str) -> None:
+    config = load(environ={}, sets=sets, data_dir=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        config.plugin("voice", Voice)
+    assert said in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("x = = 1", "not valid TOML"), ("voice = 1", "must be a table"), ("[log]\nlevel = 'LOUD'", "log.level")],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "roost.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load(path=file, environ={}, data_dir=tmp_path / "data")
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.toml"):
+        load(path=tmp_path / "nowhere.toml", environ={}, data_dir=tmp_path)
+
+
+def test_a_flag_without_a_value_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
+        load(environ={}, sets=["voice"], data_dir=tmp_path)
+
+
+def test_empty_allow_list_loads_no_plugin(tmp_path: Path) -> None:
+    assert load(environ={"ROOST_PLUGINS": ""}, data_dir=tmp_path).core.plugins.allow == ()
+
+
+def test_the_token_comes_from_environment_or_private_file(tmp_path: Path) -> None:
+    assert read_token({"ROOST_TOKEN": TOKEN}) == TOKEN
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    file.chmod(0o600)
+    assert read_token({"ROOST_TOKEN_FILE": str(file)}) == TOKEN
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_token({"ROOST_TOKEN_FILE": str(file)})
+
+
+@pytest.mark.parametrize("token", ["", "abc", "a.b", "Bot " + TOKEN, "not-base64!.AAAAAA.x", "aGVsbG8.AAAAAA.x"])
+def test_a_malformed_token_is_refused_and_never_shown(token: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_token({"ROOST_TOKEN": token})
+    assert not token or token not in str(caught.value)
+
+
+def test_a_token_begins_with_its_bot() -> None:
+    assert bot_id(TOKEN) == 900000000000000001

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+
+from roost import hooks
+from roost.dispatch import Dispatcher
+from roost.hooks import INFO, Deny, RoostSpec, hookimpl
+
+pytestmark = pytest.mark.unit
+
+
+def dispatcher(*plugins: tuple[str, object], disabled: set[tuple[str, int]] | None = None) -> Dispatcher:
+    made = Dispatcher(
+        lambda: [name for name, _ in plugins], lambda name, guild: (name, guild) not in (disabled or set())
+    )
+    for name, plugin in plugins:
+        made.manager.register(plugin, name)
+    return made
+
+
+class Raises:
+    @hookimpl
+    async def voice_session_opened(self, session: Any) -> None:
+        raise RuntimeError("broken")
+
+    @hookimpl
+    async def voice_join_check(self, request: Any) -> Deny | None:
+        raise RuntimeError("broken")
+
+    @hookimpl
+    async def voice_session_opening(self, session: Any) -> Deny | None:
+        raise RuntimeError("broken")
+
+    @hookimpl
+    def voice_consent(self, session: Any, user_id: int) -> Deny | None:
+        raise RuntimeError("broken")
+
+
+class Good:
+    def __init__(self, answer: Any = None) -> None:
+        self.called: list[str] = []
+        self.answer = answer
+
+    @hookimpl
+    async def voice_session_opened(self, session: Any) -> None:
+        self.called.append("opened")
+
+    @hookimpl
+    async def voice_join_check(self) -> Any:
+        self.called.append("check")
+        return self.answer
+
+    @hookimpl
+    def voice_session_opening(self) -> Any:
+        self.called.append("opening")
+
+    @hookimpl
+    def voice_consent(self, user_id: int) -> Any:
+        return self.answer
+
+
+async def test_one_failing_plugin_does_not_keep_the_hook_from_the_next() -> None:
+    good = Good()
+    calls = dispatcher(("good", good), ("bad", Raises()))
+    await calls.call("voice_session_opened", session=None)
+    assert good.called == ["opened"]
+    assert calls.failures == {("bad", "voice_session_opened"): 1}
+
+
+async def test_first_means_the_first_awaited_answer_and_skips_failures() -> None:
+    yes, none = Good(Deny("full")), Good(None)
+    calls = dispatcher(("yes", yes), ("none", none), ("bad", Raises()))
+    assert await calls.call("voice_join_check", request=None) == Deny("full")
+    assert none.called == yes.called == ["check"]
+
+
+async def test_where_failure_means_refusal_it_is_a_deny_and_stops_the_others() -> None:
+    good = Good()
+    calls = dispatcher(("good", good), ("bad", Raises()))
+    answers = await calls.call_strict("voice_session_opening", session=None)
+    assert [type(answer) for answer in answers] == [Deny]
+    assert good.called == []
+
+
+def test_a_raising_consent_hook_denies() -> None:
+    calls = dispatcher(("good", Good(None)), ("bad", Raises()))
+    assert [type(answer) for answer in calls.call_sync("voice_consent", session=None, user_id=1)] == [Deny]
+
+
+async def test_a_plugin_disabled_in_the_guild_is_not_called() -> None:
+    here, there = Good(), Good()
+    calls = dispatcher(("here", here), ("there", there), disabled={("there", 7)})
+    await calls.call("voice_session_opened", guild_id=7, session=None)
+    assert (here.called, there.called) == (["opened"], [])
+
+
+async def test_a_hanging_implementation_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setitem(
+        INFO, "voice_session_opened", dataclasses.replace(INFO["voice_session_opened"], deadline_s=0.01)
+    )
+    good = Good()
+    calls = dispatcher(("good", good), ("hangs", Hangs()))
+    async with asyncio.timeout(1):
+        await calls.call("voice_session_opened", session=None)
+    assert good.called == ["opened"]
+    assert calls.failures == {("hangs", "voice_session_opened"): 1}
+
+
+async def test_a_deadline_argument_bounds_the_call() -> None:
+    class Slow:
+        @hookimpl
+        async def voice_session_closing(self, session: Any, reason: str, deadline: float) -> None:
+            await asyncio.Event().wait()
+
+    calls = dispatcher(("slow", Slow()))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await calls.call("voice_session_closing", session=None, reason="", deadline=started + 0.05)
+    assert loop.time() - started < 0.5
+
+
+async def test_closing_goes_by_the_dependency_graph_whatever_tryfirst_says() -> None:
+    order: list[str] = []
+
+    def plugin(name: str, **options: bool) -> object:
+        class Closing:
+            @hookimpl(**options)
+            def voice_session_closing(self) -> None:
+                order.append(name)
+
+        return Closing()
+
+    calls = dispatcher(("base", plugin("base", tryfirst=True)), ("dependent", plugin("dependent", trylast=True)))
+    await calls.call("voice_session_closing", session=None, reason="", deadline=asyncio.get_running_loop().time() + 1)
+    assert order == ["dependent", "base"]
+
+
+async def test_cancelling_the_caller_passes_through() -> None:
+    entered = asyncio.Event()
+
+    class Waits:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+    calls = dispatcher(("waits", Waits()))
+    task = asyncio.ensure_future(calls.call("voice_session_opened", session=None))
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not calls.failures
+
+
+def test_every_hook_is_documented_typed_and_has_calling_rules() -> None:
+    specs = {name for name in vars(RoostSpec) if not name.startswith("_")}
+    assert specs == set(INFO)
+    for name in specs:
+        spec = getattr(RoostSpec, name)
+        assert inspect.getdoc(spec), f"{name} has no documentation"
+        parameters = list(inspect.signature(spec).parameters.values())[1:]
+        assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters), name
+        assert inspect.iscoroutinefunction(spec) != INFO[name].sync, name
+    assert hooks.hookimpl is hookimpl
