@@ -1,0 +1,606 @@
+"""The bot's side of the speech worker: starts it, feeds it, watches it, replaces it, ends it.
+
+The bot process never touches audio beyond moving Opus frames from the session to the worker's pipe. It keeps the
+frames of speech that has not yet become text, so that a worker that dies costs time, not words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import heapq
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from roost.audio import AudioFrame
+from roost.errors import SpeechError
+from roost.scopes import Scope
+from roost.speech import EngineSpec, Transcript, Word
+from roost_stt.protocol import ipc
+from roost_stt.protocol.endpointing import Endpointing
+
+_log = logging.getLogger("roost.stt")
+_worker_log = logging.getLogger("roost.stt.worker")
+
+Key = tuple[int, int]
+"""(guild id, user id)."""
+
+PIPE_LIMIT_BYTES = 64 * 1024
+KEPT_FRAMES = 1800
+"""Per speaker, for the case that the worker dies: 36 s, more than the longest utterance."""
+MAX_RETRIES = 2
+MAX_LINE = 2000
+
+
+class State(enum.Enum):
+    """Where the worker stands."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"
+    """It died and the next start is delayed."""
+    FAILED = "failed"
+    """It died too often; only a new `SpeechWorker.start` tries again."""
+
+
+class Trouble(enum.Enum):
+    """What the people in the channel may have to be told."""
+
+    CRASHED = "crashed"
+    LOST = "lost"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerTiming:
+    """Every delay of the supervision, in seconds."""
+
+    handshake_s: float = 30.0
+    heartbeat_s: float = 1.0
+    silent_s: float = 5.0
+    """No answer for so long: it hangs."""
+    busy_s: float = 30.0
+    """One batch may take so long."""
+    exit_s: float = 0.3
+    """From the closed pipe to SIGKILL."""
+    reap_s: float = 2.0
+    backoff_s: tuple[float, ...] = (0.0, 0.2, 1.0, 5.0)
+    window_s: float = 60.0
+    crashes_per_window: int = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What to run.
+
+    Attributes:
+        spec: The engine.
+        endpointing: How utterances are cut.
+        threads: CPU threads for one inference.
+        max_batch: Utterances decoded together.
+        lease: Folder, GPU and slots of the GPU lease, or None.
+        timing: See `WorkerTiming`.
+    """
+
+    spec: EngineSpec
+    endpointing: Endpointing = Endpointing()
+    threads: int = 2
+    max_batch: int = 8
+    lease: Mapping[str, Any] | None = None
+    timing: WorkerTiming = WorkerTiming()
+
+
+class _Died(Exception):
+    """The worker's life is over; the text says how."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Counters:
+    starts: int = 0
+    crashes: int = 0
+    frames_sent: int = 0
+    frames_dropped: int = 0
+    frames_replayed: int = 0
+    utterances: int = 0
+    utterances_lost: int = 0
+    decode_s: float = 0.0
+
+
+class SpeechWorker:
+    """Supervises one worker process. Constructing it starts nothing.
+
+    Args:
+        settings: What to run.
+        on_transcript: Called on the event loop with every final transcript, empty ones too; may not block or raise.
+        on_trouble: Called with (what, guild id or None for all, detail); may not block or raise.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        on_transcript: Callable[[Transcript], None],
+        on_trouble: Callable[[Trouble, int | None, str], None],
+    ) -> None:
+        self.settings = settings
+        self._timing = settings.timing
+        self._on_transcript = on_transcript
+        self._on_trouble = on_trouble
+        self._state = State.STOPPED
+        self._changed = asyncio.Condition()
+        self._wanted = False
+        self._task: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._live = False
+        self._failure = ""
+        self._ready_info: Mapping[str, Any] = {}
+        self._index = 0
+        self._kept: dict[Key, deque[ipc.Audio]] = {}
+        self._tries: dict[Key, int] = {}
+        self._in_engine: set[Key] = set()
+        self._token = 0
+        self._purging: dict[int, Key] = {}
+        self._drains: dict[int, asyncio.Future[bool]] = {}
+        self._counters = _Counters()
+        self._decoded_before: dict[int, int] = {}
+        self._decoded_now: dict[int, int] = {}
+        self._worker_stats: Mapping[str, Any] = {}
+        self._answered_s = 0.0
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def pid(self) -> int | None:
+        """Of the living worker."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def start(self, scope: Scope, timeout_s: float | None = None) -> None:
+        """Have a worker running in a task owned by `scope`; returns when it is ready. Does nothing if it is.
+
+        Raises:
+            SpeechError: It could not be started in time; the reason is the worker's own where it gave one.
+        """
+        if self._task is None or self._task.done():
+            self._wanted = True
+            self._failure = ""
+            self._state = State.STARTING
+            self._task = scope.spawn(self._run(), "speech-worker")
+        try:
+            async with asyncio.timeout(timeout_s or self._timing.handshake_s + 1), self._changed:
+                await self._changed.wait_for(lambda: self._state in (State.READY, State.FAILED, State.STOPPED))
+        except TimeoutError:
+            raise SpeechError("the speech worker did not become ready in time", retryable=True) from None
+        if self._state is not State.READY:
+            raise SpeechError(f"the speech worker cannot start: {self._failure or 'stopped'}", retryable=True)
+
+    def write(self, frame: AudioFrame) -> None:
+        """Pass one frame on; never blocks. Dropped and counted when the pipe is full or nothing is running."""
+        if self._state not in (State.READY, State.STARTING, State.WAITING):
+            self._counters.frames_dropped += 1
+            return
+        self._index += 1
+        audio = ipc.Audio(
+            self._index,
+            frame.guild_id,
+            frame.user_id,
+            frame.rtp_timestamp,
+            time.monotonic(),
+            frame.lost_before,
+            frame.opus,
+        )
+        key = (frame.guild_id, frame.user_id)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = deque(maxlen=KEPT_FRAMES)
+        if len(kept) == KEPT_FRAMES and not self._live:
+            self._counters.frames_dropped += 1
+        kept.append(audio)
+        if self._live and not self._send(ipc.encode_audio(audio), droppable=True):
+            self._counters.frames_dropped += 1
+
+    def purge(self, guild_id: int, user_id: int) -> None:
+        """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
+        key = (guild_id, user_id)
+        self._kept.pop(key, None)
+        self._tries.pop(key, None)
+        if self._process is not None:
+            token = self._next_token()
+            self._purging[token] = key
+            self._send(ipc.encode_json(ipc.Kind.PURGE, {"token": token, "guild": guild_id, "user": user_id}))
+
+    async def purged(self, deadline: float) -> bool:
+        """Wait until the worker has confirmed every purge, at most until `deadline` (event loop time)."""
+        try:
+            async with asyncio.timeout_at(deadline), self._changed:
+                await self._changed.wait_for(lambda: not self._purging)
+        except TimeoutError:
+            return False
+        return True
+
+    async def drain(self, guild_id: int, deadline: float) -> bool:
+        """End the open utterances of a guild and have everything said there transcribed.
+
+        All transcripts have been handed to ``on_transcript`` when this returns True. Survives a crash of the worker.
+
+        Args:
+            guild_id: Which.
+            deadline: Event loop time.
+        """
+        if self._task is None or self._task.done():
+            return not self._kept
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    async with self._changed:
+                        await self._changed.wait_for(lambda: self._live or self._state in (State.FAILED, State.STOPPED))
+                    if not self._live:
+                        return False
+                    token = self._next_token()
+                    future = self._drains[token] = asyncio.get_running_loop().create_future()
+                    self._send(ipc.encode_json(ipc.Kind.DRAIN, {"token": token, "guild": guild_id}))
+                    try:
+                        if await future:
+                            return True
+                    finally:
+                        self._drains.pop(token, None)
+        except TimeoutError:
+            return False
+
+    def forget(self, guild_id: int) -> None:
+        """Drop what is kept of a guild whose session is over."""
+        for key in [key for key in self._kept if key[0] == guild_id]:
+            self.purge(*key)
+
+    async def close(self) -> None:
+        """End the worker: pipe closed, then SIGKILL, then reaped. Idempotent, bounded, also when cancelled."""
+        self._wanted = False
+        self._live = False
+        task = self._task
+        if task is None:
+            return
+        try:
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+            await asyncio.wait({task}, timeout=self._timing.exit_s)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=self._timing.reap_s)
+        finally:
+            self._kill_now()
+            if task.done():
+                self._task = None
+            self._kept.clear()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since this object was made; the process's own figures are those of its last answer."""
+        decoded = dict(self._decoded_before)
+        for user_id, frames in self._decoded_now.items():
+            decoded[user_id] = decoded.get(user_id, 0) + frames
+        return {
+            "state": self._state.value,
+            "pid": self.pid,
+            "alive": self.pid is not None,
+            "ready": dict(self._ready_info),
+            **dataclasses.asdict(self._counters),
+            "decoded": decoded,
+            "kept_frames": sum(len(kept) for kept in self._kept.values()),
+            "worker": dict(self._worker_stats),
+        }
+
+    # ---- the life of the process
+
+    async def _run(self) -> None:
+        crashes: deque[float] = deque()
+        try:
+            while self._wanted:
+                await self._set_state(State.STARTING)
+                how = await self._life(after_crash=bool(crashes))
+                if not self._wanted:
+                    return
+                now = asyncio.get_running_loop().time()
+                while crashes and now - crashes[0] > self._timing.window_s:
+                    crashes.popleft()
+                crashes.append(now)
+                self._after_death(how)
+                if len(crashes) >= self._timing.crashes_per_window or self._failure:
+                    self._give_up(self._failure or how)
+                    await self._set_state(State.FAILED)
+                    return
+                self._on_trouble(Trouble.CRASHED, None, how)
+                await self._set_state(State.WAITING)
+                await asyncio.sleep(self._timing.backoff_s[min(len(crashes), len(self._timing.backoff_s)) - 1])
+        finally:
+            if self._state is not State.FAILED:
+                self._state = State.STOPPED
+            self._fail_drains()
+            self._purging.clear()
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _life(self, *, after_crash: bool) -> str:
+        """One process from start to end; gives how it ended."""
+        # Spawned from the event loop's own thread, whose end the kernel reports to the child (PR_SET_PDEATHSIG).
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "roost_stt.worker",
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(self.settings.threads),
+        )
+        self._process = process
+        self._counters.starts += 1
+        how = ""
+        try:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._log_stderr(process), name="stt-stderr")
+                    self._send(ipc.encode_json(ipc.Kind.HELLO, self._greeting(after_crash)))
+                    ready = asyncio.Event()
+                    group.create_task(self._read(process, ready), name="stt-read")
+                    try:
+                        async with asyncio.timeout(self._timing.handshake_s):
+                            await ready.wait()
+                    except TimeoutError:
+                        raise _Died("it was not ready in time") from None
+                    await self._replay(process)
+                    self._live = True
+                    await self._set_state(State.READY)
+                    await self._watch()
+            except* _Died as group_error:
+                how = "; ".join(str(error) for error in group_error.exceptions)
+        finally:
+            self._live = False
+            await self._end(process)
+        returncode = process.returncode
+        return f"{how} (status {returncode})" if returncode is not None else how
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """SIGKILL (there is nothing to save) and reap."""
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        try:
+            async with asyncio.timeout(self._timing.reap_s):
+                await process.wait()
+        except TimeoutError:
+            _log.error("the speech worker %d cannot be killed", process.pid)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            self._process = None
+
+    def _kill_now(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def _greeting(self, after_crash: bool) -> dict[str, Any]:
+        spec = self.settings.spec
+        return {
+            "factory": spec.factory,
+            "config": dict(spec.config),
+            "needs_gpu": spec.needs_gpu,
+            "lease": self.settings.lease,
+            "endpointing": dataclasses.asdict(self.settings.endpointing),
+            # After a crash one at a time, so that the next one can be put on the right utterance's account.
+            "max_batch": 1 if after_crash else self.settings.max_batch,
+        }
+
+    async def _replay(self, process: asyncio.subprocess.Process) -> None:
+        """Send what was kept, in the order of its arrival; returns with nothing left unsent."""
+        assert process.stdin is not None
+        sent = 0
+        while True:
+            waiting = (audio for audio in heapq.merge(*self._kept.values(), key=_by_index) if audio.index > sent)
+            some = list(_first(waiting, 200))
+            if not some:
+                return
+            for audio in some:
+                process.stdin.write(ipc.encode_audio(audio))
+            self._counters.frames_replayed += len(some)
+            sent = some[-1].index
+            await process.stdin.drain()
+
+    async def _watch(self) -> None:
+        """Ask for a sign of life, for ever."""
+        loop = asyncio.get_running_loop()
+        self._answered_s = loop.time()
+        while True:
+            self._send(ipc.encode_json(ipc.Kind.PING, {"token": self._next_token()}))
+            await asyncio.sleep(self._timing.heartbeat_s)
+            if loop.time() - self._answered_s > self._timing.silent_s:
+                raise _Died("it stopped answering")
+
+    async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
+        assert process.stdout is not None
+        parser = ipc.FrameParser()
+        while True:
+            data = await process.stdout.read(1 << 16)
+            if not data:
+                raise _Died("it died")
+            for message in parser.feed(data):
+                if isinstance(message, ipc.Violation):
+                    raise _Died(f"it sent nonsense: {message.reason}")
+                fields = ipc.decode_json(message.body)
+                if isinstance(fields, ipc.Violation):
+                    raise _Died(f"it sent nonsense: {fields.reason}")
+                try:
+                    await self._take(message.kind, fields, ready)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise _Died(f"it sent nonsense: {message.kind.name} {type(error).__name__}") from None
+
+    async def _take(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> None:
+        if kind is ipc.Kind.TRANSCRIPT:
+            self._take_transcript(fields)
+        elif kind is ipc.Kind.STARTED:
+            self._in_engine = {(int(guild), int(user)) for guild, user in fields["speakers"]}
+        elif kind is ipc.Kind.PONG:
+            self._answered_s = asyncio.get_running_loop().time()
+            self._take_facts(fields)
+            self._trim(fields)
+            if fields["busy_s"] > self._timing.busy_s:
+                raise _Died("an inference hangs")
+        elif kind is ipc.Kind.DRAINED:
+            self._take_facts(fields)
+            future = self._drains.get(fields["token"])
+            if future is not None and not future.done():
+                future.set_result(True)
+        elif kind is ipc.Kind.PURGED:
+            self._take_facts(fields)
+            async with self._changed:
+                self._purging.pop(fields["token"], None)
+                self._changed.notify_all()
+        elif kind is ipc.Kind.LOST:
+            key = (int(fields["guild"]), int(fields["user"]))
+            self._heard(key, int(fields["last"]))
+            self._counters.utterances_lost += 1
+            self._on_trouble(Trouble.LOST, key[0], str(fields["reason"]))
+        elif kind is ipc.Kind.READY:
+            self._ready_info = fields
+            ready.set()
+        elif kind is ipc.Kind.FAILED:
+            self._failure = str(fields["message"])
+            raise _Died(self._failure)
+
+    def _take_transcript(self, fields: dict[str, Any]) -> None:
+        key = (int(fields["guild"]), int(fields["user"]))
+        transcript = Transcript(
+            utterance_id=int(fields["id"]),
+            guild_id=key[0],
+            user_id=key[1],
+            text=str(fields["text"]),
+            started_at=float(fields["started_at"]),
+            ended_at=float(fields["ended_at"]),
+            language=fields["language"],
+            confidence=float(fields["confidence"]),
+            words=tuple(Word(float(start), float(end), str(text)) for start, end, text in fields["words"]),
+        )
+        self._heard(key, int(fields["last"]))
+        self._counters.utterances += 1
+        self._counters.decode_s += float(fields["decode_s"])
+        if key not in self._purging.values():
+            self._on_transcript(transcript)
+
+    def _heard(self, key: Key, last: int) -> None:
+        """Everything of this speaker up to an index has become text or been given up."""
+        self._in_engine.discard(key)
+        self._tries.pop(key, None)
+        kept = self._kept.get(key)
+        while kept and kept[0].index <= last:
+            kept.popleft()
+
+    def _trim(self, fields: dict[str, Any]) -> None:
+        seen = int(fields["seen"])
+        needed = {(int(guild), int(user)): int(index) for guild, user, index in fields["needed"]}
+        for key, kept in list(self._kept.items()):
+            first = min(needed.get(key, seen + 1), seen + 1)
+            while kept and kept[0].index < first:
+                kept.popleft()
+            if not kept:
+                del self._kept[key]
+
+    def _take_facts(self, fields: dict[str, Any]) -> None:
+        self._decoded_now = {int(user): int(frames) for user, frames in fields["decoded"].items()}
+        self._worker_stats = fields["stats"]
+
+    def _after_death(self, how: str) -> None:
+        self._counters.crashes += 1
+        _log.warning("the speech worker ended: %s", how)
+        for user_id, frames in self._decoded_now.items():
+            self._decoded_before[user_id] = self._decoded_before.get(user_id, 0) + frames
+        self._decoded_now = {}
+        self._purging.clear()
+        for key in self._in_engine:
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if self._tries[key] > MAX_RETRIES:
+                self._tries.pop(key)
+                self._kept.pop(key, None)
+                self._counters.utterances_lost += 1
+                self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
+        self._in_engine.clear()
+        self._fail_drains()
+
+    def _give_up(self, how: str) -> None:
+        self._failure = how
+        if self._kept:
+            self._counters.utterances_lost += len(self._kept)
+        self._kept.clear()
+        self._on_trouble(Trouble.FAILED, None, how)
+
+    def _fail_drains(self) -> None:
+        for future in self._drains.values():
+            if not future.done():
+                future.set_result(False)
+
+    def _next_token(self) -> int:
+        self._token += 1
+        return self._token
+
+    def _send(self, data: bytes, *, droppable: bool = False) -> bool:
+        process = self._process
+        if process is None or process.stdin is None or process.stdin.is_closing():
+            return False
+        transport = process.stdin.transport
+        if droppable and transport.get_write_buffer_size() > PIPE_LIMIT_BYTES:
+            return False
+        process.stdin.write(data)
+        if droppable:
+            self._counters.frames_sent += 1
+        return True
+
+    async def _set_state(self, state: State) -> None:
+        async with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+    async def _log_stderr(self, process: asyncio.subprocess.Process) -> None:
+        """The worker's log lines, into ours; over-long ones are cut."""
+        assert process.stderr is not None
+        rest = b""
+        while data := await process.stderr.read(1 << 14):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > MAX_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                _log_line(line[:MAX_LINE].decode(errors="replace"))
+        if rest:
+            _log_line(rest[:MAX_LINE].decode(errors="replace"))
+
+
+def _log_line(line: str) -> None:
+    level, _, text = line.partition(" ")
+    known = logging.getLevelNamesMapping().get(level)
+    _worker_log.log(known if known is not None else logging.INFO, "%s", text if known is not None else line)
+
+
+def _by_index(audio: ipc.Audio) -> int:
+    return audio.index
+
+
+def _first(items: Iterator[ipc.Audio], count: int) -> Iterator[ipc.Audio]:
+    for _, audio in zip(range(count), items, strict=False):
+        yield audio
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The worker's environment: no setting of the bot, above all not its token."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("ROOST_") or name == "ROOST_LEASE_DIR"
+    }
+    kept["OMP_NUM_THREADS"] = str(threads)
+    kept["PYTHONUNBUFFERED"] = "1"
+    return kept

@@ -1,0 +1,120 @@
+"""Utterances waiting for the engine: bounded in seconds of audio, shared by two threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+from roost_stt.worker.speakers import Key, Spoken
+
+MAX_SECONDS = 120.0
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """What the engine works on now."""
+
+    items: list[Spoken]
+    discarded: set[Key] = dataclasses.field(default_factory=set)
+
+
+class Backlog:
+    """First in, first out, but guilds that are being drained go first.
+
+    Args:
+        lost: Called, without the lock held, with each utterance that had to give way.
+        drained: Called with the token of each drain that is complete.
+    """
+
+    def __init__(
+        self, lost: Callable[[Spoken], None], drained: Callable[[int], None], max_seconds: float = MAX_SECONDS
+    ) -> None:
+        self._lost = lost
+        self._drained = drained
+        self._max_seconds = max_seconds
+        self._items: list[Spoken] = []
+        self._drains: list[tuple[int, int]] = []
+        self._running: Batch | None = None
+        self._condition = threading.Condition()
+
+    def put(self, spoken: Spoken) -> None:
+        """Add an utterance; the oldest gives way when there is too much."""
+        overflow: list[Spoken] = []
+        with self._condition:
+            self._items.append(spoken)
+            while len(self._items) > 1 and self._seconds() > self._max_seconds:
+                overflow.append(self._items.pop(0))
+            self._condition.notify()
+        for item in overflow:
+            self._lost(item)
+
+    def drain(self, guild_id: int, token: int) -> None:
+        """Report `token` once nothing of this guild waits or runs."""
+        with self._condition:
+            self._drains.append((guild_id, token))
+        self._report()
+
+    def purge(self, key: Key) -> int:
+        """Forget a speaker's utterances; what the engine has already is thrown away when it comes out."""
+        with self._condition:
+            before = len(self._items)
+            self._items = [item for item in self._items if (item.guild_id, item.user_id) != key]
+            if self._running is not None:
+                self._running.discarded.add(key)
+            removed = before - len(self._items)
+        self._report()
+        return removed
+
+    def take(self, most: int) -> Batch:
+        """Wait for work; gives utterances of like length, in each speaker's order."""
+        with self._condition:
+            while not self._items:
+                self._condition.wait()
+            urgent = {guild_id for guild_id, _ in self._drains}
+            order = sorted(self._items, key=lambda item: item.guild_id not in urgent)
+            limit_s = max(8.0, order[0].segment.duration_s * 1.25)
+            chosen: list[Spoken] = []
+            skipped: set[Key] = set()
+            for item in order:
+                key = (item.guild_id, item.user_id)
+                if len(chosen) >= most or key in skipped or item.segment.duration_s > limit_s:
+                    skipped.add(key)
+                else:
+                    chosen.append(item)
+            taken = {id(item) for item in chosen}
+            self._items = [item for item in self._items if id(item) not in taken]
+            self._running = Batch(chosen)
+            return self._running
+
+    def done(self) -> None:
+        """The batch taken last is finished and its results are written."""
+        with self._condition:
+            self._running = None
+        self._report()
+
+    def needed(self) -> dict[Key, int]:
+        """Per speaker, the first audio index of what waits or runs."""
+        first: dict[Key, int] = {}
+        with self._condition:
+            running = self._running.items if self._running is not None else []
+            for item in [*running, *self._items]:
+                key = (item.guild_id, item.user_id)
+                first[key] = min(first.get(key, item.segment.first_mark), item.segment.first_mark)
+        return first
+
+    def stats(self) -> dict[str, float]:
+        with self._condition:
+            return {"waiting": len(self._items), "waiting_s": round(self._seconds(), 2)}
+
+    def _seconds(self) -> float:
+        return sum(item.segment.duration_s for item in self._items)
+
+    def _report(self) -> None:
+        with self._condition:
+            running = self._running.items if self._running is not None else []
+            busy = {item.guild_id for item in [*running, *self._items]}
+            finished = [token for guild_id, token in self._drains if guild_id not in busy]
+            self._drains = [drain for drain in self._drains if drain[0] in busy]
+        for token in finished:
+            self._drained(token)

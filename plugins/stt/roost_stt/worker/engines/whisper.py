@@ -1,0 +1,218 @@
+"""Whisper through CTranslate2 (faster-whisper), with an encoder window as long as the speech instead of 30 s.
+
+The encoder's cost is proportional to its window, and most utterances are short; but Whisper was trained on 30 s, so a
+short window can make it loop or stop early. Each answer is therefore checked, and a suspicious one is decoded again
+the stock way.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import numpy.typing as npt
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+
+from roost.speech import EngineOptions, Transcript, Utterance
+
+_log = logging.getLogger("roost.stt.whisper")
+
+SAMPLE_RATE_HZ = 16_000
+MAX_WINDOW_S = 30.0
+MIN_WINDOW_S = 10.0
+WINDOW_MARGIN_S = 2.0
+MAX_TOKENS = 448
+
+LOWEST_LOGPROB = -1.0
+HIGHEST_COMPRESSION = 2.4
+NO_SPEECH = 0.6
+UNCOVERED_S = 2.0
+"""Speech left untranscribed after the last timestamp that makes an answer suspicious."""
+_FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
+
+Audio = npt.NDArray[np.float32]
+
+
+class WhisperEngine:
+    """One loaded model.
+
+    Args:
+        model: Folder of a CTranslate2 Whisper model, or a name that faster-whisper can download.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        compute_type: Of CTranslate2, such as ``int8``; ``default`` keeps the model's own.
+        threads: For one inference.
+        beam: Beam size; 1 is greedy.
+        short_window: False decodes everything the stock way.
+    """
+
+    def __init__(
+        self, model: str, device: str, compute_type: str, threads: int, beam: int, *, short_window: bool = True
+    ) -> None:
+        self._whisper = WhisperModel(model, device=device, compute_type=compute_type, cpu_threads=threads)
+        self._beam = beam
+        self._short = short_window
+        self._multilingual = bool(self._whisper.model.is_multilingual)
+        self.fallbacks = 0
+        self.decoded = 0
+
+    def warm_up(self) -> None:
+        """Run once on silence: the first inference allocates."""
+        self._generate([np.zeros(SAMPLE_RATE_HZ, np.float32)], [None])
+
+    def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
+        """One transcript each; utterances are decoded together when their windows are alike."""
+        results: list[Transcript | None] = [None] * len(batch)
+        audio = [np.frombuffer(u.pcm, "<i2").astype(np.float32) / 32768.0 for u in batch]
+        short = [i for i in range(len(batch)) if self._short and len(audio[i]) <= (MAX_WINDOW_S - 0.5) * SAMPLE_RATE_HZ]
+        if options.word_timestamps or options.hints:
+            short = []
+        if short:
+            languages = [self._language(batch[i]) for i in short]
+            for i, answer in zip(short, self._generate([audio[i] for i in short], languages), strict=True):
+                if answer is not None:
+                    text, confidence = answer
+                    results[i] = _transcript(batch[i], text, confidence, self._language(batch[i]) or "en")
+        for i, utterance in enumerate(batch):
+            if results[i] is None:
+                if i in short:
+                    self.fallbacks += 1
+                results[i] = self._stock(utterance, audio[i], options)
+        self.decoded += len(batch)
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Nothing here frees a GPU completely: the process must exit."""
+
+    def stats(self) -> dict[str, int]:
+        return {"decoded": self.decoded, "fallbacks": self.fallbacks}
+
+    def _language(self, utterance: Utterance) -> str | None:
+        return utterance.language if self._multilingual else "en"
+
+    def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[tuple[str, float] | None]:
+        """Decode with a common short window; None for each answer that fails a check."""
+        longest_s = max(len(samples) for samples in audio) / SAMPLE_RATE_HZ
+        window_s = min(MAX_WINDOW_S, max(MIN_WINDOW_S, longest_s + WINDOW_MARGIN_S))
+        frames = min(3000, math.ceil(window_s * 50) * 2)
+        extractor = self._whisper.feature_extractor
+        mels = np.stack(
+            [extractor(np.pad(samples, (0, frames * 160 - len(samples))), padding=160)[:, :frames] for samples in audio]
+        )
+        tokenizers = [self._tokenizer(language) for language in languages]
+        if any(tokenizer is None for tokenizer in tokenizers):
+            return [None] * len(audio)  # the language must be guessed, which the stock way does
+        chosen = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
+        caps = [_token_cap(len(samples) / SAMPLE_RATE_HZ) for samples in audio]
+        results = self._whisper.model.generate(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, np.float32)),
+            [list(tokenizer.sot_sequence) for tokenizer in chosen],
+            beam_size=self._beam,
+            max_length=max(caps),
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_blank=True,
+            suppress_tokens=[-1],
+            max_initial_timestamp_index=50,
+        )
+        return [
+            self._check(result, tokenizer, len(samples) / SAMPLE_RATE_HZ, cap)
+            for result, tokenizer, samples, cap in zip(results, chosen, audio, caps, strict=True)
+        ]
+
+    def _tokenizer(self, language: str | None) -> Tokenizer | None:
+        if self._multilingual and language is None:
+            return None
+        return Tokenizer(
+            self._whisper.hf_tokenizer,
+            self._multilingual,
+            task="transcribe" if self._multilingual else None,
+            language=language if self._multilingual else None,
+        )
+
+    @staticmethod
+    def _check(result: Any, tokenizer: Tokenizer, seconds: float, cap: int) -> tuple[str, float] | None:
+        tokens: list[int] = list(result.sequences_ids[0])
+        if len(tokens) >= cap - 4:
+            return None  # ran into the cap: a loop
+        logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        words = [token for token in tokens if token < tokenizer.eot]
+        text = str(tokenizer.decode(words)).strip()
+        if result.no_speech_prob > NO_SPEECH and logprob < LOWEST_LOGPROB:
+            return "", 0.0
+        if logprob < LOWEST_LOGPROB or compression_ratio(text) > HIGHEST_COMPRESSION:
+            return None
+        stamps = [token - tokenizer.timestamp_begin for token in tokens if token >= tokenizer.timestamp_begin]
+        last_s = stamps[-1] * 0.02 if stamps else 0.0
+        if seconds - last_s > UNCOVERED_S or not text:
+            return None
+        return text, math.exp(min(0.0, logprob))
+
+    def _stock(self, utterance: Utterance, audio: Audio, options: EngineOptions) -> Transcript:
+        segments, info = self._whisper.transcribe(
+            audio,
+            language=self._language(utterance),
+            beam_size=max(self._beam, 5),
+            temperature=list(_FALLBACK_TEMPERATURES),
+            condition_on_previous_text=False,
+            compression_ratio_threshold=HIGHEST_COMPRESSION,
+            log_prob_threshold=LOWEST_LOGPROB,
+            no_speech_threshold=NO_SPEECH,
+            hotwords=" ".join(options.hints) or None,
+            word_timestamps=False,
+        )
+        texts: list[str] = []
+        weights: list[tuple[float, float]] = []
+        for segment in segments:
+            # Still repetitive after every temperature: better nothing than a loop.
+            if segment.compression_ratio > HIGHEST_COMPRESSION and segment.avg_logprob < LOWEST_LOGPROB:
+                continue
+            texts.append(segment.text.strip())
+            weights.append((segment.end - segment.start, segment.avg_logprob))
+        total_s = sum(weight for weight, _ in weights) or 1.0
+        mean = sum(weight * logprob for weight, logprob in weights) / total_s
+        confidence = math.exp(min(0.0, mean)) if weights else 0.0
+        return _transcript(utterance, " ".join(texts).strip(), confidence, info.language)
+
+
+def compression_ratio(text: str) -> float:
+    """How repetitive a text is: its length over its deflated length."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def _token_cap(seconds: float) -> int:
+    """More tokens than anybody can speak in that time."""
+    return min(MAX_TOKENS, 24 + math.ceil(seconds * 14))
+
+
+def _transcript(utterance: Utterance, text: str, confidence: float, language: str | None) -> Transcript:
+    return Transcript(
+        utterance.id,
+        utterance.guild_id,
+        utterance.user_id,
+        text,
+        utterance.started_at,
+        utterance.ended_at,
+        language,
+        confidence,
+    )
+
+
+def create(config: Mapping[str, object]) -> WhisperEngine:
+    """Load a model; see `WhisperEngine` for the keys of `config`."""
+    engine = WhisperEngine(
+        str(config["model"]),
+        str(config.get("device", "auto")),
+        str(config.get("compute_type", "int8")),
+        int(str(config.get("threads", 2))),
+        int(str(config.get("beam", 1))),
+        short_window=bool(config.get("short_window", True)),
+    )
+    engine.warm_up()
+    return engine

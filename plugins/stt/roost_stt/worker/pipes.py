@@ -1,0 +1,120 @@
+"""The worker's two pipes: what comes in is sorted here, what goes out is written whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from roost_stt.protocol import ipc
+from roost_stt.worker.speakers import Key
+
+MAX_AUDIO = 8192
+"""Frames waiting to be decoded: 164 speaker-seconds."""
+
+Order = tuple[ipc.Kind, dict[str, Any]]
+
+
+class Outbox:
+    """Writes messages to the bot. The process ends when the bot no longer listens."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, kind: ipc.Kind, fields: Mapping[str, Any]) -> None:
+        """Write one message; blocks while the pipe is full."""
+        data = memoryview(ipc.encode_json(kind, fields))
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                os._exit(0)
+
+
+class Inbox:
+    """What the reader thread has taken from the pipe and the audio thread has not yet processed.
+
+    Reading must never block on processing, or the end of the pipe would be noticed late: when full, audio is dropped
+    and counted; orders never are.
+    """
+
+    def __init__(self, max_audio: int = MAX_AUDIO) -> None:
+        self._max_audio = max_audio
+        self._items: deque[ipc.Audio | Order] = deque()
+        self._audio = 0
+        self._condition = threading.Condition()
+        self.dropped = 0
+
+    def audio(self, audio: ipc.Audio) -> None:
+        with self._condition:
+            if self._audio >= self._max_audio:
+                self.dropped += 1
+                return
+            self._audio += 1
+            self._items.append(audio)
+            self._condition.notify()
+
+    def order(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
+        """Queue an order behind the audio before it; a ping goes first, a purge first removes its speaker's audio."""
+        with self._condition:
+            if kind is ipc.Kind.PING:
+                self._items.appendleft((kind, fields))
+            else:
+                if kind is ipc.Kind.PURGE:
+                    self._remove((fields.get("guild", 0), fields.get("user", 0)))
+                self._items.append((kind, fields))
+            self._condition.notify()
+
+    def take(self, timeout_s: float) -> ipc.Audio | Order | None:
+        """The next item, or None when none came in time."""
+        with self._condition:
+            if not self._items:
+                self._condition.wait(timeout_s)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            if isinstance(item, ipc.Audio):
+                self._audio -= 1
+            return item
+
+    def _remove(self, key: Key) -> None:
+        kept = [i for i in self._items if not (isinstance(i, ipc.Audio) and (i.guild_id, i.user_id) == key)]
+        self._audio -= len(self._items) - len(kept)
+        self._items = deque(kept)
+
+
+def read_forever(fd: int, inbox: Inbox, hello: threading.Event, greeting: dict[str, Any]) -> None:
+    """The reader thread. Ends the process at once when the pipe ends or makes no sense.
+
+    ``os._exit`` on purpose: an engine in the middle of an inference cannot be asked to stop, and a bot that is gone
+    leaves nobody to tidy up for.
+    """
+    parser = ipc.FrameParser()
+    while True:
+        try:
+            data = os.read(fd, 1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)
+        for message in parser.feed(data):
+            if isinstance(message, ipc.Violation):
+                os._exit(4)
+            if message.kind is ipc.Kind.AUDIO:
+                audio = ipc.decode_audio(message.body)
+                if isinstance(audio, ipc.Violation):
+                    os._exit(4)
+                inbox.audio(audio)
+                continue
+            fields = ipc.decode_json(message.body)
+            if isinstance(fields, ipc.Violation):
+                os._exit(4)
+            if message.kind is ipc.Kind.HELLO:
+                greeting.update(fields)
+                hello.set()
+            else:
+                inbox.order(message.kind, fields)

@@ -1,0 +1,223 @@
+"""What the worker does once its process is set up: three threads, one job each.
+
+The reader takes the pipe apart, the audio thread turns frames into utterances, the main thread runs the engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from roost_stt.protocol import ipc
+from roost_stt.protocol.endpointing import Endpointing
+from roost_stt.worker.pipes import Inbox, Outbox, read_forever
+
+if TYPE_CHECKING:
+    from roost.speech import SpeechEngine, Transcript
+    from roost_stt.worker.backlog import Backlog, Batch
+    from roost_stt.worker.speakers import Speakers, Spoken
+
+_log = logging.getLogger("roost.stt.worker")
+
+
+def serve(requests: int, replies: int, started_s: float) -> NoReturn:
+    """Run the worker on two file descriptors until the requests end."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    outbox, inbox = Outbox(replies), Inbox()
+    hello, greeting = threading.Event(), dict[str, Any]()
+    threading.Thread(target=read_forever, args=(requests, inbox, hello, greeting), name="reader", daemon=True).start()
+    hello.wait()
+    try:
+        _Worker(greeting, inbox, outbox, started_s).run()
+    except Exception as error:  # noqa: BLE001  the bot must learn why; stderr has the details
+        _log.exception("the worker cannot go on")
+        outbox.send(ipc.Kind.FAILED, {"message": f"{type(error).__name__}: {error}".splitlines()[0]})
+    sys.stderr.flush()
+    os._exit(3)
+
+
+class _Worker:
+    def __init__(self, greeting: Mapping[str, Any], inbox: Inbox, outbox: Outbox, started_s: float) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._max_batch = int(greeting.get("max_batch", 8))
+        self._count = 0
+        self._seen = 0
+        self._batch_began_s: float | None = None
+        lease = greeting.get("lease")
+        if greeting.get("needs_gpu") and lease:
+            from roost_stt.lease import acquire
+
+            # Kept for the life of the process: the lock ends with it and with nothing else.
+            self._lease = acquire(
+                Path(lease["folder"]), str(lease.get("gpu", "0")), int(lease.get("slots", 1)), lease.get("wait_s", 2.0)
+            )
+        # Model libraries are imported only now: with a GPU, importing them may already take some of it.
+        from roost.speech import EngineOptions
+        from roost_stt.worker.backlog import Backlog
+        from roost_stt.worker.speakers import Speakers
+        from roost_stt.worker.vad import SileroModel
+
+        imported_s = time.perf_counter()
+        self._options = EngineOptions()
+        self._engine: SpeechEngine = _factory(str(greeting["factory"]))(greeting.get("config", {}))
+        self._backlog: Backlog = Backlog(self._lost, lambda token: outbox.send(ipc.Kind.DRAINED, self._facts(token)))
+        self._speakers: Speakers = Speakers(
+            SileroModel(), Endpointing(**greeting.get("endpointing", {})), self._backlog.put
+        )
+        ready_s = time.perf_counter()
+        outbox.send(
+            ipc.Kind.READY,
+            {
+                "pid": os.getpid(),
+                "import_s": round(imported_s - started_s, 3),
+                "load_s": round(ready_s - imported_s, 3),
+                "ready_s": round(ready_s - started_s, 3),
+            },
+        )
+
+    def run(self) -> None:
+        threading.Thread(target=self._listen, name="audio", daemon=True).start()
+        while True:
+            batch = self._backlog.take(self._max_batch)
+            self._work(batch)
+            self._backlog.done()
+
+    def _work(self, batch: Batch) -> None:
+        self._outbox.send(
+            ipc.Kind.STARTED, {"speakers": sorted({(item.guild_id, item.user_id) for item in batch.items})}
+        )
+        utterances = [self._utterance(item) for item in batch.items]
+        self._batch_began_s = began_s = time.monotonic()
+        try:
+            transcripts = self._engine.transcribe(utterances, self._options)
+        except Exception as error:  # noqa: BLE001  one bad batch must not end the worker
+            _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
+            for item in batch.items:
+                self._tell_lost(item, f"the engine failed ({type(error).__name__})")
+            return
+        finally:
+            self._batch_began_s = None
+        decode_s = time.monotonic() - began_s
+        for item, transcript in zip(batch.items, transcripts, strict=True):
+            if (item.guild_id, item.user_id) not in batch.discarded:
+                self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, transcript, decode_s, len(batch.items)))
+
+    def _utterance(self, item: Spoken) -> Any:
+        from roost.speech import Utterance
+
+        self._count += 1
+        wall_s = time.time() - time.monotonic()
+        segment = item.segment
+        return Utterance(
+            self._count,
+            item.guild_id,
+            item.user_id,
+            segment.pcm,
+            round(segment.started_s + wall_s, 3),
+            round(segment.ended_s + wall_s, 3),
+        )
+
+    def _listen(self) -> None:
+        """The audio thread."""
+        try:
+            while True:
+                item = self._inbox.take(0.02 if self._speakers.any_active else 1.0)
+                now = time.monotonic()
+                if item is None:
+                    self._speakers.tick(now)
+                elif isinstance(item, ipc.Audio):
+                    self._seen = item.index
+                    self._speakers.frame(item, now)
+                else:
+                    self._obey(*item)
+        except BaseException:  # noqa: BLE001  a worker that hears nothing is worse than none
+            _log.exception("the audio thread failed")
+            sys.stderr.flush()
+            os._exit(5)
+
+    def _obey(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
+        if kind is ipc.Kind.PING:
+            self._outbox.send(ipc.Kind.PONG, self._ack(fields.get("token", 0)))
+        elif kind is ipc.Kind.PURGE:
+            key = (fields["guild"], fields["user"])
+            self._speakers.purge(*key)
+            self._backlog.purge(key)
+            self._outbox.send(ipc.Kind.PURGED, self._ack(fields["token"]))
+        elif kind is ipc.Kind.DRAIN:
+            self._speakers.drain(fields["guild"])
+            self._backlog.drain(fields["guild"], fields["token"])
+
+    def _ack(self, token: int) -> dict[str, Any]:
+        """The token, facts, and which audio is still needed. Only the audio thread knows the last consistently."""
+        needed = self._speakers.needed()
+        for key, index in self._backlog.needed().items():
+            needed[key] = min(index, needed.get(key, index))
+        return {
+            **self._facts(token),
+            "needed": [[guild, user, index] for (guild, user), index in needed.items()],
+            "seen": self._seen,
+        }
+
+    def _facts(self, token: int) -> dict[str, Any]:
+        began_s = self._batch_began_s
+        engine_stats: Callable[[], dict[str, Any]] | None = getattr(self._engine, "stats", None)
+        return {
+            "token": token,
+            "busy_s": round(time.monotonic() - began_s, 3) if began_s is not None else 0.0,
+            "decoded": {str(user): frames for user, frames in self._speakers.decoded().items()},
+            "stats": {
+                **self._speakers.stats(),
+                **self._backlog.stats(),
+                "inbox_dropped": self._inbox.dropped,
+                "engine": engine_stats() if engine_stats is not None else {},
+            },
+        }
+
+    def _lost(self, item: Spoken) -> None:
+        self._tell_lost(item, "too much speech is waiting")
+
+    def _tell_lost(self, item: Spoken, reason: str) -> None:
+        self._outbox.send(
+            ipc.Kind.LOST,
+            {
+                "guild": item.guild_id,
+                "user": item.user_id,
+                "reason": reason,
+                "seconds": round(item.segment.duration_s, 2),
+                "last": item.segment.last_mark,
+            },
+        )
+
+
+def _transcript_fields(item: Spoken, transcript: Transcript, decode_s: float, batch: int) -> dict[str, Any]:
+    return {
+        "id": transcript.utterance_id,
+        "guild": item.guild_id,
+        "user": item.user_id,
+        "text": transcript.text,
+        "started_at": transcript.started_at,
+        "ended_at": transcript.ended_at,
+        "language": transcript.language,
+        "confidence": round(transcript.confidence, 4),
+        "words": [[word.start_s, word.end_s, word.text] for word in transcript.words],
+        "last": item.segment.last_mark,
+        "cut": item.segment.cut.value,
+        "seconds": round(item.segment.duration_s, 3),
+        "decode_s": round(decode_s, 3),
+        "batch": batch,
+    }
+
+
+def _factory(name: str) -> Callable[[Mapping[str, object]], SpeechEngine]:
+    module, _, attribute = name.partition(":")
+    made: Callable[[Mapping[str, object]], SpeechEngine] = getattr(importlib.import_module(module), attribute)
+    return made

@@ -1,0 +1,224 @@
+"""From Opus frames to utterances: one decoder, resampler, voice detector and segmenter for each speaker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
+from roost.opus import OpusDecoder, OpusError
+from roost.speech import ENGINE_SAMPLE_RATE_HZ
+from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
+from roost_stt.protocol.ipc import Audio
+from roost_stt.protocol.segmenter import CHUNK_SAMPLES, Cut, Segment, Segmenter
+from roost_stt.worker.vad import SileroModel, SileroStream
+
+IDLE_DECODER_S = 60.0
+MAX_CONCEAL_FRAMES = 20
+"""Longer losses are a gap, not something to fill."""
+MAX_PACKET_SAMPLES = 5760
+RESTING_FRAMES = 25
+"""After so many silence frames in a row, further ones are not even decoded."""
+
+Key = tuple[int, int]
+"""(guild id, user id)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spoken:
+    """A finished utterance and whose it is."""
+
+    guild_id: int
+    user_id: int
+    segment: Segment
+
+
+class Speaker:
+    """One person in one guild."""
+
+    def __init__(self, model: SileroModel, options: Endpointing) -> None:
+        self._decoder = OpusDecoder()
+        self._vad = SileroStream(model)
+        self._segmenter = Segmenter(options)
+        self._new_resampler()
+        self.clock = ArrivalClock(options)
+        self._left = np.zeros(0, np.int16)
+        self._next_timestamp: int | None = None
+        self._last_index = 0
+        self.last_seen_s = 0.0
+        self.active = False
+        self.decoded = 0
+        self.damaged = 0
+
+    @property
+    def needed_from(self) -> int:
+        """The first audio index that a restarted worker would have to hear again."""
+        mark = self._segmenter.first_mark
+        return self._last_index + 1 if mark is None else mark
+
+    @property
+    def speaking(self) -> bool:
+        return self._segmenter.speaking
+
+    def frame(self, audio: Audio, now: float) -> list[Segment]:
+        """Take one frame."""
+        is_silence = audio.opus == SILENCE_FRAME
+        out: list[Segment] = []
+        if self.clock.ended_by(audio.arrival_s):
+            out += self.finish(Cut.GAP)
+        self.clock.frame(audio.arrival_s, now, is_silence=is_silence)
+        self.last_seen_s = now
+        self._last_index = audio.index
+        lost = self._lost(audio)
+        self._next_timestamp = (audio.rtp_timestamp + FRAME_SAMPLES) & 0xFFFFFFFF
+        if is_silence and not self.active:
+            return out  # a video client's endless silence costs nothing
+        self.active = True
+        try:
+            pcm = self._decoder.decode(audio.opus)
+        except OpusError:
+            self.damaged += 1
+            pcm = np.zeros(FRAME_SAMPLES, np.int16)
+        else:
+            self.decoded += 1
+        if len(pcm) > MAX_PACKET_SAMPLES:
+            self.damaged += 1
+            return out
+        if lost:
+            pcm = np.concatenate([np.zeros(lost * FRAME_SAMPLES, np.int16), pcm])
+        out += self._hear(np.asarray(self._resampler.resample_chunk(pcm)), audio.arrival_s, audio.index)
+        if self.clock.silence_frames >= RESTING_FRAMES and not self.speaking:
+            self.clear()
+        return out
+
+    def finish(self, cut: Cut) -> list[Segment]:
+        """Nothing more comes for now: flush everything and start afresh."""
+        if not self.active:
+            self.clock.reset()
+            self._next_timestamp = None
+            return []
+        tail = np.asarray(self._resampler.resample_chunk(np.zeros(0, np.int16), last=True))
+        out = self._hear(tail, self.last_arrival_s, self._last_index)
+        if len(self._left) and self.speaking:
+            padding = np.zeros(CHUNK_SAMPLES - len(self._left), np.int16)
+            out += self._hear(padding, self.last_arrival_s, self._last_index)
+        out += self._segmenter.end(cut)
+        self._rest()
+        return out
+
+    def clear(self) -> None:
+        """Forget everything heard."""
+        self._segmenter.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        self._new_resampler()
+        self._vad.reset()
+        self._left = np.zeros(0, np.int16)
+        self._next_timestamp = None
+        self.clock.reset()
+        self.active = False
+
+    def _new_resampler(self) -> None:
+        self._resampler = soxr.ResampleStream(SAMPLE_RATE_HZ, ENGINE_SAMPLE_RATE_HZ, 1, dtype="int16", quality="MQ")
+        self.last_arrival_s = 0.0
+
+    def _lost(self, audio: Audio) -> int:
+        """Frames to fill with silence before this one."""
+        lost = audio.lost_before
+        if self._next_timestamp is not None:
+            step = ((audio.rtp_timestamp - self._next_timestamp + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+            lost = max(lost, step // FRAME_SAMPLES)
+        return lost if 0 < lost <= MAX_CONCEAL_FRAMES and self.active else 0
+
+    def _hear(self, pcm: npt.NDArray[np.int16], arrival_s: float, index: int) -> list[Segment]:
+        self.last_arrival_s = arrival_s
+        samples = np.concatenate([self._left, pcm]) if len(self._left) else pcm
+        out: list[Segment] = []
+        whole = len(samples) - len(samples) % CHUNK_SAMPLES
+        for start in range(0, whole, CHUNK_SAMPLES):
+            chunk = samples[start : start + CHUNK_SAMPLES]
+            began_s = arrival_s - (len(samples) - start) / ENGINE_SAMPLE_RATE_HZ + 0.02
+            out += self._segmenter.push(chunk.tobytes(), self._vad.probability(chunk), began_s, index)
+        self._left = samples[whole:]
+        return out
+
+
+class Speakers:
+    """All speakers of all guilds. One thread uses it."""
+
+    def __init__(self, model: SileroModel, options: Endpointing, emit: Callable[[Spoken], None]) -> None:
+        self._model = model
+        self._options = options
+        self._emit = emit
+        self._speakers: dict[Key, Speaker] = {}
+        self._decoded: dict[int, int] = {}
+        self._damaged = 0
+        self._checked_s = 0.0
+
+    def frame(self, audio: Audio, now: float) -> None:
+        key = (audio.guild_id, audio.user_id)
+        speaker = self._speakers.get(key)
+        if speaker is None:
+            speaker = self._speakers[key] = Speaker(self._model, self._options)
+        self._give(key, speaker.frame(audio, now))
+        # Other people's packets are proof of time passing even while this process lags behind.
+        if abs(audio.arrival_s - self._checked_s) >= 0.02:
+            self._checked_s = audio.arrival_s
+            for other, candidate in self._speakers.items():
+                if candidate.active and candidate.clock.ended_by(audio.arrival_s):
+                    self._give(other, candidate.finish(Cut.GAP))
+
+    def tick(self, now: float) -> None:
+        """Nothing waits to be processed: end what has fallen silent, drop decoders of those long gone."""
+        for key, speaker in list(self._speakers.items()):
+            if speaker.active and speaker.clock.ended_at(now):
+                self._give(key, speaker.finish(Cut.GAP))
+            elif now - speaker.last_seen_s > IDLE_DECODER_S:
+                self._drop(key)
+
+    def drain(self, guild_id: int) -> None:
+        """End every open utterance of a guild."""
+        for key, speaker in self._speakers.items():
+            if key[0] == guild_id:
+                self._give(key, speaker.finish(Cut.ORDER))
+
+    def purge(self, guild_id: int, user_id: int) -> None:
+        """Forget what is held of a speaker, and their decoder."""
+        speaker = self._speakers.get((guild_id, user_id))
+        if speaker is not None:
+            speaker.clear()
+            self._drop((guild_id, user_id))
+
+    @property
+    def any_active(self) -> bool:
+        return any(speaker.active for speaker in self._speakers.values())
+
+    def decoded(self) -> dict[int, int]:
+        """Frames decoded so far, per user."""
+        total = dict(self._decoded)
+        for (_, user_id), speaker in list(self._speakers.items()):
+            total[user_id] = total.get(user_id, 0) + speaker.decoded
+        return total
+
+    def needed(self) -> dict[Key, int]:
+        """Per speaker, the first audio index not yet part of a finished utterance (or known to be no speech)."""
+        return {key: speaker.needed_from for key, speaker in list(self._speakers.items())}
+
+    def stats(self) -> dict[str, int]:
+        damaged = self._damaged + sum(speaker.damaged for speaker in list(self._speakers.values()))
+        return {"speakers": len(self._speakers), "damaged": damaged}
+
+    def _drop(self, key: Key) -> None:
+        speaker = self._speakers.pop(key)
+        self._damaged += speaker.damaged
+        if speaker.decoded:
+            self._decoded[key[1]] = self._decoded.get(key[1], 0) + speaker.decoded
+
+    def _give(self, key: Key, segments: list[Segment]) -> None:
+        for segment in segments:
+            self._emit(Spoken(key[0], key[1], segment))
