@@ -1,0 +1,78 @@
+"""The faults of the simulated voice servers: their names, and how armed ones are taken. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from roost.sim.voice_part import SimHost
+
+AWAITED = {
+    "mute_hello": "op 8 is not sent to a new connection",
+    "mute_ready": "op 2 is not sent after identify",
+    "mute_session_description": "op 4 is not sent after select protocol",
+    "refuse_identify": "identify is answered with a close; params: code (4006)",
+    "wrong_heartbeat_nonce": "a heartbeat is acknowledged with another nonce",
+    "drop_discovery": "IP discovery requests get no answer; params: n (3)",
+    "forge_discovery": "short, foreign and mistyped discovery replies come before the true one",
+    "no_common_mode": "op 2 offers only encryption modes nobody knows",
+    "bad_key_length": "op 4 carries a secret key of 31 bytes",
+    "refuse_resume": "resume is answered with a close; params: code (4006)",
+    "mute_resume": "resume is not answered",
+    "flip_commit": "a bit of the next op 29 to a bot is wrong",
+    "flip_welcome": "a bit of the next op 30 to a bot is wrong",
+}
+"""Faults that wait for the moment they concern. They never hit virtual members."""
+
+ACTIVE = {
+    "close": "the connection is closed now; params: code (4015), resumable, user_id",
+    "blackhole_ws": "the websocket goes silent in both directions, TCP stays open; params: user_id",
+    "reset_tcp": "the websocket's TCP connection is reset; params: user_id",
+    "downgrade_dave": "op 21 takes the channel down to DAVE version 0",
+    "udp_loss": "datagrams are lost in both directions; params: percent (10), seconds (0: for good), seed, user_id",
+    "malformed_rtp": "damaged RTP, RTCP and random datagrams arrive; params: count (20), seed, user_id",
+    "corrupt_media": "end-to-end frames arrive damaged, though well sealed; params: frames (36), user_id",
+    "unknown_transition": "op 22 executes a transition nobody prepared; params: transition_id (54321), user_id",
+    "repeat_invalid_epoch": "op 24 asks for a new group though nothing changed; params: user_id",
+}
+"""Faults that strike as soon as a connection they concern is live: `user_id`'s, else the bots' of the guild."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ActiveFault:
+    """An armed fault of `ACTIVE`, taken from the host and waiting for its target."""
+
+    name: str
+    guild_id: int
+    params: Mapping[str, Any]
+
+    def integer(self, key: str, default: int) -> int:
+        return integer(self.params, key, default)
+
+    @property
+    def user_id(self) -> int | None:
+        return self.integer("user_id", 0) or None
+
+
+def integer(params: Mapping[str, Any], key: str, default: int) -> int:
+    """A whole number of a fault's parameters; what is no number counts as missing."""
+    try:
+        return int(params.get(key, default))
+    except (TypeError, ValueError):
+        return default
+
+
+def descriptions() -> dict[str, str]:
+    return {**AWAITED, **ACTIVE}
+
+
+def take_active(host: SimHost, guilds: Iterable[int]) -> list[ActiveFault]:
+    """Every armed fault of `ACTIVE` for these guilds, one of each name and guild a call."""
+    taken = []
+    for guild_id in guilds:
+        for name in ACTIVE:
+            params = host.take_fault(name, guild_id)
+            if params is not None:
+                taken.append(ActiveFault(name, guild_id, params))
+    return taken

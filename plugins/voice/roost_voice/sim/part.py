@@ -1,0 +1,221 @@
+"""The voice part of the simulated Discord: everything together, behind `roost.sim.voice_part.VoicePart`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from roost.errors import ClosedError, UsageError
+from roost.scopes import Scope
+from roost.sim.voice_part import SimHost, Ticket
+from roost_voice.sim import faults, sound
+from roost_voice.sim.drivers import MEMBER_HEADER, Certificate, GatewayDriver, UdpDriver, send_from_elsewhere
+from roost_voice.sim.member import Listener, Member
+from roost_voice.sim.server import VoiceServer
+from roost_voice.sim.settings import VoiceSettings
+
+_MEMBER_LIVE_S = 10.0
+_CLOSE_S = 2.0
+
+
+class _Running:
+    """What exists between `start` and `aclose`."""
+
+    def __init__(self, settings: VoiceSettings, host: SimHost) -> None:
+        self.secret = secrets.token_hex(8)
+        self.certificate = Certificate()
+        self.scope = Scope("sim.voice")
+        self.server = VoiceServer(settings, host, send_from_elsewhere)
+        self.gateway = GatewayDriver(self.server, settings, self.certificate, self.scope, self.secret)
+        self.udp = UdpDriver(self.server)
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_MEMBER_LIVE_S))
+        self.encoders = ThreadPoolExecutor(1, thread_name_prefix="sim-opus")
+        self.members: dict[tuple[int, int], tuple[Member, asyncio.Task[None]]] = {}
+
+
+async def _end_member(member: Member, task: asyncio.Task[None]) -> None:
+    """Hang up politely, then by force."""
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await member.hang_up()
+            await asyncio.wait([task])
+    except TimeoutError:
+        pass
+    finally:
+        task.cancel()
+
+
+class SimulatedVoice:
+    """See `roost.sim.voice_part.VoicePart`. Nothing runs before `start`; `aclose` leaves nothing behind."""
+
+    def __init__(self, settings: VoiceSettings) -> None:
+        self.settings = settings
+        self._running: _Running | None = None
+
+    def _need(self) -> _Running:
+        if self._running is None:
+            raise ClosedError("the simulated voice servers are not running")
+        return self._running
+
+    @property
+    def ca_file(self) -> Path:
+        """The authority that signed the voice gateway's certificate (PEM); gone after `aclose`."""
+        return self._need().certificate.ca_file
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` of the voice gateway."""
+        return f"{self.settings.endpoint_host}:{self._need().gateway.port}"
+
+    async def start(self, host: SimHost) -> None:
+        """Open the sockets. If it fails, everything opened so far is closed again."""
+        if self._running is not None:
+            raise UsageError("the simulated voice servers are already running")
+        running = self._running = _Running(self.settings, host)
+        try:
+            await running.udp.start(self.settings.host)
+            await running.gateway.start()
+            running.scope.spawn(self._tick(running), "tick")
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """End members, connections and sockets, remove the certificate. Idempotent."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            await asyncio.gather(*(_end_member(member, task) for member, task in running.members.values()))
+            await running.gateway.aclose()
+            await running.scope.aclose(_CLOSE_S)
+            await running.http.close()
+        finally:
+            running.udp.close()
+            running.encoders.shutdown(wait=False, cancel_futures=True)
+            running.certificate.remove()
+
+    async def _tick(self, running: _Running) -> None:
+        while True:
+            await asyncio.sleep(self.settings.tick_s)
+            running.server.tick(time.monotonic())
+
+    # Tickets
+
+    def allocate(self, guild_id: int, channel_id: int, user_id: int, session_id: str) -> Ticket:
+        """A ticket; earlier ones of this user in this guild answer 4006 from now on."""
+        grant = self._need().server.grant(guild_id, channel_id, user_id, session_id, virtual=False)
+        return Ticket(grant.token, self.endpoint)
+
+    def end(self, guild_id: int, user_id: int, code: int) -> None:
+        """Void the ticket and close the connection with `code`; nothing happens when there is none."""
+        running = self._need()
+        running.server.end(guild_id, user_id, code, time.monotonic())
+
+    # Members
+
+    async def member_join(self, guild_id: int, channel_id: int, user_id: int, session_id: str) -> None:
+        """Connect a virtual member; one that is connected in this guild moves.
+
+        Raises:
+            ResourceError: The connection did not come up; nothing is left of it.
+        """
+        running = self._need()
+        await self.member_leave(guild_id, user_id)
+        grant = running.server.grant(guild_id, channel_id, user_id, session_id, virtual=True)
+        member = Member(
+            guild_id,
+            channel_id,
+            user_id,
+            session_id=session_id,
+            token=grant.token,
+            url=f"wss://{self.endpoint}",
+            mode=self.settings.member_mode,
+        )
+        headers = {MEMBER_HEADER: running.secret}
+        task = running.scope.spawn(member.run(running.http, running.certificate.client, headers), f"member-{user_id}")
+        running.members[guild_id, user_id] = (member, task)
+        try:
+            await member.wait_live(_MEMBER_LIVE_S)
+        except BaseException:
+            task.cancel()
+            if running.members.get((guild_id, user_id)) == (member, task):
+                del running.members[guild_id, user_id]
+            raise
+
+    async def member_leave(self, guild_id: int, user_id: int) -> None:
+        """Disconnect a virtual member, also in mid-speech; nothing happens when it is not there."""
+        running = self._need()
+        member, task = running.members.pop((guild_id, user_id), (None, None))
+        if member is None or task is None:
+            return
+        await _end_member(member, task)
+        running.server.end(guild_id, user_id, 4014, time.monotonic())
+
+    def member(self, guild_id: int, user_id: int) -> Member:
+        """A connected virtual member.
+
+        Raises:
+            UsageError: There is none of this id in voice.
+        """
+        found = self._need().members.get((guild_id, user_id))
+        if found is None or found[0].closed:
+            raise UsageError(f"member {user_id} is not in voice")
+        return found[0]
+
+    def listen(self, guild_id: int, user_id: int, listener: Listener | None) -> None:
+        """Have a virtual member decrypt what it receives and pass it on as (user id, Opus); None ends that."""
+        self.member(guild_id, user_id).listener = listener
+
+    async def speak(
+        self, guild_id: int, user_id: int, *, wav: bytes | None, recording: str | None, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Have a virtual member say a WAV file or a shipped recording, in real time.
+
+        Args:
+            guild_id: Where.
+            user_id: Who.
+            wav: A WAV file of any rate and channel count.
+            recording: Name of a shipped one; exactly one of the two is given.
+            params: ``wait_s``, how long to wait for encryption; ``repeat``, how often to say it (1).
+
+        Raises:
+            UsageError: Wrong arguments, an unreadable file, or the member is not in voice.
+            BusyError: The member is already speaking.
+            ResourceError: Encryption did not get ready.
+        """
+        running = self._need()
+        member = self.member(guild_id, user_id)
+        if (wav is None) == (recording is None):
+            raise UsageError("speak takes either wav or recording")
+        try:
+            wait_s = float(params.get("wait_s", self.settings.dave_wait_s))
+            repeat = int(params.get("repeat", 1))
+        except (TypeError, ValueError) as error:
+            raise UsageError("wait_s and repeat must be numbers") from error
+        if not 1 <= repeat <= 1000:
+            raise UsageError("repeat must be from 1 to 1000")
+        loop = asyncio.get_running_loop()
+        if wav is not None:
+            packets = await loop.run_in_executor(running.encoders, sound.packets_of_wav, wav)
+        else:
+            packets = list(await loop.run_in_executor(running.encoders, sound.packets_of_recording, recording or ""))
+        return await member.speak(packets * repeat, wait_s=wait_s)
+
+    def recordings(self) -> list[dict[str, Any]]:
+        return sound.manifest()
+
+    def faults(self) -> Mapping[str, str]:
+        """The faults that can be armed here, with what they do."""
+        return faults.descriptions()
+
+    def state(self) -> dict[str, Any]:
+        """Sessions and counters; see `VoicePart.state`."""
+        return self._need().server.state()
