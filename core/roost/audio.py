@@ -107,7 +107,8 @@ class LinkEnd:
 class LinkStats:
     """Counters of one link since it opened.
 
-    Invariant: ``packets_in == frames_out + sum(dropped.values())``.
+    Invariant: ``packets_in == frames_out + sum(dropped.values())``. A packet counts when its fate is known: one that
+    still waits for the packet before it is in none of them.
     """
 
     packets_in: int = 0
@@ -124,6 +125,12 @@ class LinkStats:
     resumes: int = 0
     ping_ms: float | None = None
     mode: str = ""
+    send_dropped: int = 0
+    """Frames given to `VoiceLink.send_opus` that were not sent."""
+    udp_errors: int = 0
+    """Errors the operating system reported for the UDP socket, such as a refused port; none of them ends the link."""
+    violations: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """What the voice gateway sent that made no sense, by kind; none of it ends the link."""
 
 
 class LinkEvents(Protocol):
@@ -295,7 +302,12 @@ class Timing:
     failed_cooldown_s: float = 60.0
     dave_old_key_s: float = 10.0
     dave_recover_window_s: float = 60.0
+    dave_recover_s: float = 5.0
     ssrc_idle_s: float = 60.0
+    reorder_s: float = 0.06
+    early_packet_s: float = 0.5
+    ws_tries: int = 3
+    ws_retry_s: float = 0.2
 
     def scaled(self, factor: float, *, floor_s: float = 0.05) -> Timing:
         """The same table with every delay times `factor`, but not below `floor_s`; counts stay."""

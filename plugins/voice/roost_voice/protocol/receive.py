@@ -1,0 +1,251 @@
+"""From one datagram to one `AudioFrame`, in one call: parse, open, order, end-to-end decrypt.
+
+Every packet ends as a frame or under a named reason, so that ``packets_in == frames_out + sum(dropped.values())``;
+packets that still wait for an earlier one are counted when their fate is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roost.audio import AudioFrame, Timing
+
+from . import rtp
+from .aead import Opener, ReplayWindow
+from .dave import DaveGroup
+from .jitter import Released, SequenceTracker
+
+MAX_SOURCES = 1024
+"""Streams known at a time. A user has one, so this is also the most speakers; the longest known one goes first."""
+MAX_EARLY = 64
+"""Packets, over all streams, that may wait for the voice gateway to say whose they are."""
+
+
+class Source:
+    """One ssrc: who speaks on it, and where its packets stand."""
+
+    __slots__ = ("last_at", "replay", "ssrc", "tracker", "user_id")
+
+    def __init__(self, ssrc: int, user_id: int) -> None:
+        self.ssrc = ssrc
+        self.user_id = user_id
+        # Outlives the tracker: going idle must not make old packets acceptable again.
+        self.replay = ReplayWindow()
+        self.tracker: SequenceTracker | None = None
+        self.last_at = 0.0
+
+
+class Receiver:
+    """The receiving half of one link's media.
+
+    Args:
+        guild_id: Written into every frame.
+        dave: The link's group; read per packet, so a change of keys is never missed.
+        emit: Takes every frame, in the same call stack as the packet that completed it.
+        timing: Uses `reorder_s`, `early_packet_s` and `ssrc_idle_s`.
+    """
+
+    def __init__(self, guild_id: int, dave: DaveGroup, emit: Callable[[AudioFrame], None], timing: Timing) -> None:
+        self._guild_id = guild_id
+        self._dave = dave
+        self._emit = emit
+        self._timing = timing
+        self._open: Opener | None = None
+        self._sources: dict[int, Source] = {}
+        self._by_user: dict[int, int] = {}
+        self._early: list[tuple[float, bytes]] = []
+        self._waiting: set[int] = set()
+        self._sweep_at: float | None = None
+        self._taken = 0
+        self._lost_before = 0
+        self.due: float | None = None
+        """When `handle_timer` should be called."""
+        self.frames_out = 0
+        self.dropped: dict[str, int] = {}
+        self.last_packet_at = float("-inf")
+        """When a packet last passed the transport encryption."""
+
+    # -- what the voice gateway says ------------------------------------------------------------------------------
+
+    def set_opener(self, opener: Opener | None) -> None:
+        """Use the key of a new session description; streams of the old key are forgotten."""
+        self._open = opener
+        for source in self._sources.values():
+            self._release_all(source)
+            source.tracker = None
+            source.replay = ReplayWindow()
+
+    def learn(self, ssrc: int, user_id: int, now: float) -> None:
+        """Map an ssrc to the user who speaks on it (op 5), and deliver the packets that came before this news."""
+        known = self._sources.get(ssrc)
+        if known is not None and known.user_id == user_id:
+            return
+        old = self._by_user.get(user_id)
+        if old is not None:
+            self._forget_source(old)
+        self._forget_source(ssrc)
+        while len(self._sources) >= MAX_SOURCES:
+            self._forget_source(next(iter(self._sources)))
+        self._sources[ssrc] = Source(ssrc, user_id)
+        self._by_user[user_id] = ssrc
+        if self._early:
+            early, self._early = self._early, []
+            self._taken -= len(early)
+            for arrived_at, data in early:
+                self._expire_or_retry(arrived_at, data, now)
+
+    def forget_user(self, user_id: int) -> None:
+        """The user left the call (op 13)."""
+        ssrc = self._by_user.get(user_id)
+        if ssrc is not None:
+            self._forget_source(ssrc)
+
+    # -- what arrives ---------------------------------------------------------------------------------------------
+
+    def datagram(self, data: bytes, now: float) -> None:
+        """Take one datagram that is neither discovery nor a keepalive."""
+        self._taken += 1
+        header = rtp.parse(data)
+        if isinstance(header, str):
+            return self._drop(header)
+        first, sequence, rtp_timestamp, ssrc, clear, extension = header
+        opener = self._open
+        if opener is None:
+            return self._drop("no_key")
+        source = self._sources.get(ssrc)
+        if source is None:
+            return self._unknown(data, now)
+        body = opener(data, clear)
+        if body is None:
+            return self._drop("aead")
+        self.last_packet_at = source.last_at = now
+        if not source.replay.accept(int.from_bytes(data[-4:], "big")):
+            return self._drop("replayed")
+        payload = rtp.strip(first, extension, body)
+        if isinstance(payload, str):
+            return self._drop(payload)
+        tracker = source.tracker
+        if tracker is None:
+            tracker = source.tracker = SequenceTracker(self._timing.reorder_s)
+            self._schedule(now + self._timing.ssrc_idle_s)
+        refusal = tracker.refusal(sequence)
+        if refusal is not None:
+            return self._drop(refusal)
+        user_id = source.user_id
+        opus = self._dave.decrypt(user_id, payload, now)
+        if isinstance(opus, str):
+            self._drop(opus)
+            self._out_of_order(source, tracker, tracker.accept(sequence, None, now))
+            return None
+        lost = tracker.in_order(sequence)
+        if lost >= 0:
+            self.frames_out += 1
+            self._emit(AudioFrame(self._guild_id, user_id, ssrc, rtp_timestamp, opus, lost))
+        else:
+            self._out_of_order(source, tracker, tracker.accept(sequence, (rtp_timestamp, opus), now))
+        return None
+
+    def handle_timer(self, now: float) -> None:
+        """Release packets that waited long enough, and free what has been idle."""
+        self.due = None
+        for ssrc in list(self._waiting):
+            source = self._sources.get(ssrc)
+            if source is None or source.tracker is None:
+                self._waiting.discard(ssrc)
+                continue
+            self._out_of_order(source, source.tracker, source.tracker.expire(now))
+        if self._early:
+            early, self._early = self._early, []
+            self._taken -= len(early)
+            for arrived_at, data in early:
+                self._expire_or_retry(arrived_at, data, now)
+        next_sweep: float | None = None
+        for source in self._sources.values():
+            if source.tracker is None:
+                continue
+            idle_at = source.last_at + self._timing.ssrc_idle_s
+            if now >= idle_at:
+                self._release_all(source)
+                self._lost_before += source.tracker.lost
+                source.tracker = None
+            elif next_sweep is None or idle_at < next_sweep:
+                next_sweep = idle_at
+        if next_sweep is not None:
+            self._schedule(next_sweep)
+
+    # -- counters -------------------------------------------------------------------------------------------------
+
+    @property
+    def packets_in(self) -> int:
+        """Packets whose fate is known."""
+        return self._taken - len(self._early) - self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Packets that wait for an earlier one of their stream."""
+        return sum(s.tracker.held for s in self._sources.values() if s.tracker is not None)
+
+    @property
+    def lost(self) -> int:
+        """Frames that never came, came too late or could not be decrypted."""
+        return self._lost_before + sum(s.tracker.lost for s in self._sources.values() if s.tracker is not None)
+
+    @property
+    def streams(self) -> int:
+        """Streams that hold state now; idle ones were freed."""
+        return sum(s.tracker is not None for s in self._sources.values())
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _unknown(self, data: bytes, now: float) -> None:
+        """A packet of nobody we know: the gateway's word on its speaker may be a moment behind the media."""
+        if len(self._early) >= MAX_EARLY:
+            return self._drop("unknown_ssrc")
+        self._early.append((now, data))
+        self._schedule(now + self._timing.early_packet_s)
+        return None
+
+    def _expire_or_retry(self, arrived_at: float, data: bytes, now: float) -> None:
+        ssrc = int.from_bytes(data[8:12], "big")
+        if ssrc in self._sources:
+            self.datagram(data, now)
+            return
+        self._taken += 1
+        expires_at = arrived_at + self._timing.early_packet_s
+        if now >= expires_at:
+            self._drop("unknown_ssrc")
+        else:
+            self._early.append((arrived_at, data))
+            self._schedule(expires_at)
+
+    def _out_of_order(self, source: Source, tracker: SequenceTracker, released: list[Released]) -> None:
+        for rtp_timestamp, opus, lost in released:
+            self.frames_out += 1
+            self._emit(AudioFrame(self._guild_id, source.user_id, source.ssrc, rtp_timestamp, opus, lost))
+        due = tracker.due
+        if due is None:
+            self._waiting.discard(source.ssrc)
+        else:
+            self._waiting.add(source.ssrc)
+            self._schedule(due)
+
+    def _release_all(self, source: Source) -> None:
+        if source.tracker is not None:
+            self._out_of_order(source, source.tracker, source.tracker.flush())
+
+    def _forget_source(self, ssrc: int) -> None:
+        source = self._sources.pop(ssrc, None)
+        if source is None:
+            return
+        self._by_user.pop(source.user_id, None)
+        self._release_all(source)
+        self._waiting.discard(ssrc)
+        if source.tracker is not None:
+            self._lost_before += source.tracker.lost
+
+    def _schedule(self, at: float) -> None:
+        if self.due is None or at < self.due:
+            self.due = at
