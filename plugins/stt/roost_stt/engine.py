@@ -91,7 +91,7 @@ class WorkerSettings:
     """
 
     spec: EngineSpec
-    endpointing: Endpointing = Endpointing()
+    endpointing: Endpointing = dataclasses.field(default_factory=Endpointing)
     threads: int = 2
     max_batch: int = 8
     lease: Mapping[str, Any] | None = None
@@ -305,7 +305,7 @@ class SpeechWorker:
             while self._wanted:
                 await self._set_state(State.STARTING)
                 how = await self._life(after_crash=bool(crashes))
-                if not self._wanted:
+                if self._unwanted():
                     return
                 now = asyncio.get_running_loop().time()
                 while crashes and now - crashes[0] > self._timing.window_s:
@@ -326,6 +326,9 @@ class SpeechWorker:
             self._purging.clear()
             async with self._changed:
                 self._changed.notify_all()
+
+    def _unwanted(self) -> bool:
+        return not self._wanted
 
     async def _life(self, *, after_crash: bool) -> str:
         """One process from start to end; gives how it ended."""
@@ -413,7 +416,10 @@ class SpeechWorker:
                 process.stdin.write(ipc.encode_audio(audio))
             self._counters.frames_replayed += len(some)
             sent = some[-1].index
-            await process.stdin.drain()
+            try:
+                await process.stdin.drain()
+            except ConnectionError:
+                raise _Died("it died while it was told what it had missed") from None
 
     async def _watch(self) -> None:
         """Ask for a sign of life, for ever."""

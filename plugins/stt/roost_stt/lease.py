@@ -61,7 +61,7 @@ def acquire(
             return GpuLease(path, fd)
         if clock() >= deadline:
             raise SpeechError(
-                f"all {slots} slots of GPU {gpu} in {folder} are taken by other bots; raise lease.slots or use device = cpu",
+                f"all {slots} slots of GPU {gpu} in {folder} are taken; raise stt.lease.slots or set stt.device = cpu",
                 retryable=True,
                 retry_after_s=5.0,
             )

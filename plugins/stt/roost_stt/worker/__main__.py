@@ -7,14 +7,13 @@ thread does.
 
 from __future__ import annotations
 
-import time
-
-_STARTED_S = time.perf_counter()
-
 import ctypes
 import os
 import signal
 import sys
+import time
+
+_STARTED_S = time.perf_counter()
 
 
 def tie_to_parent(parent: int) -> None:

@@ -1,1 +1,1 @@
-"""Speech engines that ship with Roost. Each module has a ``create(config)`` that gives a `roost.speech.SpeechEngine`."""
+"""Speech engines that ship with Roost. Each has a ``create(config)`` that gives a `roost.speech.SpeechEngine`."""

@@ -1,0 +1,63 @@
+"""The settings of the speech-to-text plugin, table ``[stt]``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field
+
+from roost_stt.protocol.endpointing import Endpointing
+
+
+class LeaseConfig(BaseModel):
+    """How bots of one machine share a GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slots: int = Field(1, ge=1, le=64, description="How many workers may use the GPU at once.")
+    gpu: str = Field("0", description="The GPU's UUID or index.")
+    wait_s: float = Field(2.0, ge=0, le=60, description="Seconds to wait for a free slot.")
+
+
+class EndpointingConfig(BaseModel):
+    """When an utterance ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    silence_ms: int = Field(500, ge=100, le=5000, description="Silence in the audio that ends an utterance.")
+    gap_ms: int = Field(400, ge=100, le=5000, description="Time without packets that ends one.")
+    quiet_gap_ms: int = Field(200, ge=60, le=5000, description="The same after Discord's silence frames.")
+    pre_roll_ms: int = Field(480, ge=0, le=2000, description="Audio kept from before the detected start.")
+    max_s: float = Field(28.0, ge=2, le=29.5, description="The longest utterance.")
+
+    def options(self) -> Endpointing:
+        return Endpointing(**self.model_dump())
+
+
+class SttConfig(BaseModel):
+    """What the plugin reads from the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str = Field("faster-whisper", description="Name of the engine; other plugins may provide more.")
+    model: str = Field("tiny.en", description="Bundled: tiny.en. Any other name is downloaded by faster-whisper.")
+    model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compute_type: str = Field("int8", description="Of CTranslate2: int8, int8_float16, float16, float32, default.")
+    threads: int = Field(2, ge=1, le=64, description="CPU threads for one inference.")
+    beam: int = Field(1, ge=1, le=10, description="Beam size; 1 is fastest and, with tiny.en, also best.")
+    short_window: bool = Field(True, description="Encode only as much time as was spoken, not always 30 s.")
+    max_batch: int = Field(8, ge=1, le=64, description="Utterances decoded together.")
+    idle_s: float = Field(60.0, ge=0, description="Seconds from the last transcription to the worker's end.")
+    script: tuple[str, ...] = Field((), description="For the engine scripted: what it answers, in turn.")
+    endpointing: EndpointingConfig = EndpointingConfig()
+    lease: LeaseConfig = LeaseConfig()
+
+
+def lease_folder() -> Path:
+    """Where the slot files of the machine's GPUs lie; one folder for all bots of a user, or ``$ROOST_LEASE_DIR``."""
+    given = os.environ.get("ROOST_LEASE_DIR")
+    return Path(given) if given else Path(platformdirs.user_runtime_dir("roost")) / "leases"

@@ -1,0 +1,376 @@
+"""The speech-to-text plugin: hook implementations and what a command makes them do.
+
+It knows voice only through hooks and `roost.audio.VoiceSession`. The model runs in a child process; this module and
+everything it imports stays free of model libraries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import hikari
+import lightbulb
+
+from roost.audio import SessionStats, VoiceSession
+from roost.context import PluginContext
+from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, SpeechError
+from roost.hooks import Meta, Report, hookimpl
+from roost.speech import EngineSpec, Transcript
+from roost_stt.captions import ChannelRate, display_name
+from roost_stt.commands import transcribe_loader
+from roost_stt.config import SttConfig, lease_folder
+from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
+from roost_stt.models import locate
+from roost_stt.transcription import Transcription
+
+_log = logging.getLogger("roost.stt")
+
+EXTRA = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "soxr")
+CLOSING_MARGIN_S = 0.1
+STOP_DRAIN_S = 10.0
+_ACTIVE = "active"
+
+
+class SttPlugin:
+    """Turns what consenting members say into captions."""
+
+    def __init__(self) -> None:
+        self._ctx: PluginContext | None = None
+        self._config = SttConfig()
+        self._model = ""
+        self._worker: SpeechWorker | None = None
+        self._sessions: dict[int, VoiceSession] = {}
+        self._running: dict[int, Transcription] = {}
+        self._rates: dict[int, ChannelRate] = {}
+        self._starting = asyncio.Lock()
+        self._idle: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    # ---- what the host asks
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("stt", "0.1.0", requires=("voice",), description="Live captions of voice channels")
+
+    @hookimpl
+    def register_config(self) -> type[SttConfig]:
+        return SttConfig
+
+    @hookimpl
+    def register_loaders(self) -> list[lightbulb.Loader]:
+        return [transcribe_loader(self)]
+
+    @hookimpl
+    async def on_load(self, ctx: PluginContext) -> None:
+        missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+        if missing:
+            raise PluginError(f"{missing[0]} is not installed; run: pip install 'roost[stt]'", plugin="stt")
+        assert isinstance(ctx.config, SttConfig)
+        self._ctx, self._config = ctx, ctx.config
+        if self._config.engine == "faster-whisper":
+            # Hashing the model takes a moment; the worker is spared it.
+            self._model = await asyncio.to_thread(locate, self._config.model, self._config.model_path)
+
+    @hookimpl
+    async def on_unload(self, ctx: PluginContext, reason: str) -> None:
+        self._stopping = True
+        running, self._running = list(self._running.values()), {}
+        try:
+            await asyncio.gather(*(each.close() for each in running))
+        finally:
+            worker, self._worker = self._worker, None
+            self._sessions.clear()
+            if worker is not None:
+                await worker.close()
+                self._report("the speech worker is gone", worker)
+
+    @hookimpl
+    async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
+        """Hear nothing more. What was heard becomes text while voice prepares to leave."""
+        self._stopping = True
+        for transcription in self._running.values():
+            transcription.stop_intake()
+            if self._worker is not None and self._ctx is not None:
+                drain = self._worker.drain(transcription.guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
+                self._ctx.task(drain, f"drain:{transcription.guild_id}")
+
+    @hookimpl
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
+        await self._end(guild_id, asyncio.get_running_loop().time() + 3.0)
+
+    @hookimpl
+    async def health(self) -> Report:
+        state = self._worker.state if self._worker is not None else State.STOPPED
+        return Report(state is not State.FAILED, f"speech worker {state.value}")
+
+    @hookimpl
+    async def diagnostics(self) -> dict[str, Any]:
+        return {
+            "worker": self._worker.stats() if self._worker is not None else {"state": "stopped"},
+            "sessions": {str(guild_id): each.stats() for guild_id, each in self._running.items()},
+        }
+
+    @hookimpl(trylast=True)
+    def stt_engine(self, name: str) -> EngineSpec | None:
+        config = self._config
+        if name == "faster-whisper":
+            return EngineSpec(
+                "roost_stt.worker.engines.whisper:create",
+                {
+                    "model": self._model,
+                    "device": config.device,
+                    "compute_type": config.compute_type,
+                    "threads": config.threads,
+                    "beam": config.beam,
+                    "short_window": config.short_window,
+                },
+                needs_gpu=config.device == "cuda" or (config.device == "auto" and Path("/dev/nvidiactl").exists()),
+            )
+        if name == "scripted":
+            return EngineSpec("roost_stt.worker.engines.scripted:create", {"texts": list(config.script)})
+        return None
+
+    # ---- what voice tells
+
+    @hookimpl
+    async def voice_session_opened(self, session: VoiceSession) -> None:
+        self._sessions[session.guild_id] = session
+        if self._ctx is None or self._stopping:
+            return
+        before = await self._ctx.settings.get(session.guild_id, _ACTIVE)
+        # Loaded again in the middle of a call: go on where the last one of us was.
+        if isinstance(before, dict) and before.get("session") == session.id:
+            self._ctx.task(self._resume(session, int(before["channel"])), f"resume:{session.guild_id}")
+
+    @hookimpl
+    async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:
+        """Finish the open utterances and post what they became, before `deadline` and never after."""
+        transcription = self._running.get(session.guild_id)
+        if transcription is not None and not await transcription.drain(deadline - CLOSING_MARGIN_S):
+            _log.warning("guild %d: not everything that was said could be posted in time", session.guild_id)
+
+    @hookimpl
+    async def voice_session_closed(self, session: VoiceSession, reason: str, stats: SessionStats) -> None:
+        if self._sessions.get(session.guild_id) is session:
+            del self._sessions[session.guild_id]
+        await self._finish(session.guild_id)
+
+    # ---- what members ask
+
+    async def start_transcribing(self, guild_id: int, user_id: int, channel_id: int, manages: bool) -> str:
+        """Begin, and say so in words for the member who asked.
+
+        Raises:
+            RoostError: It cannot be done; the message is for people.
+        """
+        async with self._starting:
+            session = self._session(guild_id)
+            if not manages and not self._is_present(session, user_id):
+                raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
+            transcription = self._running.get(guild_id)
+            if transcription is not None:
+                return f"I am already transcribing <#{session.channel_id}> into <#{transcription.channel_id}>."
+            await self._begin(session, channel_id)
+        await self._remember(session, channel_id)
+        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>."
+
+    async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
+        """End, with everything said so far posted; see `start_transcribing`."""
+        session = self._session(guild_id)
+        if guild_id not in self._running:
+            return "Nothing is being transcribed here."
+        if not manages and not self._is_present(session, user_id):
+            raise ResourceError(f"Only people in <#{session.channel_id}> can stop its transcription.")
+        complete = await self._end(guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
+        await self._remember(session, None)
+        return "Transcription has stopped." if complete else "Transcription has stopped; its end may be missing."
+
+    def describe(self, guild_id: int) -> str:
+        """The state of transcription in a guild, in words."""
+        transcription = self._running.get(guild_id)
+        worker = self._worker
+        if transcription is None or worker is None:
+            return "Nothing is being transcribed here."
+        self._report("asked for the status", worker)
+        decoded: dict[int, int] = worker.stats()["decoded"]
+        heard = ", ".join(
+            f"{display_name(self._name_of(guild_id, user_id))} {frames * 0.02:.1f} s"
+            for user_id, frames in sorted(decoded.items())
+            if user_id in transcription.session.members
+        )
+        return (
+            f"Transcribing <#{transcription.session.channel_id}> into <#{transcription.channel_id}>: "
+            f"{transcription.transcripts} captions so far, speech engine {worker.state.value}. "
+            f"Decoded: {heard or 'nobody'}."
+        )
+
+    # ---- how it is done
+
+    def _session(self, guild_id: int) -> VoiceSession:
+        if self._stopping:
+            raise ClosedError("I am shutting down.")
+        session = self._sessions.get(guild_id)
+        if session is None:
+            raise ResourceError("I am in no voice channel of this server. Use `/voice join` first.")
+        return session
+
+    def _is_present(self, session: VoiceSession, user_id: int) -> bool:
+        if user_id in session.members:
+            return True
+        state = self._context().bot.cache.get_voice_state(session.guild_id, user_id)
+        return state is not None and state.channel_id == session.channel_id
+
+    async def _begin(self, session: VoiceSession, channel_id: int) -> None:
+        ctx = self._context()
+        worker = await self._ready_worker(ctx)
+        if self._stopping or self._sessions.get(session.guild_id) is not session:
+            raise ClosedError("The voice session ended before the transcription could begin.")
+        guild_id = session.guild_id
+
+        async def post(text: str) -> None:
+            try:
+                await ctx.bot.rest.create_message(
+                    channel_id,
+                    text,
+                    flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
+                    mentions_everyone=False,
+                    user_mentions=False,
+                    role_mentions=False,
+                )
+            except hikari.HikariError as error:
+                raise ResourceError(f"channel {channel_id} refused a caption: {type(error).__name__}") from error
+
+        transcription = Transcription(
+            session,
+            channel_id,
+            worker=worker,
+            hooks=ctx.hooks,
+            name_of=lambda user_id: self._name_of(guild_id, user_id),
+            post=post,
+            rate=self._rates.setdefault(channel_id, ChannelRate()),
+        )
+        self._running[guild_id] = transcription
+        try:
+            transcription.start()
+        except BaseException:
+            self._running.pop(guild_id, None)
+            await transcription.close()
+            raise
+
+    async def _ready_worker(self, ctx: PluginContext) -> SpeechWorker:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self._worker is None:
+            spec = await ctx.hooks.call("stt_engine", name=self._config.engine)
+            if spec is None:
+                raise ConfigError(f"no plugin provides the engine {self._config.engine}", key="stt.engine")
+            lease = {"folder": str(lease_folder()), **self._config.lease.model_dump()} if spec.needs_gpu else None
+            settings = WorkerSettings(
+                spec, self._config.endpointing.options(), self._config.threads, self._config.max_batch, lease
+            )
+            self._worker = SpeechWorker(settings, self._take, self._trouble)
+        worker = self._worker
+        try:
+            await worker.start(ctx.scope)
+        except SpeechError:
+            self._arm_idle()
+            raise
+        return worker
+
+    async def _resume(self, session: VoiceSession, channel_id: int) -> None:
+        async with self._starting:
+            if session.guild_id in self._running:
+                return
+            try:
+                await self._begin(session, channel_id)
+            except (ResourceError, ClosedError, ConfigError) as error:
+                _log.warning("guild %d: transcription could not go on: %s", session.guild_id, error)
+
+    async def _end(self, guild_id: int, deadline: float) -> bool:
+        transcription = self._running.get(guild_id)
+        if transcription is None:
+            return True
+        complete = await transcription.drain(deadline)
+        await self._finish(guild_id)
+        return complete
+
+    async def _finish(self, guild_id: int) -> None:
+        transcription = self._running.pop(guild_id, None)
+        if transcription is None:
+            return
+        if self._worker is not None:
+            self._report("a transcription ended", self._worker, transcription)
+        await transcription.close()
+        self._arm_idle()
+
+    def _arm_idle(self) -> None:
+        if self._running or self._worker is None or self._stopping or self._ctx is None:
+            return
+        if self._idle is None or self._idle.done():
+            self._idle = self._ctx.task(self._close_when_idle(), "idle")
+
+    async def _close_when_idle(self) -> None:
+        await asyncio.sleep(self._config.idle_s)
+        async with self._starting:
+            if not self._running and self._worker is not None:
+                worker = self._worker
+                await worker.close()
+                self._report("the speech worker was idle and has ended", worker)
+
+    async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
+        value = {"session": session.id, "channel": channel_id} if channel_id is not None else None
+        with contextlib.suppress(ClosedError):
+            await self._context().settings.set(session.guild_id, _ACTIVE, value)
+
+    def _take(self, transcript: Transcript) -> None:
+        transcription = self._running.get(transcript.guild_id)
+        if transcription is not None:
+            transcription.take(transcript)
+
+    def _trouble(self, what: Trouble, guild_id: int | None, detail: str) -> None:
+        texts = {
+            Trouble.CRASHED: "The speech engine failed and is starting again; captions may come late.",
+            Trouble.LOST: "Some of what was said could not be turned into text.",
+            Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
+            "again later.",
+        }
+        _log.warning("speech: %s: %s", what.value, detail)
+        for transcription in list(self._running.values()):
+            if guild_id is None or transcription.guild_id == guild_id:
+                transcription.tell(what.value, texts[what])
+
+    def _report(self, why: str, worker: SpeechWorker, transcription: Transcription | None = None) -> None:
+        """Figures for the log; programs find them by ``event``. Never any text."""
+        stats = worker.stats()
+        extra: dict[str, Any] = {
+            "event": "speech_report",
+            "decoded": {str(user_id): frames for user_id, frames in stats["decoded"].items()},
+            "utterances": stats["utterances"],
+            "lost": stats["utterances_lost"],
+            "crashes": stats["crashes"],
+            "frames_sent": stats["frames_sent"],
+            "frames_dropped": stats["frames_dropped"],
+            "alive": stats["alive"],
+        }
+        if transcription is not None:
+            extra |= {"guild": str(transcription.guild_id), "captions": transcription.stats()}
+        _log.info("speech: %s", why, extra=extra)
+
+    def _name_of(self, guild_id: int, user_id: int) -> str:
+        cache = self._context().bot.cache
+        member = cache.get_member(guild_id, user_id)
+        if member is not None:
+            return member.display_name
+        user = cache.get_user(user_id)
+        return user.display_name or user.username if user is not None else f"User {user_id % 10_000}"
+
+    def _context(self) -> PluginContext:
+        if self._ctx is None:
+            raise ClosedError("The speech-to-text plugin is not loaded.")
+        return self._ctx

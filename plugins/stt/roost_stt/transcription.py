@@ -1,0 +1,163 @@
+"""One session being transcribed: frames in, captions out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from roost.audio import AudioFrame, VoiceSession
+from roost.context import HookCaller
+from roost.scopes import Scope
+from roost.speech import Transcript
+from roost_stt.captions import Captioner, ChannelRate, Line, Post
+from roost_stt.engine import SpeechWorker
+
+_log = logging.getLogger("roost.stt")
+
+TRANSCRIPT_LIMIT = 256
+
+
+class Transcription:
+    """Owns the sink, the hooks' queue and the captioner of one session. `start` starts it, `close` ends it.
+
+    Args:
+        session: What is heard.
+        channel_id: Where the captions go.
+        worker: Shared by all sessions.
+        hooks: For ``transcript_process`` and ``transcript_ready``.
+        name_of: A user's name in this guild, as their profile has it.
+        post: Sends one message to the channel.
+        rate: Of that channel.
+    """
+
+    def __init__(
+        self,
+        session: VoiceSession,
+        channel_id: int,
+        *,
+        worker: SpeechWorker,
+        hooks: HookCaller,
+        name_of: Callable[[int], str],
+        post: Post,
+        rate: ChannelRate,
+    ) -> None:
+        self.session = session
+        self.channel_id = channel_id
+        self.guild_id = session.guild_id
+        self.captioner = Captioner(post, rate)
+        self._worker = worker
+        self._hooks = hooks
+        self._name_of = name_of
+        self._transcripts: deque[Transcript] = deque()
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._detach: Callable[[], None] | None = None
+        self._scope = Scope(f"transcription:{session.guild_id}")
+        self._told: set[str] = set()
+        self.transcripts = 0
+        self.transcripts_dropped = 0
+
+    @property
+    def hearing(self) -> bool:
+        """Whether frames are being taken."""
+        return self._detach is not None
+
+    def start(self) -> None:
+        """Attach to the session.
+
+        Raises:
+            ClosedError: The session has ended.
+        """
+        self._detach = self.session.attach(self)
+        self._scope.spawn(self.captioner.run(), "captions")
+        self._scope.spawn(self._pump(), "transcripts")
+
+    def write(self, frame: AudioFrame) -> None:
+        """`roost.audio.FrameSink`: one frame for the worker."""
+        self._worker.write(frame)
+
+    def purge(self, user_id: int) -> None:
+        """`roost.audio.FrameSink`: forget a speaker, in the worker and in every queue here."""
+        self._worker.purge(self.guild_id, user_id)
+        self._transcripts = deque(each for each in self._transcripts if each.user_id != user_id)
+        self.captioner.forget(user_id)
+
+    def stop_intake(self) -> None:
+        """Take no further frame; what was heard goes on to become text. Idempotent."""
+        detach, self._detach = self._detach, None
+        if detach is not None:
+            detach()
+
+    def take(self, transcript: Transcript) -> None:
+        """A transcript from the worker; never blocks."""
+        if not transcript.text:
+            return
+        if len(self._transcripts) >= TRANSCRIPT_LIMIT:
+            self._transcripts.popleft()
+            self.transcripts_dropped += 1
+            self.tell("overflow", "Some of what was said is missing above: too much was said at once.")
+        self._transcripts.append(transcript)
+        self._settled.clear()
+        self._wake.set()
+
+    def tell(self, what: str, text: str) -> None:
+        """Say something to the channel, once per session for each `what`."""
+        if what not in self._told:
+            self._told.add(what)
+            self.captioner.add(Line("Roost", text))
+
+    async def drain(self, deadline: float) -> bool:
+        """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time)."""
+        self.stop_intake()
+        complete = await self._worker.drain(self.guild_id, deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._settled.wait()
+        except TimeoutError:
+            complete = False
+        return await self.captioner.flush(deadline) and complete
+
+    async def close(self) -> None:
+        """End everything; what is still queued is not posted. Idempotent."""
+        self.stop_intake()
+        self._worker.forget(self.guild_id)
+        await self._scope.aclose(1.0)
+
+    def stats(self) -> dict[str, Any]:
+        captions = self.captioner
+        return {
+            "transcripts": self.transcripts,
+            "dropped": self.transcripts_dropped + captions.dropped,
+            "posted": captions.posted,
+            "merged": captions.merged,
+            "failed": captions.failed,
+        }
+
+    async def _pump(self) -> None:
+        while True:
+            if not self._transcripts:
+                self._settled.set()
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._publish(self._transcripts.popleft())
+
+    async def _publish(self, draft: Transcript) -> None:
+        final = draft
+        # One after the other, each on what the one before made of it.
+        for plugin in self._hooks.implementers("transcript_process", self.guild_id):
+            changed = await self._hooks.call_plugin(
+                plugin, "transcript_process", guild_id=self.guild_id, session=self.session, draft=final
+            )
+            if isinstance(changed, Transcript):
+                final = changed
+            if not final.text:
+                return
+        self.transcripts += 1
+        self.captioner.add(Line(self._name_of(final.user_id), final.text, final.user_id))
+        if self._hooks.implementers("transcript_ready", self.guild_id):
+            await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)
