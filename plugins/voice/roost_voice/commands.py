@@ -1,0 +1,200 @@
+"""``/voice join | leave | status``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import hikari
+import lightbulb
+
+from roost.audio import JoinRequest
+from roost_voice.moves import State, Told
+from roost_voice.permissions import permissions_in
+from roost_voice.session import CAPTURE_FAILED, Session
+from roost_voice.sessions import JoinResult, SessionManager
+
+NOT_HERE = "This works in a server only."
+NOT_READY = "Voice is not running; try again in a moment."
+
+JOIN_WORDS = {
+    Told.JOINED: "Joined <#{channel}>.",
+    Told.ALREADY: "Already in <#{channel}>.",
+    Told.MOVED: "Moved to <#{channel}>.",
+    Told.SUPERSEDED: "Moved to <#{channel}>: a later request won.",
+    Told.BUSY: (
+        "Busy in <#{channel}>: other people are there. Ask who brought me, or someone who may move members, to move me."
+    ),
+    Told.REFUSED: "I did not join: {reason}.",
+    Told.FAILED: "I could not join <#{asked}>: {reason}.",
+}
+LEAVE_WORDS = {
+    Told.LEFT: "Left <#{channel}>.",
+    Told.UNCONFIRMED: "Left <#{channel}>; Discord has not confirmed it yet, I keep trying.",
+    Told.NOT_IN_VOICE: "I am in no voice channel.",
+    Told.FAILED: "I could not leave: {reason}.",
+}
+
+
+def join_words(result: JoinResult, asked: int) -> str:
+    """The reply to ``/voice join``."""
+    channel = result.channel_id or asked
+    return JOIN_WORDS[result.told].format(channel=channel, asked=asked, reason=result.reason.rstrip("."))
+
+
+def leave_words(result: JoinResult) -> str:
+    """The reply to ``/voice leave``."""
+    words = LEAVE_WORDS.get(result.told, "I could not leave: {reason}.")
+    if not result.channel_id and result.told in (Told.LEFT, Told.UNCONFIRMED):
+        return "Left."
+    return words.format(channel=result.channel_id, reason=result.reason.rstrip("."))
+
+
+async def reply(ctx: lightbulb.Context, text: str, *, ephemeral: bool = False) -> None:
+    """Answer without notifying anybody."""
+    await ctx.respond(text, ephemeral=ephemeral, mentions_everyone=False, user_mentions=False, role_mentions=False)
+
+
+def why_not(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) -> str | None:
+    """Why the bot or the member may not be brought into a channel; None when nothing is known against it."""
+    channel = bot.cache.get_guild_channel(channel_id)
+    guild = bot.cache.get_guild(member.guild_id)
+    me = bot.get_me()
+    if channel is None or guild is None or me is None:
+        return f"I cannot see <#{channel_id}>. Give me the permission View Channel there."
+    if not isinstance(channel, hikari.GuildVoiceChannel | hikari.GuildStageChannel):
+        return f"<#{channel_id}> is no voice channel. Name a voice channel."
+    mine = bot.cache.get_member(guild.id, me.id)
+    needed = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.CONNECT
+    if not permissions_in(member, guild, channel) & hikari.Permissions.CONNECT:
+        return f"You may not connect to <#{channel_id}>, so I will not go there for you."
+    if mine is None:
+        return None
+    own = permissions_in(mine, guild, channel)
+    if own & needed != needed:
+        return f"I may not connect to <#{channel_id}>. Give me the permissions View Channel and Connect there."
+    states = bot.cache.get_voice_states_view_for_channel(guild.id, channel.id)
+    full = channel.user_limit and len(states) >= channel.user_limit and me.id not in states
+    if full and not own & hikari.Permissions.MOVE_MEMBERS:
+        return f"<#{channel_id}> is full. Free a place, raise its limit, or give me the permission Move Members."
+    return None
+
+
+def may_move_members(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) -> bool:
+    channel = bot.cache.get_guild_channel(channel_id)
+    guild = bot.cache.get_guild(member.guild_id)
+    if channel is None or guild is None:
+        return False
+    return bool(permissions_in(member, guild, channel) & hikari.Permissions.MOVE_MEMBERS)
+
+
+def voice_channel_of(bot: hikari.GatewayBot, guild_id: int, user_id: int) -> int | None:
+    """The voice channel a member is in, by the cache."""
+    state = bot.cache.get_voice_state(guild_id, user_id)
+    return int(state.channel_id) if state is not None and state.channel_id is not None else None
+
+
+def status_words(state: State, session: Session | None) -> str:
+    """The reply to ``/voice status``."""
+    if session is None:
+        return "I am in no voice channel." if state is State.IDLE else f"I am in no voice channel ({state.value})."
+    stats = session.stats()
+    minutes, seconds = divmod(int(stats.duration_s), 60)
+    link = stats.link
+    dave = f"on, version {link.dave_version}, epoch {link.dave_epoch}" if link.dave_version else "off"
+    heard = ", ".join(f"<@{user_id}>" for user_id in sorted(session.heard)) or "nobody"
+    if session.capture_state == CAPTURE_FAILED:
+        heard = "nobody: I may not write the notice, give me Send Messages in the text channel"
+    return (
+        f"In <#{session.channel_id}> for {minutes} min {seconds} s: {session.state}.\n"
+        f"End-to-end encryption: {dave}.\n"
+        f"Packets: {link.packets_in} in, {link.lost} lost.\n"
+        f"Heard: {heard}."
+    )
+
+
+def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | None]) -> lightbulb.Loader:
+    """The commands. `manager` gives None while the plugin is not loaded."""
+    group = lightbulb.Group("voice", "Bring me into a voice channel", contexts=[hikari.ApplicationContextType.GUILD])
+
+    @group.register
+    class Join(lightbulb.SlashCommand, name="join", description="Bring me into a voice channel"):
+        channel = lightbulb.channel(
+            "channel",
+            "The voice channel; yours if you leave this out",
+            channel_types=[hikari.ChannelType.GUILD_VOICE],
+            default=None,
+        )
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            sessions = manager()
+            if ctx.guild_id is None or ctx.member is None:
+                await reply(ctx, NOT_HERE, ephemeral=True)
+                return
+            if sessions is None:
+                await reply(ctx, NOT_READY, ephemeral=True)
+                return
+            guild_id, user_id = int(ctx.guild_id), int(ctx.user.id)
+            named = self.channel
+            channel_id = int(named.id) if named is not None else voice_channel_of(bot, guild_id, user_id)
+            if channel_id is None:
+                await reply(ctx, "Join a voice channel first, or name one: `/voice join channel:`.", ephemeral=True)
+                return
+            current = sessions.session(guild_id)
+            if current is None or current.channel_id != channel_id:
+                problem = why_not(bot, ctx.member, channel_id)
+                if problem is not None:
+                    await reply(ctx, problem, ephemeral=True)
+                    return
+            await ctx.defer()
+            mover = current is not None and may_move_members(bot, ctx.member, current.channel_id)
+            request = JoinRequest(guild_id, channel_id, user_id, int(ctx.channel_id))
+            result = await sessions.join(request, may_move_others=mover)
+            await reply(ctx, join_words(result, channel_id))
+
+    @group.register
+    class Leave(lightbulb.SlashCommand, name="leave", description="Send me out of the voice channel"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            sessions = manager()
+            if ctx.guild_id is None or ctx.member is None:
+                await reply(ctx, NOT_HERE, ephemeral=True)
+                return
+            if sessions is None:
+                await reply(ctx, NOT_READY, ephemeral=True)
+                return
+            guild_id, user_id = int(ctx.guild_id), int(ctx.user.id)
+            session = sessions.session(guild_id)
+            if session is not None and not (
+                session.started_by == user_id
+                or user_id in session.humans
+                or not session.humans
+                or may_move_members(bot, ctx.member, session.channel_id)
+            ):
+                await reply(
+                    ctx,
+                    f"People in <#{session.channel_id}> are using me. Join them, or ask someone who may move members.",
+                    ephemeral=True,
+                )
+                return
+            await ctx.defer()
+            result = await sessions.leave(guild_id, "somebody sent me out with /voice leave")
+            await reply(ctx, leave_words(result))
+
+    @group.register
+    class Status(lightbulb.SlashCommand, name="status", description="Where I am, since when, and whom I hear"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            sessions = manager()
+            if ctx.guild_id is None:
+                await reply(ctx, NOT_HERE, ephemeral=True)
+                return
+            if sessions is None:
+                await reply(ctx, NOT_READY, ephemeral=True)
+                return
+            guild_id = int(ctx.guild_id)
+            await reply(ctx, status_words(sessions.state(guild_id), sessions.session(guild_id)), ephemeral=True)
+
+    loader = lightbulb.Loader()
+    loader.command(group)
+    return loader

@@ -1,0 +1,46 @@
+"""The settings of the voice plugin, table ``[voice]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class VoiceConfig(BaseModel):
+    """Checked when the plugin is loaded; a mistake names its key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    driver: str = Field(default="native", min_length=1, description="Name of the voice driver.")
+    ca_file: Path | None = Field(default=None, description="PEM file of a private authority to trust for voice.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=("*.discord.media", "*.discord.gg"),
+        description="Host names, `*.` allowed in front, that voice may connect to.",
+    )
+    exclusive: bool = Field(
+        default=True,
+        description="This is the only deployment of the token: voice states that no process here owns are removed.",
+    )
+    timing_scale: float = Field(default=1.0, gt=0, le=10, description="Factor on every delay; for tests.")
+    drain_s: float = Field(default=2.0, gt=0, le=30, description="Seconds the last words have before voice is left.")
+    alone_leave_s: float = Field(
+        default=60.0, ge=0, le=86400, description="Seconds with no human in the channel before leaving; 0 = never."
+    )
+    idle_s: float = Field(default=60.0, gt=0, le=86400, description="Seconds without a session until `voice_idle`.")
+    follow_moves: bool = Field(default=True, description="Stay when a moderator moves the bot; otherwise leave.")
+
+    @field_validator("ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {value}")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not host or "/" in host or " " in host or host == "*":
+                raise ValueError(f"{host!r} is not a host name")
+        return value

@@ -1,0 +1,536 @@
+"""The driver around one guild's `ActorCore`: one task, one bounded mailbox, and whatever the core decides.
+
+Everything the actor starts (the link, hook calls, questions to REST) lives in its own scope and answers through the
+mailbox. The actor retires when nothing is wanted, held or running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+import hikari
+
+from roost.audio import Credentials, LinkClosed, LinkEnd, Timing, VoiceDriver
+from roost.errors import BusyError, VoiceError
+from roost.hooks import Deny
+from roost.scopes import Scope
+from roost_voice import moves
+from roost_voice.actor import ActorCore
+from roost_voice.moves import Presence, Told, Wish
+from roost_voice.reaper import Verdict
+from roost_voice.session import PostNotice, Session, SessionEvents
+
+if TYPE_CHECKING:
+    from roost.consent import Consent
+    from roost.context import HookCaller
+    from roost_voice.config import VoiceConfig
+    from roost_voice.journal import Journal
+    from roost_voice.op4 import Op4Sender
+    from roost_voice.reaper import Reaper
+
+_log = logging.getLogger("roost.voice")
+
+MAILBOX = 256
+ANNOUNCEMENTS = 256
+UNKNOWN_VOICE_STATE = 10065
+REST_S = 5.0
+DRAIN_GRACE_S = 0.3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a join or leave."""
+
+    told: Told
+    channel_id: int
+    reason: str = ""
+
+
+@dataclasses.dataclass
+class ActorHost:
+    """What every guild's actor works with; made by the session manager."""
+
+    timing: Timing
+    config: VoiceConfig
+    driver: VoiceDriver
+    rest: hikari.api.RESTClient
+    op4: Op4Sender
+    journal: Journal
+    reaper: Reaper
+    consent: Consent
+    hooks: HookCaller
+    post_notice: PostNotice
+    mark_stop: Callable[[str, int | None], None]
+    members_of: Callable[[int, int], Iterable[tuple[int, bool]]]
+    """(guild id, channel id) to (user id, is a bot) of everybody there but us."""
+    retired: Callable[[GuildActor], None]
+    sessions_changed: Callable[[], None]
+    since_ready_s: Callable[[int], float]
+    user_id: int = 0
+    stop_deadline: float | None = None
+
+
+class GuildActor:
+    """One guild's voice. Made by the manager, which runs `run` in its scope."""
+
+    def __init__(self, guild_id: int, host: ActorHost) -> None:
+        self.guild_id = guild_id
+        self.session: Session | None = None
+        self.dropped = 0
+        """Events that did not fit into the mailbox."""
+        self._host = host
+        self._core = self._new_core()
+        self._scope = Scope(f"voice:{guild_id}", self._task_failed)
+        self._mail: deque[moves.Input] = deque()
+        self._wake = asyncio.Event()
+        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._next_ticket = 0
+        self._links: dict[int, asyncio.Task[None]] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._announcements: deque[tuple[str, dict[str, Any]]] = deque()
+        self._announcer: asyncio.Task[None] | None = None
+        self._alone_since: float | None = None
+        self._running = True
+
+    def _new_core(self) -> ActorCore:
+        config = self._host.config
+        return ActorCore(
+            self.guild_id,
+            self._host.timing,
+            drain_s=config.drain_s + DRAIN_GRACE_S,
+            follow_moves=config.follow_moves,
+        )
+
+    @property
+    def state(self) -> moves.State:
+        return self._core.state
+
+    @property
+    def opened(self) -> bool:
+        """The session was announced to the plugins and has not ended."""
+        return self._core.stage is moves.Stage.OPEN
+
+    # Called from outside, synchronously -----------------------------------------------------------------------------
+
+    def want(self, wish: Wish, *, may_move: bool) -> tuple[int, asyncio.Future[Outcome]]:
+        """Wish to be in a channel.
+
+        Raises:
+            BusyError: The mailbox is full.
+        """
+        return self._ask(lambda ticket: moves.Want(ticket, wish, may_move))
+
+    def unwant(self, reason: str) -> tuple[int, asyncio.Future[Outcome]]:
+        """Wish to be nowhere.
+
+        Raises:
+            BusyError: The mailbox is full.
+        """
+        return self._ask(lambda ticket: moves.Unwant(ticket, reason))
+
+    def abandon(self, ticket: int) -> None:
+        """The waiter of a ticket is gone."""
+        if self._waiting.pop(ticket, None) is not None:
+            self._post(moves.Abandon(ticket))
+
+    def stop(self, reason: str) -> None:
+        self._post(moves.Stop(reason))
+
+    def tell(self, event: moves.Input) -> None:
+        """Pass on what Discord said. Dropped and counted when the mailbox is full."""
+        if len(self._mail) >= MAILBOX:
+            self.dropped += 1
+            _log.error("guild %d: mailbox full, %s dropped", self.guild_id, type(event).__name__)
+            return
+        self._post(event)
+
+    def member(self, user_id: int, channel_id: int | None, is_bot: bool) -> None:
+        """Somebody else's voice state changed."""
+        session = self.session
+        if session is None or session.closed:
+            return
+        if channel_id == session.channel_id:
+            if session.member_is(user_id, is_bot):
+                self.announce("voice_member_joined", user_id=user_id)
+        elif session.member_left(user_id):
+            session.revoke(user_id)
+            session.consent_changed(user_id)
+            self.announce("voice_member_left", user_id=user_id)
+        self._watch_company()
+
+    def replay_opened(self, plugin: str) -> None:
+        """Tell a plugin that was loaded late about the session that is open."""
+        if self.opened:
+            self._announce_call("opened", plugin=plugin)
+
+    def _ask(self, make: Callable[[int], moves.Input]) -> tuple[int, asyncio.Future[Outcome]]:
+        if len(self._mail) >= MAILBOX or len(self._waiting) >= MAILBOX:
+            raise BusyError("too many voice requests in this server at once; try again in a few seconds")
+        self._next_ticket += 1
+        ticket = self._next_ticket
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        self._post(make(ticket))
+        return ticket, future
+
+    def _post(self, event: moves.Input) -> None:
+        self._mail.append(event)
+        self._wake.set()
+
+    # The task -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until retired. Ends everything it started, also when cancelled."""
+        try:
+            while (event := await self._next()) is not None:
+                try:
+                    self._step(event)
+                except Exception:  # noqa: BLE001 - a bug must not leave a session standing
+                    _log.exception("guild %d: the voice actor failed and starts over", self.guild_id)
+                    await self._start_over()
+        finally:
+            self._running = False
+            self._host.retired(self)
+            await self._scope.aclose(self._host.timing.close_local_s)
+            self._fail_waiters("voice was unloaded")
+            if self.session is not None:
+                self.session.close(asyncio.get_running_loop().time())
+
+    async def _next(self) -> moves.Input | None:
+        """The next input; None when the actor has nothing left to do (checked without a task switch in between)."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._mail:
+                return self._mail.popleft()
+            if self._core.at_rest and not self._scope.task_names:
+                return None
+            deadlines = [at for at in (self._core.deadline, self._alone_at()) if at is not None]
+            now = loop.time()
+            if self._core.deadline is not None and self._core.deadline <= now:
+                return moves.Tick()
+            alone_at = self._alone_at()
+            if alone_at is not None and alone_at <= now:
+                self._alone_since = None
+                return moves.Unwant(0, "everybody left the channel")
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(deadlines) if deadlines else None):
+                    await self._wake.wait()
+
+    def _step(self, event: moves.Input) -> None:
+        before = self._core.state
+        for action in self._core.handle(event, asyncio.get_running_loop().time()):
+            self._do(action)
+        if self._core.state is not before:
+            _log.debug(
+                "guild %d: %s -> %s on %s",
+                self.guild_id,
+                before.value,
+                self._core.state.value,
+                type(event).__name__,
+            )
+            self._watch_company()
+
+    async def _start_over(self) -> None:
+        """After a bug: drop what is held and let the orphan ladder clean up at Discord's end."""
+        channel_id = self._core.server_channel or (self.session.channel_id if self.session else 0)
+        maybe_in = self._core.maybe_in
+        old_scope, self._scope = self._scope, Scope(f"voice:{self.guild_id}", self._task_failed)
+        await old_scope.aclose(self._host.timing.close_local_s)
+        self._links.clear()
+        self._announcer = None
+        self._fail_waiters("something went wrong in voice; try again")
+        was_told = self.session is not None and not self.session.closed
+        self._core = self._new_core()
+        if was_told:
+            self._closed(moves.Closed("an internal error"))
+        if maybe_in and channel_id:
+            self._post(moves.Reap(channel_id, ""))
+
+    def _fail_waiters(self, reason: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(Outcome(Told.FAILED, 0, reason))
+        self._waiting.clear()
+
+    def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._scope.spawn(coro, name)
+        task.add_done_callback(lambda _task: self._wake.set())
+        return task
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        _log.error("guild %d: %s failed", self.guild_id, name, exc_info=error)
+
+    # Carrying out ---------------------------------------------------------------------------------------------------
+
+    def _do(self, action: moves.Action) -> None:
+        match action:
+            case moves.SendOp4():
+                self._host.op4.put(self.guild_id, action)
+            case moves.DropOp4():
+                self._host.op4.drop(self.guild_id)
+            case moves.JournalWrite():
+                self._journal(lambda: self._host.journal.write(self.guild_id, action.channel_id, action.session_id))
+            case moves.JournalRemove():
+                self._journal(lambda: self._host.journal.remove(self.guild_id))
+                self._host.reaper.settled(self.guild_id)
+            case moves.OpenLink():
+                self._open_link(action)
+            case moves.CloseLink():
+                if (task := self._links.get(action.gen)) is not None:
+                    task.cancel()
+            case moves.AskRest():
+                self._spawn(self._ask_rest(action), f"ask {action.ask}")
+            case moves.Tell():
+                future = self._waiting.pop(action.ticket, None)
+                if future is not None and not future.done():
+                    future.set_result(Outcome(action.told, action.channel_id, action.reason))
+            case moves.StartOpening():
+                self._opening = self._spawn(self._open_hooks(action.serial), "opening")
+            case moves.CancelOpening():
+                if self._opening is not None:
+                    self._opening.cancel()
+            case moves.Opened():
+                self._opened()
+            case moves.Moved():
+                assert self.session is not None
+                self.session.link_live()
+                self.announce("voice_session_moved", old=action.old, new=action.new)
+            case moves.Interrupted():
+                self.announce("voice_session_interrupted", reason=action.reason)
+            case moves.Restored():
+                self.announce("voice_session_restored", reason=action.reason)
+            case moves.Drain():
+                self._spawn(self._drain(action), "drain")
+            case moves.Disconnected():
+                if self.session is not None:
+                    self._host.mark_stop("disconnected", self.guild_id)
+            case moves.Closed():
+                self._closed(action)
+            case moves.Stray():
+                self._stray(action)
+            case moves.Reaped():
+                self._reaped(action)
+
+    def _journal(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            _log.error("guild %d: the voice journal could not be written: %s", self.guild_id, error)
+
+    def _open_link(self, action: moves.OpenLink) -> None:
+        session = self.session
+        if session is None or session.closed:
+            session = self.session = Session(
+                self.guild_id,
+                action.wish,
+                consent=self._host.consent,
+                hooks=self._host.hooks,
+                post_notice=self._host.post_notice,
+                scope=self._scope,
+                now=asyncio.get_running_loop().time(),
+                state_of=lambda: self._core.state.value,
+                on_speaking=self._speaking,
+            )
+        session.begin_link(action.gen, action.channel_id, self._host.members_of(self.guild_id, action.channel_id))
+        cred = Credentials(
+            guild_id=self.guild_id,
+            channel_id=action.channel_id,
+            user_id=self._host.user_id,
+            session_id=action.session_id,
+            token=action.token,
+            server_address=action.address,
+        )
+        self._links[action.gen] = self._spawn(self._run_link(cred, session, action.gen), f"link {action.gen}")
+
+    async def _run_link(self, cred: Credentials, session: Session, gen: int) -> None:
+        end: LinkEnd | None = None
+        detail = ""
+        try:
+            async with self._host.driver.open(cred, SessionEvents(session, gen)) as link:
+                session.link_is(link)
+                self._post(moves.LinkLive(gen))
+                try:
+                    end = await link.wait_closed()
+                finally:
+                    session.link_ended(link)
+        except VoiceError as error:
+            end = error.__cause__.end if isinstance(error.__cause__, LinkClosed) else None
+            detail = str(error)
+        except Exception as error:  # noqa: BLE001 - a driver may be anybody's
+            _log.exception("guild %d: the voice driver failed", self.guild_id)
+            detail = f"the voice driver failed ({type(error).__name__})"
+        finally:
+            self._links.pop(gen, None)
+            self._post(moves.LinkGone(gen, end, detail))
+
+    async def _ask_rest(self, action: moves.AskRest) -> None:
+        presence, channel_id = Presence.UNKNOWN, None
+        try:
+            async with asyncio.timeout(REST_S):
+                if action.kick:
+                    with contextlib.suppress(hikari.HTTPError):
+                        await self._host.rest.edit_member(self.guild_id, self._host.user_id, voice_channel=None)
+                state = await self._host.rest.fetch_my_voice_state(self.guild_id)
+            if state.channel_id is None:
+                presence = Presence.OUT
+            else:
+                presence, channel_id = Presence.IN, int(state.channel_id)
+        except hikari.NotFoundError as error:
+            if error.code == UNKNOWN_VOICE_STATE:
+                presence = Presence.OUT
+        except (hikari.HikariError, OSError, TimeoutError, LookupError, ValueError) as error:
+            _log.info("guild %d: REST did not say where I am: %s", self.guild_id, type(error).__name__)
+        self._post(moves.RestAnswer(action.ask, presence, channel_id))
+
+    # Hooks ----------------------------------------------------------------------------------------------------------
+
+    async def _open_hooks(self, serial: int) -> None:
+        session = self.session
+        assert session is not None
+        denied: str | None = None
+        await self._announced()
+        for answer in await self._host.hooks.call_strict(
+            "voice_session_opening", guild_id=self.guild_id, session=session
+        ):
+            if isinstance(answer, Deny):
+                denied = answer.reason
+                break
+        self._post(moves.OpeningDone(serial, denied))
+
+    def _opened(self) -> None:
+        session = self.session
+        assert session is not None
+        _log.info("guild %d: in voice, channel %d", self.guild_id, session.channel_id)
+        session.link_live()
+        session.attach_hooks()
+        self.announce("voice_session_opened")
+        self._host.sessions_changed()
+        self._watch_company()
+
+    async def _drain(self, action: moves.Drain) -> None:
+        session = self.session
+        assert session is not None
+        host = self._host
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + host.config.drain_s
+        if host.stop_deadline is not None:
+            deadline = min(deadline, host.stop_deadline - 0.5)
+        host.mark_stop("closing", self.guild_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._announced()
+                await host.hooks.call(
+                    "voice_session_closing",
+                    guild_id=self.guild_id,
+                    session=session,
+                    reason=action.reason,
+                    deadline=deadline,
+                )
+        session.stop_capture()
+        host.mark_stop("drained", self.guild_id)
+        self._post(moves.Drained(action.serial))
+
+    def _closed(self, action: moves.Closed) -> None:
+        session = self.session
+        if session is None:
+            return
+        session.close(asyncio.get_running_loop().time())
+        self._alone_since = None
+        _log.info("guild %d: voice ended: %s", self.guild_id, action.reason)
+        self._announce_call("closed", session=session, reason=action.reason)
+        self._host.sessions_changed()
+
+    def announce(self, hook: str, **arguments: Any) -> None:
+        """Call a hook of the open session, after all earlier announcements of this guild."""
+        if self.session is None or not self.opened:
+            return
+        if not self._host.hooks.implementers(hook, self.guild_id):
+            return
+        self._announce_call(hook, session=self.session, **arguments)
+
+    def _announce_call(self, hook: str, **arguments: Any) -> None:
+        if len(self._announcements) >= ANNOUNCEMENTS:
+            speaking = next((entry for entry in self._announcements if entry[0] == "voice_speaking"), None)
+            if speaking is None:
+                _log.error("guild %d: too many announcements, %s is not made", self.guild_id, hook)
+                return
+            self._announcements.remove(speaking)
+        self._announcements.append((hook, arguments))
+        if self._announcer is None or self._announcer.done():
+            self._announcer = self._spawn(self._announce(), "announcer")
+
+    async def _announce(self) -> None:
+        hooks = self._host.hooks
+        while self._announcements:
+            hook, arguments = self._announcements.popleft()
+            if hook == "opened":
+                await hooks.call_plugin(
+                    arguments["plugin"], "voice_session_opened", guild_id=self.guild_id, session=self.session
+                )
+            elif hook == "closed":
+                session: Session = arguments["session"]
+                await hooks.call(
+                    "voice_session_closed",
+                    guild_id=self.guild_id,
+                    session=session,
+                    reason=arguments["reason"],
+                    stats=session.stats(),
+                )
+                self._host.mark_stop("closed", self.guild_id)
+            else:
+                await hooks.call(hook, guild_id=self.guild_id, **arguments)
+
+    async def _announced(self) -> None:
+        """Wait until everything announced so far has been heard."""
+        if self._announcer is not None and not self._announcer.done():
+            await asyncio.wait({self._announcer})
+
+    def _speaking(self, user_id: int, on: bool) -> None:
+        self.announce("voice_speaking", user_id=user_id, speaking=on)
+
+    # Company, strays and ghosts -------------------------------------------------------------------------------------
+
+    def _watch_company(self) -> None:
+        alone = self.opened and self.session is not None and not self.session.humans
+        if not alone:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = asyncio.get_running_loop().time()
+            self._wake.set()
+
+    def _alone_at(self) -> float | None:
+        limit_s = self._host.config.alone_leave_s
+        if self._alone_since is None or not limit_s or self._core.state is not moves.State.LIVE:
+            return None
+        return self._alone_since + limit_s
+
+    def _stray(self, action: moves.Stray) -> None:
+        verdict = self._host.reaper.judge(self.guild_id, action.session_id)
+        if verdict is Verdict.GHOST:
+            _log.warning("guild %d: a ghost of mine stands in channel %d", self.guild_id, action.channel_id)
+            self._post(moves.Reap(action.channel_id, action.session_id))
+        else:
+            _log.info("guild %d: a voice state of mine is left alone: %s", self.guild_id, verdict.value)
+
+    def _reaped(self, action: moves.Reaped) -> None:
+        facts = {
+            "event": "ghost_reaped" if action.confirmed else "ghost_given_up",
+            "guild_id": self.guild_id,
+            "channel_id": action.channel_id,
+            "took_s": round(action.seconds, 3),
+            "since_ready_s": round(self._host.since_ready_s(self.guild_id), 3),
+        }
+        if action.confirmed:
+            self._host.reaper.settled(self.guild_id)
+            _log.info(
+                "ghost reaped in guild %d, %.3f s after READY", self.guild_id, facts["since_ready_s"], extra=facts
+            )
+        else:
+            _log.error("the ghost in guild %d could not be removed", self.guild_id, extra=facts)

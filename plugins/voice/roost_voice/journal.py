@@ -1,0 +1,141 @@
+"""What this process answers for in voice, kept where the next process finds it after a crash.
+
+One file per process, ``<data_dir>/instances/<instance_id>.json``, mode 0600, replaced atomically. Whether a process
+lives is told by its lock file (`roost.instances`), never by the journal. No secret is stored: session ids as SHA-256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from roost.instances import instances_dir, is_alive
+
+_log = logging.getLogger("roost.voice.journal")
+
+OLD_S = 3600.0
+"""A dead process's file older than this is removed unread: no ghost lives that long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """One guild in a journal. The hash is None until Discord has told the session id."""
+
+    channel_id: int
+    session_sha256: str | None
+
+
+def session_hash(session_id: str) -> str:
+    return hashlib.sha256(session_id.encode()).hexdigest()
+
+
+class Journal:
+    """This process's file. Every change is on disk when the call returns, so that it survives a SIGKILL."""
+
+    def __init__(self, data_dir: Path, instance_id: str) -> None:
+        self._path = instances_dir(data_dir) / f"{instance_id}.json"
+        self._instance_id = instance_id
+        self._claims: dict[int, Claim] = {}
+
+    @property
+    def claims(self) -> dict[int, Claim]:
+        return dict(self._claims)
+
+    def write(self, guild_id: int, channel_id: int, session_id: str | None) -> None:
+        """Note a guild.
+
+        Raises:
+            OSError: The disk refused; what was noted before still stands.
+        """
+        claim = Claim(channel_id, session_hash(session_id) if session_id else None)
+        if self._claims.get(guild_id) != claim:
+            self._save({**self._claims, guild_id: claim})
+
+    def remove(self, guild_id: int) -> None:
+        """Forget a guild; the file goes with the last one."""
+        if guild_id in self._claims:
+            self._save({guild: claim for guild, claim in self._claims.items() if guild != guild_id})
+
+    def _save(self, claims: dict[int, Claim]) -> None:
+        if not claims:
+            self._path.unlink(missing_ok=True)
+        else:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            content = {
+                "instance": self._instance_id,
+                "guilds": {
+                    str(guild): {"channel": str(claim.channel_id), "session_sha256": claim.session_sha256}
+                    for guild, claim in claims.items()
+                },
+            }
+            draft = self._path.with_suffix(".json.new")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, json.dumps(content).encode())
+            finally:
+                os.close(descriptor)
+            draft.replace(self._path)
+        self._claims = claims
+
+
+@dataclasses.dataclass
+class Others:
+    """What other processes' journals say, as read once.
+
+    Attributes:
+        living: Claims of processes that hold their lock, by guild.
+        dead: Guilds still to be accounted for, by the file of a dead process.
+    """
+
+    living: dict[int, list[Claim]] = dataclasses.field(default_factory=dict)
+    dead: dict[Path, set[int]] = dataclasses.field(default_factory=dict)
+
+
+def parse(raw: bytes) -> dict[int, Claim] | None:
+    """A journal's claims; None when the file is torn, foreign or nonsense."""
+    try:
+        content: Any = json.loads(raw)
+        return {
+            int(guild): Claim(
+                int(entry["channel"]), str(entry["session_sha256"]) if entry["session_sha256"] is not None else None
+            )
+            for guild, entry in content["guilds"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_others(data_dir: Path, instance_id: str) -> Others:
+    """Read every other process's journal. Torn and very old files of the dead are removed."""
+    others = Others()
+    for path in sorted(instances_dir(data_dir).glob("*.json*")):
+        owner = path.name.split(".", 1)[0]
+        if owner == instance_id:
+            continue
+        alive = is_alive(data_dir, owner)
+        try:
+            raw = path.read_bytes()
+            age_s = time.time() - path.stat().st_mtime
+        except OSError:
+            continue
+        claims = parse(raw) if path.suffix == ".json" else None
+        if alive:
+            for guild, claim in (claims or {}).items():
+                others.living.setdefault(guild, []).append(claim)
+        elif claims and age_s < OLD_S:
+            others.dead[path] = set(claims)
+        else:
+            path.unlink(missing_ok=True)
+    return others
+
+
+def remove_lock_of(journal: Path) -> None:
+    """Remove a dead process's journal and the lock file it left."""
+    journal.unlink(missing_ok=True)
+    journal.with_suffix(".lock").unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""Voice state updates (main gateway op 4): one queue per shard, by urgency, within Discord's limits.
+
+Discord closes a gateway connection (4008) that sends more than 120 commands in 60 s; hikari itself stops at 117. Voice
+keeps to 100 per 60 s and shard, and to one a second per guild.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import hikari
+
+from roost.audio import Timing
+from roost.scopes import Scope
+from roost_voice.moves import Op4Sent, SendOp4
+
+_log = logging.getLogger("roost.voice.op4")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One op 4 of one guild, waiting."""
+
+    guild_id: int
+    order: SendOp4
+    number: int
+
+
+class Op4Queue:
+    """The order and pace of one shard's op 4. Pure: `now` is a parameter."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._waiting: dict[int, Entry] = {}
+        self._sent: deque[float] = deque()
+        self._last: dict[int, float] = {}
+        self._number = 0
+        self.replaced = 0
+        """Entries that a later one of the same guild took the place of."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, guild_id: int, order: SendOp4) -> None:
+        """Queue, in place of whatever the guild still had waiting. So the queue is never longer than its guilds."""
+        self._number += 1
+        if guild_id in self._waiting:
+            self.replaced += 1
+        self._waiting[guild_id] = Entry(guild_id, order, self._number)
+
+    def drop(self, guild_id: int) -> None:
+        self._waiting.pop(guild_id, None)
+
+    def take(self, now: float) -> Entry | None:
+        """The most urgent entry that may go out now, counted as sent; None when none may."""
+        if self._window_full(now):
+            return None
+        ready = [entry for entry in self._waiting.values() if self._free_at(entry.guild_id) <= now]
+        if not ready:
+            return None
+        entry = min(ready, key=lambda e: (e.order.priority, e.number))
+        del self._waiting[entry.guild_id]
+        self._sent.append(now)
+        self._last[entry.guild_id] = now
+        return entry
+
+    def put_back(self, entry: Entry) -> None:
+        """The entry could not be sent; it waits again unless a later one has come."""
+        self._waiting.setdefault(entry.guild_id, entry)
+
+    def wake_at(self, now: float) -> float | None:
+        """When `take` may give something; None while nothing waits."""
+        if not self._waiting:
+            return None
+        at = min(self._free_at(guild_id) for guild_id in self._waiting)
+        if self._window_full(now):
+            at = max(at, self._sent[0] + self._timing.op4_window_s)
+        return at
+
+    def _window_full(self, now: float) -> bool:
+        while self._sent and self._sent[0] <= now - self._timing.op4_window_s:
+            self._sent.popleft()
+        if not self._waiting and len(self._last) > 64:
+            self._last = {guild: at for guild, at in self._last.items() if at > now - self._timing.op4_guild_s}
+        return len(self._sent) >= self._timing.op4_per_window
+
+    def _free_at(self, guild_id: int) -> float:
+        last = self._last.get(guild_id)
+        return float("-inf") if last is None else last + self._timing.op4_guild_s
+
+
+class ShardSender:
+    """Sends one shard's queue. Owned by `Op4Sender`.
+
+    Args:
+        on_sent: Called with (guild id, what was sent).
+    """
+
+    def __init__(self, timing: Timing, scope: Scope, on_sent: Callable[[int, Op4Sent], None], name: str) -> None:
+        self.queue = Op4Queue(timing)
+        self.shard: hikari.api.GatewayShard | None = None
+        self._on_sent = on_sent
+        self._wake = asyncio.Event()
+        scope.spawn(self._run(), f"op4 {name}")
+
+    def put(self, guild_id: int, order: SendOp4) -> None:
+        self.queue.put(guild_id, order)
+        self._wake.set()
+
+    def resume(self, shard: hikari.api.GatewayShard) -> None:
+        """The shard is connected (again)."""
+        self.shard = shard
+        self._wake.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            entry = self.queue.take(loop.time()) if self._connected() else None
+            if entry is not None:
+                await self._send(entry)
+                continue
+            at = self.queue.wake_at(loop.time()) if self._connected() else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(at):
+                    await self._wake.wait()
+
+    def _connected(self) -> bool:
+        return self.shard is not None and self.shard.is_connected
+
+    async def _send(self, entry: Entry) -> None:
+        assert self.shard is not None
+        order = entry.order
+        try:
+            if order.channel_id is None:
+                await self.shard.update_voice_state(entry.guild_id, None)
+            else:
+                await self.shard.update_voice_state(
+                    entry.guild_id, order.channel_id, self_mute=order.hidden, self_deaf=order.hidden
+                )
+        except (hikari.ComponentStateConflictError, hikari.GatewayError, ConnectionError, OSError) as error:
+            # Not sent: wait for the shard to be ready or resumed, which sets the wake-up.
+            _log.info("op 4 of guild %d waits for the gateway: %s", entry.guild_id, type(error).__name__)
+            self.queue.put_back(entry)
+            await self._wake.wait()
+            return
+        self._on_sent(entry.guild_id, Op4Sent(order.ticket, order.channel_id))
+
+
+class Op4Sender:
+    """All shards' senders.
+
+    Args:
+        shard_of: The shard id of a guild.
+    """
+
+    def __init__(
+        self, timing: Timing, scope: Scope, shard_of: Callable[[int], int], on_sent: Callable[[int, Op4Sent], None]
+    ) -> None:
+        self._timing = timing
+        self._scope = scope
+        self._shard_of = shard_of
+        self._on_sent = on_sent
+        self._shards: dict[int, ShardSender] = {}
+
+    def _sender(self, shard_id: int) -> ShardSender:
+        sender = self._shards.get(shard_id)
+        if sender is None:
+            sender = ShardSender(self._timing, self._scope, self._on_sent, str(shard_id))
+            self._shards[shard_id] = sender
+        return sender
+
+    def put(self, guild_id: int, order: SendOp4) -> None:
+        self._sender(self._shard_of(guild_id)).put(guild_id, order)
+
+    def drop(self, guild_id: int) -> None:
+        self._sender(self._shard_of(guild_id)).queue.drop(guild_id)
+
+    def connected(self, shard: hikari.api.GatewayShard) -> None:
+        """Note a shard that can be sent through: at its READY `bot.shards` is still empty."""
+        self._sender(shard.id).resume(shard)

@@ -1,0 +1,146 @@
+"""The voice plugin: hook implementations only; the work is in `roost_voice.sessions`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import hikari
+import lightbulb
+from pydantic import BaseModel
+
+from roost.audio import Credentials, LinkEvents, Timing, VoiceDriver, VoiceLink
+from roost.errors import PluginError, VoiceError
+from roost.hooks import Meta, Report, hookimpl
+from roost_voice.commands import voice_loader
+from roost_voice.config import VoiceConfig
+from roost_voice.sessions import SessionManager, on_consent
+from roost_voice.signalling import Signalling
+
+if TYPE_CHECKING:
+    from roost.context import HookCaller, PluginContext
+
+NAME = "voice"
+UNLOAD_S = 2.4
+"""How long sessions that still stand at unload may take to end."""
+
+NEEDED_INTENTS = {
+    "GUILDS": hikari.Intents.GUILDS,
+    "GUILD_VOICE_STATES": hikari.Intents.GUILD_VOICE_STATES,
+}
+
+
+class ChosenDriver:
+    """The configured driver, looked up at each use: a plugin that provides it may come and go."""
+
+    def __init__(self, hooks: HookCaller, name: str) -> None:
+        self.name = name
+        self._hooks = hooks
+
+    @asynccontextmanager
+    async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[VoiceLink]:
+        driver = await self._hooks.call("voice_driver", name=self.name)
+        if driver is None:
+            raise VoiceError(f"there is no voice driver called {self.name}; check voice.driver")
+        async with cast(VoiceDriver, driver).open(cred, events) as link:
+            yield link
+
+
+class VoicePlugin:
+    """Found through the entry-point group ``roost.plugins``."""
+
+    def __init__(self) -> None:
+        self.manager: SessionManager | None = None
+        self._bot: hikari.GatewayBot | None = None
+        self._native: VoiceDriver | None = None
+        self._config: VoiceConfig | None = None
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta(name=NAME, version="1.0", description="Joins voice channels, one session per server, never leaks")
+
+    @hookimpl
+    def register_config(self) -> type[BaseModel]:
+        return VoiceConfig
+
+    @hookimpl
+    def register_loaders(self) -> list[lightbulb.Loader]:
+        assert self._bot is not None
+        return [voice_loader(self._bot, lambda: self.manager)]
+
+    @hookimpl
+    async def on_load(self, ctx: PluginContext) -> None:
+        for name, intent in NEEDED_INTENTS.items():
+            if not ctx.bot.intents & intent:
+                raise PluginError(f"the intent {name} is missing; add it to discord.intents", plugin=NAME)
+        config = self._config = cast(VoiceConfig, ctx.config)
+        self._bot = ctx.bot
+        manager = self.manager = SessionManager(ctx, config, ChosenDriver(ctx.hooks, config.driver))
+        ctx.on_unload(self._forget)
+        ctx.on_unload(ctx.consent.subscribe(on_consent(manager)))
+        Signalling(manager).listen(ctx)
+
+    @hookimpl
+    async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
+        if self.manager is not None:
+            await self.manager.stop_all("the bot is shutting down", deadline)
+
+    @hookimpl
+    async def on_unload(self, ctx: PluginContext, reason: str) -> None:
+        """Ends whatever still stands: nothing when `on_stopping` came before."""
+        manager = self.manager
+        if manager is None:
+            return
+        deadline = asyncio.get_running_loop().time() + UNLOAD_S
+        await manager.stop_all(f"voice was unloaded ({reason})", deadline)
+
+    async def _forget(self) -> None:
+        manager, self.manager = self.manager, None
+        self._native = None
+        self._bot = None
+        if manager is not None:
+            stuck = await manager.aclose()
+            if stuck:
+                raise PluginError(f"tasks ignored their cancellation: {', '.join(stuck)}", plugin=NAME)
+
+    @hookimpl
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
+        if self.manager is not None:
+            await self.manager.leave(guild_id, "voice was switched off in this server")
+
+    @hookimpl
+    async def plugin_loaded(self, name: str) -> None:
+        if self.manager is not None:
+            self.manager.plugin_loaded(name)
+
+    @hookimpl
+    async def plugin_unloaded(self, name: str, reason: str) -> None:
+        if self.manager is not None:
+            self.manager.plugin_unloaded()
+
+    @hookimpl
+    async def voice_driver(self, name: str) -> VoiceDriver | None:
+        """Provides ``native``."""
+        if name != "native" or self._config is None:
+            return None
+        if self._native is None:
+            from roost_voice.native import NativeDriver
+
+            config = self._config
+            timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
+            self._native = NativeDriver(timing, ca_file=config.ca_file, allowed_hosts=config.allowed_hosts)
+        return self._native
+
+    @hookimpl
+    async def health(self) -> Report:
+        if self.manager is None:
+            return Report(False, "not loaded")
+        return Report(True, f"{len(self.manager.sessions)} sessions")
+
+    @hookimpl
+    async def diagnostics(self) -> dict[str, Any]:
+        if self.manager is None:
+            return {}
+        return {"sessions": len(self.manager.sessions), "states": self.manager.states()}

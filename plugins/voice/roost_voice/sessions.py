@@ -1,0 +1,319 @@
+"""All guilds' voice: the one door to joining, leaving and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import hikari
+
+from roost.audio import JoinRequest, Timing, VoiceDriver
+from roost.errors import BusyError
+from roost.hooks import Deny
+from roost.scopes import Scope
+from roost_voice import moves
+from roost_voice.guild import ActorHost, GuildActor, Outcome
+from roost_voice.journal import Journal
+from roost_voice.moves import Told, Wish
+from roost_voice.notice import notice_poster
+from roost_voice.op4 import Op4Sender
+from roost_voice.reaper import Reaper
+from roost_voice.session import PostNotice, Session
+
+if TYPE_CHECKING:
+    from roost.context import PluginContext
+    from roost_voice.config import VoiceConfig
+
+_log = logging.getLogger("roost.voice")
+
+ANSWER_S = 120.0
+"""A backstop: every state of an actor has a deadline of its own, so its answer comes long before."""
+
+STOPPING = "the bot is shutting down"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinResult:
+    """What became of a join: `told` with the channel and the words for a refusal; the session when there is one."""
+
+    told: Told
+    channel_id: int
+    reason: str = ""
+    session: Session | None = None
+
+
+class SessionManager:
+    """Owns every guild's actor. Made in ``on_load``; `aclose` ends all.
+
+    Args:
+        ctx: The voice plugin's context.
+        driver: Opens links.
+        post_notice: Posts the notice of a session; by default through the bot's REST client.
+    """
+
+    def __init__(
+        self, ctx: PluginContext, config: VoiceConfig, driver: VoiceDriver, *, post_notice: PostNotice | None = None
+    ) -> None:
+        self._hooks = ctx.hooks
+        self._bot = ctx.bot
+        self._actors: dict[int, GuildActor] = {}
+        self._tasks: dict[GuildActor, asyncio.Task[None]] = {}
+        self._scope = Scope("voice")
+        self._shard_count = 1
+        self._ready_at: dict[int, float] = {}
+        self._idle: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._config = config
+        timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
+        self.op4 = Op4Sender(timing, self._scope, self.shard_of, self._op4_sent)
+        self.reaper = Reaper(ctx.data_dir, ctx.instance_id, exclusive=config.exclusive)
+        self._host = ActorHost(
+            timing=timing,
+            config=config,
+            driver=driver,
+            rest=ctx.bot.rest,
+            op4=self.op4,
+            journal=Journal(ctx.data_dir, ctx.instance_id),
+            reaper=self.reaper,
+            consent=ctx.consent,
+            hooks=ctx.hooks,
+            post_notice=post_notice or notice_poster(ctx.bot.rest, ctx.consent),
+            mark_stop=ctx.mark_stop,
+            members_of=self._members_of,
+            retired=self._retired,
+            sessions_changed=self._sessions_changed,
+            since_ready_s=self._since_ready_s,
+        )
+        self.reaper.start()
+
+    # Commands -------------------------------------------------------------------------------------------------------
+
+    async def join(self, request: JoinRequest, *, may_move_others: bool = False) -> JoinResult:
+        """Enter a channel, or move there; returns when the session is open or the wish has failed.
+
+        Cancelling the call takes the wish back, unless others share it; nothing is left at Discord.
+
+        Args:
+            may_move_others: The requester has Move Members.
+        """
+        if self.is_stopping():
+            return JoinResult(Told.FAILED, 0, STOPPING)
+        deny = await self._hooks.call("voice_join_check", guild_id=request.guild_id, request=request)
+        if isinstance(deny, Deny):
+            return JoinResult(Told.REFUSED, request.channel_id, deny.reason)
+        if self.is_stopping():
+            return JoinResult(Told.FAILED, 0, STOPPING)
+        # From here to the mailbox nothing is awaited: the guild's slot is taken in one go.
+        actor = self._actor(request.guild_id)
+        wish = Wish(request.channel_id, request.user_id, request.text_channel_id)
+        may_move = may_move_others or self._may_move(actor.session, request)
+        try:
+            ticket, future = actor.want(wish, may_move=may_move)
+        except BusyError as error:
+            return JoinResult(Told.FAILED, request.channel_id, str(error))
+        outcome = await self._answer(actor, ticket, future)
+        session = actor.session if actor.opened else None
+        return JoinResult(outcome.told, outcome.channel_id or request.channel_id, outcome.reason, session)
+
+    async def leave(self, guild_id: int, reason: str) -> JoinResult:
+        """Leave voice in a guild; returns when Discord confirmed it or the retries go on without us."""
+        actor = self._actors.get(guild_id)
+        if actor is None:
+            return JoinResult(Told.NOT_IN_VOICE, 0)
+        channel_id = actor.session.channel_id if actor.session else 0
+        try:
+            ticket, future = actor.unwant(reason)
+        except BusyError as error:
+            return JoinResult(Told.FAILED, channel_id, str(error))
+        outcome = await self._answer(actor, ticket, future)
+        return JoinResult(outcome.told, channel_id, outcome.reason)
+
+    async def _answer(self, actor: GuildActor, ticket: int, future: asyncio.Future[Outcome]) -> Outcome:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await future
+        except TimeoutError:
+            return Outcome(Told.FAILED, 0, "voice did not answer; try again")
+        finally:
+            actor.abandon(ticket)
+
+    @staticmethod
+    def _may_move(session: Session | None, request: JoinRequest) -> bool:
+        if session is None or session.closed:
+            return True
+        return session.started_by == request.user_id or not session.humans - {request.user_id}
+
+    @property
+    def sessions(self) -> dict[int, Session]:
+        """Open sessions by guild."""
+        return {
+            guild_id: actor.session
+            for guild_id, actor in self._actors.items()
+            if actor.session is not None and actor.opened
+        }
+
+    def session(self, guild_id: int) -> Session | None:
+        return self.sessions.get(guild_id)
+
+    def state(self, guild_id: int) -> moves.State:
+        actor = self._actors.get(guild_id)
+        return actor.state if actor else moves.State.IDLE
+
+    def states(self) -> dict[str, int]:
+        """How many guilds are in which state."""
+        counts: dict[str, int] = {}
+        for actor in self._actors.values():
+            counts[actor.state.value] = counts.get(actor.state.value, 0) + 1
+        return counts
+
+    def is_stopping(self) -> bool:
+        """No more requests are taken."""
+        return self._stopping
+
+    # What Discord says ----------------------------------------------------------------------------------------------
+
+    def ready(self, shard: hikari.api.GatewayShard, user_id: int) -> None:
+        """A shard has a new session."""
+        self._host.user_id = user_id
+        self._shard_count = shard.shard_count
+        self._ready_at[shard.id] = asyncio.get_running_loop().time()
+        self.tell_shard(shard.id, moves.GatewayReady())
+        self.op4.connected(shard)
+
+    def resumed(self, shard: hikari.api.GatewayShard) -> None:
+        self.tell_shard(shard.id, moves.GatewayResumed())
+        self.op4.connected(shard)
+
+    def tell_shard(self, shard_id: int, event: moves.Input) -> None:
+        for guild_id, actor in list(self._actors.items()):
+            if self.shard_of(guild_id) == shard_id:
+                actor.tell(event)
+
+    def tell(self, guild_id: int, event: moves.Input) -> None:
+        """Pass an event to the guild's actor; one is made only for a voice state that nobody here expected."""
+        actor = self._actors.get(guild_id)
+        if actor is None:
+            match event:
+                case moves.OwnState() | moves.GuildHere(channel_id=int()):
+                    if self._stopping:
+                        return
+                    actor = self._actor(guild_id)
+                case moves.GuildHere():
+                    self.reaper.settled(guild_id)
+                    return
+                case _:
+                    return
+        actor.tell(event)
+
+    def member(self, guild_id: int, user_id: int, channel_id: int | None, is_bot: bool) -> None:
+        """Another user's voice state changed."""
+        if (actor := self._actors.get(guild_id)) is not None:
+            actor.member(user_id, channel_id, is_bot)
+
+    def consent_changed(self, guild_id: int, user_id: int) -> None:
+        actor = self._actors.get(guild_id)
+        if actor is not None and actor.session is not None:
+            actor.session.consent_changed(user_id)
+
+    def shard_of(self, guild_id: int) -> int:
+        return hikari.snowflakes.calculate_shard_id(self._shard_count, guild_id)
+
+    @property
+    def user_id(self) -> int:
+        return self._host.user_id
+
+    # Plugins --------------------------------------------------------------------------------------------------------
+
+    def plugin_loaded(self, name: str) -> None:
+        """Replay the open sessions to a plugin that came late."""
+        replay = name in self._hooks.implementers("voice_session_opened")
+        for actor in list(self._actors.values()):
+            if actor.session is not None and actor.opened:
+                actor.session.attach_hooks()
+                if replay:
+                    actor.replay_opened(name)
+
+    def plugin_unloaded(self) -> None:
+        for session in self.sessions.values():
+            session.attach_hooks()
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    async def stop_all(self, reason: str, deadline: float) -> list[int]:
+        """End every session, all at once, until `deadline` (event loop time); take no more requests.
+
+        Returns:
+            Guilds that did not end in time.
+        """
+        self._stopping = True
+        self._host.stop_deadline = deadline
+        for actor in list(self._actors.values()):
+            actor.stop(reason)
+        tasks = set(self._tasks.values())
+        if tasks:
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.wait(tasks, timeout=left_s)
+        return sorted(self._actors)
+
+    async def aclose(self) -> list[str]:
+        """End all tasks; what Discord has not confirmed stays in the journal. Idempotent.
+
+        Returns:
+            Names of tasks that ignored their cancellation.
+        """
+        self._stopping = True
+        return await self._scope.aclose()
+
+    # Own bookkeeping ------------------------------------------------------------------------------------------------
+
+    def _actor(self, guild_id: int) -> GuildActor:
+        actor = self._actors.get(guild_id)
+        if actor is None:
+            actor = self._actors[guild_id] = GuildActor(guild_id, self._host)
+            self._tasks[actor] = self._scope.spawn(actor.run(), f"guild {guild_id}")
+        return actor
+
+    def _retired(self, actor: GuildActor) -> None:
+        self._tasks.pop(actor, None)
+        if self._actors.get(actor.guild_id) is actor:
+            del self._actors[actor.guild_id]
+
+    def _op4_sent(self, guild_id: int, sent: moves.Op4Sent) -> None:
+        if (actor := self._actors.get(guild_id)) is not None:
+            actor.tell(sent)
+
+    def _members_of(self, guild_id: int, channel_id: int) -> Iterable[tuple[int, bool]]:
+        states = self._bot.cache.get_voice_states_view_for_channel(guild_id, channel_id)
+        for user_id, state in states.items():
+            if user_id != self._host.user_id:
+                yield int(user_id), state.member.is_bot if state.member else True
+
+    def _since_ready_s(self, guild_id: int) -> float:
+        now = asyncio.get_running_loop().time()
+        return now - self._ready_at.get(self.shard_of(guild_id), now)
+
+    def _sessions_changed(self) -> None:
+        if self.sessions or self._stopping:
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
+        elif self._idle is None or self._idle.done():
+            self._idle = self._scope.spawn(self._announce_idle(), "idle")
+
+    async def _announce_idle(self) -> None:
+        await asyncio.sleep(self._config.idle_s)
+        await self._hooks.call("voice_idle", seconds=self._config.idle_s)
+
+
+def on_consent(manager: SessionManager) -> Callable[[int, int], None]:
+    """The callback for ``ctx.consent.subscribe``."""
+
+    def changed(guild_id: int, user_id: int) -> None:
+        with contextlib.suppress(RuntimeError):
+            manager.consent_changed(guild_id, user_id)
+
+    return changed

@@ -1,0 +1,74 @@
+"""hikari's gateway events, turned into what the actors are told. Concrete event types only.
+
+hikari's own voice component is never used: a listener on its base event breaks its close, and it loses kicks and moves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hikari
+
+from roost_voice import moves
+
+if TYPE_CHECKING:
+    from roost.context import PluginContext
+    from roost_voice.sessions import SessionManager
+
+
+class Signalling:
+    """Permanent listeners, until the plugin is unloaded. None of them awaits: order is kept."""
+
+    def __init__(self, manager: SessionManager) -> None:
+        self._manager = manager
+
+    def listen(self, ctx: PluginContext) -> None:
+        ctx.listen(hikari.VoiceStateUpdateEvent, self.on_voice_state)
+        ctx.listen(hikari.VoiceServerUpdateEvent, self.on_voice_server)
+        ctx.listen(hikari.ShardReadyEvent, self.on_ready)
+        ctx.listen(hikari.ShardResumedEvent, self.on_resumed)
+        ctx.listen(hikari.ShardDisconnectedEvent, self.on_disconnected)
+        ctx.listen(hikari.GuildAvailableEvent, self.on_guild_available)
+        ctx.listen(hikari.GuildLeaveEvent, self.on_guild_leave)
+        ctx.listen(hikari.GuildChannelDeleteEvent, self.on_channel_delete)
+
+    async def on_voice_state(self, event: hikari.VoiceStateUpdateEvent) -> None:
+        state = event.state
+        guild_id = int(state.guild_id)
+        channel_id = int(state.channel_id) if state.channel_id is not None else None
+        if state.user_id != self._manager.user_id:
+            is_bot = state.member.is_bot if state.member is not None else True
+            self._manager.member(guild_id, int(state.user_id), channel_id, is_bot)
+        elif channel_id is None:
+            self._manager.tell(guild_id, moves.OwnNull(state.session_id))
+        else:
+            self._manager.tell(guild_id, moves.OwnState(channel_id, state.session_id))
+
+    async def on_voice_server(self, event: hikari.VoiceServerUpdateEvent) -> None:
+        # Not `event.endpoint`: it comes with a scheme glued in front.
+        if event.raw_endpoint is None:
+            self._manager.tell(int(event.guild_id), moves.ServerNull())
+        else:
+            self._manager.tell(int(event.guild_id), moves.Server(event.token, event.raw_endpoint))
+
+    async def on_ready(self, event: hikari.ShardReadyEvent) -> None:
+        # `bot.shards` is still empty now: the event's own shard is what can be sent through.
+        self._manager.ready(event.shard, int(event.my_user.id))
+
+    async def on_resumed(self, event: hikari.ShardResumedEvent) -> None:
+        self._manager.resumed(event.shard)
+
+    async def on_disconnected(self, event: hikari.ShardDisconnectedEvent) -> None:
+        self._manager.tell_shard(event.shard.id, moves.GatewayDown())
+
+    async def on_guild_available(self, event: hikari.GuildAvailableEvent) -> None:
+        state = event.voice_states.get(hikari.Snowflake(self._manager.user_id))
+        channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
+        session_id = state.session_id if state is not None else None
+        self._manager.tell(int(event.guild_id), moves.GuildHere(channel_id, session_id))
+
+    async def on_guild_leave(self, event: hikari.GuildLeaveEvent) -> None:
+        self._manager.tell(int(event.guild_id), moves.GuildGone())
+
+    async def on_channel_delete(self, event: hikari.GuildChannelDeleteEvent) -> None:
+        self._manager.tell(int(event.guild_id), moves.ChannelGone(int(event.channel_id)))
