@@ -84,6 +84,7 @@ _WAITS_FOR = {
     GatewayState.SELECT: "did not describe the session",
 }
 _RECENT = 64
+_MAX_OUT = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -543,7 +544,9 @@ class VoiceGateway:
             self._events.append(StateChanged(public_name(state)))
 
     def send(self, op: Op, data: dict[str, Any]) -> None:
-        """Queue one text frame."""
+        """Queue one text frame; a server that reads none of a thousand loses what comes on top."""
+        if len(self.out) >= _MAX_OUT:
+            return
         self.out.append(json.dumps({"op": int(op), "d": data}))
 
     def _drop(self, reason: str) -> None:

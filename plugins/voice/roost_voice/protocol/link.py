@@ -108,6 +108,11 @@ class LinkProtocol:
         """The gateway's state, by its public name."""
         return gateway.public_name(self._gateway.state)
 
+    @property
+    def frames_waiting(self) -> bool:
+        """Whether `take_frames` has something."""
+        return bool(self._gateway.out)
+
     def take_frames(self) -> list[str | bytes]:
         """Frames for the gateway's socket: ``str`` as text, ``bytes`` as binary."""
         out = self._gateway.out
