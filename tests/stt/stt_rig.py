@@ -1,0 +1,90 @@
+"""Recordings as Opus packets, and a worker with what came out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import roost_voice.sim
+from roost_stt.engine import SpeechWorker, Trouble
+
+from roost.audio import AudioFrame
+from roost.opus import encode_all
+from roost.scopes import Scope
+from roost.speech import EngineSpec, Transcript
+
+RECORDINGS = Path(roost_voice.sim.__file__).parent / "recordings"
+SCRIPTED = "roost_stt.worker.engines.scripted:create"
+WHISPER = "roost_stt.worker.engines.whisper:create"
+
+
+def samples_of(name: str) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """A shipped recording, 48 kHz mono."""
+    resampler = av.AudioResampler("s16", "mono", 48_000)
+    parts = []
+    with av.open(next(RECORDINGS.glob(f"{name}.*"))) as file:
+        for frame in file.decode(audio=0):
+            parts += [out.to_ndarray().reshape(-1) for out in resampler.resample(frame)]
+    parts += [out.to_ndarray().reshape(-1) for out in resampler.resample(None)]
+    return np.concatenate(parts)
+
+
+def packets_of(name: str) -> list[bytes]:
+    return encode_all(samples_of(name))
+
+
+def manifest() -> dict[str, str]:
+    """Name to text."""
+    entries = json.loads((RECORDINGS / "manifest.json").read_text())
+    entries = entries.get("recordings", entries) if isinstance(entries, dict) else entries
+    return {str(entry.get("name") or entry.get("id")): str(entry["text"]) for entry in entries}
+
+
+@dataclasses.dataclass
+class Rig:
+    """A worker and what came out of it."""
+
+    worker: SpeechWorker
+    scope: Scope
+    transcripts: list[Transcript]
+    arrived_s: list[float]
+    troubles: list[tuple[Trouble, int | None, str]]
+    changed: asyncio.Event
+
+    async def until(self, count: int, timeout_s: float = 20.0) -> None:
+        """Wait for that many transcripts."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.transcripts) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def say(self, packets: list[bytes], *, user: int = 7, guild: int = 1, real_time: bool = False) -> float:
+        """Write packets as one speaker; gives the loop's time at the last one."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        for number, packet in enumerate(packets):
+            self.worker.write(AudioFrame(guild, user, user, number * 960, packet))
+            if real_time:
+                await asyncio.sleep(max(0.0, begin + (number + 1) * 0.02 - loop.time()))
+            elif number % 100 == 99:
+                await asyncio.sleep(0.005)
+        return loop.time()
+
+    async def drain(self, guild: int = 1, timeout_s: float = 20.0) -> bool:
+        return await self.worker.drain(guild, asyncio.get_running_loop().time() + timeout_s)
+
+    def text(self, user: int = 7) -> str:
+        return " ".join(each.text for each in self.transcripts if each.user_id == user and each.text)
+
+
+Build = Callable[..., Awaitable[Rig]]
+
+
+def scripted(*texts: str, delay_s: float = 0.0) -> EngineSpec:
+    return EngineSpec(SCRIPTED, {"texts": list(texts), "delay_s": delay_s})

@@ -1,0 +1,244 @@
+"""The real worker process, on human recordings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from roost_stt.engine import State, Trouble
+from stt_rig import Build, manifest, packets_of, samples_of, scripted
+
+from roost.audio import SILENCE_FRAME
+from roost.opus import encode_all
+from roost.text import wer
+
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_shipped_recordings_are_understood(rig: Build) -> None:
+    made = await rig()
+    texts = manifest()
+    for user, name in enumerate(texts):
+        await made.say(packets_of(name), user=user)
+    assert await made.drain()
+    heard = [made.text(user) for user in range(len(texts))]
+    assert wer(list(texts.values()), heard) <= 0.08
+    stats = made.worker.stats()
+    assert stats["frames_dropped"] == 0
+    for user, name in enumerate(texts):
+        packets = packets_of(name)
+        audible = [packet for packet in packets if packet != SILENCE_FRAME]
+        assert len(audible) <= stats["decoded"][user] <= len(packets)
+
+
+async def test_two_at_once_keep_their_words_and_come_in_time(rig: Build) -> None:
+    made = await rig()
+    texts = manifest()
+    farewell = [SILENCE_FRAME] * 5
+    first, second = await asyncio.gather(
+        made.say(packets_of("lv_0890") + farewell, user=1, real_time=True),
+        made.say(packets_of("lv_0870") + farewell, user=2, real_time=True),
+    )
+    async with asyncio.timeout(5):
+        while not (made.text(1).rstrip(".").endswith("ill-disposed") and made.text(2).rstrip(".").endswith("for them")):
+            made.changed.clear()
+            await made.changed.wait()
+    assert wer(texts["lv_0890"], made.text(1)) <= 0.08
+    assert wer(texts["lv_0870"], made.text(2)) <= 0.08
+    last = {each.user_id: at for each, at in zip(made.transcripts, made.arrived_s, strict=True)}
+    assert max(last[1] - first, last[2] - second) <= 1.5
+
+
+async def test_noise_and_silence_give_no_text(rig: Build) -> None:
+    made = await rig()
+    noise = np.random.default_rng(1)
+    hiss = (noise.standard_normal(48_000 * 8) * 2500).astype(np.int16)
+    hum = (np.sin(np.arange(48_000 * 8) * 2 * np.pi * 100 / 48_000) * 8000).astype(np.int16)
+    for user, samples in enumerate((hiss, hum, np.zeros(48_000 * 8, np.int16))):
+        await made.say(encode_all(samples), user=user)
+    await made.say([SILENCE_FRAME] * 500, user=9)
+    assert await made.drain()
+    assert [each.text for each in made.transcripts if each.text] == []
+
+
+async def test_damaged_packets_do_not_end_anything(rig: Build) -> None:
+    made = await rig(scripted("{seconds}"))
+    packets = packets_of("lv_0880")
+    for number in range(0, len(packets), 10):
+        packets[number] = b"\xff" * 40
+    await made.say(packets)
+    assert await made.drain()
+    assert made.transcripts
+    assert made.worker.state is State.READY
+
+
+async def test_packets_that_cease_end_the_utterance(rig: Build) -> None:
+    made = await rig(scripted("{user}"))
+    await made.say(packets_of("lv_0880")[:80])
+    await made.until(1, 3.0)
+    assert made.text() == "7"
+
+
+async def test_a_killed_worker_costs_time_but_no_words(rig: Build) -> None:
+    made = await rig()
+    await made.say(packets_of("lv_0890"))
+    assert made.worker.pid is not None
+    os.kill(made.worker.pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    await made.say(packets_of("lv_0930"), user=8)
+    assert await made.drain()
+    assert wer(manifest()["lv_0890"], made.text()) <= 0.1
+    assert wer(manifest()["lv_0930"], made.text(8)) <= 0.15
+    assert made.worker.stats()["crashes"] == 1
+    assert time.monotonic() - killed_s < 10
+    assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
+
+
+async def test_speech_that_kills_the_engine_is_given_up_and_others_go_on(rig: Build) -> None:
+    made = await rig(scripted("!crash"), backoff_s=(0.0,), crashes_per_window=10)
+    await made.say(packets_of("lv_0880")[:100])
+    async with asyncio.timeout(20):
+        while Trouble.LOST not in [what for what, *_ in made.troubles]:
+            made.changed.clear()
+            await made.changed.wait()
+    assert made.worker.stats()["crashes"] == 3  # the first time and two retries
+    assert await made.drain()
+    assert made.worker.stats()["kept_frames"] == 0
+
+
+async def test_a_worker_that_keeps_dying_is_given_up(rig: Build) -> None:
+    made = await rig(scripted("x"), backoff_s=(0.0,), crashes_per_window=2)
+    for _ in range(2):
+        async with asyncio.timeout(10):
+            while made.worker.pid is None or made.worker.state is not State.READY:
+                await asyncio.sleep(0.01)
+        os.kill(made.worker.pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while made.worker.state is State.READY:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while made.worker.state is not State.FAILED:
+            await asyncio.sleep(0.01)
+    assert made.troubles[-1][0] is Trouble.FAILED
+    await made.worker.start(made.scope)
+    assert made.worker.state is State.READY
+
+
+async def test_a_stopped_worker_is_noticed_and_replaced(rig: Build) -> None:
+    made = await rig(scripted("back"), heartbeat_s=0.1, silent_s=0.5)
+    pid = made.worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        while not made.troubles:
+            made.changed.clear()
+            await made.changed.wait()
+    assert not psutil.pid_exists(pid)
+    await made.say(packets_of("lv_0880"))
+    assert await made.drain()
+    assert made.text() == "back"
+
+
+async def test_purged_speech_never_becomes_text(rig: Build) -> None:
+    made = await rig(scripted("{user}", delay_s=0.2))
+    for user in (1, 2):
+        await made.say(packets_of("lv_0880")[:100], user=user)
+    made.worker.purge(1, 1)
+    assert await made.worker.purged(asyncio.get_running_loop().time() + 3)
+    assert await made.drain()
+    assert {each.user_id for each in made.transcripts} == {2}
+    assert made.worker.stats()["kept_frames"] == 0 or all(key != (1, 1) for key in made.worker._kept)
+
+
+async def test_frames_nobody_sent_are_not_decoded(rig: Build) -> None:
+    made = await rig(scripted("x"))
+    await made.say(packets_of("lv_0880")[:50], user=1)
+    assert await made.drain()
+    assert made.worker.stats()["decoded"] == {1: 50}
+
+
+async def test_closing_ends_the_process_at_once(rig: Build) -> None:
+    made = await rig(scripted("x", delay_s=5))
+    await made.say(packets_of("lv_0880"))
+    pid = made.worker.pid
+    assert pid is not None
+    await asyncio.sleep(0.3)
+    began_s = time.monotonic()
+    await made.worker.close()
+    assert time.monotonic() - began_s < 0.5
+    assert not psutil.pid_exists(pid)
+
+
+async def test_an_engine_that_cannot_start_says_why(rig: Build) -> None:
+    from roost.errors import SpeechError
+    from roost.speech import EngineSpec
+
+    with pytest.raises(SpeechError, match="No module named 'no_such_engine'"):
+        await rig(EngineSpec("no_such_engine:create"))
+
+
+PARENT = """
+import asyncio, sys
+from roost.audio import AudioFrame
+from roost.scopes import Scope
+from roost.speech import EngineSpec
+from roost_stt.engine import SpeechWorker, WorkerSettings
+sys.path.insert(0, sys.argv[1])
+from stt_rig import packets_of
+
+async def main():
+    spec = EngineSpec("roost_stt.worker.engines.scripted:create", {"texts": ["x"], "delay_s": 60})
+    worker = SpeechWorker(WorkerSettings(spec), print, print)
+    await worker.start(Scope("parent"))
+    for number, packet in enumerate(packets_of("lv_0880")):
+        worker.write(AudioFrame(1, 2, 3, number * 960, packet))
+    await asyncio.sleep(1.5)
+    print(worker.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_worker_is_gone_when_the_bot_is_killed() -> None:
+    root = os.fspath(Path(__file__).parent)
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(PARENT), root, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            child = psutil.Process(int(await parent.stdout.readline()))
+        parent.kill()
+        began_s = time.monotonic()
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() - began_s < 0.2, "the worker outlived the bot"
+            time.sleep(0.001)
+    finally:
+        if parent.returncode is None:
+            parent.kill()
+        await parent.wait()
+
+
+async def test_the_bot_side_imports_no_model_library() -> None:
+    code = (
+        "import sys, roost_stt.plugin, roost_stt.engine; "
+        "print([m for m in ('faster_whisper','ctranslate2','onnxruntime','av','numpy','soxr') if m in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == "[]"
+
+
+def test_recordings_are_what_they_should_be() -> None:
+    assert set(manifest()) >= {"lv_0870", "lv_0880", "lv_0890", "lv_0920", "lv_0930", "jfk"}
+    assert len(samples_of("lv_0880")) > 48_000
