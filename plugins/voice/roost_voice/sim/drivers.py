@@ -70,6 +70,9 @@ class WebSocketPipe:
         self._put(frame)
 
     def close(self, code: int) -> None:
+        if self._mute:
+            self.reset()
+            return
         self._put(code)
         self.closing = True
 
@@ -94,17 +97,21 @@ class WebSocketPipe:
         self._transport.pause_reading()
 
     async def write(self) -> None:
-        """Send what is queued, until a close code has been sent."""
+        """Send what is queued; after a close frame, give the client a moment to answer it, then drop TCP."""
         while True:
             item = await self._queue.get()
-            if isinstance(item, int):
-                await self._socket.close(code=item)
-                return
             try:
                 if isinstance(item, str):
                     await self._socket.send_str(item)
-                else:
+                elif isinstance(item, bytes):
                     await self._socket.send_bytes(item)
+                else:
+                    # Not aiohttp's close(): that drops TCP before the client has answered, and an aiohttp client then
+                    # reports 1006 instead of our code.
+                    await self._socket.send_frame(struct.pack(">H", item), WSMsgType.CLOSE)
+                    await asyncio.sleep(_CLOSE_S)
+                    self._transport.abort()
+                    return
             except ConnectionError:
                 return
 
@@ -145,7 +152,7 @@ class GatewayDriver:
             self._runner = None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        websocket = web.WebSocketResponse(timeout=_CLOSE_S, max_msg_size=_MAX_MESSAGE_BYTES)
+        websocket = web.WebSocketResponse(autoclose=False, max_msg_size=_MAX_MESSAGE_BYTES)
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a voice gateway: connect with a websocket\n")
         await websocket.prepare(request)
@@ -156,21 +163,28 @@ class GatewayDriver:
         pipe = WebSocketPipe(next(self._numbers), websocket, transport, virtual)
         self._pipes[pipe.id] = pipe
         writer = self._scope.spawn(pipe.write(), f"ws-{pipe.id}")
+        code: int | None = None
         try:
             self._server.opened(pipe, time.monotonic())
-            async for message in websocket:
-                if pipe.closing:
-                    continue
-                if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-                    self._server.received(pipe, message.data, time.monotonic())
+            code = await self._read(pipe, websocket)
         finally:
             del self._pipes[pipe.id]
-            code = None if pipe.closing or websocket.close_code == 1006 else websocket.close_code
-            self._server.closed(pipe, code, time.monotonic())
-            if pipe.closing and not pipe.gone:
-                await asyncio.wait([writer], timeout=2 * _CLOSE_S)
+            self._server.closed(pipe, None if pipe.closing else code, time.monotonic())
             writer.cancel()
+        if code is not None and not pipe.closing:
+            await websocket.close(code=code)
+        transport.close()
         return websocket
+
+    async def _read(self, pipe: WebSocketPipe, websocket: web.WebSocketResponse) -> int | None:
+        """Feed messages to the server until the websocket ends; the code of the client's close frame, if any."""
+        while True:
+            message = await websocket.receive()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if not pipe.closing:
+                    self._server.received(pipe, message.data, time.monotonic())
+            else:
+                return int(message.data or 1005) if message.type is WSMsgType.CLOSE else None
 
 
 class UdpDriver(asyncio.DatagramProtocol):

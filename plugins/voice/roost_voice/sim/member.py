@@ -328,8 +328,8 @@ class Member:
         try:
             await self.wait_ready(wait_s)
             await self.say_speaking(1)
-            await asyncio.sleep(_SPEAKING_LEAD_S)
             try:
+                await asyncio.sleep(_SPEAKING_LEAD_S)
                 started_at = time.monotonic()
                 ended_at = started_at
                 for number, packet in enumerate(packets):
