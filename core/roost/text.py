@@ -67,7 +67,10 @@ def ordinal_words(number: int) -> str:
 
 
 def _spell(match: re.Match[str]) -> str:
-    whole = int(match["whole"].replace(",", "") or 0)
+    digits = match["whole"].replace(",", "")
+    if len(digits) > 12:  # an identifier rather than a quantity
+        return " " + " ".join(_ONES[int(digit)] for digit in digits) + " "
+    whole = int(digits)
     suffix = match["suffix"]
     if suffix in ("st", "nd", "rd", "th"):
         return f" {ordinal_words(whole)} "

@@ -8,12 +8,12 @@ from typing import Any
 
 import psutil
 import pytest
-from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings, WorkerTiming
-from roost_stt.models import locate
 from stt_rig import WHISPER, Build, Rig
 
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
+from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings, WorkerTiming
+from roost_stt.models import locate
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 
 import av
 import numpy as np
-import roost_voice.sim
-from roost_stt.engine import SpeechWorker, Trouble
 
+import roost_voice.sim
 from roost.audio import AudioFrame
 from roost.opus import encode_all
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
+from roost_stt.engine import SpeechWorker, Trouble
 
 RECORDINGS = Path(roost_voice.sim.__file__).parent / "recordings"
 SCRIPTED = "roost_stt.worker.engines.scripted:create"

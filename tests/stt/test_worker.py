@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from roost_stt.engine import State, Trouble
 from stt_rig import Build, manifest, packets_of, samples_of, scripted
 
 from roost.audio import SILENCE_FRAME
 from roost.opus import encode_all
 from roost.text import wer
-
+from roost_stt.engine import State, Trouble
 
 pytestmark = pytest.mark.e2e
 

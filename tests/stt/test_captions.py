@@ -1,0 +1,183 @@
+"""What captions look like and when they are posted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost.errors import ResourceError
+from roost.scopes import Scope
+from roost_stt.captions import MESSAGE_LIMIT, QUEUE_LIMIT, Captioner, ChannelRate, Line, clean, display_name, render
+
+pytestmark = pytest.mark.unit
+
+
+def test_an_ordinary_line() -> None:
+    assert render([Line("Ada", "Don't ask: it's 5 o'clock, isn't it?")]) == [
+        "**Ada**: Don't ask: it's 5 o'clock, isn't it?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "@everyone",
+        "@here",
+        "<@123>",
+        "<@&123>",
+        "<#123>",
+        "</join:123>",
+        "<t:0:R>",
+        "<a:x:1>",
+        "https://evil.example",
+        "discord.gg/abc",
+        "[a](https://b)",
+        "**bold**",
+        "||spoiler||",
+        "`code`",
+        "__u__",
+        "~~s~~",
+        ":smile:",
+    ],
+)
+def test_nothing_pings_links_or_formats(hostile: str) -> None:
+    for line in (Line("Ada", f"hello {hostile} there"), Line(hostile, "hello")):
+        (message,) = render([line])
+        bare = re.sub(r"\\.", "", message).removeprefix("**").replace("**:", ":", 1)
+        assert not re.search(r"[*_~`|<>@#\[\]()]|://|gg/|:\w+:", bare), message
+
+
+def test_text_that_hides_or_turns_is_neutralised() -> None:
+    assert clean("a\u202eb\u200bc\u2066d\u2069e\ufefff\x00g\u00adh\u061ci") == "abcdefghi"
+    assert clean("one\ntwo\u2028three\r\n# four") == "one two three # four"
+    assert clean("z" + "\u0301" * 20) == "ź\u0301\u0301"
+    assert display_name("\u200b\u202e \u2800") == "Someone"
+    assert display_name("x" * 100) == "x" * 32
+
+
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=5000)), max_size=4))
+def test_messages_fit_and_no_escape_is_cut(lines: list[tuple[str, str]]) -> None:
+    for message in render([Line(*line) for line in lines]):
+        assert 0 < len(message.encode("utf-16-le")) // 2 <= MESSAGE_LIMIT
+        assert not re.search(r"(?<!\\)(\\\\)*\\($|\s)", message)
+
+
+def test_lines_are_packed_and_long_ones_keep_their_name() -> None:
+    assert render([Line("A", "x"), Line("B", "y")]) == ["**A**: x\n**B**: y"]
+    parts = render([Line("A", "word " * 900)])
+    assert len(parts) == 3
+    assert all(part.startswith("**A**: word") for part in parts)
+    assert sum(part.count("word") for part in parts) == 900
+
+
+def test_five_messages_in_five_seconds() -> None:
+    rate = ChannelRate()
+    for moment in (0.0, 0.1, 0.2, 0.3, 0.4):
+        assert rate.wait_s(moment) == 0.0
+        rate.sent(moment)
+    assert rate.wait_s(1.0) == pytest.approx(4.0)
+    assert rate.wait_s(5.0) == 0.0
+
+
+class Channel:
+    """Takes posts; may be slow or refuse."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.delay_s = 0.0
+        self.refuse = False
+
+    async def post(self, text: str) -> None:
+        await asyncio.sleep(self.delay_s)
+        if self.refuse:
+            raise ResourceError("no")
+        self.messages.append(text)
+
+
+def soon(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
+    channel, scope = Channel(), Scope("test")
+    captioner = Captioner(channel.post, ChannelRate(3, 0.3))
+    scope.spawn(captioner.run(), "captions")
+    for number in range(8):
+        captioner.add(Line("A", str(number)))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await captioner._idle.wait()
+    assert channel.messages[:3] == ["**A**: 0", "**A**: 1", "**A**: 2"]
+    assert channel.messages[3:] == ["\n".join(f"**A**: {n}" for n in range(3, 8))]
+    assert captioner.merged == 4
+    await scope.aclose()
+
+
+async def test_a_flush_does_not_wait_for_the_rate() -> None:
+    channel, scope = Channel(), Scope("test")
+    captioner = Captioner(channel.post, ChannelRate(1, 60))
+    scope.spawn(captioner.run(), "captions")
+    for number in range(3):
+        captioner.add(Line("A", str(number)))
+    await asyncio.sleep(0.02)
+    assert channel.messages == ["**A**: 0"]
+    assert await captioner.flush(soon(2))
+    assert channel.messages[1:] == ["**A**: 1\n**A**: 2"]
+    await scope.aclose()
+
+
+async def test_a_flush_keeps_its_deadline() -> None:
+    channel, scope = Channel(), Scope("test")
+    channel.delay_s = 30
+    captioner = Captioner(channel.post, ChannelRate())
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("A", "x"))
+    began = asyncio.get_running_loop().time()
+    assert not await captioner.flush(soon(0.1))
+    assert asyncio.get_running_loop().time() - began < 0.5
+    await scope.aclose()
+
+
+async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
+    channel, scope = Channel(), Scope("test")
+    captioner = Captioner(channel.post, ChannelRate())
+    for number in range(QUEUE_LIMIT + 5):
+        captioner.add(Line("A", f"n{number}"))
+    assert captioner.dropped == 5
+    scope.spawn(captioner.run(), "captions")
+    assert await captioner.flush(soon(2))
+    text = "\n".join(channel.messages)
+    assert text.count("5 captions were left out") == 1
+    assert "n4\n" not in text
+    assert text.index("n5") < text.index(f"n{QUEUE_LIMIT + 4}")
+    await scope.aclose()
+
+
+async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
+    channel, scope = Channel(), Scope("test")
+    captioner = Captioner(channel.post, ChannelRate())
+    scope.spawn(captioner.run(), "captions")
+    channel.refuse = True
+    captioner.add(Line("A", "x"))
+    assert await captioner.flush(soon(1))
+    channel.refuse = False
+    captioner.add(Line("A", "y"))
+    assert await captioner.flush(soon(1))
+    assert (captioner.failed, captioner.posted, channel.messages) == (1, 1, ["**A**: y"])
+    await scope.aclose()
+
+
+async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
+    channel, scope = Channel(), Scope("test")
+    captioner = Captioner(channel.post, ChannelRate())
+    captioner.add(Line("A", "x", 1))
+    captioner.add(Line("B", "y", 2))
+    captioner.forget(1)
+    scope.spawn(captioner.run(), "captions")
+    assert await captioner.flush(soon(1))
+    assert channel.messages == ["**B**: y"]
+    await scope.aclose()

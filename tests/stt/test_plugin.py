@@ -1,0 +1,322 @@
+"""The plugin with a real worker process (scripted engine), the real dispatcher, and a session that a test controls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import types
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import hikari
+import psutil
+import pytest
+from stt_rig import packets_of
+
+from roost.audio import AudioFrame, FrameSink, VoiceSession
+from roost.config import build
+from roost.dispatch import Dispatcher
+from roost.errors import ClosedError, ConfigError, RoostError
+from roost.hooks import Meta, hookimpl
+from roost.scopes import Scope
+from roost.speech import Transcript
+from roost_stt.config import SttConfig
+from roost_stt.plugin import SttPlugin
+
+pytestmark = pytest.mark.e2e
+
+GUILD, VOICE, TEXT, ADA, BEN = 1, 20, 30, 7, 8
+
+
+class FakeSession:
+    """What the voice plugin would hand out."""
+
+    def __init__(self) -> None:
+        self.id = "s1"
+        self.guild_id = GUILD
+        self.channel_id = VOICE
+        self.members = frozenset({ADA, BEN})
+        self.sinks: list[FrameSink] = []
+        self.closed = False
+
+    def attach(self, sink: FrameSink) -> Callable[[], None]:
+        if self.closed:
+            raise ClosedError("closed")
+        self.sinks.append(sink)
+        return lambda: self.sinks.remove(sink)
+
+    def say(self, packets: list[bytes], user: int = ADA) -> None:
+        for number, packet in enumerate(packets):
+            for sink in self.sinks:
+                sink.write(AudioFrame(GUILD, user, user, number * 960, packet))
+
+
+class Guest:
+    """Another plugin that looks at transcripts."""
+
+    def __init__(self) -> None:
+        self.ready: list[Transcript] = []
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("guest")
+
+    @hookimpl
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
+        import dataclasses
+
+        if "secret" in draft.text:
+            return dataclasses.replace(draft, text="")
+        return dataclasses.replace(draft, text=draft.text.upper())
+
+    @hookimpl
+    async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:
+        self.ready.append(transcript)
+
+
+class House:
+    """The parts of the host that the plugin touches."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.messages: list[tuple[int, str, dict[str, Any]]] = []
+        self.posted = asyncio.Event()
+        self.kept: dict[tuple[int | None, str], Any] = {}
+        self.dispatcher = Dispatcher(lambda: ["stt", "guest"], lambda plugin, guild: True)
+        self.guest = Guest()
+        self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
+        self.bot = types.SimpleNamespace(
+            rest=types.SimpleNamespace(create_message=self._create_message),
+            cache=types.SimpleNamespace(
+                get_member=lambda guild, user: types.SimpleNamespace(display_name={ADA: "Ada*", BEN: "Ben"}[user]),
+                get_voice_state=lambda guild, user: None,
+            ),
+        )
+        self.session = FakeSession()
+
+    async def _create_message(self, channel: int, text: str, **options: Any) -> None:
+        self.messages.append((channel, text, options))
+        self.posted.set()
+
+    async def load(self) -> SttPlugin:
+        self.plugin = SttPlugin()
+        self.dispatcher.manager.register(self.plugin, "stt")
+        self.scope = Scope("plugin:stt")
+        self.ctx: Any = types.SimpleNamespace(
+            name="stt",
+            bot=self.bot,
+            hooks=self.dispatcher,
+            settings=types.SimpleNamespace(get=self._get, set=self._set),
+            config=self.config,
+            scope=self.scope,
+            task=self.scope.spawn,
+        )
+        await self.plugin.on_load(self.ctx)
+        return self.plugin
+
+    async def unload(self, reason: str = "shutdown") -> None:
+        await self.plugin.on_unload(self.ctx, reason)
+        assert await self.scope.aclose() == []
+        self.dispatcher.manager.unregister(name="stt")
+
+    async def _get(self, guild: int | None, key: str, default: Any = None) -> Any:
+        return self.kept.get((guild, key), default)
+
+    async def _set(self, guild: int | None, key: str, value: Any) -> None:
+        self.kept[guild, key] = value
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text, _ in self.messages]
+
+    async def until(self, check: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not check():
+                self.posted.clear()
+                try:
+                    async with asyncio.timeout(0.05):
+                        await self.posted.wait()
+                except TimeoutError:
+                    continue
+
+    async def open(self) -> None:
+        await self.plugin.voice_session_opened(cast(VoiceSession, self.session))
+
+    async def close(self, seconds: float = 2.0) -> None:
+        session = cast(VoiceSession, self.session)
+        await self.plugin.voice_session_closing(session, "leave", asyncio.get_running_loop().time() + seconds)
+        self.session.closed = True
+        await self.plugin.voice_session_closed(session, "leave", cast(Any, None))
+
+    def workers(self) -> list[int]:
+        children = psutil.Process().children()
+        return [child.pid for child in children if "roost_stt.worker" in " ".join(child.cmdline())]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., Any]]:
+    houses: list[House] = []
+
+    async def build_house(**settings: Any) -> House:
+        house = House(**settings)
+        houses.append(house)
+        await house.load()
+        return house
+
+    yield build_house
+    for house in houses:
+        if not house.scope.closed:
+            await house.unload()
+        assert house.workers() == []
+        assert house.session.sinks == []
+
+
+@pytest.fixture(scope="module")
+def packets() -> list[bytes]:
+    return packets_of("lv_0880")
+
+
+async def start(house: House, user: int = ADA, channel: int = TEXT) -> str:
+    return await house.plugin.start_transcribing(GUILD, user, channel, False)
+
+
+async def test_start_speak_caption_stop(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello <@1>"])
+    with pytest.raises(RoostError, match="/voice join"):
+        await start(house)
+    await house.open()
+    assert house.workers() == []
+    with pytest.raises(RoostError, match="Only people in <#20>"):
+        await start(house, user=99)
+    assert await start(house) == "Transcribing <#20> into <#30>."
+    assert await start(house) == "I am already transcribing <#20> into <#30>."
+    assert len(house.workers()) == 1
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    channel, text, options = house.messages[0]
+    assert (channel, text) == (TEXT, "**Ada\\***: hello \\<\\@1\\>")
+    assert options["mentions_everyone"] is options["user_mentions"] is options["role_mentions"] is False
+    assert options["flags"] == hikari.MessageFlag.SUPPRESS_EMBEDS
+    assert "1 captions so far, speech engine ready" in house.plugin.describe(GUILD)
+    assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
+    assert house.session.sinks == []
+    assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Nothing is being transcribed here."
+
+
+async def test_closing_posts_what_was_said_last(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["last words"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60])  # in mid-speech
+    await house.close()
+    assert house.texts == ["**Ada\\***: last words"]
+    assert house.session.sinks == []
+
+
+async def test_stopping_takes_nothing_more_and_closing_still_drains(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["before"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60])
+    await house.plugin.on_stopping(cast(Any, house.bot), asyncio.get_running_loop().time() + 0.2)
+    assert house.session.sinks == []
+    assert len(house.workers()) == 1
+    with pytest.raises(RoostError, match="shutting down"):
+        await start(house)
+    await house.close()
+    assert house.texts == ["**Ada\\***: before"]
+    await house.unload()
+    assert house.workers() == []
+
+
+async def test_unloading_ends_the_worker_whatever_it_does(make: Any, packets: list[bytes]) -> None:
+    house: House = await make()
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    (pid,) = house.workers()
+    os.kill(pid, signal.SIGSTOP)
+    began = asyncio.get_running_loop().time()
+    await house.plugin.on_unload(house.ctx, "disable")
+    await house.plugin.on_unload(house.ctx, "disable")
+    assert asyncio.get_running_loop().time() - began < 1.0
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_reload_in_the_middle_of_a_call_goes_on(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["again"])
+    await house.open()
+    await start(house)
+    await house.unload("reload")
+    assert house.session.sinks == []
+    await house.load()
+    await house.open()  # the host replays it
+    await house.until(lambda: bool(house.session.sinks))
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    assert house.texts == ["**Ada\\***: again"]
+
+
+async def test_other_plugins_may_change_and_drop(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["a secret", "a word"])
+    house.dispatcher.manager.register(house.guest, "guest")
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._worker.stats()["utterances"] == 1)  # type: ignore[union-attr]
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    assert house.texts == ["**Ada\\***: A WORD"]
+    await house.until(lambda: bool(house.guest.ready))
+    assert [each.text for each in house.guest.ready] == ["A WORD"]
+
+
+async def test_withdrawn_consent_reaches_every_queue(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["said by {user}"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60], ADA)
+    house.session.say(packets[:60], BEN)
+    for sink in house.session.sinks:
+        sink.purge(ADA)
+    await house.close()
+    assert house.texts == ["**Ben**: said by 8"]
+
+
+async def test_a_crash_is_told_once_and_the_words_come(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["here"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60])
+    worker = house.plugin._worker
+    assert worker is not None
+    for _ in range(2):
+        (pid,) = house.workers()
+        os.kill(pid, signal.SIGKILL)
+        await house.until(lambda before=pid: worker.pid not in (None, before) and worker.state.value == "ready")
+    assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
+    assert sum("starting again" in text for text in house.texts) == 1
+    assert "**Ada\\***: here" in "\n".join(house.texts)
+
+
+async def test_the_worker_ends_when_idle_and_comes_back(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(idle_s=0.1, script=["x"])
+    await house.open()
+    await start(house)
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    await house.until(lambda: house.workers() == [])
+    await start(house)
+    assert len(house.workers()) == 1
+
+
+async def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"stt\.device"):
+        build(SttConfig, {"device": "tpu"}, "stt")
+    with pytest.raises(ConfigError, match="no plugin provides the engine nonesuch"):
+        house = House(engine="nonesuch")
+        await house.load()
+        await house.open()
+        try:
+            await start(house)
+        finally:
+            await house.unload()
