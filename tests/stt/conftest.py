@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import psutil
 import pytest
-from stt_rig import WHISPER, Build, Rig
+from stt_rig import WHISPER, Build, Rig, worker_pids
 
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
@@ -49,4 +48,4 @@ async def rig() -> AsyncIterator[Build]:
         await each.worker.close()
         assert await each.scope.aclose() == []
         assert each.worker.pid is None
-    assert [child for child in psutil.Process().children() if "roost_stt.worker" in " ".join(child.cmdline())] == []
+    assert worker_pids() == []

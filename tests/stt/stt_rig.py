@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 
 import roost_voice.sim
 from roost.audio import AudioFrame
@@ -88,3 +89,17 @@ Build = Callable[..., Awaitable[Rig]]
 
 def scripted(*texts: str, delay_s: float = 0.0) -> EngineSpec:
     return EngineSpec(SCRIPTED, {"texts": list(texts), "delay_s": delay_s})
+
+
+def worker_pids() -> list[int]:
+    """Speech workers that are children of this process, unreaped ones included."""
+    found = []
+    for child in psutil.Process().children():
+        try:
+            if "roost_stt.worker" in child.cmdline():
+                found.append(child.pid)
+        except psutil.ZombieProcess:
+            found.append(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found

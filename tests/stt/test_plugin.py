@@ -12,7 +12,7 @@ from typing import Any, cast
 import hikari
 import psutil
 import pytest
-from stt_rig import packets_of
+from stt_rig import packets_of, worker_pids
 
 from roost.audio import AudioFrame, FrameSink, VoiceSession
 from roost.config import build
@@ -149,8 +149,7 @@ class House:
         await self.plugin.voice_session_closed(session, "leave", cast(Any, None))
 
     def workers(self) -> list[int]:
-        children = psutil.Process().children()
-        return [child.pid for child in children if "roost_stt.worker" in " ".join(child.cmdline())]
+        return worker_pids()
 
 
 @pytest.fixture

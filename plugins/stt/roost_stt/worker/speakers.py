@@ -21,6 +21,10 @@ IDLE_DECODER_S = 60.0
 MAX_CONCEAL_FRAMES = 20
 """Longer losses are a gap, not something to fill."""
 MAX_PACKET_SAMPLES = 5760
+MAX_SPEAKERS = 512
+"""With decoders of their own; beyond that the one silent for longest makes room."""
+MAX_COUNTED = 4096
+"""Former speakers counted by name; older ones are counted together, as user 0."""
 RESTING_FRAMES = 25
 """After so many silence frames in a row, further ones are not even decoded."""
 
@@ -164,6 +168,8 @@ class Speakers:
         key = (audio.guild_id, audio.user_id)
         speaker = self._speakers.get(key)
         if speaker is None:
+            if len(self._speakers) >= MAX_SPEAKERS:
+                self._make_room()
             speaker = self._speakers[key] = Speaker(self._model, self._options)
         self._give(key, speaker.frame(audio, now))
         # Other people's packets are proof of time passing even while this process lags behind.
@@ -213,9 +219,17 @@ class Speakers:
         damaged = self._damaged + sum(speaker.damaged for speaker in list(self._speakers.values()))
         return {"speakers": len(self._speakers), "damaged": damaged}
 
+    def _make_room(self) -> None:
+        oldest = min(self._speakers, key=lambda key: self._speakers[key].last_seen_s)
+        self._give(oldest, self._speakers[oldest].finish(Cut.ORDER))
+        self._drop(oldest)
+
     def _drop(self, key: Key) -> None:
         speaker = self._speakers.pop(key)
         self._damaged += speaker.damaged
+        if len(self._decoded) >= MAX_COUNTED and key[1] not in self._decoded:
+            first = next(user_id for user_id in self._decoded if user_id)
+            self._decoded[0] = self._decoded.get(0, 0) + self._decoded.pop(first)
         if speaker.decoded:
             self._decoded[key[1]] = self._decoded.get(key[1], 0) + speaker.decoded
 
