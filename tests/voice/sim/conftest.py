@@ -170,7 +170,7 @@ class Rig:
 
     def dave(self, user: int) -> Any:
         for session in self.voice.state()["voice_sessions"]:
-            if session["user_id"] == user:
+            if session["user_id"] == str(user):
                 return session["dave"]
         raise AssertionError(f"{user} has no session")
 

@@ -109,7 +109,7 @@ async def test_close_of_a_chosen_user(rig: Any) -> None:
     await client.to_described()
     await rig.join(11)
     rig.host.arm("close", code=4014, user_id="11")
-    await rig.host.logged(event="close", user_id=11, code=4014)
+    await rig.host.logged(event="close", user_id=str(11), code=4014)
     await client.until(13)
     await rig.until(lambda: rig.voice._running.members[GUILD, 11][0].closed)
 
@@ -237,7 +237,7 @@ async def bot(rig: Any) -> AsyncIterator[Member]:
 
 
 async def in_one_group(rig: Any, bot: Member, *users: int) -> None:
-    await rig.until(lambda: sorted(rig.dave(11)["members"]) == sorted((BOT, *users)))
+    await rig.until(lambda: sorted(rig.dave(11)["members"]) == sorted(map(str, (BOT, *users))))
     await rig.until(lambda: bot.ready and all(rig.voice.member(GUILD, user).ready for user in users))
 
 
@@ -248,7 +248,7 @@ async def test_flip_commit(rig: Any, bot: Member) -> None:
     await rig.join(13)
     await rig.until(lambda: not rig.host.armed["flip_commit"])
     if bot.problems:  # unless its own commit won: davey takes its word for that
-        await rig.host.logged(event="dave_invalid", user_id=BOT)
+        await rig.host.logged(event="dave_invalid", user_id=str(BOT))
     await in_one_group(rig, bot, 11, 12, 13)
     assert rig.dave(11)["epochs"] > before
 
@@ -271,7 +271,7 @@ async def test_flip_welcome(make_rig: Any) -> None:
     )
     running.scope.spawn(member.run(running.http, running.certificate.client, {}), "bot")
     await member.wait_live(5)
-    await rig.host.logged(event="dave_invalid", user_id=BOT)
+    await rig.host.logged(event="dave_invalid", user_id=str(BOT))
     await in_one_group(rig, member, 11, 12)
     assert member.problems == {"op_30": 1}
     await member.hang_up()
@@ -350,7 +350,7 @@ async def test_datagrams_nobody_expects(rig: Any) -> None:
     udp.send(rtp.seal(rtp.Packet(ssrc, 1, 1, b"x"), rtp.Cipher(rtp.AES256_GCM, key)))
     await rig.until(lambda: state()["voice_sessions"][0]["bad"].get("never_said_speaking") == 1)
     await client.send(5, {"speaking": 1, "delay": 0, "ssrc": ssrc})
-    await rig.host.logged(event="speaking", user_id=BOT)
+    await rig.host.logged(event="speaking", user_id=str(BOT))
     udp.send(packet)
     await rig.until(lambda: state()["voice_sessions"][0]["bad"].get("undecryptable") == 1)
     udp.send(rtp.seal(rtp.Packet(ssrc, 1, 1, b"x"), rtp.Cipher(rtp.AES256_GCM, key)))

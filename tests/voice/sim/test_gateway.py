@@ -40,7 +40,7 @@ async def test_handshake(rig: Any) -> None:
 async def test_others_are_announced(rig: Any) -> None:
     await rig.join(11, 12)
     await rig.voice.member(GUILD, 11).say_speaking(1)
-    await rig.host.logged(event="speaking", user_id=11)
+    await rig.host.logged(event="speaking", user_id=str(11))
     client = await rig.client()
     await client.to_ready()
     assert (await client.until(11))["d"] == {"user_ids": ["11", "12"]}
@@ -263,7 +263,7 @@ async def test_resume_of_what_has_left_the_buffer(make_rig: Any) -> None:
     again = await rig.client(like=client)
     await again.resume(0)
     assert await again.until_close() == 4006
-    assert BOT not in [session["user_id"] for session in rig.voice.state()["voice_sessions"]]
+    assert str(BOT) not in [session["user_id"] for session in rig.voice.state()["voice_sessions"]]
 
 
 async def test_resume_replaces_a_half_open_connection(rig: Any) -> None:

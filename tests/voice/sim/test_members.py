@@ -55,7 +55,7 @@ def listen(rig: Any, user: int) -> list[tuple[int, bytes]]:
 
 
 async def in_one_group(rig: Any, *users: int) -> None:
-    await rig.until(lambda: sorted(rig.dave(users[0])["members"]) == sorted(users))
+    await rig.until(lambda: sorted(rig.dave(users[0])["members"]) == sorted(map(str, users)))
     await rig.until(lambda: all(rig.voice.member(GUILD, user).ready for user in users))
 
 
@@ -132,7 +132,7 @@ async def test_invalid_welcome_is_recovered_from(rig: Any) -> None:
     member = rig.voice.member(GUILD, 12)
     await member._send(31, {"transition_id": 1})
     await member._new_group()
-    await rig.host.logged(event="dave_invalid", user_id=12)
+    await rig.host.logged(event="dave_invalid", user_id=str(12))
     await rig.until(lambda: rig.dave(12)["in_group"] and rig.dave(12)["epoch"] == 3)
     await in_one_group(rig, 11, 12, 13)
     heard = listen(rig, 12)
@@ -154,7 +154,7 @@ async def test_a_member_moves(rig: Any) -> None:
     await rig.join(11, 12)
     await rig.voice.member_join(GUILD, CHANNEL + 1, 12, "session-12")
     sessions = {session["user_id"]: session["channel_id"] for session in rig.voice.state()["voice_sessions"]}
-    assert sessions == {11: CHANNEL, 12: CHANNEL + 1}
+    assert sessions == {"11": str(CHANNEL), "12": str(CHANNEL + 1)}
     assert len(rig.host.open) == 2
 
 

@@ -115,9 +115,9 @@ class SimulatedVoice:
         return Ticket(grant.token, self.endpoint)
 
     def end(self, guild_id: int, user_id: int, code: int) -> None:
-        """Void the ticket and close the connection with `code`; nothing happens when there is none."""
-        running = self._need()
-        running.server.end(guild_id, user_id, code, time.monotonic())
+        """Void the ticket and close the connection with `code`; without effect where there is none."""
+        if self._running is not None:
+            self._running.server.end(guild_id, user_id, code, time.monotonic())
 
     # Members
 
@@ -152,7 +152,9 @@ class SimulatedVoice:
 
     async def member_leave(self, guild_id: int, user_id: int) -> None:
         """Disconnect a virtual member, also in mid-speech; nothing happens when it is not there."""
-        running = self._need()
+        running = self._running
+        if running is None:
+            return
         member, task = running.members.pop((guild_id, user_id), (None, None))
         if member is None or task is None:
             return

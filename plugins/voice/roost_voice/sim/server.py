@@ -22,7 +22,6 @@ _RESUMABLE = frozenset({1000, 1001, 1006, 4000, 4013, 4015})
 _ENDING = frozenset({1000, 1001})
 """Close codes with which a client ends its session for good."""
 _IGNORED_OPS = frozenset({12, 14, 15, 16, 18, 20})
-_TRACED = frozenset({"epoch", "reset", "upgrade", "prepare", "execute", "invalid"})
 
 
 class Refused(Exception):
@@ -289,7 +288,7 @@ class VoiceServer:
                 ),
             )
         room.sessions[user_id] = self._sessions[guild_id, user_id] = self._by_ssrc[session.ssrc] = session
-        self._log(session, "identify", channel_id=grant.channel_id)
+        self._log(session, "identify", channel_id=str(grant.channel_id))
         self._host.voice_identified(guild_id, user_id, pipe.id)
         self._greet(session, room)
 
@@ -396,10 +395,8 @@ class VoiceServer:
 
     def _log(self, session: Session, event: str, **fields: Any) -> None:
         pipe_id = session.pipe.id if session.pipe is not None else None
-        grant = session.grant
-        self._host.log(
-            "voice", event=event, guild_id=grant.guild_id, user_id=grant.user_id, connection_id=pipe_id, **fields
-        )
+        guild_id, user_id = str(session.grant.guild_id), str(session.user_id)
+        self._host.log("voice", event=event, guild_id=guild_id, user_id=user_id, connection_id=pipe_id, **fields)
 
     def _refuse(self, pipe: Pipe, code: int, reason: str, now: float) -> None:
         session = pipe.session
@@ -474,7 +471,12 @@ class VoiceServer:
         events, room.delivery.trace = room.delivery.trace, []
         for event in events:
             kind = event.pop("event")
-            self._host.log("voice", event=f"dave_{kind}", guild_id=room.guild_id, channel_id=room.channel_id, **event)
+            where = {"guild_id": str(room.guild_id), "channel_id": str(room.channel_id)}
+            if "user_id" in event:
+                event["user_id"] = str(event["user_id"])
+            if "users" in event:
+                event["users"] = [str(user) for user in event["users"]]
+            self._host.log("voice", event=f"dave_{kind}", **where, **event)
 
     # Faults
 
@@ -510,7 +512,7 @@ class VoiceServer:
         targets = self._targets(fault)
         if not targets:
             return False
-        self._host.log("voice", event="fault", name=fault.name, guild_id=fault.guild_id)
+        self._host.log("voice", event="fault", name=fault.name, guild_id=str(fault.guild_id))
         if fault.name == "downgrade_dave":
             room = self._room_of(targets[0])
             room.delivery.downgrade(now)

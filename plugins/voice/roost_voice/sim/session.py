@@ -123,10 +123,11 @@ class Session:
         return None
 
     def state(self) -> dict[str, Any]:
+        """For the control API; ids are strings, as everywhere in Discord's JSON."""
         return {
-            "guild_id": self.grant.guild_id,
-            "channel_id": self.grant.channel_id,
-            "user_id": self.user_id,
+            "guild_id": str(self.grant.guild_id),
+            "channel_id": str(self.grant.channel_id),
+            "user_id": str(self.user_id),
             "connection_id": self.pipe.id if self.pipe is not None else None,
             "virtual": self.grant.virtual,
             "ssrc": self.ssrc,
@@ -158,6 +159,6 @@ class Room:
             "epoch": self.delivery.epoch,
             "epochs": self.delivery.epochs,
             "in_group": self.delivery.in_group(user_id),
-            "members": list(self.delivery.group),
+            "members": [str(user) for user in self.delivery.group],
             "rejected": dict(self.delivery.rejected),
         }
