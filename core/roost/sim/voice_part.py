@@ -68,5 +68,9 @@ class VoicePart(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """``{"voice_sessions": [{guild_id, channel_id, user_id, connection_id, dave, ...}], "voice_ws": n, "udp": n}``."""
+        """``{"voice_sessions": [{guild_id, channel_id, user_id, connection_id, dave, ...}], "voice_ws", "udp"}``."""
+        ...
+
+    def faults(self) -> Mapping[str, str]:
+        """The faults that can be armed here: name -> what it does."""
         ...

@@ -1,0 +1,162 @@
+"""A client of the control API, for tests and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from roost.errors import ResourceError
+
+Answer = dict[str, Any]
+SPEAK_LIMIT_S = 600.0
+
+
+class ControlError(ResourceError):
+    """The simulator refused; the message is its one line."""
+
+
+class ControlClient:
+    """Use as an async context manager.
+
+    Args:
+        url: ``control_url`` of the simulator's card.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SPEAK_LIMIT_S))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:
+        """Any call of the control API.
+
+        Raises:
+            ControlError: The simulator refused.
+            ResourceError: It is gone.
+        """
+        assert self._http is not None
+        try:
+            async with self._http.request(method, f"{self._url}{path}", json=body, params=query) as response:
+                answer = await response.json()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ResourceError(f"the simulated Discord is gone: {error}") from error
+        if response.status >= 400:
+            raise ControlError(f"{path}: {answer.get('error', response.status)}")
+        return answer
+
+    async def slash(
+        self,
+        *,
+        member_id: int,
+        channel_id: int,
+        command: str,
+        options: Mapping[str, Any] | None = None,
+        wait_s: float = 5.0,
+        bot: int = 0,
+    ) -> Answer:
+        """Run a slash command and wait for its replies."""
+        body = {
+            "member_id": str(member_id),
+            "channel_id": str(channel_id),
+            "command": command,
+            "options": dict(options or {}),
+            "wait_s": wait_s,
+            "bot": bot,
+        }
+        return dict(await self.call("POST", "/slash", body))
+
+    async def press(
+        self,
+        *,
+        member_id: int,
+        message_id: int,
+        custom_id: str | None = None,
+        label: str | None = None,
+        wait_s: float = 5.0,
+    ) -> Answer:
+        """Press a button."""
+        body = {
+            "member_id": str(member_id),
+            "message_id": str(message_id),
+            "custom_id": custom_id,
+            "label": label,
+            "wait_s": wait_s,
+        }
+        return dict(await self.call("POST", "/press", body))
+
+    async def voice(self, *, member_id: int, channel_id: int | None, guild_id: int | None = None) -> None:
+        """Bring a virtual member into a voice channel, or out; returns when its client is live."""
+        body = {
+            "member_id": str(member_id),
+            "channel_id": channel_id and str(channel_id),
+            "guild_id": guild_id and str(guild_id),
+        }
+        await self.call("POST", "/voice", body)
+
+    async def speak(
+        self,
+        *,
+        member_id: int,
+        recording: str | None = None,
+        wav: str | None = None,
+        guild_id: int | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Have a member say a shipped recording or a WAV file (base64), in real time."""
+        body = {
+            "member_id": str(member_id),
+            "recording": recording,
+            "wav": wav,
+            "guild_id": guild_id and str(guild_id),
+            "params": dict(params or {}),
+        }
+        return dict(await self.call("POST", "/speak", body))
+
+    async def kick(self, *, member_id: int, guild_id: int | None = None) -> None:
+        await self.call("POST", "/kick", {"member_id": str(member_id), "guild_id": guild_id and str(guild_id)})
+
+    async def move(self, *, member_id: int, channel_id: int) -> None:
+        await self.call("POST", "/move", {"member_id": str(member_id), "channel_id": str(channel_id)})
+
+    async def permissions(
+        self, *, member_id: int, channel_id: int | None = None, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()
+    ) -> None:
+        body = {
+            "member_id": str(member_id),
+            "channel_id": channel_id and str(channel_id),
+            "allow": list(allow),
+            "deny": list(deny),
+        }
+        await self.call("POST", "/permissions", body)
+
+    async def gateway(self, action: str, **fields: Any) -> Answer:
+        return dict(await self.call("POST", "/gateway", {"action": action, **fields}))
+
+    async def fault(self, name: str, *, guild_id: int | None = None, times: int = 1, **params: Any) -> int:
+        """Arm a fault; gives its id."""
+        body = {"name": name, "guild_id": guild_id and str(guild_id), "params": params, "times": times}
+        return int((await self.call("POST", "/fault", body))["fault_id"])
+
+    async def state(self) -> Answer:
+        return dict(await self.call("GET", "/state"))
+
+    async def messages(self, *, channel_id: int) -> list[Answer]:
+        return list(await self.call("GET", "/messages", channel_id=str(channel_id)))
+
+    async def log(self, since: float = 0.0) -> list[Answer]:
+        return list((await self.call("GET", "/log", since=str(since)))["entries"])
+
+    async def recordings(self) -> list[Answer]:
+        return list(await self.call("GET", "/recordings"))

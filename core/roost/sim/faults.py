@@ -1,0 +1,88 @@
+"""Faults that can be armed, and the count of their uses. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+CORE_FAULTS: dict[str, str] = {
+    "drop_op4": "op 4 is ignored",
+    "delay_op4_events": "the events of an op 4 come late; params: delay_s",
+    "withhold_vsu": "op 4 brings no VOICE_STATE_UPDATE",
+    "withhold_vsrvu": "op 4 brings no VOICE_SERVER_UPDATE",
+    "endpoint_null_first": "the first VOICE_SERVER_UPDATE has no endpoint, another follows; params: delay_s",
+    "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
+    "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
+    "rest_error": "a REST request fails; params: method, path_prefix, status",
+    "deny_identify": "IDENTIFY is answered with op 9",
+    "swallow_resume": "RESUME is answered with op 9",
+}
+"""Names the core takes, with what they do. The voice part adds its own."""
+
+
+class UnknownFault(ValueError):
+    """The name is not one of the known."""
+
+
+@dataclasses.dataclass
+class ArmedFault:
+    id: int
+    name: str
+    guild_id: int | None
+    params: dict[str, Any]
+    times: int
+    """Uses left."""
+
+    def payload(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"guild_id": self.guild_id and str(self.guild_id)}
+
+
+class FaultTable:
+    """The armed faults.
+
+    Args:
+        known: Every name that may be armed.
+    """
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self.known = dict(known)
+        self._armed: dict[int, ArmedFault] = {}
+        self._ids = itertools.count(1)
+
+    def arm(self, name: str, guild_id: int | None, params: Mapping[str, Any], times: int) -> ArmedFault:
+        """Raises UnknownFault, naming the known."""
+        if name not in self.known:
+            raise UnknownFault(f"there is no fault {name!r}; there is: {', '.join(sorted(self.known))}")
+        fault = ArmedFault(next(self._ids), name, guild_id, dict(params), times)
+        self._armed[fault.id] = fault
+        return fault
+
+    def disarm(self, fault_id: int) -> bool:
+        return self._armed.pop(fault_id, None) is not None
+
+    def armed(self) -> list[ArmedFault]:
+        return list(self._armed.values())
+
+    def take(self, name: str, guild_id: int | None = None) -> Mapping[str, Any] | None:
+        """The parameters of an armed fault that concerns this guild, using up one of its times."""
+        for fault in self._armed.values():
+            if fault.name == name and fault.guild_id in (None, guild_id):
+                return self._use(fault)
+        return None
+
+    def take_rest(self, method: str, path: str) -> int | None:
+        """The status with which a REST request is to fail."""
+        for fault in self._armed.values():
+            wanted = fault.params
+            matches = fault.name == "rest_error" and wanted.get("method", method) == method
+            if matches and path.startswith(str(wanted.get("path_prefix", ""))):
+                return int(self._use(fault).get("status", 500))
+        return None
+
+    def _use(self, fault: ArmedFault) -> Mapping[str, Any]:
+        fault.times -= 1
+        if fault.times <= 0:
+            self._armed.pop(fault.id, None)
+        return fault.params

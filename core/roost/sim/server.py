@@ -1,0 +1,264 @@
+"""The simulated Discord as a whole: REST, gateway and control API on one loopback port, voice beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from roost.errors import ConfigError
+from roost.scopes import Scope
+from roost.sim.control import ControlApi
+from roost.sim.faults import CORE_FAULTS, FaultTable
+from roost.sim.gateway import Gateway
+from roost.sim.messages import MessageBook
+from roost.sim.ratelimit import RateLimiter
+from roost.sim.rest import RestApi
+from roost.sim.signalling import Signalling
+from roost.sim.voice_part import VoicePart
+from roost.sim.world import TEXT, VOICE, SimSettings, World
+
+VOICE_GROUP = "roost.sim"
+KEPT_LOG = 100_000
+
+
+class SimulatedDiscord:
+    """Use as an async context manager; at the end no socket, task or file is left.
+
+    Args:
+        settings: How it behaves.
+        port: Of REST, gateway and control API; None for any.
+        part: The voice part; None for the installed one, if there is one.
+    """
+
+    def __init__(
+        self, settings: SimSettings | None = None, *, port: int | None = None, part: VoicePart | None = None
+    ) -> None:
+        self.settings = settings or SimSettings()
+        self.world = World(self.settings)
+        self.book = MessageBook(self.world.snowflake)
+        self.limits = RateLimiter()
+        self.commands: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
+        self.part: VoicePart | None = part if part is not None else _installed_part()
+        self.faults = FaultTable({**CORE_FAULTS, **(self.part.faults() if self.part else {})})
+        self.voice = Signalling(self)
+        self.gateway = Gateway(self)
+        self.scope = Scope("sim")
+        self.entries: deque[dict[str, Any]] = deque(maxlen=KEPT_LOG)
+        self._entries_dropped = 0
+        self._wanted_port = port
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        rest, control = RestApi(self), ControlApi(self)
+        app = web.Application(middlewares=[rest.guard, control.guard], client_max_size=64 << 20)
+        rest.add_to(app.router)
+        control.add_to(app.router)
+        app.router.add_get("/gateway", self.gateway.handle)
+        app.router.add_get("/gateway/", self.gateway.handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        try:
+            await self._runner.setup()
+            site = web.TCPSite(self._runner, "127.0.0.1", self._wanted_port or 0)
+            try:
+                await site.start()
+            except OSError as error:
+                raise ConfigError(
+                    f"port {self._wanted_port} cannot be used ({error.strerror}); name a free one with --port"
+                ) from None
+            self._port = int(self._runner.addresses[0][1])
+            if self.part is not None:
+                await self.part.start(self)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            for connection in list(self.gateway.connections):
+                with suppress(ConnectionError):
+                    await connection.close(1001)
+            if self.part is not None:
+                await self.part.aclose()
+        finally:
+            await self.scope.aclose()
+            if self._runner is not None:
+                await self._runner.cleanup()
+
+    # Addresses
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api/v10"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}/gateway"
+
+    @property
+    def control_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/control"
+
+    def card(self) -> dict[str, Any]:
+        """The line that ``roost sim`` prints: where everything is, and who is there."""
+        return {
+            "rest_url": self.rest_url,
+            "gateway_url": self.gateway_url,
+            "control_url": self.control_url,
+            "ca_file": str(self.part.ca_file) if self.part else None,
+            "bots": [
+                {"token": bot.token, "application_id": str(bot.application_id), "user_id": str(bot.user.id)}
+                for bot in self.world.bots
+            ],
+            "guilds": [
+                {
+                    "id": str(guild.id),
+                    "name": guild.name,
+                    "voice_channels": [{"id": str(each.id), "name": each.name} for each in guild.of_type(VOICE)],
+                    "text_channels": [{"id": str(each.id), "name": each.name} for each in guild.of_type(TEXT)],
+                    "members": [
+                        {"id": str(member.user.id), "name": member.user.name}
+                        for member in guild.members.values()
+                        if not member.user.bot
+                    ],
+                }
+                for guild in self.world.guilds.values()
+            ],
+        }
+
+    # What the parts use
+
+    def log(self, kind: str, **fields: Any) -> None:
+        if len(self.entries) == KEPT_LOG:
+            self._entries_dropped += 1
+        self.entries.append({"t": time.monotonic(), "kind": kind, **fields})
+
+    def log_since(self, t: float) -> dict[str, Any]:
+        return {"entries": [each for each in self.entries if each["t"] > t], "dropped": self._entries_dropped}
+
+    def later(self, delay_s: float, action: Callable[[], Any]) -> None:
+        """Do something after a while, unless the simulator ends first."""
+
+        async def wait() -> None:
+            await asyncio.sleep(delay_s)
+            action()
+
+        if not self.scope.closed:
+            self.scope.spawn(wait(), "later")
+
+    def voice_identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
+        self.voice.identified(guild_id, user_id, connection_id)
+
+    def voice_closed(self, guild_id: int, user_id: int, connection_id: int, code: int | None) -> None:
+        self.voice.closed(guild_id, user_id, connection_id)
+
+    def take_fault(self, name: str, guild_id: int | None) -> Mapping[str, Any] | None:
+        return self.faults.take(name, guild_id)
+
+    def is_bot(self, user_id: int) -> bool:
+        return self.world.is_bot(user_id)
+
+    def state(self) -> dict[str, Any]:
+        """What ``GET /state`` answers."""
+        voice = self.part.state() if self.part else {"voice_sessions": [], "voice_ws": 0, "udp": 0}
+        tallies = self.voice.tallies
+        return {
+            "voice_sessions": voice["voice_sessions"],
+            "voice_states": [
+                {"guild_id": str(guild.id), "channel_id": str(state.channel_id), "user_id": str(state.user_id)}
+                for guild in self.world.guilds.values()
+                for state in guild.voice_states.values()
+            ],
+            "sessions": {
+                "live": sum(tally.live for tally in tallies.values()),
+                "opened": sum(tally.opened for tally in tallies.values()),
+                "closed": sum(tally.closed for tally in tallies.values()),
+                "per_guild": [
+                    {
+                        "guild_id": str(guild_id),
+                        "user_id": str(user_id),
+                        "live": tally.live,
+                        "opened": tally.opened,
+                        "closed": tally.closed,
+                        "max": tally.most,
+                    }
+                    for (guild_id, user_id), tally in tallies.items()
+                ],
+            },
+            "max_sessions_per_guild": max((tally.most for tally in tallies.values()), default=0),
+            "connections": {
+                "gateway": len(self.gateway.connections),
+                "voice_ws": voice["voice_ws"],
+                "udp": voice["udp"],
+            },
+            "gateway_sessions": [
+                {"bot_id": str(each.bot.user.id), "connected": each.connection is not None, "shard": list(each.shard)}
+                for each in self.gateway.sessions.values()
+            ],
+            "commands": {
+                "global" if guild is None else str(guild): [each["name"] for each in commands]
+                for (_, guild), commands in self.commands.items()
+            },
+            "voice_available": self.part is not None,
+            "t": time.monotonic(),
+        }
+
+
+def _installed_part() -> VoicePart | None:
+    for point in importlib.metadata.entry_points(group=VOICE_GROUP):
+        try:
+            create = point.load()
+        except ModuleNotFoundError:
+            continue
+        made: VoicePart = create()
+        return made
+    return None
+
+
+async def run(port: int | None, settings: SimSettings, *, exit_with_parent: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; prints the card as one JSON line when everything is open.
+
+    Args:
+        port: None for any free one.
+        settings: How it behaves.
+        exit_with_parent: Also end when standard input closes.
+
+    Raises:
+        ConfigError: The port is taken.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with SimulatedDiscord(settings, port=port) as sim:
+        if exit_with_parent:
+            loop.add_reader(sys.stdin.fileno(), _watch_stdin, stop)
+        print(json.dumps(sim.card()), flush=True)
+        try:
+            await stop.wait()
+        finally:
+            if exit_with_parent:
+                loop.remove_reader(sys.stdin.fileno())
+
+
+def _watch_stdin(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        stop.set()

@@ -1,0 +1,376 @@
+"""The simulated Discord's guilds, channels, members and voice states. Pure: no I/O; payloads are JSON-ready dicts."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+from typing import Any
+
+import hikari
+
+JOINED_AT = "2026-01-01T00:00:00+00:00"
+EVERYONE = int(
+    hikari.Permissions.VIEW_CHANNEL
+    | hikari.Permissions.SEND_MESSAGES
+    | hikari.Permissions.SEND_MESSAGES_IN_THREADS
+    | hikari.Permissions.EMBED_LINKS
+    | hikari.Permissions.READ_MESSAGE_HISTORY
+    | hikari.Permissions.ADD_REACTIONS
+    | hikari.Permissions.CONNECT
+    | hikari.Permissions.SPEAK
+    | hikari.Permissions.USE_VOICE_ACTIVITY
+    | hikari.Permissions.USE_APPLICATION_COMMANDS
+)
+ADMINISTRATOR = int(hikari.Permissions.ADMINISTRATOR)
+TEXT, VOICE = 0, 2
+
+Payload = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SimSettings:
+    """How the simulated Discord behaves.
+
+    Attributes:
+        ghost_null: Whether op 4 (null) of a new gateway session ends a voice state of an old one.
+        ghost_timeout_s: How long a voice state outlives a gateway connection that was lost without a close frame.
+        guilds: How many guilds there are.
+        shards: What ``/gateway/bot`` recommends.
+        heartbeat_ms: Of the gateway.
+        intents_allowed: Privileged intents that may be asked for (a bit field).
+        identifies_per_day: Of ``session_start_limit``.
+        voice_channels: Per guild.
+    """
+
+    ghost_null: str = "honoured"
+    ghost_timeout_s: float = 120.0
+    guilds: int = 2
+    shards: int = 1
+    heartbeat_ms: int = 41_250
+    intents_allowed: int = 0
+    identifies_per_day: int = 1000
+    voice_channels: int = 4
+
+
+class Snowflakes:
+    """Ids that only grow."""
+
+    def __init__(self) -> None:
+        self._next = itertools.count(1_400_000_000_000_000_000)
+
+    def __call__(self) -> int:
+        return next(self._next)
+
+
+@dataclasses.dataclass
+class User:
+    id: int
+    name: str
+    bot: bool = False
+
+    def payload(self) -> Payload:
+        return {
+            "id": str(self.id),
+            "username": self.name.lower(),
+            "discriminator": "0",
+            "global_name": self.name,
+            "avatar": None,
+            "bot": self.bot,
+            "public_flags": 0,
+            "flags": 0,
+        }
+
+
+@dataclasses.dataclass
+class Bot:
+    """An application and its bot user."""
+
+    user: User
+    token: str
+    application_id: int
+    identifies_left: int
+
+    def application(self, owner: User) -> Payload:
+        return {
+            "id": str(self.application_id),
+            "name": self.user.name,
+            "description": "",
+            "bot_public": True,
+            "bot_require_code_grant": False,
+            "owner": owner.payload(),
+            "verify_key": "00" * 32,
+            "flags": 0,
+            "approximate_guild_count": 1,
+            "approximate_user_install_count": 0,
+            "integration_types_config": {"0": {}},
+            "icon": None,
+            "team": None,
+            "bot": self.user.payload(),
+        }
+
+
+@dataclasses.dataclass
+class Channel:
+    id: int
+    guild_id: int
+    name: str
+    type: int
+    user_limit: int = 0
+    overwrites: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """User id -> (allowed, denied) bits."""
+
+    def payload(self) -> Payload:
+        base: Payload = {
+            "id": str(self.id),
+            "guild_id": str(self.guild_id),
+            "type": self.type,
+            "name": self.name,
+            "position": 0,
+            "permission_overwrites": [
+                {"id": str(user), "type": 1, "allow": str(allow), "deny": str(deny)}
+                for user, (allow, deny) in self.overwrites.items()
+            ],
+            "nsfw": False,
+            "parent_id": None,
+            "flags": 0,
+        }
+        if self.type == TEXT:
+            return base | {"topic": None, "rate_limit_per_user": 0, "last_message_id": None}
+        return base | {"bitrate": 64000, "user_limit": self.user_limit, "rtc_region": None, "rate_limit_per_user": 0}
+
+
+@dataclasses.dataclass
+class Member:
+    user: User
+    permissions: int = EVERYONE
+    """Guild-wide."""
+
+    def payload(self) -> Payload:
+        return {
+            "user": self.user.payload(),
+            "roles": [],
+            "joined_at": JOINED_AT,
+            "deaf": False,
+            "mute": False,
+            "nick": None,
+            "avatar": None,
+            "banner": None,
+            "communication_disabled_until": None,
+            "premium_since": None,
+            "flags": 0,
+            "pending": False,
+        }
+
+
+@dataclasses.dataclass
+class VoiceState:
+    guild_id: int
+    channel_id: int
+    user_id: int
+    session_id: str = dataclasses.field(repr=False)
+    owner: str = dataclasses.field(default="", repr=False)
+    """The gateway session that made it; empty for members."""
+    self_mute: bool = False
+    self_deaf: bool = False
+
+    def payload(self, member: Member | None, channel_id: int | None = None, *, left: bool = False) -> Payload:
+        """A VOICE_STATE_UPDATE; inside GUILD_CREATE the guild and member are left out."""
+        base: Payload = {
+            "channel_id": None if left else str(channel_id or self.channel_id),
+            "user_id": str(self.user_id),
+            "session_id": self.session_id,
+            "deaf": False,
+            "mute": False,
+            "self_deaf": self.self_deaf,
+            "self_mute": self.self_mute,
+            "self_video": False,
+            "suppress": False,
+            "request_to_speak_timestamp": None,
+        }
+        if member is not None:
+            base |= {"guild_id": str(self.guild_id), "member": member.payload()}
+        return base
+
+
+@dataclasses.dataclass
+class Guild:
+    id: int
+    name: str
+    owner_id: int
+    channels: dict[int, Channel]
+    members: dict[int, Member]
+    voice_states: dict[int, VoiceState] = dataclasses.field(default_factory=dict)
+
+    def permissions(self, user_id: int, channel: Channel | None = None) -> int:
+        """What a member may do, in a channel if one is given; 0 for strangers."""
+        member = self.members.get(user_id)
+        if member is None:
+            return 0
+        if user_id == self.owner_id or member.permissions & ADMINISTRATOR:
+            return int(hikari.Permissions.all_permissions())
+        if channel is None:
+            return member.permissions
+        allow, deny = channel.overwrites.get(user_id, (0, 0))
+        return (member.permissions & ~deny) | allow
+
+    def of_type(self, kind: int) -> list[Channel]:
+        return [channel for channel in self.channels.values() if channel.type == kind]
+
+    def occupants(self, channel_id: int) -> list[int]:
+        return [state.user_id for state in self.voice_states.values() if state.channel_id == channel_id]
+
+    def rest_payload(self) -> Payload:
+        everyone = {
+            "id": str(self.id),
+            "name": "@everyone",
+            "color": 0,
+            "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
+            "hoist": False,
+            "icon": None,
+            "unicode_emoji": None,
+            "position": 0,
+            "permissions": str(EVERYONE),
+            "managed": False,
+            "mentionable": False,
+            "flags": 0,
+        }
+        # Member-wide permissions beyond @everyone's are shown as one role each, so that clients compute the same.
+        return {
+            "id": str(self.id),
+            "name": self.name,
+            "icon": None,
+            "splash": None,
+            "discovery_splash": None,
+            "owner_id": str(self.owner_id),
+            "afk_channel_id": None,
+            "afk_timeout": 300,
+            "verification_level": 0,
+            "default_message_notifications": 0,
+            "explicit_content_filter": 0,
+            "mfa_level": 0,
+            "application_id": None,
+            "system_channel_id": None,
+            "system_channel_flags": 0,
+            "rules_channel_id": None,
+            "vanity_url_code": None,
+            "description": None,
+            "banner": None,
+            "premium_tier": 0,
+            "premium_subscription_count": 0,
+            "preferred_locale": "en-US",
+            "public_updates_channel_id": None,
+            "safety_alerts_channel_id": None,
+            "nsfw_level": 0,
+            "features": [],
+            "emojis": [],
+            "stickers": [],
+            "max_members": 1000,
+            "max_presences": None,
+            "max_video_channel_users": 25,
+            "widget_enabled": False,
+            "incidents_data": None,
+            "roles": [everyone, *self._member_roles()],
+        }
+
+    def role_of(self, user_id: int) -> int | None:
+        """The id of a member's own role, when their permissions differ from everybody's."""
+        return None if self.members[user_id].permissions == EVERYONE else user_id + 7
+
+    def _member_roles(self) -> list[Payload]:
+        return [
+            {
+                "id": str(user_id + 7),
+                "name": f"of {member.user.name}",
+                "color": 0,
+                "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
+                "hoist": False,
+                "icon": None,
+                "unicode_emoji": None,
+                "position": 1,
+                "permissions": str(member.permissions),
+                "managed": False,
+                "mentionable": False,
+                "flags": 0,
+            }
+            for user_id, member in self.members.items()
+            if member.permissions != EVERYONE
+        ]
+
+    def member_payload(self, user_id: int) -> Payload:
+        payload = self.members[user_id].payload()
+        role = self.role_of(user_id)
+        return payload | {"roles": [str(role)] if role else []}
+
+    def gateway_payload(self) -> Payload:
+        return self.rest_payload() | {
+            "joined_at": JOINED_AT,
+            "large": False,
+            "unavailable": False,
+            "member_count": len(self.members),
+            "members": [self.member_payload(user_id) for user_id in self.members],
+            "channels": [channel.payload() for channel in self.channels.values()],
+            "threads": [],
+            "presences": [],
+            "stage_instances": [],
+            "guild_scheduled_events": [],
+            "soundboard_sounds": [],
+            "voice_states": [state.payload(None) for state in self.voice_states.values()],
+        }
+
+
+class World:
+    """Everything there is, made from the settings; ids are the same in every run."""
+
+    MEMBERS = ("Mod", "Ada", "Ben", "Cleo")
+    VOICE_CHANNELS = ("perch", "loft", "barn", "attic")
+    TEXT_CHANNELS = ("general", "captions")
+
+    def __init__(self, settings: SimSettings) -> None:
+        self.snowflake = Snowflakes()
+        self.bots = [
+            _bot(900_000_000_000_000_001, "Roost", settings.identifies_per_day),
+            _bot(900_000_000_000_000_002, "Other", settings.identifies_per_day),
+        ]
+        self.humans = [User(800_000_000_000_000_001 + n, name) for n, name in enumerate(self.MEMBERS)]
+        self.guilds: dict[int, Guild] = {}
+        for number in range(settings.guilds):
+            guild = self._guild(number, settings)
+            self.guilds[guild.id] = guild
+
+    def _guild(self, number: int, settings: SimSettings) -> Guild:
+        guild_id = 700_000_000_000_000_000 + number * 1_000_000
+        channels = [Channel(guild_id + 1 + n, guild_id, name, TEXT) for n, name in enumerate(self.TEXT_CHANNELS)]
+        for n in range(settings.voice_channels):
+            known = self.VOICE_CHANNELS
+            name = known[n] if n < len(known) else f"voice-{n + 1}"
+            channels.append(Channel(guild_id + 101 + n, guild_id, name, VOICE))
+        people = [*self.humans, *(bot.user for bot in self.bots)]
+        name = "Roost Nest" if number == 0 else f"Nest {number + 1}"
+        return Guild(
+            guild_id,
+            name,
+            self.humans[0].id,
+            {channel.id: channel for channel in channels},
+            {user.id: Member(user) for user in people},
+        )
+
+    def bot_by_token(self, token: str) -> Bot | None:
+        return next((bot for bot in self.bots if bot.token == token), None)
+
+    def bot_by_application(self, application_id: int) -> Bot | None:
+        return next((bot for bot in self.bots if bot.application_id == application_id), None)
+
+    def is_bot(self, user_id: int) -> bool:
+        return any(bot.user.id == user_id for bot in self.bots)
+
+    def channel(self, channel_id: int) -> tuple[Guild, Channel] | None:
+        for guild in self.guilds.values():
+            if channel_id in guild.channels:
+                return guild, guild.channels[channel_id]
+        return None
+
+
+def _bot(user_id: int, name: str, identifies: int) -> Bot:
+    head = base64.urlsafe_b64encode(str(user_id).encode()).decode().rstrip("=")
+    return Bot(User(user_id, name, bot=True), f"{head}.SimSim.simulated-{name.lower()}-token-0000", user_id, identifies)
