@@ -7,36 +7,27 @@ frames of speech that has not yet become text, so that a worker that dies costs 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import enum
-import heapq
 import logging
-import os
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from roost.audio import AudioFrame
 from roost.errors import SpeechError
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript, Word
+from roost_stt import child
+from roost_stt.kept import KeptFrames, Key
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 
 _log = logging.getLogger("roost.stt")
-_worker_log = logging.getLogger("roost.stt.worker")
-
-Key = tuple[int, int]
-"""(guild id, user id)."""
 
 PIPE_LIMIT_BYTES = 64 * 1024
-KEPT_FRAMES = 1800
-"""Per speaker, for the case that the worker dies: 36 s, more than the longest utterance."""
 MAX_RETRIES = 2
-MAX_LINE = 2000
 
 
 class State(enum.Enum):
@@ -142,7 +133,7 @@ class SpeechWorker:
         self._failure = ""
         self._ready_info: Mapping[str, Any] = {}
         self._index = 0
-        self._kept: dict[Key, deque[ipc.Audio]] = {}
+        self._kept = KeptFrames()
         self._tries: dict[Key, int] = {}
         self._in_engine: set[Key] = set()
         self._token = 0
@@ -198,20 +189,15 @@ class SpeechWorker:
             frame.lost_before,
             frame.opus,
         )
-        key = (frame.guild_id, frame.user_id)
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._kept[key] = deque(maxlen=KEPT_FRAMES)
-        if len(kept) == KEPT_FRAMES and not self._live:
+        if not self._kept.add(audio) and not self._live:
             self._counters.frames_dropped += 1
-        kept.append(audio)
         if self._live and not self._send(ipc.encode_audio(audio), droppable=True):
             self._counters.frames_dropped += 1
 
     def purge(self, guild_id: int, user_id: int) -> None:
         """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
         key = (guild_id, user_id)
-        self._kept.pop(key, None)
+        self._kept.forget(key)
         self._tries.pop(key, None)
         if self._process is not None:
             token = self._next_token()
@@ -237,7 +223,7 @@ class SpeechWorker:
             deadline: Event loop time.
         """
         if self._task is None or self._task.done():
-            return not self._kept
+            return len(self._kept) == 0
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
@@ -258,8 +244,9 @@ class SpeechWorker:
 
     def forget(self, guild_id: int) -> None:
         """Drop what is kept of a guild whose session is over."""
-        for key in [key for key in self._kept if key[0] == guild_id]:
-            self.purge(*key)
+        for key in self._kept.speakers:
+            if key[0] == guild_id:
+                self.purge(*key)
 
     async def close(self) -> None:
         """End the worker: pipe closed, then SIGKILL, then reaped. Idempotent, bounded, also when cancelled."""
@@ -276,7 +263,8 @@ class SpeechWorker:
                 task.cancel()
                 await asyncio.wait({task}, timeout=self._timing.reap_s)
         finally:
-            self._kill_now()
+            if self._process is not None:
+                child.kill(self._process)
             if task.done():
                 self._task = None
             self._kept.clear()
@@ -293,7 +281,7 @@ class SpeechWorker:
             "ready": dict(self._ready_info),
             **dataclasses.asdict(self._counters),
             "decoded": decoded,
-            "kept_frames": sum(len(kept) for kept in self._kept.values()),
+            "kept_frames": len(self._kept),
             "worker": dict(self._worker_stats),
         }
 
@@ -332,25 +320,14 @@ class SpeechWorker:
 
     async def _life(self, *, after_crash: bool) -> str:
         """One process from start to end; gives how it ended."""
-        # Spawned from the event loop's own thread, whose end the kernel reports to the child (PR_SET_PDEATHSIG).
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "roost_stt.worker",
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(self.settings.threads),
-        )
+        process = await child.spawn(self.settings.threads)
         self._process = process
         self._counters.starts += 1
         how = ""
         try:
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._log_stderr(process), name="stt-stderr")
+                    group.create_task(child.forward_log(process), name="stt-stderr")
                     self._send(ipc.encode_json(ipc.Kind.HELLO, self._greeting(after_crash)))
                     ready = asyncio.Event()
                     group.create_task(self._read(process, ready), name="stt-read")
@@ -367,29 +344,12 @@ class SpeechWorker:
                 how = "; ".join(str(error) for error in group_error.exceptions)
         finally:
             self._live = False
-            await self._end(process)
+            try:
+                await child.end(process, self._timing.reap_s)
+            finally:
+                self._process = None
         returncode = process.returncode
         return f"{how} (status {returncode})" if returncode is not None else how
-
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """SIGKILL (there is nothing to save) and reap."""
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        try:
-            async with asyncio.timeout(self._timing.reap_s):
-                await process.wait()
-        except TimeoutError:
-            _log.error("the speech worker %d cannot be killed", process.pid)
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            self._process = None
-
-    def _kill_now(self) -> None:
-        process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
 
     def _greeting(self, after_crash: bool) -> dict[str, Any]:
         spec = self.settings.spec
@@ -408,8 +368,7 @@ class SpeechWorker:
         assert process.stdin is not None
         sent = 0
         while True:
-            waiting = (audio for audio in heapq.merge(*self._kept.values(), key=_by_index) if audio.index > sent)
-            some = list(_first(waiting, 200))
+            some = self._kept.after(sent, 200)
             if not some:
                 return
             for audio in some:
@@ -457,7 +416,8 @@ class SpeechWorker:
         elif kind is ipc.Kind.PONG:
             self._answered_s = asyncio.get_running_loop().time()
             self._take_facts(fields)
-            self._trim(fields)
+            needed = {(int(guild), int(user)): int(index) for guild, user, index in fields["needed"]}
+            self._kept.trim(int(fields["seen"]), needed)
             if fields["busy_s"] > self._timing.busy_s:
                 raise _Died("an inference hangs")
         elif kind is ipc.Kind.DRAINED:
@@ -505,19 +465,7 @@ class SpeechWorker:
         """Everything of this speaker up to an index has become text or been given up."""
         self._in_engine.discard(key)
         self._tries.pop(key, None)
-        kept = self._kept.get(key)
-        while kept and kept[0].index <= last:
-            kept.popleft()
-
-    def _trim(self, fields: dict[str, Any]) -> None:
-        seen = int(fields["seen"])
-        needed = {(int(guild), int(user)): int(index) for guild, user, index in fields["needed"]}
-        for key, kept in list(self._kept.items()):
-            first = min(needed.get(key, seen + 1), seen + 1)
-            while kept and kept[0].index < first:
-                kept.popleft()
-            if not kept:
-                del self._kept[key]
+        self._kept.heard(key, last)
 
     def _take_facts(self, fields: dict[str, Any]) -> None:
         self._decoded_now = {int(user): int(frames) for user, frames in fields["decoded"].items()}
@@ -534,7 +482,7 @@ class SpeechWorker:
             self._tries[key] = self._tries.get(key, 0) + 1
             if self._tries[key] > MAX_RETRIES:
                 self._tries.pop(key)
-                self._kept.pop(key, None)
+                self._kept.forget(key)
                 self._counters.utterances_lost += 1
                 self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
         self._in_engine.clear()
@@ -542,8 +490,7 @@ class SpeechWorker:
 
     def _give_up(self, how: str) -> None:
         self._failure = how
-        if self._kept:
-            self._counters.utterances_lost += len(self._kept)
+        self._counters.utterances_lost += len(self._kept.speakers)
         self._kept.clear()
         self._on_trouble(Trouble.FAILED, None, how)
 
@@ -572,41 +519,3 @@ class SpeechWorker:
         async with self._changed:
             self._state = state
             self._changed.notify_all()
-
-    async def _log_stderr(self, process: asyncio.subprocess.Process) -> None:
-        """The worker's log lines, into ours; over-long ones are cut."""
-        assert process.stderr is not None
-        rest = b""
-        while data := await process.stderr.read(1 << 14):
-            *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > MAX_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                _log_line(line[:MAX_LINE].decode(errors="replace"))
-        if rest:
-            _log_line(rest[:MAX_LINE].decode(errors="replace"))
-
-
-def _log_line(line: str) -> None:
-    level, _, text = line.partition(" ")
-    known = logging.getLevelNamesMapping().get(level)
-    _worker_log.log(known if known is not None else logging.INFO, "%s", text if known is not None else line)
-
-
-def _by_index(audio: ipc.Audio) -> int:
-    return audio.index
-
-
-def _first(items: Iterator[ipc.Audio], count: int) -> Iterator[ipc.Audio]:
-    for _, audio in zip(range(count), items, strict=False):
-        yield audio
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The worker's environment: no setting of the bot, above all not its token."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("ROOST_") or name == "ROOST_LEASE_DIR"
-    }
-    kept["OMP_NUM_THREADS"] = str(threads)
-    kept["PYTHONUNBUFFERED"] = "1"
-    return kept

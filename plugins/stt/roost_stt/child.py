@@ -1,0 +1,84 @@
+"""The worker as an operating system process: how it is spawned, how its log reaches ours, how it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+
+_log = logging.getLogger("roost.stt")
+_worker_log = logging.getLogger("roost.stt.worker")
+
+MAX_LINE = 2000
+
+
+async def spawn(threads: int) -> asyncio.subprocess.Process:
+    """Start the interpreter with the worker in it.
+
+    Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
+    (PR_SET_PDEATHSIG).
+    """
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "roost_stt.worker",
+        str(os.getpid()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(threads),
+    )
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL: there is nothing in a worker to save."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    """Kill and reap."""
+    kill(process)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await process.wait()
+    except TimeoutError:
+        _log.error("the speech worker %d cannot be killed", process.pid)
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+async def forward_log(process: asyncio.subprocess.Process) -> None:
+    """The worker's log lines, into ours, until it ends; over-long ones are cut."""
+    assert process.stderr is not None
+    rest = b""
+    while data := await process.stderr.read(1 << 14):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > MAX_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            _forward(line)
+    if rest:
+        _forward(rest)
+
+
+def _forward(data: bytes) -> None:
+    line = data[:MAX_LINE].decode(errors="replace")
+    level, _, text = line.partition(" ")
+    known = logging.getLevelNamesMapping().get(level)
+    _worker_log.log(known if known is not None else logging.INFO, "%s", text if known is not None else line)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The worker's environment: no setting of the bot, above all not its token."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("ROOST_") or name == "ROOST_LEASE_DIR"
+    }
+    kept["OMP_NUM_THREADS"] = str(threads)
+    kept["PYTHONUNBUFFERED"] = "1"
+    return kept

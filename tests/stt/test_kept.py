@@ -1,0 +1,47 @@
+"""What the bot keeps in case the worker dies."""
+
+from __future__ import annotations
+
+import pytest
+
+from roost_stt.kept import KeptFrames
+from roost_stt.protocol.ipc import Audio
+
+pytestmark = pytest.mark.unit
+
+
+def frame(index: int, user: int = 7) -> Audio:
+    return Audio(index, 1, user, 0, 0.0, 0, b"x")
+
+
+def indices(frames: list[Audio]) -> list[int]:
+    return [audio.index for audio in frames]
+
+
+def test_frames_come_back_in_order_of_arrival() -> None:
+    kept = KeptFrames()
+    for index in range(1, 7):
+        kept.add(frame(index, user=index % 2))
+    assert indices(kept.after(0, 100)) == [1, 2, 3, 4, 5, 6]
+    assert indices(kept.after(2, 3)) == [3, 4, 5]
+
+
+def test_only_what_is_needed_is_kept() -> None:
+    kept = KeptFrames()
+    for index in range(1, 7):
+        kept.add(frame(index, user=index % 2))
+    kept.trim(4, {(1, 0): 2})
+    assert indices(kept.after(0, 100)) == [2, 4, 5, 6]  # 5 was sent after the worker had answered
+    kept.heard((1, 0), 4)
+    assert indices(kept.after(0, 100)) == [5, 6]
+    kept.forget((1, 0))
+    assert kept.speakers == ((1, 1),)
+    kept.trim(6, {})
+    assert len(kept) == 0
+    assert kept.speakers == ()
+
+
+def test_the_oldest_gives_way() -> None:
+    kept = KeptFrames(per_speaker=2)
+    assert [kept.add(frame(index)) for index in (1, 2, 3)] == [True, True, False]
+    assert indices(kept.after(0, 9)) == [2, 3]
