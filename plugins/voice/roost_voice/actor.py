@@ -145,6 +145,7 @@ class ActorCore:
         self._orphan_pass = 0
         self._ladder = 0
         self._ghost_channel: int | None = None
+        self._claimed = False
         self._out: list[Action] = []
         self._allowed: frozenset[State] = frozenset()
 
@@ -160,6 +161,9 @@ class ActorCore:
         if self._is_stale(event, now):
             self.stale[type(event).__name__] += 1
             return []
+        if self.stopping and isinstance(event, Want):
+            self._emit(Tell(event.ticket, Told.FAILED, 0, "the bot is shutting down"))
+            return self._out
         row = TRANSITIONS.get((self.state, type(event)))
         if row is None:
             self.stale[type(event).__name__] += 1
@@ -177,6 +181,8 @@ class ActorCore:
             self.gateway_up = True
             if isinstance(event, GatewayReady):
                 self.unacked_nulls = 0
+        elif isinstance(event, GuildHere):
+            self.unacked_nulls = 0
         elif isinstance(event, Op4Sent) and event.channel_id is None:
             self.unacked_nulls += 1
         elif isinstance(event, Stop):
@@ -357,17 +363,12 @@ class ActorCore:
     # Wishes ---------------------------------------------------------------------------------------------------------
 
     def _want_idle(self, event: Want, now: float) -> None:
-        if self.stopping:
-            self._emit(Tell(event.ticket, Told.FAILED, 0, "the bot is shutting down"))
-            return
         self._take_wish(event)
         self._attempts.clear()
         self._attempt(now)
         if self.unacked_nulls:
             self._set_state(State.LEAVING)
-            self.phase = Phase.ASK
-            self._ask_rest()
-            self.deadline = now + self._timing.leave_ack_s
+            self._ask_in_leaving(now)
         else:
             self._signal(now)
 
@@ -401,9 +402,6 @@ class ActorCore:
             if not same and not event.may_move:
                 self._emit(Tell(event.ticket, Told.BUSY, self.wish.channel_id))
                 return
-        if self.stopping:
-            self._emit(Tell(event.ticket, Told.FAILED, 0, "the bot is shutting down"))
-            return
         self._take_wish(event)
         self._cooldown_s = 0.0
 
@@ -526,7 +524,17 @@ class ActorCore:
             self._send_op4(None, Priority.LEAVE)
             self.deadline = now + (self._timing.leave_ack_s if self.stopping else self._timing.op4_window_s)
             return
+        if self.wish is not None and self.unacked_nulls:
+            # A null of ours is still on its way back: an op 4 now would be followed by it and look like a kick.
+            if self.phase is not Phase.ASK:
+                self._ask_in_leaving(now)
+            return
         self._finish(now, confirmed=True)
+
+    def _ask_in_leaving(self, now: float) -> None:
+        self.phase = Phase.ASK
+        self._ask_rest()
+        self.deadline = now + self._timing.leave_ack_s
 
     def _leaving_null(self, event: OwnNull, now: float) -> None:
         if self.unacked_nulls:
@@ -604,9 +612,7 @@ class ActorCore:
             self._leave_step(now)
         elif self.phase in (Phase.NULL, Phase.ACK):
             self._drop_op4()
-            self.phase = Phase.ASK
-            self._ask_rest()
-            self.deadline = now + self._timing.leave_ack_s
+            self._ask_in_leaving(now)
         else:
             self.unacked_nulls = 0
             self._leave_unconfirmed(now)
@@ -662,7 +668,10 @@ class ActorCore:
 
     def _next(self, now: float, *, cooldown: bool = False) -> None:
         cooldown_s, self._cooldown_s = self._cooldown_s, 0.0
-        if self.wish is not None and not self.stopping:
+        if self.wish is not None and self.unacked_nulls:
+            self._set_state(State.LEAVING)
+            self._ask_in_leaving(now)
+        elif self.wish is not None:
             self._signal(now)
         elif cooldown and cooldown_s > 0 and not self.stopping:
             self._set_state(State.FAILED)
@@ -674,14 +683,22 @@ class ActorCore:
     # Orphans and ghosts ---------------------------------------------------------------------------------------------
 
     def _reap(self, event: Reap, now: float) -> None:
+        if self.stopping:
+            return
         self._set_state(State.ORPHAN)
         self._ghost_channel = event.channel_id
+        self._claimed = False
         self.server_channel = event.channel_id
         self.maybe_in = True
         self._orphan_since = now
         self._orphan_pass = 0
         self._retry_index = 0
         self._orphan_null(now, ladder=0)
+
+    def _ghost_seen(self, event: Reap, now: float) -> None:
+        """A ghost, while something is wanted here: the op 4 takes its place, and leaving must make sure of it."""
+        self.server_channel = event.channel_id
+        self.maybe_in = self._in_before_op4 = True
 
     def _orphan_null(self, now: float, *, ladder: int) -> None:
         self._ladder = ladder
@@ -712,6 +729,7 @@ class ActorCore:
 
     def _orphan_state(self, event: OwnState, now: float) -> None:
         self.server_channel = event.channel_id
+        self._claimed = True
         if self.rung in (Rung.CLAIM, Rung.CLAIMED):
             self._orphan_null(now, ladder=1)
 
@@ -775,7 +793,12 @@ class ActorCore:
         elif self.rung is Rung.ASK:
             self.unacked_nulls = 0
             self._orphan_rest(RestAnswer(self._ask, Presence.UNKNOWN), now)
-        elif self._ghost_channel is not None and now - self._orphan_since > self._timing.reap_give_up_s:
+        elif (
+            self._ghost_channel is not None
+            and not self._claimed
+            and now - self._orphan_since > self._timing.reap_give_up_s
+        ):
+            # Its gateway session has run out by now, and the ghost with it.
             self._orphan_done(now, confirmed=False)
         else:
             self._orphan_pass += 1
@@ -799,7 +822,7 @@ class ActorCore:
     # What Discord says ----------------------------------------------------------------------------------------------
 
     def _stray(self, event: OwnState | GuildHere, now: float) -> None:
-        if event.channel_id is not None:
+        if event.channel_id is not None and not self.stopping:
             self._emit(Stray(event.channel_id, event.session_id or ""))
 
     def _signalling_state(self, event: OwnState, now: float) -> None:
@@ -1078,6 +1101,7 @@ _ACTIVE: dict[type, tuple[object, frozenset[State]]] = {
     GatewayReady: (_C._gateway_new, frozenset({_S.SUSPENDED})),
     GatewayDown: (_C._gateway_down, _STAY),
     OpeningDone: (_C._opening_done, _OUT),
+    Reap: (_C._ghost_seen, _STAY),
 }
 """The same in SIGNALLING, CONNECTING, LIVE, AWAIT_SERVER and SUSPENDED."""
 
@@ -1143,11 +1167,12 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         GuildHere: (_C._leaving_here, _OUT),
         GuildGone: (_C._leaving_gone, _OUT),
         GatewayReady: (_C._leaving_ready, _STAY),
-        GatewayResumed: (_C._leaving_resumed, _STAY),
+        GatewayResumed: (_C._leaving_resumed, _OUT),
         Op4Sent: (_C._leaving_sent, _STAY),
         LinkGone: (_C._leaving_link_gone, _OUT),
         Drained: (_C._leaving_drained, _OUT),
         OpeningDone: (_C._leaving_opening, _STAY),
+        Reap: (_C._ghost_seen, _STAY),
         RestAnswer: (_C._leaving_rest, _OUT),
         Tick: (_C._leaving_tick, _OUT),
     },

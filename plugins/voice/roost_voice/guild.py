@@ -443,7 +443,8 @@ class GuildActor:
             return
         session.close(asyncio.get_running_loop().time())
         self._alone_since = None
-        _log.info("guild %d: voice ended: %s", self.guild_id, action.reason)
+        facts = {"event": "session_closed", "guild": str(self.guild_id), "stats": dataclasses.asdict(session.stats())}
+        _log.info("guild %d: voice ended: %s", self.guild_id, action.reason, extra=facts)
         self._announce_call("closed", session=session, reason=action.reason)
         self._host.sessions_changed()
 
