@@ -49,7 +49,7 @@ async def _play(as_json: bool, svg: Path | None, driver: str) -> int:
     return 0 if not ledger.failures() and failure is None else 1
 
 
-def _only(group: BaseExceptionGroup) -> ResourceError:  # type: ignore[type-arg]
+def _only(group: BaseExceptionGroup) -> ResourceError:
     """The first failed step among those that ran at once; anything else is a bug and goes on."""
     failed, others = group.split(ResourceError)
     if others is not None or failed is None:

@@ -216,11 +216,11 @@ async def play_acts(face: Face, scene: Scene, ledger: Ledger, driver: str) -> No
         async with stage.running_bot(data_dir, driver) as bot:
             await _join_and_transcribe(stage, bot, recordings)
             await _one_session(stage, bot, recordings)
-            await _crash(stage, bot, recordings)
+            await _crash(stage, bot)
         async with stage.running_bot(data_dir, driver) as bot:
             await _come_back(stage, bot)
             await _stop(stage, bot, recordings)
-        await _count(stage)
+        await _count(stage, bot)
 
 
 def _progress(stage: Stage, act: int) -> None:
@@ -266,6 +266,10 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
             group.create_task(part)
     ledger.open_files_live = bot.open_files()
     face.picture_now()
+    await stage.slash("Ada", "/transcribe stop")
+    await bot.wait_for(lambda each: each.get("event") == "speech_report", 5.0, "a report of what was decoded")
+    _read_reports(ledger, bot, stage.members["Cleo"])
+    face.fact(f"Cleo sent {ledger.refused_frames_sent} frames; {ledger.refused_frames_decoded} of them were decoded")
     ledger.acts.append("join and transcribe")
 
 
@@ -277,6 +281,7 @@ async def _one_session(stage: Stage, bot: BotProcess, texts: Mapping[str, str]) 
         stage.face.fact(await stage.slash(who, "/voice join", {"channel": str(stage.voice[channel])}))
         await stage.until_bot_is_in(stage.voice[channel], 5.0)
     await stage.enter("Ada", third)
+    stage.face.fact(await stage.slash("Ada", "/transcribe start"))
     stage.face.step("Ada, who followed, is heard in the new channel")
     stage.ledger.utterances.append(await stage.speak("Ada", "lv_0920", texts["lv_0920"]))
     most = int((await stage.state())["max_sessions_per_guild"])
@@ -284,7 +289,7 @@ async def _one_session(stage: Stage, bot: BotProcess, texts: Mapping[str, str]) 
     stage.ledger.acts.append("one session per guild")
 
 
-async def _crash(stage: Stage, bot: BotProcess, texts: Mapping[str, str]) -> None:
+async def _crash(stage: Stage, bot: BotProcess) -> None:
     _progress(stage, 3)
     ledger, face = stage.ledger, stage.face
     scope = Scope("crash")
@@ -321,7 +326,7 @@ async def _come_back(stage: Stage, bot: BotProcess) -> None:
     event = await bot.wait_for(lambda each: each.get("event") == "ghost_reaped", 30.0, "the ghost reaped")
     await stage.until_bot_is_in(None, 5.0)
     ledger.ghosts_reaped += 1
-    ledger.ghost_reaped_in_s = float(event["seconds"])
+    ledger.ghost_reaped_in_s = float(event["since_ready_s"])
     face.fact(f"The ghost is gone {ledger.ghost_reaped_in_s:.2f} s after READY")
     await bot.ready()
     third = list(stage.voice)[2]
@@ -376,7 +381,7 @@ def _last_words(speaker: str, whole: str, heard: str) -> SpokenUtterance:
     return SpokenUtterance(speaker, best, heard, None)
 
 
-async def _count(stage: Stage) -> None:
+async def _count(stage: Stage, bot: BotProcess) -> None:
     """Close the books: what the simulated Discord counted and what the bots reported."""
     _progress(stage, 5)
     ledger = stage.ledger
@@ -385,9 +390,22 @@ async def _count(stage: Stage) -> None:
     ledger.sessions_opened = int(sessions["opened"])
     ledger.sessions_closed = int(sessions["closed"])
     ledger.sessions_leaked = int(sessions["live"])
+    _read_reports(ledger, bot, stage.members["Cleo"])
     ledger.max_sessions_per_guild = int(state["max_sessions_per_guild"])
 
 
-def session_reports(bot: BotProcess) -> list[Mapping[str, Any]]:
-    """The statistics a bot logged at the end of each of its voice sessions."""
-    return [event for event in bot.events if event.get("event") == "session_closed"]
+def _read_reports(ledger: Ledger, bot: BotProcess, refused_user: int) -> None:
+    """Add up what a bot reported of its sessions and of its speech worker.
+
+    A bot that is killed reports nothing; the second one's figures stand for what it did itself.
+    """
+    for event in bot.events:
+        if event.get("event") == "session_closed":
+            link = event["stats"]["link"]
+            ledger.dave_version = max(ledger.dave_version, int(link["dave_version"]))
+            ledger.dave_epochs += int(link["dave_epochs"])
+            ledger.frames_decrypted += int(link["frames_decrypted"])
+            ledger.frames_dropped += int(link["decrypt_failures"])
+        elif event.get("event") == "speech_report":
+            decoded = int(event["decoded"].get(str(refused_user), 0))
+            ledger.refused_frames_decoded = max(ledger.refused_frames_decoded or 0, decoded)

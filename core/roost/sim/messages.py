@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import secrets
 import time
 from typing import Any
@@ -113,6 +114,7 @@ class MessageBook:
         self, channel_id: int, guild_id: int, author: dict[str, Any], body: dict[str, Any], **fields: Any
     ) -> Message:
         now = time.monotonic()
+        _number(body)
         message = Message(self._snowflake(), channel_id, guild_id, author, body, now, created_at=now, **fields)
         self.messages[message.id] = message
         while len(self.messages) > KEPT_MESSAGES:
@@ -123,6 +125,7 @@ class MessageBook:
         kept = {
             key: body[key] for key in ("content", "embeds", "components", "flags", "allowed_mentions") if key in body
         }
+        _number(kept)
         flags = int(message.body.get("flags") or 0)
         message.body = message.body | kept
         if "flags" in kept:
@@ -142,3 +145,15 @@ class MessageBook:
     def in_channel(self, channel_id: int) -> list[Message]:
         """What everybody in a channel sees, oldest first."""
         return [each for each in self.messages.values() if each.channel_id == channel_id and not each.ephemeral]
+
+
+def _number(body: dict[str, Any]) -> None:
+    """Give every component without one its id, as Discord does: counting from 1 within the message."""
+    numbers = itertools.count(1)
+    queue = list(body.get("components") or [])
+    while queue:
+        component = queue.pop(0)
+        component.setdefault("id", next(numbers))
+        queue += component.get("components") or []
+        if component.get("accessory"):
+            queue.append(component["accessory"])

@@ -96,7 +96,8 @@ class RestApi:
         except (KeyError, ValueError, TypeError) as error:
             response = problem(400, 50035, f"Invalid Form Body: {error!r}")
         sim.log("rest", method=request.method, path=_without_tokens(path), status=response.status)
-        _add_headers(response, verdict)
+        if not path.startswith("/interactions/"):
+            _add_headers(response, verdict)
         return response
 
     def _limit(self, method: str, path: str, bot: Bot | None) -> Verdict:

@@ -66,6 +66,7 @@ class SimulatedDiscord:
         app = web.Application(middlewares=[rest.guard, control.guard], client_max_size=64 << 20)
         rest.add_to(app.router)
         control.add_to(app.router)
+        app.on_response_prepare.append(_without_charset)
         app.router.add_get("/gateway", self.gateway.handle)
         app.router.add_get("/gateway/", self.gateway.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
@@ -220,6 +221,12 @@ class SimulatedDiscord:
             "voice_available": self.part is not None,
             "t": time.monotonic(),
         }
+
+
+async def _without_charset(_request: web.Request, response: web.StreamResponse) -> None:
+    """Discord's JSON has no charset in its Content-Type, and discord.py compares the whole header."""
+    if response.content_type == "application/json":
+        response.headers["Content-Type"] = "application/json"
 
 
 def _installed_part() -> VoicePart | None:
