@@ -15,7 +15,7 @@ class VoiceConfig(BaseModel):
     driver: str = Field(default="native", min_length=1, description="Name of the voice driver.")
     ca_file: Path | None = Field(default=None, description="PEM file of a private authority to trust for voice.")
     allowed_hosts: tuple[str, ...] = Field(
-        default=("*.discord.media", "*.discord.gg"),
+        default=("*.discord.media",),
         description="Host names, `*.` allowed in front, that voice may connect to.",
     )
     exclusive: bool = Field(
