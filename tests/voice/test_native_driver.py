@@ -293,7 +293,8 @@ async def test_a_refused_connection_is_tried_three_times(bench: Bench, unused_tc
 
 
 async def test_a_server_that_accepts_and_stays_silent_times_out(bench: Bench) -> None:
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     cred = Credentials(GUILD, CHANNEL, BOT, "session", "token", f"localhost:{port}")
     started_at = time.monotonic()
@@ -305,6 +306,9 @@ async def test_a_server_that_accepts_and_stays_silent_times_out(bench: Bench) ->
         assert time.monotonic() - started_at < timing.ws_tries * (timing.ws_open_s + timing.ws_retry_s) + 1
     finally:
         server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await server.wait_closed()
 
 
 def test_a_missing_authority_is_a_configuration_error(tmp_path: Path) -> None:

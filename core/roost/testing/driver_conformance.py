@@ -172,7 +172,7 @@ class Bench:
     def sessions(self) -> list[dict[str, Any]]:
         """The bot's sessions as the server sees them."""
         sessions = self.voice.state()["voice_sessions"]
-        return [session for session in sessions if session["user_id"] == BOT]
+        return [session for session in sessions if int(session["user_id"]) == BOT]
 
     async def settled(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until a condition on anything holds."""

@@ -85,6 +85,10 @@ class Sender:
                 # The media clock runs on while we are silent.
                 self._rtp_timestamp += int((now - self._next_at) / _FRAME_S) * FRAME_SAMPLES
             self._next_at = now
+        if self._queue and not self.speaking and self._next_at <= now:
+            # The announcement goes through two websockets, the frame straight: give it a head start.
+            self._say_speaking()
+            self._next_at = now + _FRAME_S
         while self._queue and self._next_at <= now:
             frame = self._queue.popleft()
             if frame is None:
@@ -108,7 +112,6 @@ class Sender:
         if payload is None or sealer is None:
             self.dropped += 1
             return
-        self._say_speaking()
         packet = sealer.seal(rtp.build_header(self._sequence, timestamp, self._ssrc), payload)
         if packet is None:
             self.dropped += 1
