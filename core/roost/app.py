@@ -33,6 +33,8 @@ _stop_log = logging.getLogger("roost.stop")
 
 CORE = "core"
 GATEWAY_CLOSED_S = 5.0
+GUILDS_S = 5.0
+"""How long the announced guilds may take to arrive before the bot calls itself ready without them."""
 BACKSTOP_S = 8.0
 EXIT_BACKSTOP = 70
 """Exit status when a stuck thread or library had to be left behind."""
@@ -48,7 +50,10 @@ class App:
         self._hurry = asyncio.Event()
         self._t0: float | None = None
         self._sequence_done = False
+        self._started = False
         self._scope = Scope("app")
+        self._guilds_to_come: set[int] = set()
+        self._guilds_here = asyncio.Event()
         self.stop_reason = ""
         self.stop_steps: list[str] = []
         self._host: PluginHost | None = None
@@ -91,6 +96,8 @@ class App:
                 self._registry = CommandRegistry(bot, client, self._enabled)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
+                bot.subscribe(hikari.ShardReadyEvent, self._on_shard_ready)
+                bot.subscribe(hikari.GuildAvailableEvent, self._on_guild_available)
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
                 bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
                 try:
@@ -200,9 +207,14 @@ class App:
             raise ResourceError("Discord did not answer in time; check the network", retryable=True) from None
         except Exception as error:  # noqa: BLE001 - translated and raised again
             raise _as_start_error(error) from None
+        # hikari has started before its guilds have arrived.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GUILDS_S):
+                await self._guilds_here.wait()
+        await self._client.start()
+        self._started = True
         guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
         await self._registry.sync_all(guilds)
-        await self._client.start()
         me = bot.get_me()
         _log.info(
             "ready as %s in %d guilds; plugins: %s",
@@ -212,6 +224,20 @@ class App:
             extra={"event": "ready", "guilds": guilds},
         )
         await self.plugins.dispatcher.call("on_started", bot=bot)
+
+    async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
+        self._guilds_to_come |= {int(guild) for guild in event.unavailable_guilds}
+        if not self._guilds_to_come:
+            self._guilds_here.set()
+
+    async def _on_guild_available(self, event: hikari.GuildAvailableEvent) -> None:
+        """A guild that arrives late, after an outage say, gets its commands then."""
+        guild_id = int(event.guild_id)
+        self._guilds_to_come.discard(guild_id)
+        if not self._guilds_to_come:
+            self._guilds_here.set()
+        if self._started and self._registry is not None and not self._registry.knows(guild_id):
+            await self._registry.sync_all([guild_id])
 
     async def _on_guild_join(self, event: hikari.GuildJoinEvent) -> None:
         if self._registry is not None:

@@ -134,5 +134,9 @@ class CommandRegistry:
             except hikari.HikariError as error:
                 _log.error("the commands of guild %d could not be set: %s", guild_id, error)
 
+    def knows(self, guild_id: int) -> bool:
+        """Whether the guild's commands were set in this run."""
+        return guild_id in self._guilds
+
     def forget_guild(self, guild_id: int) -> None:
         self._guilds.discard(guild_id)

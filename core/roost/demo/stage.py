@@ -66,7 +66,8 @@ class Stage:
             wait_s=wait_s,
         )
         if not answer["replies"]:
-            raise ResourceError(f"{command} was never answered")
+            log = "\n".join(self.bot.tail) if self.bot else ""
+            raise ResourceError(f"{command} was never answered; the bot's log ends with:\n{log}")
         return str(answer["replies"][-1]["content"])
 
     async def enter(self, who: str, channel: str) -> None:
