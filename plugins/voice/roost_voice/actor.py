@@ -129,6 +129,7 @@ class ActorCore:
         self._failing_channel = 0
         self._attempts: deque[float] = deque()
         self._op4_ticket = 0
+        self._null_ticket = 0
         self._op4_pending = False
         self._in_before_op4 = False
         self._ask = 0
@@ -183,7 +184,11 @@ class ActorCore:
                 self.unacked_nulls = 0
         elif isinstance(event, GuildHere):
             self.unacked_nulls = 0
-        elif isinstance(event, Op4Sent) and event.channel_id is None:
+        elif isinstance(event, OwnState):
+            # Even if the op 4 that is still queued is withdrawn now, an earlier one has let us in.
+            self.maybe_in = self._in_before_op4 = True
+        elif isinstance(event, Op4Sent) and event.channel_id is None and event.ticket != self._null_ticket:
+            self._null_ticket = event.ticket
             self.unacked_nulls += 1
         elif isinstance(event, Stop):
             self.stopping = True

@@ -98,7 +98,7 @@ class ShardSender:
     """Sends one shard's queue. Owned by `Op4Sender`.
 
     Args:
-        on_sent: Called with (guild id, what was sent).
+        on_sent: Called with (guild id, what is being sent); again if it has to be sent again.
     """
 
     def __init__(self, timing: Timing, scope: Scope, on_sent: Callable[[int, Op4Sent], None], name: str) -> None:
@@ -136,6 +136,8 @@ class ShardSender:
     async def _send(self, entry: Entry) -> None:
         assert self.shard is not None
         order = entry.order
+        # Told before it is sent: from here it cannot be withdrawn, and what fails below may still have gone out.
+        self._on_sent(entry.guild_id, Op4Sent(order.ticket, order.channel_id))
         try:
             if order.channel_id is None:
                 await self.shard.update_voice_state(entry.guild_id, None)
@@ -148,8 +150,6 @@ class ShardSender:
             _log.info("op 4 of guild %d waits for the gateway: %s", entry.guild_id, type(error).__name__)
             self.queue.put_back(entry)
             await self._wake.wait()
-            return
-        self._on_sent(entry.guild_id, Op4Sent(order.ticket, order.channel_id))
 
 
 class Op4Sender:
