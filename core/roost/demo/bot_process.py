@@ -166,9 +166,11 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has."""
+    """Whether a process has ended; a zombie has, once its last thread is gone too."""
+    process = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "X" or (state == "Z" and len(list((process / "task").iterdir())) <= 1)
     except (OSError, IndexError):
         return True
 
