@@ -349,7 +349,6 @@ class ActorCore:
         self._drop_op4()
         self._close_link()
         self._set_state(State.SUSPENDED)
-        self._session_id = None
         self._server = None
         self._seen_state = False
         self.deadline = now + seconds
@@ -361,7 +360,10 @@ class ActorCore:
             self._leave(reason, now, cooldown_s=end.cooldown_s if end else 0.0)
         elif retry is Retry.AWAIT_SERVER:
             self._interrupt(reason)
-            self._await_server(self._timing.await_server_s, now)
+            if self.gateway_up:
+                self._await_server(self._timing.await_server_s, now)
+            else:
+                self._suspend(2 * self._timing.reap_give_up_s, now)
         else:
             self._rejoin(reason, now)
 
@@ -1057,10 +1059,13 @@ class ActorCore:
 
     def _gateway_new(self, event: GatewayReady, now: float) -> None:
         self._interrupt("Discord's gateway started a new session")
+        self._session_id = None
         self._suspend(self._timing.await_server_null_s, now)
 
     def _gateway_down(self, event: GatewayDown, now: float) -> None:
-        """Voice does not need the main gateway: nothing to do but remember."""
+        """A link does not need the main gateway; a new server would come through it."""
+        if self.state is State.AWAIT_SERVER and self.link is None:
+            self._suspend(2 * self._timing.reap_give_up_s, now)
 
     def _suspended_here(self, event: GuildHere, now: float) -> None:
         self.server_channel = event.channel_id
@@ -1079,8 +1084,16 @@ class ActorCore:
     def _late_null(self, event: OwnNull, now: float) -> None:
         self.unacked_nulls = max(0, self.unacked_nulls - 1)
 
-    def _server_view(self, event: OwnState | OwnNull, now: float) -> None:
-        self.server_channel = event.channel_id if isinstance(event, OwnState) else None
+    def _suspended_state(self, event: OwnState, now: float) -> None:
+        self.server_channel = event.channel_id
+
+    def _suspended_null(self, event: OwnNull, now: float) -> None:
+        """Replayed by a resume it tells of a kick; after a new session it is about the old one."""
+        self.server_channel = None
+        if self.unacked_nulls:
+            self.unacked_nulls -= 1
+        elif self._session_id is not None and self._session_id == event.session_id:
+            self._kicked(now)
 
     def _failed_tick(self, event: Tick, now: float) -> None:
         self.deadline = None
@@ -1157,6 +1170,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         **_ACTIVE,
         OwnState: (_C._await_state, _RECONNECT),
         OwnNull: (_C._active_null, _OUT),
+        GatewayDown: (_C._gateway_down, frozenset({_S.SUSPENDED})),
         Server: (_C._await_new_server, _RECONNECT),
         ServerNull: (_C._await_server_null, _STAY),
         LinkGone: (_C._link_gone_early, _STAY),
@@ -1198,8 +1212,8 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
     },
     _S.SUSPENDED: {
         **_ACTIVE,
-        OwnState: (_C._server_view, _STAY),
-        OwnNull: (_C._server_view, _STAY),
+        OwnState: (_C._suspended_state, _STAY),
+        OwnNull: (_C._suspended_null, _OUT),
         GuildHere: (_C._suspended_here, _OUT),
         GatewayResumed: (_C._suspended_resumed, _OUT),
         LinkGone: (_C._link_gone_early, _STAY),

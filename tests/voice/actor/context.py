@@ -289,7 +289,10 @@ async def leave_ghost(sim: SimulatedDiscord, channel_id: int) -> None:
         socket = await http.ws_connect(sim.gateway_url + "?v=10&encoding=json")
         await socket.receive_json()
         await socket.send_json(
-            {"op": 2, "d": {"token": bot.token, "intents": 1 | 1 << 7, "properties": {"os": "", "browser": "", "device": ""}}}
+            {
+                "op": 2,
+                "d": {"token": bot.token, "intents": 1 | 1 << 7, "properties": {"os": "", "browser": "", "device": ""}},
+            }
         )
         while (await socket.receive_json())["t"] != "READY":
             pass
