@@ -283,6 +283,8 @@ class VoiceGateway:
 
     def text(self, data: str, now: float) -> list[Event]:
         """A text frame came."""
+        if self.end is not None:
+            return []
         message = messages.parse_text(data)
         if isinstance(message, str):
             self._drop(message)
@@ -305,6 +307,8 @@ class VoiceGateway:
 
     def binary(self, data: bytes, now: float) -> list[Event]:
         """A binary frame came."""
+        if self.end is not None:
+            return []
         message = messages.parse_binary(data)
         if isinstance(message, str):
             self._drop(message)
