@@ -330,6 +330,28 @@ async def test_keepalive_echo(make_rig: Any) -> None:
         udp.socket.close()
 
 
+async def test_receiver_reports(make_rig: Any) -> None:
+    rig = await make_rig(report_packets=3)
+    client = await rig.client()
+    udp, ssrc = await to_udp(client)
+    udp.send(rtp.discovery_request(ssrc))
+    await udp.receive()
+    await client.send(
+        1, {"protocol": "udp", "data": {"address": "127.0.0.1", "port": 9, "mode": "aead_xchacha20_poly1305_rtpsize"}}
+    )
+    cipher = rtp.Cipher(rtp.XCHACHA20, bytes((await client.until(4))["d"]["secret_key"]))
+    await client.send(5, {"speaking": 1, "delay": 0, "ssrc": ssrc})
+    await rig.host.logged(event="speaking", user_id=str(BOT))
+    for number in range(3):
+        udp.send(rtp.seal(rtp.Packet(ssrc, 40 + number, 1, b"x"), cipher))
+    report, _ = await udp.receive()
+    assert report[:4] == b"\x81\xc9\x00\x07"
+    assert not rtp.is_media(report)
+    block = cipher.open(report, 8)
+    assert (int.from_bytes(block[:4], "big"), int.from_bytes(block[8:12], "big")) == (ssrc, 42)
+    udp.socket.close()
+
+
 async def test_datagrams_nobody_expects(rig: Any) -> None:
     client = await rig.client()
     udp, ssrc = await to_udp(client)

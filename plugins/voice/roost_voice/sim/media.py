@@ -122,6 +122,9 @@ class MediaRelay:
             session.bad[str(error)] += 1
             return
         session.relayed += 1
+        every = self._settings.report_packets
+        if every and session.relayed % every == 0 and session.sealer is not None and session.address is not None:
+            self.sendto(rtp.receiver_report(session.ssrc, packet.sequence, session.sealer), session.address)
         for other in room.others(session):
             self._pass_on(packet, other, now)
 

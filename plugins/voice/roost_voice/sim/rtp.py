@@ -130,6 +130,12 @@ def open_packet(datagram: bytes, cipher: Cipher) -> Packet:
     return Packet(ssrc, sequence, timestamp, payload, extension, padding, bool(second & 0x80), second & 0x7F)
 
 
+def receiver_report(ssrc: int, highest_sequence: int, cipher: Cipher) -> bytes:
+    """RTCP type 201 with one block about `ssrc` (RFC 3550 section 6.4.2), the block encrypted, as Discord sends it."""
+    header = struct.pack(">BBHI", 0x81, 201, 7, 1)
+    return cipher.seal(header, struct.pack(">IIIIII", ssrc, 0, highest_sequence, 3, 0, 0))
+
+
 def discovery_request(ssrc: int) -> bytes:
     return _DISCOVERY.pack(1, 70, ssrc, b"", 0)
 

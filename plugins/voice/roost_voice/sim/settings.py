@@ -26,6 +26,7 @@ class VoiceSettings:
         first_seq: Sequence number of a session's first message.
         extension_share: Share of relayed packets that carry an 8-byte RTP extension.
         padding_share: Share of relayed packets that carry RTP padding.
+        report_packets: A sender gets an RTCP receiver report each so many packets; 0 for none.
         keepalive_echo: Whether UDP keepalives are echoed.
         seed: Of the random choices above.
         tick_s: How often deadlines and faults are looked at.
@@ -47,6 +48,7 @@ class VoiceSettings:
     first_seq: int = 0
     extension_share: float = 0.6
     padding_share: float = 0.1
+    report_packets: int = 250
     keepalive_echo: bool = True
     seed: int = 1
     tick_s: float = 0.05
