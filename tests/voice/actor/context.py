@@ -11,8 +11,10 @@ from typing import Any
 
 import aiohttp
 import hikari
+import lightbulb
 
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
+from roost.commands.registry import CommandRegistry
 from roost.dispatch import Dispatcher
 from roost.hooks import Deny, hookimpl
 from roost.instances import hold_instance
@@ -245,7 +247,12 @@ async def eventually(condition: Callable[[], bool], within_s: float = DEADLINE_S
 
 @contextlib.asynccontextmanager
 async def running(
-    sim: SimulatedDiscord, data_dir: Path, *, recorder: Recorder | None = None, **settings: Any
+    sim: SimulatedDiscord,
+    data_dir: Path,
+    *,
+    recorder: Recorder | None = None,
+    commands: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Rig]:
     """Run a bot with the voice plugin against `sim`; stops in order."""
     assert sim.part is not None
@@ -270,6 +277,12 @@ async def running(
         rig = Rig(sim, ctx, plugin, recorder)
         try:
             await bot.start(check_for_updates=False)
+            if commands:
+                client = lightbulb.client_from_app(bot, sync_commands=False)
+                registry = CommandRegistry(bot, client, lambda _owner, _guild: True)
+                registry.add("voice", await registry.collect("voice", plugin.register_loaders()))
+                await registry.sync_all(list(sim.world.guilds))
+                await client.start()
             yield rig
         finally:
             deadline = asyncio.get_running_loop().time() + 2.7
@@ -304,9 +317,7 @@ async def leave_ghost(sim: SimulatedDiscord, channel_id: int) -> None:
         )
         while (await socket.receive_json())["t"] != "VOICE_SERVER_UPDATE":
             pass
-        transport = http.connector
-        assert transport is not None
-        connection = socket._conn  # type: ignore[attr-defined]  # noqa: SLF001 - a kill has no public method
+        connection = socket._conn  # type: ignore[attr-defined]  # a kill has no public method
         assert connection is not None
         assert connection.transport is not None
         connection.transport.abort()

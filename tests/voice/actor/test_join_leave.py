@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.sim
 
 
 def sockets() -> int:
-    return sum(
-        1
-        for name in os.listdir("/proc/self/fd")
-        if os.path.islink(f"/proc/self/fd/{name}") and os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
-    )
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += str(entry.readlink()).startswith("socket:")
+    return count
 
 
 async def test_join_to_live_and_leave(rig: Rig) -> None:

@@ -1,0 +1,216 @@
+"""What all of an actor's decisions share: its state, and the steps that several of them take."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from roost.audio import Timing
+from roost_voice.moves import (
+    Action,
+    AskRest,
+    CloseLink,
+    DropOp4,
+    Interrupted,
+    JournalWrite,
+    Phase,
+    Priority,
+    Rung,
+    SendOp4,
+    Stage,
+    State,
+    Tell,
+    Told,
+    Want,
+    Wish,
+)
+
+
+class Base:
+    """The state of one guild's actor; see `roost_voice.actor.ActorCore`."""
+
+    def __init__(
+        self,
+        guild_id: int,
+        timing: Timing,
+        *,
+        drain_s: float = 2.5,
+        opening_s: float = 30.0,
+        follow_moves: bool = True,
+    ) -> None:
+        self.guild_id = guild_id
+        self._timing = timing
+        self._drain_s = drain_s
+        self._opening_s = opening_s
+        self._follow_moves = follow_moves
+
+        self.state = State.IDLE
+        self.stage = Stage.NONE
+        self.phase: Phase | None = None
+        self.rung: Rung | None = None
+        self.deadline: float | None = None
+        """When `Tick` is due; None only at rest."""
+        self.wish: Wish | None = None
+        self.server_channel: int | None = None
+        """Where Discord last said we are."""
+        self.gen = 0
+        self.link: int | None = None
+        """Generation of the link that exists, live or not."""
+        self.link_live = False
+        self.maybe_in = False
+        """Discord may hold a voice state of ours."""
+        self.unacked_nulls = 0
+        self.gateway_up = True
+        self.stopping = False
+        self.stale: Counter[str] = Counter()
+        """Inputs dropped, by name."""
+
+        self._session_id: str | None = None
+        self._seen_state = False
+        self._server: tuple[str, str] | None = None
+        self._link_closing = False
+        self._link_channel: int | None = None
+        self._closing_old = False
+        self._tickets: dict[int, int] = {}
+        self._leavers: list[int] = []
+        self._failing: list[tuple[int, Told, str]] = []
+        self._failing_channel = 0
+        self._attempts: deque[float] = deque()
+        self._op4_ticket = 0
+        self._null_ticket = 0
+        self._op4_pending = False
+        self._in_before_op4 = False
+        self._ask = 0
+        self._serial = 0
+        self._interrupted = False
+        self._live_channel: int | None = None
+        self._end = False
+        self._end_reason = ""
+        self._drained = False
+        self._cooldown_s = 0.0
+        self._failure = ""
+        self._retry_index = 0
+        self._orphan_since = 0.0
+        self._orphan_pass = 0
+        self._ladder = 0
+        self._ghost_channel: int | None = None
+        self._claimed = False
+        self._out: list[Action] = []
+        self._allowed: frozenset[State] = frozenset()
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is wanted, held or under way."""
+        return self.state is State.IDLE
+
+    def _set_state(self, state: State) -> None:
+        if state is not self.state and state not in self._allowed:
+            raise AssertionError(f"the table has no way from {self.state.value} to {state.value}")
+        self.state = state
+        if state is not State.LEAVING:
+            self.phase = None
+        if state is not State.ORPHAN:
+            self.rung = None
+
+    def _emit(self, action: Action) -> None:
+        self._out.append(action)
+
+    def _send_op4(self, channel_id: int | None, priority: Priority, *, hidden: bool = False) -> None:
+        self._op4_ticket += 1
+        self._op4_pending = True
+        self._in_before_op4 = self.maybe_in
+        if channel_id is not None:
+            self.maybe_in = True
+            self._emit(JournalWrite(channel_id, None))
+        self._emit(SendOp4(self._op4_ticket, channel_id, priority, hidden))
+
+    def _drop_op4(self) -> None:
+        if self._op4_pending:
+            self._op4_pending = False
+            self.maybe_in = self.maybe_in and self._in_before_op4
+            self._emit(DropOp4())
+
+    def _ask_rest(self, *, kick: bool = False) -> None:
+        self._ask += 1
+        self._emit(AskRest(self._ask, kick))
+
+    def _tell_all(self, told: Told, channel_id: int, reason: str = "") -> None:
+        for ticket in self._tickets:
+            self._emit(Tell(ticket, told, channel_id, reason))
+        self._tickets.clear()
+
+    def _ours(self, session_id: str) -> bool:
+        return self._session_id is None or session_id == self._session_id
+
+    def _attempt(self, now: float) -> bool:
+        """Count a try to get voice back; False when the breaker has tripped."""
+        while self._attempts and self._attempts[0] <= now - self._timing.reconnect_window_s:
+            self._attempts.popleft()
+        if len(self._attempts) >= self._timing.reconnect_limit:
+            return False
+        self._attempts.append(now)
+        return True
+
+    def _interrupt(self, reason: str) -> None:
+        if self.stage is Stage.OPEN and not self._interrupted:
+            self._interrupted = True
+            self._emit(Interrupted(reason))
+
+    def _signal(self, now: float) -> None:
+        assert self.wish is not None
+        self._set_state(State.SIGNALLING)
+        self._server = None
+        self._seen_state = False
+        self._send_op4(self.wish.channel_id, Priority.MOVE if self.stage is Stage.OPEN else Priority.JOIN)
+        self.deadline = now + self._timing.op4_window_s
+
+    def _close_link(self) -> None:
+        if self.link is not None and not self._link_closing:
+            self._link_closing = True
+            self.link_live = False
+            self._emit(CloseLink(self.link))
+
+    def _forget_link(self) -> None:
+        """The link is gone, or has had its time to go: what it still says is stale."""
+        self.link, self.link_live, self._link_closing = None, False, False
+
+    def _follow(self, channel_id: int) -> None:
+        assert self.wish is not None
+        self.wish = Wish(channel_id, self.wish.user_id, self.wish.text_channel_id)
+
+    def _take_wish(self, event: Want) -> None:
+        if self.wish is not None and self.wish.channel_id != event.wish.channel_id:
+            self._tell_all(Told.SUPERSEDED, event.wish.channel_id)
+        self.wish = event.wish
+        self._tickets[event.ticket] = event.wish.channel_id
+
+    def _give_up_wish(self, reason: str, told: Told) -> None:
+        channel_id = self.wish.channel_id if self.wish else 0
+        self.wish = None
+        for ticket in self._tickets:
+            self._failing.append((ticket, told, reason))
+        self._tickets.clear()
+        self._failing_channel = channel_id
+
+    def _begin_end(self, reason: str) -> None:
+        if not self._end:
+            self._end = True
+            self._end_reason = reason
+
+    def _ask_in_leaving(self, now: float) -> None:
+        self.phase = Phase.ASK
+        self._ask_rest()
+        self.deadline = now + self._timing.leave_ack_s
+
+    def _next(self, now: float, *, cooldown: bool = False) -> None:
+        cooldown_s, self._cooldown_s = self._cooldown_s, 0.0
+        if self.wish is not None and self.unacked_nulls:
+            self._set_state(State.LEAVING)
+            self._ask_in_leaving(now)
+        elif self.wish is not None:
+            self._signal(now)
+        elif cooldown and cooldown_s > 0 and not self.stopping:
+            self._set_state(State.FAILED)
+            self.deadline = now + cooldown_s
+        else:
+            self._set_state(State.IDLE)
+            self.deadline = None

@@ -1,0 +1,99 @@
+"""``/voice`` as members use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from context import Rig, eventually, running
+
+from roost.sim.client import ControlClient
+from roost.sim.server import SimulatedDiscord
+
+pytestmark = pytest.mark.sim
+
+
+class Member:
+    """Types commands."""
+
+    def __init__(self, rig: Rig, control: ControlClient, number: int = 0) -> None:
+        self.rig = rig
+        self.control = control
+        self.id = rig.members[number]
+
+    async def types(self, command: str, **options: Any) -> str:
+        answer = await self.control.slash(
+            member_id=self.id, channel_id=self.rig.text, command=command, options=options, wait_s=5.0
+        )
+        assert not answer["timed_out"]
+        return str(answer["replies"][-1]["content"])
+
+    async def enters(self, channel: int | None) -> None:
+        place = self.rig.channels[channel] if channel is not None else None
+        await self.control.voice(member_id=self.id, channel_id=place)
+        await eventually(
+            lambda: (
+                (state := self.rig.ctx.bot.cache.get_voice_state(self.rig.guild_id, self.id)) is not None
+                and state.channel_id == place
+            )
+        )
+
+
+@pytest.fixture
+async def rig(sim: SimulatedDiscord, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with running(sim, tmp_path, commands=True) as made:
+        yield made
+
+
+@pytest.fixture
+async def control(sim: SimulatedDiscord) -> AsyncIterator[ControlClient]:
+    async with ControlClient(sim.control_url) as client:
+        yield client
+
+
+async def test_join_status_move_leave(rig: Rig, control: ControlClient) -> None:
+    member = Member(rig, control)
+    first, second = rig.channels[0], rig.channels[1]
+    assert "voice channel first" in await member.types("/voice join")
+    await member.enters(0)
+    assert await member.types("/voice join") == f"Joined <#{first}>."
+    assert await member.types("/voice join") == f"Already in <#{first}>."
+    status = await member.types("/voice status")
+    assert f"In <#{first}>" in status
+    assert "live" in status
+    assert "nobody" in status
+    assert await member.types("/voice join", channel=str(second)) == f"Moved to <#{second}>."
+    assert await member.types("/voice leave") == f"Left <#{second}>."
+    assert await member.types("/voice leave") == "I am in no voice channel."
+    assert await member.types("/voice status") == "I am in no voice channel."
+    assert rig.most == 1
+
+
+async def test_busy_and_leave_belong_to_those_present(rig: Rig, control: ControlClient) -> None:
+    here, elsewhere = Member(rig, control, 0), Member(rig, control, 1)
+    await here.enters(0)
+    await elsewhere.enters(1)
+    await here.types("/voice join")
+    assert (await elsewhere.types("/voice join")).startswith(f"Busy in <#{rig.channels[0]}>")
+    assert "are using me" in await elsewhere.types("/voice leave")
+    assert rig.place == rig.channels[0]
+
+
+async def test_permissions_are_checked_before_anything_is_sent(rig: Rig, control: ControlClient) -> None:
+    member = Member(rig, control, 1)
+    channel = rig.channels[0]
+    await control.permissions(member_id=rig.bot_id, channel_id=channel, deny=("CONNECT",))
+    await eventually(lambda: bool(_overwrites(rig, channel)))
+    assert "I may not connect" in await member.types("/voice join", channel=str(channel))
+    await control.permissions(member_id=rig.bot_id, channel_id=channel, allow=("CONNECT",))
+    await control.permissions(member_id=member.id, channel_id=channel, deny=("CONNECT",))
+    await eventually(lambda: len(_overwrites(rig, channel)) == 2)
+    assert "You may not connect" in await member.types("/voice join", channel=str(channel))
+    assert rig.op4() == []
+
+
+def _overwrites(rig: Rig, channel_id: int) -> dict[Any, Any]:
+    channel = rig.ctx.bot.cache.get_guild_channel(channel_id)
+    return dict(getattr(channel, "permission_overwrites", {}))

@@ -1,0 +1,221 @@
+"""The small parts: journal, reaper, op 4 queue, settings, words."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from roost.audio import LinkEnd, Retry, Timing
+from roost.instances import hold_instance, instances_dir
+from roost_voice import moves
+from roost_voice.actor import ActorCore
+from roost_voice.commands import JOIN_WORDS, join_words, leave_words
+from roost_voice.config import VoiceConfig
+from roost_voice.journal import Claim, Journal, parse, read_others, session_hash
+from roost_voice.moves import Priority, SendOp4, State, Told, Wish
+from roost_voice.op4 import Op4Queue
+from roost_voice.reaper import Reaper, Verdict, judge
+from roost_voice.sessions import JoinResult
+
+pytestmark = pytest.mark.unit
+
+
+# Journal -------------------------------------------------------------------------------------------------------------
+
+
+def test_journal_holds_no_secret_and_goes_with_the_last_guild(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.write(1, 2, None)
+    journal.write(1, 2, "secret session")
+    path = instances_dir(tmp_path) / "me.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "secret session" not in path.read_text()
+    assert parse(path.read_bytes()) == {1: Claim(2, session_hash("secret session"))}
+    journal.write(3, 4, None)
+    journal.remove(1)
+    assert path.exists()
+    journal.remove(3)
+    assert not path.exists()
+    assert [entry.name for entry in instances_dir(tmp_path).iterdir()] == []
+
+
+def test_others_are_told_apart_by_their_locks(tmp_path: Path) -> None:
+    with hold_instance(tmp_path) as living, hold_instance(tmp_path) as me:
+        Journal(tmp_path, living).write(1, 2, "a")
+        Journal(tmp_path, me).write(5, 6, "c")
+        Journal(tmp_path, "dead").write(3, 4, "b")
+        others = read_others(tmp_path, me)
+        assert others.living == {1: [Claim(2, session_hash("a"))]}
+        assert list(others.dead.values()) == [{3}]
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_journal_or_none(raw: bytes) -> None:
+    assert parse(raw) is None or isinstance(parse(raw), dict)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"guilds": 3}', '{"guilds": {"1": {}}}', "null"])
+def test_torn_files_are_removed(tmp_path: Path, content: str) -> None:
+    folder = instances_dir(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "dead.json").write_text(content)
+    (folder / "other.json.new").write_text("half")
+    assert read_others(tmp_path, "me").dead == {}
+    assert list(folder.iterdir()) == []
+
+
+def test_old_files_are_removed(tmp_path: Path) -> None:
+    Journal(tmp_path, "dead").write(1, 2, None)
+    path = instances_dir(tmp_path) / "dead.json"
+    os.utime(path, (0, time.time() - 4000))
+    assert read_others(tmp_path, "me").dead == {}
+    assert not path.exists()
+
+
+# Reaper --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("living", "named", "exclusive", "verdict"),
+    [
+        ([], False, True, Verdict.GHOST),
+        ([], False, False, Verdict.UNKNOWN),
+        ([], True, False, Verdict.GHOST),
+        ([Claim(2, session_hash("s"))], True, True, Verdict.SOMEBODYS),
+        ([Claim(2, None)], False, True, Verdict.SOMEBODYS),
+        ([Claim(2, session_hash("another"))], False, True, Verdict.GHOST),
+    ],
+)
+def test_whose_a_voice_state_is(living: list[Claim], named: bool, exclusive: bool, verdict: Verdict) -> None:
+    assert judge("s", living, in_dead_journal=named, exclusive=exclusive) is verdict
+
+
+def test_a_dead_journal_goes_when_all_its_guilds_are_settled(tmp_path: Path) -> None:
+    dead = Journal(tmp_path, "dead")
+    dead.write(1, 2, None)
+    dead.write(3, 4, None)
+    reaper = Reaper(tmp_path, "me", exclusive=False)
+    reaper.start()
+    path = instances_dir(tmp_path) / "dead.json"
+    reaper.settled(1)
+    assert json.loads(path.read_text())
+    reaper.settled(3)
+    assert not path.exists()
+
+
+# Op 4 ----------------------------------------------------------------------------------------------------------------
+
+
+def order(ticket: int, priority: Priority) -> SendOp4:
+    return SendOp4(ticket, None if priority is Priority.LEAVE else 5, priority)
+
+
+def test_urgent_first_one_a_second_per_guild() -> None:
+    queue = Op4Queue(Timing())
+    queue.put(1, order(1, Priority.REAP))
+    queue.put(2, order(2, Priority.JOIN))
+    queue.put(3, order(3, Priority.LEAVE))
+    assert [entry.guild_id for entry in iter(lambda: queue.take(0.0), None)] == [3, 2, 1]
+    queue.put(1, order(4, Priority.LEAVE))
+    assert queue.take(0.5) is None
+    assert queue.wake_at(0.5) == 1.0
+    assert queue.take(1.0) is not None
+
+
+def test_a_later_wish_takes_the_earlier_ones_place() -> None:
+    queue = Op4Queue(Timing())
+    queue.put(1, order(1, Priority.JOIN))
+    queue.put(1, order(2, Priority.LEAVE))
+    entry = queue.take(0.0)
+    assert entry is not None
+    assert entry.order.ticket == 2
+    queue.put(1, order(3, Priority.JOIN))
+    queue.put_back(entry)
+    again = queue.take(5.0)
+    assert again is not None
+    assert again.order.ticket == 3
+    assert queue.replaced == 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.8), st.integers(0, 30), st.sampled_from(list(Priority))), max_size=400))
+def test_never_more_than_discord_allows(steps: list[tuple[float, int, Priority]]) -> None:
+    timing = Timing()
+    queue, now = Op4Queue(timing), 0.0
+    sent: list[tuple[float, int]] = []
+    for ticket, (wait_s, guild, priority) in enumerate(steps):
+        now += wait_s
+        queue.put(guild, order(ticket, priority))
+        while (entry := queue.take(now)) is not None:
+            sent.append((now, entry.guild_id))
+    for at, guild in sent:
+        assert sum(1 for t, g in sent if g == guild and at <= t < at + timing.op4_guild_s) == 1
+        assert sum(1 for t, _ in sent if at <= t < at + timing.op4_window_s) <= timing.op4_per_window
+
+
+def test_a_storm_of_many_guilds_waits_for_the_window() -> None:
+    queue = Op4Queue(Timing())
+    for guild in range(150):
+        queue.put(guild, order(guild, Priority.JOIN))
+    assert sum(1 for _ in iter(lambda: queue.take(0.0), None)) == 100
+    assert queue.wake_at(0.0) == 60.0
+
+
+# The breaker ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_always_refuses_trips_the_breaker() -> None:
+    core, now, tries = ActorCore(1, Timing()), 0.0, 0
+    todo: list[moves.Input] = [moves.Want(1, Wish(5, 6))]
+    told: list[Told] = []
+    while todo:
+        for action in core.handle(todo.pop(0), now):
+            match action:
+                case SendOp4(channel_id=None):
+                    todo += [moves.Op4Sent(action.ticket, None), moves.OwnNull("s")]
+                case SendOp4():
+                    todo += [
+                        moves.Op4Sent(action.ticket, action.channel_id),
+                        moves.OwnState(5, "s"),
+                        moves.Server(f"t{now}", "a:1"),
+                    ]
+                case moves.OpenLink():
+                    tries += 1
+                    todo.append(moves.LinkGone(action.gen, LinkEnd(4006, "no longer valid", Retry.REJOIN)))
+                case moves.Tell():
+                    told.append(action.told)
+        now += 1.0
+    assert tries == 5
+    assert core.state is State.FAILED
+    assert told == [Told.FAILED]
+    (refused,) = core.handle(moves.Want(2, Wish(5, 6)), now)
+    assert isinstance(refused, moves.Tell)
+    assert "try again in" in refused.reason
+    assert core.deadline is not None
+    core.handle(moves.Tick(), core.deadline)
+    assert core.state is State.IDLE
+
+
+# Settings and words --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ca_file": "/nowhere.pem"}, {"allowed_hosts": ["https://x"]}, {"timing_scale": 0}, {"drivr": "native"}],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        VoiceConfig.model_validate(wrong)
+
+
+def test_every_outcome_has_words() -> None:
+    for told in JOIN_WORDS:
+        assert join_words(JoinResult(told, 5, "because."), 6).endswith(".")
+    for told in Told:
+        assert leave_words(JoinResult(told, 5, "because")).endswith(".")
