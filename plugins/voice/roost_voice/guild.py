@@ -159,8 +159,7 @@ class GuildActor:
             if session.member_is(user_id, is_bot):
                 self.announce("voice_member_joined", user_id=user_id)
         elif session.member_left(user_id):
-            session.revoke(user_id)
-            session.consent_changed(user_id)
+            # Their last words stay in the sinks: leaving takes no consent back.
             self.announce("voice_member_left", user_id=user_id)
         self._watch_company()
 

@@ -91,7 +91,7 @@ class VoicePlugin:
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
         """Ends whatever still stands: nothing when `on_stopping` came before."""
         manager = self.manager
-        if manager is None:
+        if manager is None or manager.is_stopping():
             return
         deadline = asyncio.get_running_loop().time() + UNLOAD_S
         await manager.stop_all(f"voice was unloaded ({reason})", deadline)

@@ -1,0 +1,239 @@
+"""The gate that every frame passes, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from context import MemoryConsent, SinkRecorder
+
+from roost.audio import AudioFrame, LinkStats
+from roost.dispatch import Dispatcher
+from roost.errors import ClosedError
+from roost.hooks import Deny, hookimpl
+from roost.scopes import Scope
+from roost_voice.moves import Wish
+from roost_voice.session import Session, SessionEvents
+
+pytestmark = pytest.mark.unit
+
+GUILD, CHANNEL, OTHER = 1, 2, 3
+ALICE, BOB, ROBOT = 11, 12, 13
+
+
+def frame(user_id: int) -> AudioFrame:
+    return AudioFrame(GUILD, user_id, ssrc=user_id, rtp_timestamp=0, opus=b"x")
+
+
+class Bench:
+    def __init__(self, scope: Scope) -> None:
+        self.consent = MemoryConsent()
+        self.hooks = Dispatcher(lambda: ["plugin"], lambda _plugin, _guild: True)
+        self.notices: list[int] = []
+        self.notice_stands = True
+        self.may_post = asyncio.Event()
+        self.may_post.set()
+        self.session = Session(
+            GUILD,
+            Wish(CHANNEL, ALICE, 5),
+            consent=self.consent,
+            hooks=self.hooks,
+            post_notice=self.post,
+            scope=scope,
+            now=0.0,
+            state_of=lambda: "live",
+            on_speaking=lambda _user, _on: None,
+        )
+        self.session.begin_link(1, CHANNEL, [(ALICE, False), (BOB, False), (ROBOT, True)])
+
+    async def post(self, session: Session) -> bool:
+        await self.may_post.wait()
+        self.notices.append(session.channel_id)
+        return self.notice_stands
+
+    def hears(self, user_id: int, sink: SinkRecorder) -> bool:
+        before = len(sink.frames)
+        self.session.on_frame(frame(user_id))
+        return len(sink.frames) > before
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    scope = Scope("test")
+    yield Bench(scope)
+    await scope.aclose()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_listener_no_notice_no_capture(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.session.link_live()
+    bench.session.attach_hooks()
+    bench.session.on_frame(frame(ALICE))
+    await settle()
+    assert bench.notices == []
+    assert bench.session.capture_state == "off"
+    stats = bench.session.stats()
+    assert (stats.frames_received, stats.frames_delivered, stats.frames_refused) == (1, 0, 0)
+
+
+async def test_nothing_is_heard_before_the_notice_stands(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.may_post.clear()
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    assert bench.session.capture_state == "notice"
+    await settle()
+    assert not bench.hears(ALICE, sink)
+    bench.may_post.set()
+    await settle()
+    assert bench.session.capture_state == "on"
+    assert bench.hears(ALICE, sink)
+    assert bench.session.stats().refused_by_user == {ALICE: 1}
+
+
+async def test_a_failed_notice_means_no_capture(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.notice_stands = False
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert bench.session.capture_state == "failed"
+    assert not bench.hears(ALICE, sink)
+
+
+async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert not bench.hears(ALICE, sink)
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.session.consent_changed(ALICE)
+    assert bench.hears(ALICE, sink)
+    assert bench.session.heard == {ALICE}
+    bench.consent.agreed.clear()
+    bench.session.consent_changed(ALICE)
+    assert sink.purged == [ALICE]
+    assert not bench.hears(ALICE, sink)
+
+
+async def test_bots_and_strangers_are_never_heard(bench: Bench) -> None:
+    bench.consent.agreed |= {(GUILD, ROBOT), (GUILD, 99)}
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert not bench.hears(ROBOT, sink)
+    assert not bench.hears(99, sink)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_plugin_can_only_forbid(bench: Bench, raises: bool) -> None:
+    class Strict:
+        @hookimpl
+        def voice_consent(self, session: object, user_id: int) -> Deny | None:
+            if raises:
+                raise RuntimeError("broken")
+            return Deny("no") if user_id == BOB else None
+
+    bench.hooks.manager.register(Strict(), "plugin")
+    bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert bench.hears(ALICE, sink) is not raises
+    assert not bench.hears(BOB, sink)
+
+
+async def test_a_new_channel_needs_its_own_notice(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    bench.session.begin_link(2, OTHER, [(ALICE, False)])
+    assert not bench.hears(ALICE, sink)
+    bench.session.link_live()
+    await settle()
+    assert bench.notices == [CHANNEL, OTHER]
+    assert bench.hears(ALICE, sink)
+    bench.session.begin_link(3, OTHER, [(ALICE, False)])
+    assert bench.hears(ALICE, sink)
+
+
+async def test_hook_frames_only_with_an_implementer(bench: Bench) -> None:
+    heard: list[int] = []
+
+    class Listener:
+        @hookimpl
+        def voice_audio_frame(self, frame: AudioFrame) -> None:
+            heard.append(frame.user_id)
+
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.hooks.manager.register(Listener(), "plugin")
+    bench.session.attach_hooks()
+    await settle()
+    bench.session.on_frame(frame(ALICE))
+    bench.session.on_frame(frame(BOB))
+    assert heard == [ALICE]
+    bench.hooks.manager.unregister(name="plugin")
+    bench.session.attach_hooks()
+    assert bench.session.capture_state == "off"
+
+
+async def test_a_raising_sink_harms_nobody(bench: Bench) -> None:
+    class Broken(SinkRecorder):
+        def write(self, frame: AudioFrame) -> None:
+            raise RuntimeError("broken")
+
+    bench.consent.agreed.add((GUILD, ALICE))
+    sink = SinkRecorder()
+    bench.session.attach(Broken())
+    bench.session.attach(sink)
+    await settle()
+    assert bench.hears(ALICE, sink)
+
+
+async def test_a_stale_link_says_nothing(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    old, new = SessionEvents(bench.session, 1), SessionEvents(bench.session, 2)
+    bench.session.begin_link(2, CHANNEL, [(ALICE, False)])
+    old.frame(frame(ALICE))
+    assert sink.frames == []
+    new.frame(frame(ALICE))
+    assert len(sink.frames) == 1
+
+
+async def test_counters_add_up_over_links(bench: Bench) -> None:
+    class Link:
+        def __init__(self, stats: LinkStats) -> None:
+            self._stats = stats
+
+        def stats(self) -> LinkStats:
+            return self._stats
+
+    first = Link(LinkStats(packets_in=3, frames_out=2, dropped={"late": 1}, dave_epochs=1, mode="a"))
+    second = Link(LinkStats(packets_in=5, frames_out=5, dave_epochs=2, mode="b"))
+    bench.session.link_is(first)  # type: ignore[arg-type]
+    bench.session.link_ended(first)  # type: ignore[arg-type]
+    bench.session.link_is(second)  # type: ignore[arg-type]
+    link = bench.session.stats().link
+    assert (link.packets_in, link.frames_out, link.dropped, link.dave_epochs, link.mode) == (8, 7, {"late": 1}, 3, "b")
+
+
+async def test_closed_is_closed(bench: Bench) -> None:
+    sink = SinkRecorder()
+    detach = bench.session.attach(sink)
+    bench.session.close(9.0)
+    bench.session.close(99.0)
+    detach()
+    assert bench.session.state == "closed"
+    assert bench.session.stats().duration_s == 9.0
+    with pytest.raises(ClosedError):
+        bench.session.attach(sink)
