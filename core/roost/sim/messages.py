@@ -122,7 +122,7 @@ class MessageBook:
         return message
 
     def edit(self, message: Message, body: dict[str, Any]) -> None:
-        kept = {
+        kept: dict[str, Any] = {
             key: body[key] for key in ("content", "embeds", "components", "flags", "allowed_mentions") if key in body
         }
         _number(kept)
