@@ -240,11 +240,13 @@ class PluginHost:
         self._switches = await self.store.enablement()
         self.records = discover(self.config)
         refuse_unknown_tables(self.config, self.records)
-        for name in self._sorted():
+        order = self._sorted()
+        for name in order:
             await self._load(self.records[name])
-        for record in self.records.values():
-            if record.state is State.FAILED and record.name in self.config.core.plugins.required:
-                raise ConfigError(record.detail)
+        # In load order, so that the cause is named and not a plugin that could not load because of it.
+        for name in [*order, *self.records]:
+            if self.records[name].state is State.FAILED and name in self.config.core.plugins.required:
+                raise ConfigError(self.records[name].detail)
 
     def _sorted(self) -> list[str]:
         """Names to load, dependencies first; what cannot be ordered or is missing a dependency fails here."""
