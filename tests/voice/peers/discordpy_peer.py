@@ -95,7 +95,7 @@ async def speak(voice: Receiver, packets: list[bytes]) -> None:
     await voice.ws.speak(discord.SpeakingState.none)
 
 
-async def serve(client: discord.Client, voice: Receiver) -> None:
+async def serve(voice: Receiver) -> None:
     """Obey commands until stdin ends."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -103,10 +103,6 @@ async def serve(client: discord.Client, voice: Receiver) -> None:
         if command["do"] == "speak":
             await speak(voice, [bytes.fromhex(packet) for packet in command["packets"]])
             say("spoke")
-        elif command["do"] == "move":
-            channel = client.get_channel(command["channel_id"])
-            await voice.move_to(channel)  # type: ignore[arg-type]
-            say("moved", channel_id=voice.channel.id)
         elif command["do"] == "report":
             say(
                 "report",
@@ -144,7 +140,7 @@ async def main(config: dict[str, Any]) -> None:
         voice._connection.add_socket_listener(voice.on_packet)
         say("joined", seconds=time.monotonic() - started, mode=voice.mode)
         try:
-            await serve(client, voice)
+            await serve(voice)
         finally:
             await voice.disconnect()
     await asyncio.gather(running, return_exceptions=True)

@@ -54,6 +54,7 @@ class MediaRelay:
         self._dice = random.Random(settings.seed)  # noqa: S311
         self.sendto: Sendto = lambda data, address: None
         """Set by whoever owns the socket."""
+        self._delayed: list[tuple[float, bytes, Address]] = []
         self.losses: dict[tuple[int, int], Loss] = {}
         """By (guild, user)."""
         self.corrupt: dict[tuple[int, int], int] = {}
@@ -99,7 +100,18 @@ class MediaRelay:
             for junk in (lie[:-1], lie + b"\0", b"\0\1" + lie[2:], rtp.discovery_reply(ssrc ^ 1, "192.0.2.66", 6666)):
                 self.sendto(junk, address)
         session.address = address
-        self.sendto(rtp.discovery_reply(ssrc, *address), address)
+        reply = rtp.discovery_reply(ssrc, *address)
+        if self._settings.discovery_delay_s:
+            self._delayed.append((now + self._settings.discovery_delay_s, reply, address))
+        else:
+            self.sendto(reply, address)
+
+    def tick(self, now: float) -> None:
+        """Send what was held back."""
+        due = [entry for entry in self._delayed if entry[0] <= now]
+        self._delayed = [entry for entry in self._delayed if entry[0] > now]
+        for _, data, address in due:
+            self.sendto(data, address)
 
     def _media(self, data: bytes, now: float) -> None:
         found = self._find(rtp.ssrc_of(data))

@@ -156,6 +156,7 @@ class VoiceServer:
         for session in list(self._sessions.values()):
             if session.lost_at is not None and now - session.lost_at > self._settings.resume_window_s:
                 self._forget(session, now)
+        self.media.tick(now)
         for room in list(self._rooms.values()):
             room.delivery.tick(now)
             self._flush(room)

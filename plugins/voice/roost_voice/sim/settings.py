@@ -27,6 +27,7 @@ class VoiceSettings:
         extension_share: Share of relayed packets that carry an 8-byte RTP extension.
         padding_share: Share of relayed packets that carry RTP padding.
         report_packets: A sender gets an RTCP receiver report each so many packets; 0 for none.
+        discovery_delay_s: How long an IP discovery request waits for its answer, rounded up to a tick; 0 for none.
         keepalive_echo: Whether UDP keepalives are echoed.
         seed: Of the random choices above.
         tick_s: How often deadlines and faults are looked at.
@@ -49,6 +50,7 @@ class VoiceSettings:
     extension_share: float = 0.6
     padding_share: float = 0.1
     report_packets: int = 250
+    discovery_delay_s: float = 0.0
     keepalive_echo: bool = True
     seed: int = 1
     tick_s: float = 0.05
