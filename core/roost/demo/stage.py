@@ -218,6 +218,7 @@ async def play_acts(face: Face, scene: Scene, ledger: Ledger, driver: str) -> No
             await _join_and_transcribe(stage, bot, recordings)
             await _one_session(stage, bot, recordings)
             await _crash(stage, bot)
+            _read_sessions(ledger, bot)
         async with stage.running_bot(data_dir, driver) as bot:
             await _come_back(stage, bot)
             await _stop(stage, bot, recordings)
@@ -269,7 +270,7 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
     face.picture_now()
     await stage.slash("Ada", "/transcribe stop")
     await bot.wait_for(lambda each: each.get("event") == "speech_report", 5.0, "a report of what was decoded")
-    _read_reports(ledger, bot, stage.members["Cleo"])
+    _read_speech(ledger, bot, stage.members["Cleo"])
     face.fact(f"Cleo sent {ledger.refused_frames_sent} frames; {ledger.refused_frames_decoded} of them were decoded")
     ledger.acts.append("join and transcribe")
 
@@ -391,22 +392,30 @@ async def _count(stage: Stage, bot: BotProcess) -> None:
     ledger.sessions_opened = int(sessions["opened"])
     ledger.sessions_closed = int(sessions["closed"])
     ledger.sessions_leaked = int(sessions["live"])
-    _read_reports(ledger, bot, stage.members["Cleo"])
+    _read_speech(ledger, bot, stage.members["Cleo"])
+    _read_sessions(ledger, bot)
     ledger.max_sessions_per_guild = int(state["max_sessions_per_guild"])
 
 
-def _read_reports(ledger: Ledger, bot: BotProcess, refused_user: int) -> None:
-    """Add up what a bot reported of its sessions and of its speech worker.
+def _read_sessions(ledger: Ledger, bot: BotProcess) -> None:
+    """Add up what a bot reported of its voice sessions.
 
-    A bot that is killed reports nothing; the second one's figures stand for what it did itself.
+    Sessions report their figures so far at every move and at their end; a bot that is killed leaves it at the moves.
     """
+    latest: dict[str, Mapping[str, Any]] = {}
     for event in bot.events:
-        if event.get("event") == "session_closed":
-            link = event["stats"]["link"]
-            ledger.dave_version = max(ledger.dave_version, int(link["dave_version"]))
-            ledger.dave_epochs += int(link["dave_epochs"])
-            ledger.frames_decrypted += int(link["frames_decrypted"])
-            ledger.frames_dropped += int(link["decrypt_failures"])
-        elif event.get("event") == "speech_report":
+        if event.get("event") in ("session_moved", "session_closed"):
+            latest[event["session"]] = event["stats"]["link"]
+    for link in latest.values():
+        ledger.dave_version = max(ledger.dave_version, int(link["dave_version"]))
+        ledger.dave_epochs += int(link["dave_epochs"])
+        ledger.frames_decrypted += int(link["frames_decrypted"])
+        ledger.frames_dropped += int(link["decrypt_failures"])
+
+
+def _read_speech(ledger: Ledger, bot: BotProcess, refused_user: int) -> None:
+    """Take over how many frames of the one who never agreed a bot's speech worker decoded."""
+    for event in bot.events:
+        if event.get("event") == "speech_report":
             decoded = int(event["decoded"].get(str(refused_user), 0))
             ledger.refused_frames_decoded = max(ledger.refused_frames_decoded or 0, decoded)

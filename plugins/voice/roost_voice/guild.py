@@ -300,6 +300,8 @@ class GuildActor:
             case moves.Moved():
                 assert self.session is not None
                 self.session.link_live()
+                report = _report("session_moved", self.session)
+                _log.info("guild %d: moved to channel %d", self.guild_id, action.new, extra=report)
                 self.announce("voice_session_moved", old=action.old, new=action.new)
             case moves.Interrupted():
                 self.announce("voice_session_interrupted", reason=action.reason)
@@ -442,8 +444,7 @@ class GuildActor:
             return
         session.close(asyncio.get_running_loop().time())
         self._alone_since = None
-        facts = {"event": "session_closed", "guild": str(self.guild_id), "stats": dataclasses.asdict(session.stats())}
-        _log.info("guild %d: voice ended: %s", self.guild_id, action.reason, extra=facts)
+        _log.info("guild %d: voice ended: %s", self.guild_id, action.reason, extra=_report("session_closed", session))
         self._announce_call("closed", session=session, reason=action.reason)
         self._host.sessions_changed()
 
@@ -534,3 +535,13 @@ class GuildActor:
             )
         else:
             _log.error("the ghost in guild %d could not be removed", self.guild_id, extra=facts)
+
+
+def _report(event: str, session: Session) -> dict[str, Any]:
+    """A session's figures so far, for the log; programs find them by ``event``."""
+    return {
+        "event": event,
+        "guild": str(session.guild_id),
+        "session": session.id,
+        "stats": dataclasses.asdict(session.stats()),
+    }
