@@ -21,7 +21,7 @@ from rich.text import Text
 from roost.demo.ledger import Ledger
 
 ACTS = ("Join and transcribe", "One session per guild", "Crash", "Stop", "Ledger")
-CAPTIONS_KEPT = 12
+CAPTIONS_KEPT = 6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _channels(scene: Scene) -> Group:
         lines.append(Text(f"#{channel}", style="bold"))
         for seat in seats:
             style = "bold green" if seat.speaking else ""
-            mark = ">>" if seat.speaking else "  "
+            mark = "\N{SPEAKER WITH THREE SOUND WAVES}" if seat.speaking else "\N{MIDDLE DOT} "
             lines.append(Text(f"  {mark} {seat.name}{f'  ({seat.note})' if seat.note else ''}", style=style))
         if not seats:
             lines.append(Text("     empty", style="dim"))

@@ -24,7 +24,10 @@ ACT_SHARES = (0.0, 0.08, 0.52, 0.66, 0.86, 1.0)
 QUIET_S = 1.2
 """A recording's captions are complete when none has come for this long."""
 CAPTION_LIMIT_S = 5.0
+PICTURE_S = 10.5
+"""Into the first act: both speak and both have been captioned."""
 
+_MENTION = re.compile(r"<#(\d+)>")
 _CAPTION = re.compile(r"^\*\*(?P<name>.+?)\*\*: (?P<text>.*)$")
 
 
@@ -43,6 +46,7 @@ class Stage:
         self.card = card
         self.voice = {channel["name"]: int(channel["id"]) for channel in guild["voice_channels"]}
         self.text_channel = int(guild["text_channels"][0]["id"])
+        self.text_name = str(guild["text_channels"][0]["name"])
         self.members = {member["name"]: int(member["id"]) for member in guild["members"]}
         self.names = {number: name for name, number in self.members.items()}
         self.bot: BotProcess | None = None
@@ -68,7 +72,12 @@ class Stage:
         if not answer["replies"]:
             log = "\n".join(self.bot.tail) if self.bot else ""
             raise ResourceError(f"{command} was never answered; the bot's log ends with:\n{log}")
-        return str(answer["replies"][-1]["content"])
+        return self._readable(str(answer["replies"][-1]["content"]))
+
+    def _readable(self, text: str) -> str:
+        """Channel mentions as Discord shows them."""
+        names = {number: name for name, number in self.voice.items()} | {self.text_channel: self.text_name}
+        return _MENTION.sub(lambda match: f"#{names.get(int(match[1]), match[1])}", text)
 
     async def enter(self, who: str, channel: str) -> None:
         await self.sim.voice(member_id=self.members[who], channel_id=self.voice[channel])
@@ -263,11 +272,14 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
         spoken = await stage.sim.speak(member_id=stage.members["Cleo"], recording="lv_0920")
         ledger.refused_frames_sent = int(spoken["frames"])
 
+    async def photograph() -> None:
+        await asyncio.sleep(PICTURE_S)
+        face.picture_now()
+
     async with asyncio.TaskGroup() as group:
-        for part in (ada(), ben(), cleo()):
+        for part in (ada(), ben(), cleo(), photograph()):
             group.create_task(part)
     ledger.open_files_live = bot.open_files()
-    face.picture_now()
     await stage.slash("Ada", "/transcribe stop")
     await bot.wait_for(lambda each: each.get("event") == "speech_report", 5.0, "a report of what was decoded")
     _read_speech(ledger, bot, stage.members["Cleo"])
