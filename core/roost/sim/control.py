@@ -8,6 +8,7 @@ import binascii
 import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -15,8 +16,10 @@ from aiohttp import web
 
 from roost.errors import BusyError, ResourceError, UsageError
 from roost.sim.faults import UnknownFault
-from roost.sim.messages import Interaction, Message
-from roost.sim.world import VOICE, Bot, Channel, Guild, Member, User
+from roost.sim.interactions import BadRequest, Invocation, command_data, component_data, modal_data, payload
+from roost.sim.messages import Interaction
+from roost.sim.rest_messages import MessageRoutes
+from roost.sim.world import TEXT, VOICE, Bot, Channel, Guild, Member, User
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -24,19 +27,15 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = dict[str, Any]
 PREFIX = "/control"
-SUBCOMMAND, SUBGROUP, INTEGER, BOOLEAN, USER, CHANNEL, ROLE, MENTIONABLE, NUMBER = 1, 2, 4, 5, 6, 7, 8, 9, 10
 SETTLE_S = 0.05
-
-
-class BadRequest(Exception):
-    """The caller's mistake; its text is the answer."""
 
 
 class ControlApi:
     """The routes below ``/control``."""
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    def __init__(self, sim: SimulatedDiscord, messages: MessageRoutes) -> None:
         self._sim = sim
+        self._messages_of = messages
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         posts: dict[str, Callable[[Body], Awaitable[Any]]] = {
@@ -47,6 +46,8 @@ class ControlApi:
             "voice": self._voice,
             "speak": self._speak,
             "member": self._member,
+            "message": self._message,
+            "channel": self._edit_channel,
             "permissions": self._permissions,
             "kick": self._kick,
             "move": self._move,
@@ -78,7 +79,7 @@ class ControlApi:
             return web.json_response({"error": str(error)}, status=503)
         except KeyError as error:
             return web.json_response({"error": f"{error.args[0]} is missing"}, status=400)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             return web.json_response({"error": f"a value has the wrong form: {error}"}, status=400)
         except web.HTTPNotFound:
             return web.json_response({"error": f"there is no {request.method} {request.path}"}, status=404)
@@ -117,18 +118,17 @@ class ControlApi:
     # Interactions
 
     async def _slash(self, body: Body) -> Any:
-        guild, channel = self._channel(body)
-        member = self._user(guild, body)
-        bot = self._bot(body)
-        interaction, data = self._command(bot, guild, channel, member, body, kind=2)
-        self._sim.log("slash", member_id=str(member), command=body["command"])
-        return await self._interact(interaction, data, float(body.get("wait_s", 3.0)))
+        guild, channel, member = self._visible(body)
+        data = self._typed(guild, channel, member, body, None)
+        interaction = self._sim.book.interact(2, self._bot(body), guild.id, channel.id, member)
+        self._sim.log("slash", member_id=str(member), command=body["command"], interaction_id=str(interaction.id))
+        return await self._interact(interaction, data, body)
 
     async def _autocomplete(self, body: Body) -> Any:
-        guild, channel = self._channel(body)
-        member = self._user(guild, body)
-        interaction, data = self._command(self._bot(body), guild, channel, member, body, kind=4)
-        answer = await self._interact(interaction, data, float(body.get("wait_s", 3.0)))
+        guild, channel, member = self._visible(body)
+        data = self._typed(guild, channel, member, body, str(body["focused"]))
+        interaction = self._sim.book.interact(4, self._bot(body), guild.id, channel.id, member)
+        answer = await self._interact(interaction, data, body)
         return {"choices": interaction.choices, "timed_out": answer["timed_out"]}
 
     async def _press(self, body: Body) -> Any:
@@ -137,151 +137,64 @@ class ControlApi:
             raise BadRequest(f"there is no message {body['message_id']}")
         guild = self._sim.world.guilds[message.guild_id]
         member = self._user(guild, body)
-        button = _button(message, body.get("custom_id"), body.get("label"))
-        bot = self._bot_of(message)
+        if message.seen_by not in (None, member):
+            raise BadRequest(f"member {member} does not see that message: it is ephemeral")
+        data = component_data(message, body.get("custom_id"), body.get("label"), body.get("values"))
+        bot = next((each for each in self._sim.world.bots if str(each.user.id) == message.author["id"]), None)
+        if bot is None:
+            raise BadRequest("that message is not a bot's")
         interaction = self._sim.book.interact(3, bot, guild.id, message.channel_id, member)
         interaction.source = message
-        data = self._interaction(interaction, {"custom_id": button["custom_id"], "component_type": button["type"]})
-        data["message"] = message.discord()
-        self._sim.log("press", member_id=str(member), custom_id=button["custom_id"])
-        return await self._interact(interaction, data, float(body.get("wait_s", 3.0)))
+        self._sim.log("press", member_id=str(member), custom_id=data["custom_id"], interaction_id=str(interaction.id))
+        return await self._interact(interaction, data, body)
 
     async def _modal(self, body: Body) -> Any:
+        guild, channel, member = self._visible(body)
+        data = modal_data(str(body["custom_id"]), dict(body.get("values") or {}))
+        interaction = self._sim.book.interact(5, self._bot(body), guild.id, channel.id, member)
+        return await self._interact(interaction, data, body)
+
+    def _visible(self, body: Body) -> tuple[Guild, Channel, int]:
         guild, channel = self._channel(body)
         member = self._user(guild, body)
-        interaction = self._sim.book.interact(5, self._bot(body), guild.id, channel.id, member)
-        rows = [
-            {"type": 1, "components": [{"type": 4, "custom_id": name, "value": value}]}
-            for name, value in dict(body.get("values") or {}).items()
+        if not guild.permissions(member, channel) & int(hikari.Permissions.VIEW_CHANNEL):
+            raise BadRequest(f"member {member} does not see channel {channel.id}")
+        return guild, channel, member
+
+    def _typed(self, guild: Guild, channel: Channel, member: int, body: Body, focused: str | None) -> Body:
+        application = self._bot(body).application_id
+        commands = [
+            *self._sim.commands.get((application, guild.id), ()),
+            *self._sim.commands.get((application, None), ()),
         ]
-        data = self._interaction(interaction, {"custom_id": body["custom_id"], "components": rows})
-        return await self._interact(interaction, data, float(body.get("wait_s", 3.0)))
+        typed = Invocation(str(body["command"]), dict(body.get("options") or {}), focused)
+        return command_data(guild, channel, member, commands, typed)
 
-    def _bot_of(self, message: Message) -> Bot:
-        return next(bot for bot in self._sim.world.bots if str(bot.user.id) == message.author["id"])
-
-    async def _interact(self, interaction: Interaction, data: Body, wait_s: float) -> Body:
+    async def _interact(self, interaction: Interaction, data: Body, body: Body) -> Body:
         """Send an interaction and wait for its replies: the first response, and the text of a deferred one."""
-        self._sim.gateway.dispatch("INTERACTION_CREATE", data, bot=interaction.bot)
+        wait_s, settle_s = float(body.get("wait_s", 3.0)), float(body.get("settle_s", SETTLE_S))
+        guild = self._sim.world.guilds[interaction.guild_id]
+        whole = payload(interaction, guild, guild.channels[interaction.channel_id], data)
+        self._sim.gateway.dispatch("INTERACTION_CREATE", whole, guild_id=guild.id, bot=interaction.bot)
         end = time.monotonic() + wait_s
-        timed_out = False
-        try:
+        source_edits = interaction.source.edits if interaction.source is not None else 0
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await interaction.answered.wait()
-        except TimeoutError:
-            timed_out = True
         # Further replies that were already on their way belong to the same answer.
-        await asyncio.sleep(max(min(SETTLE_S, end - time.monotonic()), 0))
-        replies = [each for each in interaction.replies if not (interaction.deferred and not each.body.get("content"))]
-        if interaction.source is not None and interaction.source.edits and not replies:
-            replies = [interaction.source]
-        answer: Body = {"replies": [each.seen() for each in replies], "timed_out": timed_out}
+        await asyncio.sleep(max(min(settle_s, end - time.monotonic()), 0))
+        source, original = interaction.source, interaction.original
+        replies = [each for each in interaction.replies if not each.loading]
+        if source is not None and source.edits > source_edits:
+            replies.insert(0, source)
+        waiting = original is not None and original.loading
+        answer: Body = {
+            "replies": [each.seen() for each in replies],
+            "timed_out": waiting or not interaction.acknowledged.is_set(),
+        }
         if interaction.modal is not None:
             answer["modal"] = interaction.modal
         return answer
-
-    def _interaction(self, interaction: Interaction, data: Body) -> Body:
-        guild = self._sim.world.guilds[interaction.guild_id]
-        channel = guild.channels[interaction.channel_id]
-        bot = interaction.bot
-        permissions = guild.permissions(interaction.member_id, channel)
-        return {
-            "id": str(interaction.id),
-            "application_id": str(bot.application_id),
-            "type": interaction.kind,
-            "data": data,
-            "guild_id": str(guild.id),
-            "guild": {"id": str(guild.id), "locale": "en-US", "features": []},
-            "guild_locale": "en-US",
-            "locale": "en-US",
-            "channel_id": str(channel.id),
-            "channel": channel.payload() | {"permissions": str(permissions)},
-            "member": guild.member_payload(interaction.member_id) | {"permissions": str(permissions)},
-            "token": interaction.token,
-            "version": 1,
-            "app_permissions": str(guild.permissions(bot.user.id, channel)),
-            "entitlements": [],
-            "authorizing_integration_owners": {"0": str(guild.id)},
-            "context": 0,
-            "attachment_size_limit": 10_485_760,
-        }
-
-    def _command(
-        self, bot: Bot, guild: Guild, channel: Channel, member: int, body: Body, *, kind: int
-    ) -> tuple[Interaction, Body]:
-        path = str(body["command"]).lstrip("/").split()
-        commands = [
-            *self._sim.commands.get((bot.application_id, guild.id), []),
-            *self._sim.commands.get((bot.application_id, None), []),
-        ]
-        command = next((each for each in commands if path and each["name"] == path[0]), None)
-        if command is None:
-            known = ", ".join(f"/{each['name']}" for each in commands) or "none"
-            raise BadRequest(f"there is no command /{' '.join(path)} in guild {guild.id}; there is: {known}")
-        needed = command.get("default_member_permissions")
-        if needed and guild.permissions(member, channel) & int(needed) != int(needed):
-            raise BadRequest(f"member {member} may not use /{path[0]}")
-        level: Body = command
-        kinds = []
-        for word in path[1:]:
-            found = next((each for each in level.get("options") or [] if each["name"] == word), None)
-            if found is None or found["type"] not in (SUBCOMMAND, SUBGROUP):
-                raise BadRequest(f"/{path[0]} has no subcommand {word!r}")
-            kinds.append((found["type"], word))
-            level = found
-        resolved: Body = {}
-        given = dict(body.get("options") or {})
-        focused = body.get("focused")
-        options = self._options(guild, level, given, resolved, str(focused) if focused else None)
-        for type_, word in reversed(kinds):
-            options = [{"type": type_, "name": word, "options": options}]
-        data: Body = {"id": command["id"], "name": command["name"], "type": 1, "options": options}
-        if resolved:
-            data["resolved"] = resolved
-        if command.get("guild_id"):
-            data["guild_id"] = command["guild_id"]
-        interaction = self._sim.book.interact(kind, bot, guild.id, channel.id, member)
-        return interaction, self._interaction(interaction, data)
-
-    def _options(self, guild: Guild, level: Body, given: Body, resolved: Body, focused: str | None) -> list[Body]:
-        declared = {each["name"]: each for each in level.get("options") or []}
-        options = []
-        for name, value in given.items():
-            if name not in declared:
-                raise BadRequest(f"there is no option {name!r}; there is: {', '.join(declared) or 'none'}")
-            kind = declared[name]["type"]
-            option: Body = {"name": name, "type": kind, "value": self._value(guild, kind, value, resolved)}
-            if name == focused:
-                option["focused"] = True
-            options.append(option)
-        for name, spec in declared.items():
-            if spec.get("required") and name not in given and focused is None:
-                raise BadRequest(f"the option {name!r} is required")
-        return options
-
-    def _value(self, guild: Guild, kind: int, value: Any, resolved: Body) -> Any:
-        if kind == CHANNEL:
-            channel = guild.channels.get(int(value))
-            if channel is None:
-                raise BadRequest(f"there is no channel {value} in guild {guild.id}")
-            shown = channel.payload() | {"permissions": str(int(hikari.Permissions.all_permissions()))}
-            resolved.setdefault("channels", {})[str(value)] = shown
-            return str(value)
-        if kind in (USER, MENTIONABLE):
-            member = guild.members.get(int(value))
-            if member is None:
-                raise BadRequest(f"there is no member {value} in guild {guild.id}")
-            resolved.setdefault("users", {})[str(value)] = member.user.payload()
-            shown = guild.member_payload(member.user.id) | {"permissions": str(guild.permissions(member.user.id))}
-            resolved.setdefault("members", {})[str(value)] = {k: v for k, v in shown.items() if k != "user"}
-            return str(value)
-        if kind == INTEGER:
-            return int(value)
-        if kind == NUMBER:
-            return float(value)
-        if kind == BOOLEAN:
-            return bool(value)
-        return str(value)
 
     # Members and moderators
 
@@ -295,6 +208,8 @@ class ControlApi:
         user = self._user(guild, body)
         if self._sim.world.is_bot(user):
             raise BadRequest("bots join by their own gateway connection; /move moves one that is in voice")
+        if not self._sim.voice.may_enter(guild, channel, user):
+            raise BadRequest(f"member {user} may not enter channel {channel.name}, or it is full")
         await self._sim.voice.member(guild, user, channel)
         return {}
 
@@ -324,8 +239,12 @@ class ControlApi:
         guild = self._guild(body)
         if body.get("remove"):
             user = self._user(guild, body)
+            if self._sim.world.is_bot(user):
+                raise BadRequest("a bot is taken out with /gateway, action guild_delete")
             await self._sim.voice.member(guild, user, None)
-            del guild.members[user]
+            gone = guild.members.pop(user)
+            data = {"guild_id": str(guild.id), "user": gone.user.payload()}
+            self._sim.gateway.dispatch("GUILD_MEMBER_REMOVE", data, guild_id=guild.id)
             return {}
         user = int(body.get("member_id") or self._sim.world.snowflake())
         guild.members[user] = Member(User(user, str(body["name"]), bot=bool(body.get("bot"))))
@@ -338,23 +257,54 @@ class ControlApi:
         guild = self._channel(body)[0] if body.get("channel_id") else self._guild(body)
         user = self._user(guild, body)
         allow, deny = _bits(body.get("allow")), _bits(body.get("deny"))
-        if body.get("channel_id"):
-            channels = [self._channel(body)[1]]
-        else:
-            channels = list(guild.channels.values())
-            member = guild.members[user]
-            member.permissions |= allow
-            for role in guild.rest_payload()["roles"]:
-                if role["id"] == str(guild.role_of(user)):
-                    data = {"guild_id": str(guild.id), "role": role}
-                    self._sim.gateway.dispatch("GUILD_ROLE_UPDATE", data, guild_id=guild.id)
-            update = guild.member_payload(user) | {"guild_id": str(guild.id)}
-            self._sim.gateway.dispatch("GUILD_MEMBER_UPDATE", update, guild_id=guild.id)
+        channels = [self._channel(body)[1]] if body.get("channel_id") else list(guild.channels.values())
+        if not body.get("channel_id"):
+            self._change_role(guild, user, allow, deny)
         for channel in channels:
             old_allow, old_deny = channel.overwrites.get(user, (0, 0))
             channel.overwrites[user] = ((old_allow | allow) & ~deny, (old_deny | deny) & ~allow)
             self._sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
         return {}
+
+    def _change_role(self, guild: Guild, user: int, allow: int, deny: int) -> None:
+        """A member's own permissions in the whole guild: those of a role of their own."""
+        known = guild.role_of(user)
+        member = guild.members[user]
+        member.permissions = (member.permissions | allow) & ~deny
+        for role in guild.rest_payload()["roles"]:
+            if role["id"] == str(guild.role_of(user)):
+                event = "GUILD_ROLE_CREATE" if known is None else "GUILD_ROLE_UPDATE"
+                self._sim.gateway.dispatch(event, {"guild_id": str(guild.id), "role": role}, guild_id=guild.id)
+        update = guild.member_payload(user) | {"guild_id": str(guild.id)}
+        for session in self._sim.gateway.sessions.values():
+            # Without the GUILD_MEMBERS intent a bot learns of changes to itself alone.
+            if session.bot.user.id == user or session.has(int(hikari.Intents.GUILD_MEMBERS)):
+                session.dispatch("GUILD_MEMBER_UPDATE", update)
+
+    async def _message(self, body: Body) -> Any:
+        """A member writes into a text channel."""
+        guild, channel, member = self._visible(body)
+        return {"message_id": str(self._messages_of.say(guild, channel, member, str(body["content"])).id)}
+
+    async def _edit_channel(self, body: Body) -> Any:
+        """A new channel (``guild_id``, ``name``, ``type``: voice or text), or ``user_limit`` or ``delete`` for one."""
+        sim = self._sim
+        if body.get("channel_id"):
+            guild, channel = self._channel(body)
+            if body.get("delete"):
+                await sim.voice.drop_channel(guild, channel)
+                return {}
+            channel.user_limit = int(body.get("user_limit", channel.user_limit))
+            sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
+            return {"id": str(channel.id)}
+        guild = self._guild(body)
+        kind = {"voice": VOICE, "text": TEXT}.get(str(body.get("type", "voice")))
+        if kind is None:
+            raise BadRequest("type is voice or text")
+        channel = Channel(sim.world.snowflake(), guild.id, str(body["name"]), kind, int(body.get("user_limit", 0)))
+        guild.channels[channel.id] = channel
+        sim.gateway.dispatch("CHANNEL_CREATE", channel.payload(), guild_id=guild.id)
+        return {"id": str(channel.id)}
 
     async def _kick(self, body: Body) -> Any:
         """Take somebody, also a bot, out of voice."""
@@ -384,22 +334,46 @@ class ControlApi:
         return {}
 
     async def _gateway(self, body: Body) -> Any:
-        """``action``: drop (with ``code``), invalidate, or guild_delete (with ``guild_id`` and ``unavailable``)."""
-        bot = self._bot(body)
-        action = body["action"]
+        """What happens to a bot's gateway; ``action`` is one of:
+
+        drop: every connection is closed, with ``code`` (4000); its sessions stay resumable.
+        abort: every connection is reset, with no close frame.
+        invalidate: op 9, not resumable.
+        guild_delete: it is removed from ``guild_id``, or with ``unavailable`` the guild has an outage.
+        guild_create: it is (back) in ``guild_id``.
+        """
+        bot, gateway = self._bot(body), self._sim.gateway
+        actions: dict[str, Callable[[], Any]] = {
+            "abort": lambda: {"closed": gateway.abort(bot)},
+            "invalidate": lambda: {"invalidated": gateway.invalidate(bot)},
+            "guild_delete": lambda: self._leave_guild(bot, self._guild(body), bool(body.get("unavailable"))),
+            "guild_create": lambda: self._enter_guild(bot, self._guild(body)),
+        }
+        action = str(body["action"])
         if action == "drop":
-            return {"closed": await self._sim.gateway.drop(bot, int(body.get("code", 4000)))}
-        if action == "invalidate":
-            return {"invalidated": self._sim.gateway.invalidate(bot)}
-        if action == "guild_delete":
-            guild = self._guild(body)
-            self._sim.voice.remove(guild, bot.user.id) if not body.get("unavailable") else None
-            data: Body = {"id": str(guild.id)}
-            if body.get("unavailable"):
-                data["unavailable"] = True
-            self._sim.gateway.dispatch("GUILD_DELETE", data, guild_id=guild.id, bot=bot)
-            return {}
-        raise BadRequest(f"there is no action {action!r}; there is: drop, invalidate, guild_delete")
+            return {"closed": await gateway.drop(bot, int(body.get("code", 4000)))}
+        if action not in actions:
+            raise BadRequest(f"there is no action {action!r}; there is: drop, {', '.join(actions)}")
+        return actions[action]()
+
+    def _leave_guild(self, bot: Bot, guild: Guild, unavailable: bool) -> Body:
+        data: Body = {"id": str(guild.id)}
+        if unavailable:
+            data["unavailable"] = True
+        else:
+            self._sim.voice.remove(guild, bot.user.id, quiet=True)
+        self._sim.gateway.dispatch("GUILD_DELETE", data, guild_id=guild.id, bot=bot)
+        if not unavailable:
+            guild.members.pop(bot.user.id, None)
+            self._sim.commands.pop((bot.application_id, guild.id), None)
+        return {}
+
+    def _enter_guild(self, bot: Bot, guild: Guild) -> Body:
+        guild.members.setdefault(bot.user.id, Member(bot.user))
+        for session in self._sim.gateway.sessions.values():
+            if session.bot is bot and session.wants("GUILD_CREATE", guild.id):
+                self._sim.gateway.show_guild(session, guild)
+        return {}
 
     # Faults and views
 
@@ -409,7 +383,8 @@ class ControlApi:
         if times < 1:
             raise BadRequest("times must be 1 or more")
         fault = self._sim.faults.arm(str(body["name"]), guild, dict(body.get("params") or {}), times)
-        self._sim.log("fault_armed", name=fault.name, fault_id=fault.id)
+        self._sim.log("fault_armed", name=fault.name, fault_id=fault.id, guild_id=guild and str(guild))
+        self._sim.gateway.strike()
         return {"fault_id": fault.id}
 
     async def _disarm(self, request: web.Request) -> web.Response:
@@ -419,7 +394,9 @@ class ControlApi:
 
     async def _faults(self, _request: web.Request) -> web.Response:
         armed = [fault.payload() for fault in self._sim.faults.armed()]
-        return web.json_response({"known": self._sim.faults.known, "armed": armed})
+        known = self._sim.faults.known
+        handled_by = {name: self._sim.faults.handled_by(name) for name in known}
+        return web.json_response({"known": known, "handled_by": handled_by, "armed": armed})
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._sim.state())
@@ -449,28 +426,6 @@ def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:
         return web.json_response(await handler(body))
 
     return handle
-
-
-def _button(message: Message, custom_id: Any, label: Any) -> Body:
-    """A button or menu of a message, by its custom_id or its label."""
-    found: list[Body] = []
-    queue = list(message.body.get("components") or [])
-    while queue:
-        component = queue.pop(0)
-        queue += component.get("components") or []
-        if component.get("accessory"):
-            queue.append(component["accessory"])
-        if component.get("custom_id"):
-            found.append(component)
-    for component in found:
-        if (custom_id is not None and component["custom_id"] == custom_id) or (
-            custom_id is None and component.get("label") == label
-        ):
-            if component.get("disabled"):
-                raise BadRequest("that button is disabled")
-            return component
-    known = ", ".join(str(each.get("label") or each["custom_id"]) for each in found) or "none"
-    raise BadRequest(f"the message has no such button; it has: {known}")
 
 
 def _bits(names: Any) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 CORE_FAULTS: dict[str, str] = {
     "drop_op4": "op 4 is ignored",
     "delay_op4_events": "the events of an op 4 come late; params: delay_s",
-    "withhold_vsu": "op 4 brings no VOICE_STATE_UPDATE",
+    "withhold_vsu": "a join or move by op 4 brings no VOICE_STATE_UPDATE",
+    "withhold_leave_vsu": "op 4 (null) ends the voice state, but no VOICE_STATE_UPDATE says so",
     "withhold_vsrvu": "op 4 brings no VOICE_SERVER_UPDATE",
     "endpoint_null_first": "the first VOICE_SERVER_UPDATE has no endpoint, another follows; params: delay_s",
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
@@ -18,8 +19,15 @@ CORE_FAULTS: dict[str, str] = {
     "rest_error": "a REST request fails; params: method, path_prefix, status",
     "deny_identify": "IDENTIFY is answered with op 9",
     "swallow_resume": "RESUME is answered with op 9",
+    "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",
+    "gateway_abort": "the gateway's TCP connection is reset now, with no close frame; params: bot (0)",
+    "invalid_session": "op 9 (not resumable) ends the gateway session now; params: bot (0)",
+    "mute_gateway": "op 1 is not acknowledged; params: bot (0)",
 }
 """Names the core takes, with what they do. The voice part adds its own."""
+
+GATEWAY_STRIKES = ("gateway_drop", "gateway_abort", "invalid_session")
+"""Core faults that strike as soon as a connection they concern has identified or resumed: at once, if there is one."""
 
 
 class UnknownFault(ValueError):
@@ -43,13 +51,24 @@ class FaultTable:
     """The armed faults.
 
     Args:
-        known: Every name that may be armed.
+        core: The core's names, with what they do.
+        voice: The voice part's; it takes its own through its host.
     """
 
-    def __init__(self, known: Mapping[str, str]) -> None:
-        self.known = dict(known)
+    def __init__(self, core: Mapping[str, str], voice: Mapping[str, str] | None = None) -> None:
+        self._core = dict(core)
+        self._voice = dict(voice or {})
         self._armed: dict[int, ArmedFault] = {}
         self._ids = itertools.count(1)
+
+    @property
+    def known(self) -> dict[str, str]:
+        """Every name that may be armed, with what it does."""
+        return {**self._core, **self._voice}
+
+    def handled_by(self, name: str) -> str:
+        """``core`` or ``voice``."""
+        return "voice" if name in self._voice else "core"
 
     def arm(self, name: str, guild_id: int | None, params: Mapping[str, Any], times: int) -> ArmedFault:
         """Raises UnknownFault, naming the known."""
@@ -69,6 +88,13 @@ class FaultTable:
         """The parameters of an armed fault that concerns this guild, using up one of its times."""
         for fault in self._armed.values():
             if fault.name == name and fault.guild_id in (None, guild_id):
+                return self._use(fault)
+        return None
+
+    def take_for_bot(self, name: str, bot: int) -> Mapping[str, Any] | None:
+        """The same for a fault of the gateway, which concerns a bot (by its number, 0 if it names none)."""
+        for fault in self._armed.values():
+            if fault.name == name and fault.params.get("bot", 0) == bot:
                 return self._use(fault)
         return None
 

@@ -3,119 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import secrets
 import time
-import zlib
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import hikari
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from roost.sim.world import Bot
+from roost.sim.connection import CLOSE_S, Connection, GatewaySession
+from roost.sim.faults import GATEWAY_STRIKES
+from roost.sim.messages import Message
+from roost.sim.world import Bot, Guild
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
 
-REPLAY_LIMIT = 2000
 PRIVILEGED = int(hikari.Intents.GUILD_MEMBERS | hikari.Intents.GUILD_PRESENCES | hikari.Intents.MESSAGE_CONTENT)
-NEEDED: dict[str, int] = {
-    "VOICE_STATE_UPDATE": int(hikari.Intents.GUILD_VOICE_STATES),
-    "GUILD_CREATE": int(hikari.Intents.GUILDS),
-    "GUILD_DELETE": int(hikari.Intents.GUILDS),
-    "CHANNEL_UPDATE": int(hikari.Intents.GUILDS),
-    "CHANNEL_DELETE": int(hikari.Intents.GUILDS),
-    "GUILD_ROLE_UPDATE": int(hikari.Intents.GUILDS),
-    "GUILD_MEMBER_ADD": int(hikari.Intents.GUILD_MEMBERS),
-    "MESSAGE_CREATE": int(hikari.Intents.GUILD_MESSAGES),
-    "MESSAGE_UPDATE": int(hikari.Intents.GUILD_MESSAGES),
-}
-"""Events that need an intent; all others always come."""
-COMMANDS_PER_MINUTE = 120
-
-
-class Connection:
-    """One gateway websocket. Sends through its own queue, so that nobody waits for a slow client."""
-
-    def __init__(self, socket: web.WebSocketResponse, compress: bool) -> None:
-        self.socket = socket
-        self._deflate = zlib.compressobj() if compress else None
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=4096)
-        self.closed_by_us: int | None = None
-        self.commands: deque[float] = deque(maxlen=COMMANDS_PER_MINUTE)
-
-    def send(self, payload: dict[str, Any]) -> None:
-        """Queue a payload; a client that reads nothing for 4096 of them loses its connection."""
-        try:
-            self._queue.put_nowait(payload)
-        except asyncio.QueueFull:
-            self.closed_by_us = 4000
-
-    async def write(self) -> None:
-        """Send what is queued, in order, until cancelled or closed."""
-        while not self.socket.closed and self.closed_by_us is None:
-            raw = json.dumps(await self._queue.get()).encode()
-            try:
-                if self._deflate is None:
-                    await self.socket.send_str(raw.decode())
-                else:
-                    await self.socket.send_bytes(self._deflate.compress(raw) + self._deflate.flush(zlib.Z_SYNC_FLUSH))
-            finally:
-                self._queue.task_done()
-
-    async def flush(self) -> None:
-        """Let the writer send what is queued, at most a second."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._queue.join()
-
-    async def close(self, code: int) -> None:
-        await self.flush()
-        self.closed_by_us = code
-        await self.socket.close(code=code)
-
-    def over_limit(self, now: float) -> bool:
-        """Count one payload; more than 120 in 60 s is too many."""
-        full = len(self.commands) == COMMANDS_PER_MINUTE and now - self.commands[0] < 60.0
-        self.commands.append(now)
-        return full
-
-
-class GatewaySession:
-    """What survives a lost connection: the sequence and the events to replay."""
-
-    def __init__(self, bot: Bot, intents: int, shard: tuple[int, int]) -> None:
-        self.id = secrets.token_hex(16)
-        self.bot = bot
-        self.intents = intents
-        self.shard = shard
-        self.sequence = 0
-        self.log: deque[tuple[int, str, Any]] = deque(maxlen=REPLAY_LIMIT)
-        self.connection: Connection | None = None
-
-    def wants(self, event: str, guild_id: int | None) -> bool:
-        if guild_id is not None and (guild_id >> 22) % self.shard[1] != self.shard[0]:
-            return False
-        needed = NEEDED.get(event, 0)
-        return not needed or bool(self.intents & needed)
-
-    def dispatch(self, event: str, data: Any) -> None:
-        self.sequence += 1
-        self.log.append((self.sequence, event, data))
-        if self.connection is not None:
-            self.connection.send({"op": 0, "t": event, "s": self.sequence, "d": data})
-
-    def replay(self, after: int) -> bool:
-        """Send again what came after a sequence number; False if it is too old or too new."""
-        assert self.connection is not None
-        if after > self.sequence or (self.log and self.log[0][0] > after + 1):
-            return False
-        for number, event, data in self.log:
-            if number > after:
-                self.connection.send({"op": 0, "t": event, "s": number, "d": data})
-        return True
+MESSAGE_CONTENT = int(hikari.Intents.MESSAGE_CONTENT)
+PAYLOAD_LIMIT_BYTES = 4096
+MISSED_BEATS = 1.5
+"""Of the heartbeat interval: after so long without a heartbeat the connection is closed."""
 
 
 class Gateway:
@@ -127,41 +34,85 @@ class Gateway:
         self.connections: set[Connection] = set()
 
     def dispatch(self, event: str, data: Any, *, guild_id: int | None = None, bot: Bot | None = None) -> None:
-        """Send an event to every session that may see it."""
+        """Send an event to every session that may see it: of members of the guild, on its shard, with the intent."""
+        guild = self._sim.world.guilds.get(guild_id) if guild_id is not None else None
         for session in list(self.sessions.values()):
-            if (bot is None or session.bot is bot) and session.wants(event, guild_id):
+            if bot is not None and session.bot is not bot:
+                continue
+            if guild is not None and session.bot.user.id not in guild.members:
+                continue
+            if session.wants(event, guild_id):
                 session.dispatch(event, data)
+
+    def show_message(self, event: str, message: Message) -> None:
+        """MESSAGE_CREATE or MESSAGE_UPDATE to every bot that sees the channel.
+
+        Without the MESSAGE_CONTENT intent the text of others is empty, unless it mentions the bot.
+        """
+        guild = self._sim.world.guilds[message.guild_id]
+        channel = guild.channels[message.channel_id]
+        data = message.discord() | {"guild_id": str(guild.id)}
+        author = int(message.author["id"])
+        if author in guild.members and message.application_id is None:
+            data["member"] = {key: value for key, value in guild.member_payload(author).items() if key != "user"}
+        hidden: dict[str, Any] = {"content": "", "embeds": [], "components": [], "attachments": []}
+        for session in list(self.sessions.values()):
+            bot = session.bot.user.id
+            if not guild.permissions(bot, channel) & int(hikari.Permissions.VIEW_CHANNEL):
+                continue
+            if session.wants(event, guild.id):
+                open_ = bot == author or session.has(MESSAGE_CONTENT) or f"<@{bot}>" in data["content"]
+                session.dispatch(event, data if open_ else data | hidden)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """One client, from its connection to its end."""
-        socket = web.WebSocketResponse(max_msg_size=1 << 16, heartbeat=None)
+        socket = web.WebSocketResponse(max_msg_size=1 << 16, timeout=CLOSE_S)
         await socket.prepare(request)
-        connection = Connection(socket, request.query.get("compress") == "zlib-stream")
+        connection = Connection(socket, request, request.query.get("compress") == "zlib-stream")
         self.connections.add(connection)
         writer = self._sim.scope.spawn(self._write(connection), "gateway writer")
         connection.send({"op": 10, "d": {"heartbeat_interval": self._sim.settings.heartbeat_ms}, "s": None, "t": None})
+        self._sim.log("gateway_connect")
         session: GatewaySession | None = None
         try:
-            async for message in socket:
-                if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                    continue
-                try:
-                    payload = json.loads(message.data)
-                    op, data = int(payload["op"]), payload.get("d")
-                except (ValueError, KeyError, TypeError):
-                    await connection.close(4002)
+            while not socket.closed:
+                raw = await self._receive(connection)
+                if raw is None:
                     break
                 if connection.over_limit(time.monotonic()):
                     await connection.close(4008)
                     break
-                session = await self._take(connection, session, op, data)
-                if socket.closed:
-                    break
+                if session is not None and self.sessions.get(session.id) is not session:
+                    session = None  # Ended by op 9: the client may identify again on the same connection.
+                try:
+                    payload = json.loads(raw)
+                    op, data = int(payload["op"]), payload.get("d")
+                    session = await self._take(connection, session, op, data)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    await connection.close(4002)
         finally:
             self.connections.discard(connection)
             writer.cancel()
             self._gone(connection, session, socket.close_code)
         return socket
+
+    async def _receive(self, connection: Connection) -> str | bytes | None:
+        """The next message; None when the connection has ended, or ends here because its heartbeat stopped."""
+        silence_s = MISSED_BEATS * self._sim.settings.heartbeat_ms / 1000
+        left_s = connection.beat_at + silence_s - time.monotonic()
+        try:
+            message = await connection.socket.receive(timeout=max(left_s, 0.01))
+        except TimeoutError:
+            self._sim.log("gateway_silent")
+            connection.abort()
+            return None
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return None
+        raw: str | bytes = message.data
+        if len(raw) > PAYLOAD_LIMIT_BYTES:
+            await connection.close(4002)
+            return None
+        return raw
 
     async def _write(self, connection: Connection) -> None:
         try:
@@ -173,20 +124,23 @@ class Gateway:
         self, connection: Connection, session: GatewaySession | None, op: int, data: Any
     ) -> GatewaySession | None:
         if op == 1:
-            connection.send({"op": 11})
+            connection.beat_at = time.monotonic()
+            if session is None or self._sim.faults.take_for_bot("mute_gateway", self._number(session.bot)) is None:
+                connection.send({"op": 11})
             return session
         if op == 2:
             return await self._identify(connection, session, data)
         if op == 6:
             return await self._resume(connection, data)
         if session is None:
-            await connection.close(4003)
+            if op != 3:
+                await connection.close(4003)
             return None
         if op == 4:
             await self._sim.voice.op4(session, data)
         elif op == 8:
             self._members(session, data)
-        elif op not in (3, 43, 31):
+        elif op not in (3, 31, 43):
             await connection.close(4001)
         return session
 
@@ -198,7 +152,8 @@ class Gateway:
             await connection.close(4005)
             return session
         bot = sim.world.bot_by_token(str(data.get("token", "")).removeprefix("Bot "))
-        intents = int(data.get("intents", 0))
+        intents = int(data["intents"])
+        shard_id, shards = (int(each) for each in data.get("shard") or (0, 1))
         if bot is None:
             sim.log("gateway_refused", code=4004)
             await connection.close(4004)
@@ -207,12 +162,15 @@ class Gateway:
             sim.log("gateway_refused", code=4014, bot_id=str(bot.user.id))
             await connection.close(4014)
             return None
+        if not 0 <= shard_id < shards:
+            await connection.close(4010)
+            return None
         if bot.identifies_left <= 0 or sim.faults.take("deny_identify") is not None:
+            sim.log("gateway_refused", code=None, bot_id=str(bot.user.id))
             connection.send({"op": 9, "d": False})
             return None
         bot.identifies_left -= 1
-        shard = tuple(data.get("shard") or (0, 1))
-        session = GatewaySession(bot, intents, (int(shard[0]), int(shard[1])))
+        session = GatewaySession(bot, intents, (shard_id, shards))
         session.connection = connection
         self.sessions[session.id] = session
         sim.log("gateway_identify", bot_id=str(bot.user.id), shard=list(session.shard))
@@ -235,8 +193,16 @@ class Gateway:
         )
         for guild in guilds:
             if session.wants("GUILD_CREATE", guild.id):
-                session.dispatch("GUILD_CREATE", guild.gateway_payload())
+                self.show_guild(session, guild)
+        self.strike()
         return session
+
+    @staticmethod
+    def show_guild(session: GatewaySession, guild: Guild) -> None:
+        """GUILD_CREATE, with what the intents of a session let it see."""
+        everybody = session.has(int(hikari.Intents.GUILD_PRESENCES))
+        voice = session.has(int(hikari.Intents.GUILD_VOICE_STATES))
+        session.dispatch("GUILD_CREATE", guild.gateway_payload(session.bot.user.id, all_members=everybody, voice=voice))
 
     async def _resume(self, connection: Connection, data: Any) -> GatewaySession | None:
         session = self.sessions.get(str(data.get("session_id")))
@@ -246,7 +212,7 @@ class Gateway:
             return None
         old, session.connection = session.connection, connection
         if old is not None and old is not connection:
-            await old.close(4000)
+            old.abort()
         if not session.replay(int(data.get("seq") or 0)):
             session.connection = None
             self.end(session)
@@ -254,6 +220,7 @@ class Gateway:
             return None
         self._sim.log("gateway_resume", bot_id=str(session.bot.user.id))
         session.dispatch("RESUMED", {"_trace": []})
+        self.strike()
         return session
 
     def _members(self, session: GatewaySession, data: Any) -> None:
@@ -286,6 +253,7 @@ class Gateway:
             "gateway_close",
             code=connection.closed_by_us or code,
             by="server" if connection.closed_by_us else "client",
+            shard=list(session.shard) if session else None,
             bot_id=str(session.bot.user.id) if session else None,
         )
         if session is None or session.connection is not connection:
@@ -294,22 +262,59 @@ class Gateway:
         if connection.closed_by_us is None and code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY):
             self.end(session)
             return
-        self._sim.later(self._sim.settings.ghost_timeout_s, lambda: self._expire(session))
+        session.losses += 1
+        loss = session.losses
+        self._sim.later(self._sim.settings.ghost_timeout_s, lambda: self._expire(session, loss))
 
-    def _expire(self, session: GatewaySession) -> None:
-        if session.connection is None and self.sessions.get(session.id) is session:
+    def _expire(self, session: GatewaySession, loss: int) -> None:
+        if session.connection is None and session.losses == loss and self.sessions.get(session.id) is session:
+            self._sim.log("gateway_expired", bot_id=str(session.bot.user.id))
             self.end(session)
 
     def end(self, session: GatewaySession) -> None:
         """The session is over, and the voice states it made with it."""
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is None:
+            return
+        self._sim.log("gateway_session_end", bot_id=str(session.bot.user.id), shard=list(session.shard))
         self._sim.voice.gateway_session_ended(session)
+
+    # From outside
+
+    def _number(self, bot: Bot) -> int:
+        return self._sim.world.bots.index(bot)
+
+    def strike(self) -> None:
+        """Let every armed fault that waits for a connection have it."""
+        for number, bot in enumerate(self._sim.world.bots):
+            for name in GATEWAY_STRIKES:
+                if self._connections_of(bot):
+                    params = self._sim.faults.take_for_bot(name, number)
+                    if params is not None:
+                        self._sim.log("fault_struck", name=name, bot_id=str(bot.user.id))
+                        self._strike(bot, name, int(params.get("code", 4000)))
+
+    def _strike(self, bot: Bot, name: str, code: int) -> None:
+        if name == "invalid_session":
+            self.invalidate(bot)
+        elif name == "gateway_abort":
+            self.abort(bot)
+        else:
+            self._sim.scope.spawn(self.drop(bot, code), "gateway drop")
+
+    def _connections_of(self, bot: Bot) -> list[Connection]:
+        return [each.connection for each in self.sessions.values() if each.bot is bot and each.connection]
 
     async def drop(self, bot: Bot, code: int) -> int:
         """Close every connection of a bot from this side; its sessions stay resumable. Gives how many."""
-        connections = [each.connection for each in self.sessions.values() if each.bot is bot and each.connection]
+        connections = self._connections_of(bot)
+        await asyncio.gather(*(connection.close(code) for connection in connections))
+        return len(connections)
+
+    def abort(self, bot: Bot) -> int:
+        """Reset every connection of a bot, as a network does; its sessions stay resumable. Gives how many."""
+        connections = self._connections_of(bot)
         for connection in connections:
-            await connection.close(code)
+            connection.abort()
         return len(connections)
 
     def invalidate(self, bot: Bot) -> int:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import itertools
 import secrets
 import time
 from typing import Any
 
+from roost.sim.validate import walk
 from roost.sim.world import Bot, Snowflakes
 
 EPHEMERAL = 64
+LOADING = 128
 KEPT_MESSAGES = 5000
 KEPT_INTERACTIONS = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class File:
+    """What came with a message."""
+
+    name: str
+    content_type: str
+    data: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass
@@ -22,7 +34,10 @@ class Message:
 
     Attributes:
         at: Monotonic time of its arrival; of its last edit once it was edited.
+        edits: How often it was edited, the text of a deferred reply not counted.
         seen_by: The one member who sees it when it is ephemeral.
+        loading: It is a deferred reply that has no text yet.
+        reference: The message it answers.
     """
 
     id: int
@@ -35,6 +50,10 @@ class Message:
     interaction_token: str | None = dataclasses.field(default=None, repr=False)
     edits: int = 0
     created_at: float = 0.0
+    seen_by: int | None = None
+    loading: bool = False
+    reference: int | None = None
+    files: list[File] = dataclasses.field(default_factory=list)
 
     @property
     def ephemeral(self) -> bool:
@@ -53,15 +72,29 @@ class Message:
             "mention_everyone": False,
             "mentions": [],
             "mention_roles": [],
-            "attachments": [],
+            "attachments": [
+                {
+                    "id": str(self.id + n),
+                    "filename": file.name,
+                    "size": len(file.data),
+                    "content_type": file.content_type,
+                    "url": f"http://127.0.0.1/attachments/{self.id}/{file.name}",
+                    "proxy_url": f"http://127.0.0.1/attachments/{self.id}/{file.name}",
+                }
+                for n, file in enumerate(self.files)
+            ],
             "embeds": self.body.get("embeds") or [],
             "pinned": False,
-            "type": 0,
-            "flags": int(self.body.get("flags") or 0),
+            "type": 0 if self.reference is None else 19,
+            "flags": int(self.body.get("flags") or 0) | (LOADING if self.loading else 0),
             "components": self.body.get("components") or [],
         }
         if self.application_id is not None:
-            data |= {"application_id": str(self.application_id)}
+            data |= {"application_id": str(self.application_id), "webhook_id": str(self.application_id)}
+        if self.reference is not None:
+            data["message_reference"] = {"message_id": str(self.reference), "channel_id": str(self.channel_id)}
+        if self.body.get("nonce") is not None:
+            data["nonce"] = self.body["nonce"]
         return data
 
     def seen(self) -> dict[str, Any]:
@@ -75,6 +108,15 @@ class Message:
             "components": self.body.get("components") or [],
             "embeds": self.body.get("embeds") or [],
             "allowed_mentions": self.body.get("allowed_mentions"),
+            "files": [
+                {
+                    "name": file.name,
+                    "content_type": file.content_type,
+                    "data": base64.b64encode(file.data).decode(),
+                }
+                for file in self.files
+            ],
+            "reference": self.reference and str(self.reference),
             "at": self.at,
             "created_at": self.created_at,
             "edits": self.edits,
@@ -95,11 +137,14 @@ class Interaction:
     acknowledged: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     answered: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """Set once there is a reply that is not just "thinking"."""
-    deferred: bool = False
     replies: list[Message] = dataclasses.field(default_factory=list)
     choices: list[Any] = dataclasses.field(default_factory=list)
     modal: dict[str, Any] | None = None
     source: Message | None = None
+    """The message whose button was pressed."""
+    original: Message | None = None
+    """What ``@original`` names: the first reply, or the source where that was updated."""
+    created_at: float = 0.0
 
 
 class MessageBook:
@@ -115,13 +160,14 @@ class MessageBook:
     ) -> Message:
         now = time.monotonic()
         _number(body)
-        message = Message(self._snowflake(), channel_id, guild_id, author, body, now, created_at=now, **fields)
+        message = Message(self._snowflake(), channel_id, guild_id, author, dict(body), now, created_at=now, **fields)
         self.messages[message.id] = message
         while len(self.messages) > KEPT_MESSAGES:
             del self.messages[next(iter(self.messages))]
         return message
 
-    def edit(self, message: Message, body: dict[str, Any]) -> None:
+    def edit(self, message: Message, body: dict[str, Any], files: list[File] | None = None) -> None:
+        """Change a message, or give a deferred reply its text."""
         kept: dict[str, Any] = {
             key: body[key] for key in ("content", "embeds", "components", "flags", "allowed_mentions") if key in body
         }
@@ -130,13 +176,16 @@ class MessageBook:
         message.body = message.body | kept
         if "flags" in kept:
             message.body["flags"] = int(kept["flags"] or 0) | (flags & EPHEMERAL)
-        message.edits += 1
+        if files:
+            message.files = files
+        message.edits += not message.loading
+        message.loading = False
         message.at = time.monotonic()
 
     def interact(self, kind: int, bot: Bot, guild_id: int, channel_id: int, member_id: int) -> Interaction:
-        interaction = Interaction(
-            self._snowflake(), secrets.token_urlsafe(48), kind, bot, guild_id, channel_id, member_id
-        )
+        token = secrets.token_urlsafe(48)
+        interaction = Interaction(self._snowflake(), token, kind, bot, guild_id, channel_id, member_id)
+        interaction.created_at = time.monotonic()
         self.interactions[interaction.token] = interaction
         while len(self.interactions) > KEPT_INTERACTIONS:
             del self.interactions[next(iter(self.interactions))]
@@ -150,10 +199,5 @@ class MessageBook:
 def _number(body: dict[str, Any]) -> None:
     """Give every component without one its id, as Discord does: counting from 1 within the message."""
     numbers = itertools.count(1)
-    queue = list(body.get("components") or [])
-    while queue:
-        component = queue.pop(0)
+    for component in walk(body.get("components") or []):
         component.setdefault("id", next(numbers))
-        queue += component.get("components") or []
-        if component.get("accessory"):
-            queue.append(component["accessory"])

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,7 +51,7 @@ class SimulatedDiscord:
         self.limits = RateLimiter()
         self.commands: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
         self.part: VoicePart | None = part if part is not None else _installed_part()
-        self.faults = FaultTable({**CORE_FAULTS, **(self.part.faults() if self.part else {})})
+        self.faults = FaultTable(CORE_FAULTS, self.part.faults() if self.part else None)
         self.voice = Signalling(self)
         self.gateway = Gateway(self)
         self.scope = Scope("sim")
@@ -62,7 +62,8 @@ class SimulatedDiscord:
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        rest, control = RestApi(self), ControlApi(self)
+        rest = RestApi(self)
+        control = ControlApi(self, rest.messages)
         app = web.Application(middlewares=[rest.guard, control.guard], client_max_size=64 << 20)
         rest.add_to(app.router)
         control.add_to(app.router)
@@ -75,9 +76,10 @@ class SimulatedDiscord:
             site = web.TCPSite(self._runner, "127.0.0.1", self._wanted_port or 0)
             try:
                 await site.start()
-            except OSError as error:
+            except (OSError, OverflowError) as error:
+                why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a port number"
                 raise ConfigError(
-                    f"port {self._wanted_port} cannot be used ({error.strerror}); name a free one with --port"
+                    f"port {self._wanted_port} cannot be used ({why}); name a free one with --port"
                 ) from None
             self._port = int(self._runner.addresses[0][1])
             if self.part is not None:
@@ -94,9 +96,8 @@ class SimulatedDiscord:
 
     async def _close(self) -> None:
         try:
-            for connection in list(self.gateway.connections):
-                with suppress(ConnectionError):
-                    await connection.close(1001)
+            closes = (connection.close(1001) for connection in list(self.gateway.connections))
+            await asyncio.gather(*closes, return_exceptions=True)
             if self.part is not None:
                 await self.part.aclose()
         finally:
@@ -214,13 +215,17 @@ class SimulatedDiscord:
                 {"bot_id": str(each.bot.user.id), "connected": each.connection is not None, "shard": list(each.shard)}
                 for each in self.gateway.sessions.values()
             ],
-            "commands": {
-                "global" if guild is None else str(guild): [each["name"] for each in commands]
-                for (_, guild), commands in self.commands.items()
-            },
+            "commands": self._command_names(),
             "voice_available": self.part is not None,
             "t": time.monotonic(),
         }
+
+    def _command_names(self) -> dict[str, list[str]]:
+        """Guild id or "global" -> the names of both bots' commands."""
+        names: dict[str, list[str]] = {}
+        for (_, guild), commands in self.commands.items():
+            names.setdefault("global" if guild is None else str(guild), []).extend(each["name"] for each in commands)
+        return names
 
 
 async def _without_charset(_request: web.Request, response: web.StreamResponse) -> None:
@@ -249,23 +254,38 @@ async def run(port: int | None, settings: SimSettings, *, exit_with_parent: bool
         exit_with_parent: Also end when standard input closes.
 
     Raises:
-        ConfigError: The port is taken.
+        ConfigError: The port is taken, or with `exit_with_parent` standard input is no pipe.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with SimulatedDiscord(settings, port=port) as sim:
-        if exit_with_parent:
-            loop.add_reader(sys.stdin.fileno(), _watch_stdin, stop)
-        print(json.dumps(sim.card()), flush=True)
-        try:
-            await stop.wait()
-        finally:
-            if exit_with_parent:
-                loop.remove_reader(sys.stdin.fileno())
+    try:
+        async with SimulatedDiscord(settings, port=port) as sim:
+            # Where nobody reads the card, nobody waits for this simulator either.
+            with _parent_watch(stop) if exit_with_parent else nullcontext(), suppress(BrokenPipeError):
+                print(json.dumps(sim.card()), flush=True)
+                await stop.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
-def _watch_stdin(stop: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        stop.set()
+@contextmanager
+def _parent_watch(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` when standard input, a pipe that the parent holds, closes."""
+    loop = asyncio.get_running_loop()
+    number = sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(number, 4096):
+            stop.set()
+
+    try:
+        loop.add_reader(number, readable)
+    except OSError:
+        raise ConfigError("--exit-with-parent needs standard input to be a pipe") from None
+    try:
+        yield
+    finally:
+        loop.remove_reader(number)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import hikari
 
-from roost.sim.gateway import GatewaySession
-from roost.sim.world import VOICE, Channel, Guild, Member, User, VoiceState
+from roost.sim.connection import GatewaySession
+from roost.sim.world import VOICE, Channel, Guild, Member, VoiceState
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -69,7 +69,7 @@ class Signalling:
             self._bot_leaves(guild, session, state)
             return
         channel = guild.channels.get(channel_id)
-        if channel is None or channel.type != VOICE or not self._may_enter(guild, channel, user):
+        if channel is None or channel.type != VOICE or not self.may_enter(guild, channel, user.id):
             return
         mute, deaf = bool(data.get("self_mute")), bool(data.get("self_deaf"))
         if state is not None and state.channel_id == channel_id and state.owner == session.id:
@@ -79,12 +79,13 @@ class Signalling:
             return
         self._bot_enters(guild, channel, session, mute, deaf)
 
-    def _may_enter(self, guild: Guild, channel: Channel, user: User) -> bool:
+    def may_enter(self, guild: Guild, channel: Channel, user_id: int) -> bool:
+        """Whether a join is let in: CONNECT and VIEW_CHANNEL, and room (MOVE_MEMBERS goes in anyhow)."""
         needed = int(hikari.Permissions.CONNECT | hikari.Permissions.VIEW_CHANNEL)
-        permissions = guild.permissions(user.id, channel)
+        permissions = guild.permissions(user_id, channel)
         if permissions & needed != needed:
             return False
-        others = [each for each in guild.occupants(channel.id) if each != user.id]
+        others = [each for each in guild.occupants(channel.id) if each != user_id]
         full = bool(channel.user_limit) and len(others) >= channel.user_limit
         return not full or bool(permissions & int(hikari.Permissions.MOVE_MEMBERS))
 
@@ -122,7 +123,7 @@ class Signalling:
         if state.owner != session.id and self._sim.settings.ghost_null == "ignored":
             self._sim.log("op4_null_ignored", guild_id=str(guild.id), user_id=str(state.user_id))
             return
-        self.remove(guild, state.user_id)
+        self.remove(guild, state.user_id, quiet=self._sim.faults.take("withhold_leave_vsu", guild.id) is not None)
 
     def _allocate(self, guild: Guild, state: VoiceState, session: GatewaySession) -> None:
         """Hand out a ticket for where the bot is now, if it still is."""
@@ -140,13 +141,14 @@ class Signalling:
 
     # What moderators, REST and members do
 
-    def remove(self, guild: Guild, user_id: int) -> bool:
-        """End a voice state; False when there is none."""
+    def remove(self, guild: Guild, user_id: int, *, quiet: bool = False) -> bool:
+        """End a voice state; False when there is none. With `quiet` nobody is told."""
         state = guild.voice_states.pop(user_id, None)
         if state is None:
             return False
         self._recount(guild.id, user_id)
-        self._announce(guild, state, left=True)
+        if not quiet:
+            self._announce(guild, state, left=True)
         if self._sim.part is not None:
             self._sim.part.end(guild.id, user_id, CODE_DISCONNECTED)
         return True
@@ -156,6 +158,8 @@ class Signalling:
         state = guild.voice_states.get(user_id)
         if state is None:
             return False
+        if state.channel_id == channel.id:
+            return True
         moved = dataclasses.replace(state, channel_id=channel.id)
         self._place(guild, moved)
         self._announce(guild, moved)
@@ -163,6 +167,16 @@ class Signalling:
         if session is not None:
             self._allocate(guild, moved, session)
         return True
+
+    async def drop_channel(self, guild: Guild, channel: Channel) -> None:
+        """A channel is deleted: whoever is in it leaves voice, then the channel is gone."""
+        for user_id in guild.occupants(channel.id):
+            if self._sim.world.is_bot(user_id):
+                self.remove(guild, user_id)
+            else:
+                await self.member(guild, user_id, None)
+        del guild.channels[channel.id]
+        self._sim.gateway.dispatch("CHANNEL_DELETE", channel.payload(), guild_id=guild.id)
 
     def new_server(self, guild: Guild, user_id: int, *, null: bool = False) -> bool:
         """A region change: another ticket for the same channel, or with `null` no server at all."""

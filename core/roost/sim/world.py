@@ -15,6 +15,7 @@ EVERYONE = int(
     | hikari.Permissions.SEND_MESSAGES
     | hikari.Permissions.SEND_MESSAGES_IN_THREADS
     | hikari.Permissions.EMBED_LINKS
+    | hikari.Permissions.ATTACH_FILES
     | hikari.Permissions.READ_MESSAGE_HISTORY
     | hikari.Permissions.ADD_REACTIONS
     | hikari.Permissions.CONNECT
@@ -41,6 +42,8 @@ class SimSettings:
         intents_allowed: Privileged intents that may be asked for (a bit field).
         identifies_per_day: Of ``session_start_limit``.
         voice_channels: Per guild.
+        members: Further members of every guild, beside the four with names.
+        interaction_limit_s: After which an interaction nobody answered is unknown (10062).
     """
 
     ghost_null: str = "honoured"
@@ -51,6 +54,12 @@ class SimSettings:
     intents_allowed: int = 0
     identifies_per_day: int = 1000
     voice_channels: int = 4
+    members: int = 0
+    interaction_limit_s: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.ghost_null not in ("honoured", "ignored"):
+            raise ValueError(f"ghost_null is honoured or ignored, not {self.ghost_null!r}")
 
 
 class Snowflakes:
@@ -72,7 +81,7 @@ class User:
     def payload(self) -> Payload:
         return {
             "id": str(self.id),
-            "username": self.name.lower(),
+            "username": self.name.lower().replace(" ", "_"),
             "discriminator": "0",
             "global_name": self.name,
             "avatar": None,
@@ -302,20 +311,29 @@ class Guild:
         role = self.role_of(user_id)
         return payload | {"roles": [str(role)] if role else []}
 
-    def gateway_payload(self) -> Payload:
+    def gateway_payload(self, bot_id: int, *, all_members: bool, voice: bool) -> Payload:
+        """GUILD_CREATE.
+
+        Args:
+            bot_id: Who gets it.
+            all_members: It has the GUILD_PRESENCES intent; without, it sees itself and whoever is in voice.
+            voice: It has the GUILD_VOICE_STATES intent.
+        """
+        seen = [user for user in self.members if all_members or user == bot_id or user in self.voice_states]
+        states = self.voice_states.values() if voice else ()
         return self.rest_payload() | {
             "joined_at": JOINED_AT,
             "large": False,
             "unavailable": False,
             "member_count": len(self.members),
-            "members": [self.member_payload(user_id) for user_id in self.members],
+            "members": [self.member_payload(user_id) for user_id in seen],
             "channels": [channel.payload() for channel in self.channels.values()],
             "threads": [],
             "presences": [],
             "stage_instances": [],
             "guild_scheduled_events": [],
             "soundboard_sounds": [],
-            "voice_states": [state.payload(None) for state in self.voice_states.values()],
+            "voice_states": [state.payload(None) for state in states],
         }
 
 
@@ -332,7 +350,8 @@ class World:
             _bot(900_000_000_000_000_001, "Roost", settings.identifies_per_day),
             _bot(900_000_000_000_000_002, "Other", settings.identifies_per_day),
         ]
-        self.humans = [User(800_000_000_000_000_001 + n, name) for n, name in enumerate(self.MEMBERS)]
+        names = [*self.MEMBERS, *(f"Member {n + 1}" for n in range(settings.members))]
+        self.humans = [User(800_000_000_000_000_001 + n, name) for n, name in enumerate(names)]
         self.guilds: dict[int, Guild] = {}
         for number in range(settings.guilds):
             guild = self._guild(number, settings)

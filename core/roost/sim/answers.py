@@ -1,0 +1,54 @@
+"""How the simulated REST API refuses, and reads what it is given."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from roost.sim.messages import File
+
+
+class Problem(Exception):
+    """A refusal: HTTP status, Discord's JSON error code, its message."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    def response(self) -> web.Response:
+        return web.json_response({"message": str(self), "code": self.code}, status=self.status)
+
+
+def invalid(why: str) -> Problem:
+    return Problem(400, 50035, f"Invalid Form Body: {why}")
+
+
+async def read_body(request: web.Request) -> tuple[dict[str, Any], list[File]]:
+    """The JSON object and the files of a request."""
+    if request.content_type != "multipart/form-data":
+        return _object(await request.text() or "{}"), []
+    body: dict[str, Any] = {}
+    files = []
+    for name, part in (await request.post()).items():
+        if isinstance(part, web.FileField):
+            data = part.file.read()
+            if name == "payload_json":
+                body = _object(data.decode())
+            else:
+                files.append(File(part.filename, part.content_type, data))
+        elif name == "payload_json":
+            body = _object(str(part))
+    return body, files
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise Problem(400, 50109, "The request body contains invalid JSON.") from None
+    if not isinstance(value, dict):
+        raise invalid("an object was expected")
+    return value
