@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from roost.sim.messages import File
+from roost.sim.world import Bot, World
 
 
 class Problem(Exception):
@@ -24,6 +25,18 @@ class Problem(Exception):
 
 def invalid(why: str) -> Problem:
     return Problem(400, 50035, f"Invalid Form Body: {why}")
+
+
+def asking_bot(world: World, request: web.Request) -> Bot:
+    """The bot that makes a request.
+
+    Raises:
+        Problem: Its token is nobody's (401).
+    """
+    bot = world.bot_by_authorization(request.headers.get("Authorization"))
+    if bot is None:
+        raise Problem(401, 0, "401: Unauthorized")
+    return bot
 
 
 async def read_body(request: web.Request) -> tuple[dict[str, Any], list[File]]:

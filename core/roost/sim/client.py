@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from roost.errors import ResourceError
+from roost.errors import ClosedError, ResourceError
 
 Answer = dict[str, Any]
 SPEAK_LIMIT_S = 600.0
@@ -38,6 +38,7 @@ class ControlClient:
     ) -> None:
         if self._http is not None:
             await self._http.close()
+            self._http = None
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: str) -> Any:
         """Any call of the control API.
@@ -45,11 +46,13 @@ class ControlClient:
         Raises:
             ControlError: The simulator refused.
             ResourceError: It is gone.
+            ClosedError: The client is not open.
         """
-        assert self._http is not None
+        if self._http is None:
+            raise ClosedError("the control client is used outside its async with")
         try:
             async with self._http.request(method, f"{self._url}{path}", json=body, params=query) as response:
-                answer = await response.json()
+                answer = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError) as error:
             raise ResourceError(f"the simulated Discord is gone: {error}") from error
         if response.status >= 400:
@@ -84,17 +87,63 @@ class ControlClient:
         message_id: int,
         custom_id: str | None = None,
         label: str | None = None,
+        values: Sequence[str] | None = None,
         wait_s: float = 5.0,
     ) -> Answer:
-        """Press a button."""
+        """Press a button, or choose `values` in a menu; it is named by its custom_id or its label."""
         body = {
             "member_id": str(member_id),
             "message_id": str(message_id),
             "custom_id": custom_id,
             "label": label,
+            "values": None if values is None else list(values),
             "wait_s": wait_s,
         }
         return dict(await self.call("POST", "/press", body))
+
+    async def modal(
+        self,
+        *,
+        member_id: int,
+        channel_id: int,
+        custom_id: str,
+        values: Mapping[str, str],
+        wait_s: float = 5.0,
+        bot: int = 0,
+    ) -> Answer:
+        """Send off the form that an answer showed under ``modal``; `values` by the custom_ids of its inputs."""
+        body = {
+            "member_id": str(member_id),
+            "channel_id": str(channel_id),
+            "custom_id": custom_id,
+            "values": dict(values),
+            "wait_s": wait_s,
+            "bot": bot,
+        }
+        return dict(await self.call("POST", "/modal", body))
+
+    async def autocomplete(
+        self,
+        *,
+        member_id: int,
+        channel_id: int,
+        command: str,
+        options: Mapping[str, Any],
+        focused: str,
+        wait_s: float = 5.0,
+        bot: int = 0,
+    ) -> list[Answer]:
+        """The choices offered while the option `focused` is being typed."""
+        body = {
+            "member_id": str(member_id),
+            "channel_id": str(channel_id),
+            "command": command,
+            "options": dict(options),
+            "focused": focused,
+            "wait_s": wait_s,
+            "bot": bot,
+        }
+        return list((await self.call("POST", "/autocomplete", body))["choices"])
 
     async def voice(self, *, member_id: int, channel_id: int | None, guild_id: int | None = None) -> None:
         """Bring a virtual member into a voice channel, or out; returns when its client is live."""
@@ -131,15 +180,45 @@ class ControlClient:
         await self.call("POST", "/move", {"member_id": str(member_id), "channel_id": str(channel_id)})
 
     async def permissions(
-        self, *, member_id: int, channel_id: int | None = None, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()
+        self,
+        *,
+        member_id: int,
+        guild_id: int | None = None,
+        channel_id: int | None = None,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
     ) -> None:
+        """Change what a member (or a bot) may do, by names such as ``CONNECT``: in a channel, else in the guild."""
         body = {
             "member_id": str(member_id),
+            "guild_id": guild_id and str(guild_id),
             "channel_id": channel_id and str(channel_id),
             "allow": list(allow),
             "deny": list(deny),
         }
         await self.call("POST", "/permissions", body)
+
+    async def add_member(self, name: str, *, guild_id: int | None = None, bot: bool = False) -> int:
+        """Somebody new in a guild; gives their id."""
+        body = {"name": name, "guild_id": guild_id and str(guild_id), "bot": bot}
+        return int((await self.call("POST", "/member", body))["id"])
+
+    async def remove_member(self, member_id: int, *, guild_id: int | None = None) -> None:
+        body = {"member_id": str(member_id), "guild_id": guild_id and str(guild_id), "remove": True}
+        await self.call("POST", "/member", body)
+
+    async def say(self, content: str, *, member_id: int, channel_id: int) -> int:
+        """A member writes a message; gives its id."""
+        body = {"member_id": str(member_id), "channel_id": str(channel_id), "content": content}
+        return int((await self.call("POST", "/message", body))["message_id"])
+
+    async def channel(self, **fields: Any) -> Answer:
+        """``name`` (``guild_id``, ``type``) adds one; ``channel_id`` with ``user_limit`` or ``delete`` changes one."""
+        return dict(await self.call("POST", "/channel", fields))
+
+    async def server(self, *, guild_id: int | None = None, bot: int = 0, null: bool = False) -> None:
+        """Give a bot in voice another voice server, or with `null` none."""
+        await self.call("POST", "/server", {"guild_id": guild_id and str(guild_id), "bot": bot, "null": null})
 
     async def gateway(self, action: str, **fields: Any) -> Answer:
         return dict(await self.call("POST", "/gateway", {"action": action, **fields}))
@@ -148,6 +227,17 @@ class ControlClient:
         """Arm a fault; gives its id."""
         body = {"name": name, "guild_id": guild_id and str(guild_id), "params": params, "times": times}
         return int((await self.call("POST", "/fault", body))["fault_id"])
+
+    async def disarm(self, fault_id: int) -> None:
+        await self.call("DELETE", f"/fault/{fault_id}")
+
+    async def faults(self) -> Answer:
+        """``known`` (name -> what it does), ``handled_by`` and ``armed``."""
+        return dict(await self.call("GET", "/faults"))
+
+    async def card(self) -> Answer:
+        """What ``roost sim`` printed at its start."""
+        return dict(await self.call("GET", "/card"))
 
     async def state(self) -> Answer:
         return dict(await self.call("GET", "/state"))

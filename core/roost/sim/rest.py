@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import hikari
 from aiohttp import web
 
-from roost.sim.answers import Problem, invalid, read_body
+from roost.sim.answers import Problem, asking_bot, invalid, read_body
 from roost.sim.ratelimit import Verdict, bucket_of
 from roost.sim.rest_commands import CommandRoutes
 from roost.sim.rest_messages import MessageRoutes
@@ -66,12 +66,10 @@ class RestApi:
             sim.log("rest", method=request.method, path=_without_tokens(path), status=status)
             return Problem(status, 0, "armed fault").response()
         public = path == "/gateway" or path.startswith(("/interactions/", "/webhooks/"))
-        header = request.headers.get("Authorization", "")
-        bot = sim.world.bot_by_token(header.removeprefix("Bot "))
+        bot = sim.world.bot_by_authorization(request.headers.get("Authorization"))
         if bot is None and not public:
             sim.log("rest", method=request.method, path=_without_tokens(path), status=401)
             return Problem(401, 0, "401: Unauthorized").response()
-        request["bot"] = bot
         verdict = self._limit(request.method, path, bot)
         if not verdict.allowed:
             sim.log("rest", method=request.method, path=_without_tokens(path), status=429)
@@ -101,13 +99,20 @@ class RestApi:
         bucket, limit, window_s = bucket_of(method, path)
         return self._sim.limits.take(f"{who}:{bucket}", limit, window_s, now)
 
+    def _bot(self, request: web.Request) -> Bot:
+        return asking_bot(self._sim.world, request)
+
+    def _user_in(self, request: web.Request) -> int:
+        user = request.match_info["user"]
+        return self._bot(request).user.id if user == "@me" else int(user)
+
     # Applications and users
 
     async def _gateway(self, _request: web.Request) -> web.Response:
         return web.json_response({"url": self._sim.gateway_url})
 
     async def _gateway_bot(self, request: web.Request) -> web.Response:
-        bot: Bot = request["bot"]
+        bot = self._bot(request)
         settings = self._sim.settings
         return web.json_response(
             {
@@ -123,11 +128,11 @@ class RestApi:
         )
 
     async def _me(self, request: web.Request) -> web.Response:
-        me = request["bot"].user.payload()
+        me = self._bot(request).user.payload()
         return web.json_response(me | {"mfa_enabled": False, "locale": "en-US", "verified": True, "email": None})
 
     async def _my_guilds(self, request: web.Request) -> web.Response:
-        user = request["bot"].user.id
+        user = self._bot(request).user.id
         guilds = [guild for guild in self._sim.world.guilds.values() if user in guild.members]
         return web.json_response([guild.rest_payload() for guild in guilds])
 
@@ -139,7 +144,7 @@ class RestApi:
         raise Problem(404, 10013, "Unknown User")
 
     async def _application(self, request: web.Request) -> web.Response:
-        return web.json_response(request["bot"].application(self._sim.world.humans[0]))
+        return web.json_response(self._bot(request).application(self._sim.world.humans[0]))
 
     async def _direct(self, _request: web.Request) -> web.Response:
         raise Problem(403, 50007, "Cannot send messages to this user")
@@ -148,12 +153,12 @@ class RestApi:
 
     def _guild_of(self, request: web.Request) -> Guild:
         guild = self._sim.world.guilds.get(int(request.match_info["guild"]))
-        if guild is None or request["bot"].user.id not in guild.members:
+        if guild is None or self._bot(request).user.id not in guild.members:
             raise Problem(404, 10004, "Unknown Guild")
         return guild
 
     def _member_of(self, request: web.Request) -> tuple[Guild, int]:
-        guild, user = self._guild_of(request), _user_in(request)
+        guild, user = self._guild_of(request), self._user_in(request)
         if user not in guild.members:
             raise Problem(404, 10007, "Unknown Member")
         return guild, user
@@ -182,7 +187,7 @@ class RestApi:
         guild, user = self._member_of(request)
         body, _ = await read_body(request)
         if "channel_id" in body:
-            await self._take_elsewhere(request["bot"], guild, user, body["channel_id"])
+            await self._take_elsewhere(self._bot(request), guild, user, body["channel_id"])
         return web.json_response(guild.member_payload(user))
 
     async def _take_elsewhere(self, bot: Bot, guild: Guild, user: int, channel_id: str | None) -> None:
@@ -202,20 +207,15 @@ class RestApi:
 
     async def _voice_state(self, request: web.Request) -> web.Response:
         guild = self._guild_of(request)
-        state = guild.voice_states.get(_user_in(request))
+        state = guild.voice_states.get(self._user_in(request))
         if state is None:
             raise Problem(404, 10065, "Unknown Voice State")
         return web.json_response(state.payload(guild.members[state.user_id]))
 
     async def _edit_voice_state(self, request: web.Request) -> web.Response:
-        if request["bot"].user.id not in self._guild_of(request).voice_states:
+        if self._bot(request).user.id not in self._guild_of(request).voice_states:
             raise Problem(404, 10065, "Unknown Voice State")
         return web.Response(status=204)
-
-
-def _user_in(request: web.Request) -> int:
-    user = request.match_info["user"]
-    return int(request["bot"].user.id) if user == "@me" else int(user)
 
 
 def _without_tokens(path: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from roost.sim.answers import Problem, invalid, read_body
+from roost.sim.answers import Problem, asking_bot, invalid, read_body
 from roost.sim.validate import COMMANDS_LIMIT, command_fault, command_list_fault
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class CommandRoutes:
 
     def _scope(self, request: web.Request) -> Scope:
         application, guild = int(request.match_info["app"]), request.match_info.get("guild")
-        bot = request["bot"]
+        bot = asking_bot(self._sim.world, request)
         if bot.application_id != application:
             raise Problem(403, 20012, "You are not authorized to perform this action on this application")
         if guild is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 from aiohttp import web
 
-from roost.sim.answers import Problem, read_body
+from roost.sim.answers import Problem, asking_bot, read_body
 from roost.sim.messages import File, Interaction, Message
 from roost.sim.validate import message_fault
 from roost.sim.world import Channel, Guild
@@ -164,7 +164,7 @@ class MessageRoutes:
         if found is None:
             raise Problem(404, 10003, "Unknown Channel")
         guild, channel = found
-        permissions = guild.permissions(request["bot"].user.id, channel)
+        permissions = guild.permissions(asking_bot(self._sim.world, request).user.id, channel)
         if not permissions & int(hikari.Permissions.VIEW_CHANNEL):
             raise Problem(403, 50001, "Missing Access")
         for each in needed:
@@ -192,7 +192,7 @@ class MessageRoutes:
         message = self._sim.book.post(
             channel.id,
             guild.id,
-            request["bot"].user.payload(),
+            asking_bot(self._sim.world, request).user.payload(),
             body,
             files=files,
             reference=int(reference) if reference is not None else None,
@@ -220,7 +220,7 @@ class MessageRoutes:
     async def _message(self, request: web.Request) -> web.Response:
         _, channel = self._place(request)
         message = self._found(request, channel)
-        own = message.author["id"] == str(request["bot"].user.id)
+        own = message.author["id"] == str(asking_bot(self._sim.world, request).user.id)
         if request.method == "DELETE":
             if not own:
                 self._place(request, hikari.Permissions.MANAGE_MESSAGES)
@@ -236,7 +236,7 @@ class MessageRoutes:
 
     async def _react(self, request: web.Request) -> web.Response:
         guild, channel = self._place(request, hikari.Permissions.READ_MESSAGE_HISTORY)
-        message, bot = self._found(request, channel), request["bot"]
+        message, bot = self._found(request, channel), asking_bot(self._sim.world, request)
         added = request.method == "PUT"
         if added:
             self._place(request, hikari.Permissions.ADD_REACTIONS)

@@ -165,8 +165,13 @@ class Signalling:
         self._announce(guild, moved)
         session = self._sim.gateway.sessions.get(state.owner)
         if session is not None:
-            self._allocate(guild, moved, session)
+            # The close of the old voice connection and the new server do not come at once: a server is sought first.
+            self._sim.later(self._sim.settings.move_server_s, lambda: self._after_move(guild, moved, session))
         return True
+
+    def _after_move(self, guild: Guild, moved: VoiceState, session: GatewaySession) -> None:
+        if guild.voice_states.get(moved.user_id) is moved:
+            self._allocate(guild, moved, session)
 
     async def drop_channel(self, guild: Guild, channel: Channel) -> None:
         """A channel is deleted: whoever is in it leaves voice, then the channel is gone."""

@@ -43,6 +43,7 @@ class SimSettings:
         identifies_per_day: Of ``session_start_limit``.
         voice_channels: Per guild.
         members: Further members of every guild, beside the four with names.
+        move_server_s: After a moderator's move, how long until the new VOICE_SERVER_UPDATE.
         interaction_limit_s: After which an interaction nobody answered is unknown (10062).
     """
 
@@ -56,6 +57,7 @@ class SimSettings:
     voice_channels: int = 4
     members: int = 0
     interaction_limit_s: float = 3.0
+    move_server_s: float = 0.05
 
     def __post_init__(self) -> None:
         if self.ghost_null not in ("honoured", "ignored"):
@@ -377,8 +379,10 @@ class World:
     def bot_by_token(self, token: str) -> Bot | None:
         return next((bot for bot in self.bots if bot.token == token), None)
 
-    def bot_by_application(self, application_id: int) -> Bot | None:
-        return next((bot for bot in self.bots if bot.application_id == application_id), None)
+    def bot_by_authorization(self, header: str | None) -> Bot | None:
+        """By the Authorization header of a REST request."""
+        scheme, _, token = (header or "").partition(" ")
+        return self.bot_by_token(token) if scheme == "Bot" else None
 
     def is_bot(self, user_id: int) -> bool:
         return any(bot.user.id == user_id for bot in self.bots)
