@@ -48,12 +48,12 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], list[File]]:
     for name, part in (await request.post()).items():
         if isinstance(part, web.FileField):
             data = part.file.read()
-            if name == "payload_json":
-                body = _object(data.decode())
-            else:
+            if name != "payload_json":
                 files.append(File(part.filename, part.content_type, data))
-        elif name == "payload_json":
-            body = _object(str(part))
+        else:  # Bytes where the part says it is JSON, text where it says nothing.
+            data = part if isinstance(part, (bytes, bytearray)) else part.encode()
+        if name == "payload_json":
+            body = _object(data.decode())
     return body, files
 
 

@@ -53,6 +53,8 @@ class ControlClient:
         try:
             async with self._http.request(method, f"{self._url}{path}", json=body, params=query) as response:
                 answer = await response.json(content_type=None)
+        except ValueError:
+            raise ControlError(f"{path}: {response.status}, and no JSON; the simulator's own output says why") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ResourceError(f"the simulated Discord is gone: {error}") from error
         if response.status >= 400:

@@ -174,7 +174,8 @@ class ControlApi:
         """Send an interaction and wait for its replies: the first response, and the text of a deferred one."""
         wait_s, settle_s = float(body.get("wait_s", 3.0)), float(body.get("settle_s", SETTLE_S))
         guild = self._sim.world.guilds[interaction.guild_id]
-        whole = payload(interaction, guild, guild.channels[interaction.channel_id], data)
+        locales = {key: str(body[key]) for key in ("locale", "guild_locale") if body.get(key)}
+        whole = payload(interaction, guild, guild.channels[interaction.channel_id], data, **locales)
         self._sim.gateway.dispatch("INTERACTION_CREATE", whole, guild_id=guild.id, bot=interaction.bot)
         end = time.monotonic() + wait_s
         source_edits = interaction.source.edits if interaction.source is not None else 0

@@ -14,6 +14,7 @@ from roost.sim.world import Channel, Guild
 Body = dict[str, Any]
 INTEGER, BOOLEAN, USER, CHANNEL, ROLE, MENTIONABLE, NUMBER = 4, 5, 6, 7, 8, 9, 10
 ACTION_ROW, TEXT_INPUT = 1, 4
+LOCALE = "en-US"
 
 
 class BadRequest(Exception):
@@ -177,8 +178,16 @@ def modal_data(custom_id: str, values: Body) -> Body:
     return {"custom_id": custom_id, "components": rows}
 
 
-def payload(interaction: Interaction, guild: Guild, channel: Channel, data: Body) -> Body:
-    """INTERACTION_CREATE."""
+def payload(
+    interaction: Interaction,
+    guild: Guild,
+    channel: Channel,
+    data: Body,
+    *,
+    locale: str = LOCALE,
+    guild_locale: str = LOCALE,
+) -> Body:
+    """INTERACTION_CREATE; with the locale of the user and that of the guild."""
     bot = interaction.bot
     permissions = guild.permissions(interaction.member_id, channel)
     whole: Body = {
@@ -187,9 +196,9 @@ def payload(interaction: Interaction, guild: Guild, channel: Channel, data: Body
         "type": interaction.kind,
         "data": data,
         "guild_id": str(guild.id),
-        "guild": {"id": str(guild.id), "locale": "en-US", "features": []},
-        "guild_locale": "en-US",
-        "locale": "en-US",
+        "guild": {"id": str(guild.id), "locale": guild_locale, "features": []},
+        "guild_locale": guild_locale,
+        "locale": locale,
         "channel_id": str(channel.id),
         "channel": channel.payload() | {"permissions": str(permissions)},
         "member": guild.member_payload(interaction.member_id) | {"permissions": str(permissions)},

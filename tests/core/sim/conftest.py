@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -232,7 +231,7 @@ def _sockets() -> list[str]:
     links = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            links.append(os.readlink(entry))
+            links.append(str(entry.readlink()))
         except FileNotFoundError:
             continue
     return sorted(link for link in links if link.startswith("socket:"))
