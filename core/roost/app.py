@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack
 import hikari
 import lightbulb
 
+from roost.commands.failures import CommandFailures
+from roost.commands.plugins import bot_loader, plugins_loader
 from roost.commands.privacy import ConsentButtons, privacy_loader
 from roost.commands.registry import CommandRegistry
 from roost.config import Config
@@ -54,6 +56,8 @@ class App:
         self._scope = Scope("app")
         self._guilds_to_come: set[int] = set()
         self._guilds_here = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once the bot is connected, its commands are in place and ``on_started`` has been called."""
         self.stop_reason = ""
         self.stop_steps: list[str] = []
         self._host: PluginHost | None = None
@@ -92,8 +96,10 @@ class App:
                     instance_id=instance_id,
                     mark_stop=self.mark_stop,
                 )
-                client = self._client = lightbulb.client_from_app(bot, sync_commands=False)
-                self._registry = CommandRegistry(bot, client, self._enabled)
+                failures = CommandFailures(self._host)
+                client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])
+                client.error_handler(failures.on_error)
+                self._registry = failures.registry = CommandRegistry(bot, client, self._enabled)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
                 bot.subscribe(hikari.ShardReadyEvent, self._on_shard_ready)
@@ -101,10 +107,16 @@ class App:
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
                 bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
                 try:
-                    core = await self._registry.collect(CORE, [privacy_loader(consent)])
+                    loaders = [
+                        privacy_loader(consent),
+                        plugins_loader(self._host),
+                        bot_loader(self._host, self._registry, self.request_stop),
+                    ]
+                    core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core)
-                    await self._host.load_all(self._registry)
-                    await self._start_and_wait(bot)
+                    with self._host.dispatcher.guard.watching():
+                        await self._host.load_all(self._registry)
+                        await self._start_and_wait(bot)
                 finally:
                     await self.stop(self.stop_reason or "the app ended")
         finally:
@@ -118,6 +130,10 @@ class App:
             return
         self.stop_reason = reason
         self._stop_requested.set()
+
+    async def stop_requested(self) -> None:
+        """Wait until the app is asked to go down."""
+        await self._stop_requested.wait()
 
     def mark_stop(self, name: str, guild_id: int | None = None) -> None:
         """Write one step of the shutdown into the ordered log. Steps outside a shutdown are not written."""
@@ -176,7 +192,7 @@ class App:
         )
 
     def _enabled(self, owner: str, guild_id: int) -> bool:
-        return owner == CORE or self.plugins.enabled_in(owner, guild_id)
+        return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self.request_stop(signal.Signals(number).name)
@@ -214,6 +230,7 @@ class App:
         await self._client.start()
         self._started = True
         guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
+        await self._registry.remove_stale_globals()
         await self._registry.sync_all(guilds)
         me = bot.get_me()
         _log.info(
@@ -223,7 +240,8 @@ class App:
             ", ".join(self.plugins.loaded) or "none",
             extra={"event": "ready", "guilds": guilds},
         )
-        await self.plugins.dispatcher.call("on_started", bot=bot)
+        await self.plugins.started()
+        self.ready.set()
 
     async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
         self._guilds_to_come |= {int(guild) for guild in event.unavailable_guilds}

@@ -94,11 +94,13 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         dest="sets",
         help="override one setting; may be repeated",
     )
+    parser.add_argument("--plugins-dir", type=Path, metavar="DIR", help="folder of drop-in plugins (x.py, x/)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where settings and locks are kept")
 
 
 def _load(arguments: argparse.Namespace) -> configuration.Config:
-    return configuration.load(path=arguments.config, sets=arguments.sets, data_dir=arguments.data_dir)
+    sets = [*arguments.sets, *([f"plugins.dir={arguments.plugins_dir}"] if arguments.plugins_dir else [])]
+    return configuration.load(path=arguments.config, sets=sets, data_dir=arguments.data_dir)
 
 
 def _run(arguments: argparse.Namespace) -> int:

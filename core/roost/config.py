@@ -88,6 +88,11 @@ class PluginsConfig(Section):
     required: tuple[str, ...] = Field(
         ("voice", "stt"), description="The bot refuses to start when one of these is found but fails to load."
     )
+    dir: Path | None = Field(None, description="Folder of drop-in plugins: files x.py and packages x/.")
+    allow_writable_dir: bool = Field(False, description="Load drop-in plugins that other users can write to.")
+    load_timeout_s: float = Field(30.0, gt=0, description="Seconds a plugin may take to be imported and opened.")
+    quarantine_failures: int = Field(5, ge=1, description="A plugin that fails this often is quarantined,")
+    quarantine_window_s: float = Field(60.0, gt=0, description="if it does so within this many seconds.")
 
 
 class CoreConfig(Section):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import hikari
     from pydantic import BaseModel
 
+    from roost.audio import FrameSink
     from roost.consent import Consent
     from roost.scopes import Scope
 
@@ -32,6 +33,10 @@ class HookCaller(Protocol):
 
     def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """For sync hooks; a raise is answered as a `Deny`."""
+        ...
+
+    def frame_sink(self, guild_id: int, session: Any) -> FrameSink:
+        """One sink that passes frames to every plugin that implements ``voice_audio_frame``, as of each frame."""
         ...
 
     async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
@@ -60,6 +65,8 @@ class PluginContext(Protocol):
     consent: Consent
     settings: Settings
     data_dir: Path
+    handover: Any
+    """What the version before this one gave from its hook ``handover``; None when there was none."""
     instance_id: str
     """Unique per process; the holder of ``<data_dir>/instances/<instance_id>.lock``."""
 
@@ -79,8 +86,12 @@ class PluginContext(Protocol):
     def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
         """Subscribe to a concrete hikari event until unload. `hikari.StoppingEvent` is refused."""
 
-    def task(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Start a task owned by the plugin."""
+    def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:
+        """Start a task owned by the plugin. With a guild it ends when the plugin is switched off there.
+
+        Raises:
+            ClosedError: The plugin is switched off in the guild; start the task in ``guild_enabled``.
+        """
         ...
 
     def mark_stop(self, name: str, guild_id: int | None = None) -> None:

@@ -16,11 +16,17 @@ from typing import Any
 
 import pluggy
 
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
+from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 
 _log = logging.getLogger("roost.hooks")
 
 _FAILED = object()
+_SLOW_HOOKS = frozenset({"on_load", "on_unload"})
+
+OnFailure = Callable[[str, str, Exception], None]
+"""Called with the plugin's name, what failed ("its hook on_started") and the error; it counts and logs."""
 
 
 class Dispatcher:
@@ -29,26 +35,59 @@ class Dispatcher:
     Args:
         load_order: Names of loaded plugins, dependencies first.
         enabled: Whether a plugin is to be called for a guild.
+        on_failure: Told of every failed call; by default it is logged.
     """
 
-    def __init__(self, load_order: Callable[[], Sequence[str]], enabled: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self,
+        load_order: Callable[[], Sequence[str]],
+        enabled: Callable[[str, int], bool],
+        on_failure: OnFailure | None = None,
+    ) -> None:
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(RoostSpec)
         self._load_order = load_order
         self._enabled = enabled
         self.failures: Counter[tuple[str, str]] = Counter()
         """Failed calls by (plugin, hook)."""
+        self.guard = Guard()
+        self.generation = 0
+        """Grows whenever who is to be called may have changed."""
+        self._on_failure = on_failure or log_failure
+        self._muted: set[str] = set()
+
+    def mute(self, plugin: str, muted: bool) -> None:
+        """Stop calling a plugin, or call it again; its own life cycle hooks are called all the same."""
+        (self._muted.add if muted else self._muted.discard)(plugin)
+        self.changed()
+
+    def changed(self) -> None:
+        """A plugin came, went, or was switched."""
+        self.generation += 1
+
+    def frame_sink(self, guild_id: int, session: Any) -> FrameFan:
+        """See `roost.context.HookCaller.frame_sink`."""
+        return FrameFan(self, guild_id, session)
 
     def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:
         return tuple(impl.plugin_name for impl in self._implementations(hook, guild_id))
 
-    def bound(self, hook: str, guild_id: int | None = None) -> tuple[tuple[str, Callable[..., Any]], ...]:
-        """(plugin, function) pairs in call order, for callers that cannot afford the dispatcher per call."""
-        return tuple((impl.plugin_name, impl.function) for impl in self._implementations(hook, guild_id))
+    def bound(self, hook: str, guild_id: int | None = None) -> tuple[tuple[str, tuple[str, ...], Any], ...]:
+        """(plugin, argument names, function) in call order, for callers that cannot afford the dispatcher per call."""
+        return tuple(
+            (impl.plugin_name, tuple(impl.argnames), impl.function) for impl in self._implementations(hook, guild_id)
+        )
 
     async def call(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
+        return await self._call(hook, self._implementations(hook, guild_id), arguments | {"guild_id": guild_id})
+
+    async def call_others(self, but: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
+        """`call` without one plugin: the one that the hook is about."""
+        implementations = [impl for impl in self._implementations(hook, guild_id) if impl.plugin_name != but]
+        return await self._call(hook, implementations, arguments | {"guild_id": guild_id})
+
+    async def _call(self, hook: str, implementations: list[Any], arguments: dict[str, Any]) -> Any:
         info = INFO[hook]
-        implementations = self._implementations(hook, guild_id)
         if info.kind is Kind.FIRST:
             for impl in implementations:
                 answer = await self._isolated(hook, impl, arguments)
@@ -78,17 +117,21 @@ class Dispatcher:
         """For sync hooks: the non-None answers; a failure is answered as a `Deny`."""
         answers: list[Any] = []
         for impl in self._implementations(hook, guild_id):
+            before = self.guard.enter()
             try:
                 answer = impl.function(*[arguments[name] for name in impl.argnames])
             except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
-                self._failed(impl.plugin_name, hook, error)
+                self.failed(impl.plugin_name, hook, error)
                 answer = Deny(f"the plugin {impl.plugin_name} failed")
+            finally:
+                self.guard.leave(before)
             if answer is not None:
                 answers.append(answer)
         return answers
 
     async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
         """Call one plugin's implementation, isolated; None if it has none, failed or is disabled in the guild."""
+        arguments["guild_id"] = guild_id
         for impl in self._implementations(hook, guild_id):
             if impl.plugin_name == plugin:
                 answer = await self._isolated(hook, impl, arguments)
@@ -113,6 +156,8 @@ class Dispatcher:
     def _implementations(self, hook: str, guild_id: int | None) -> list[Any]:
         caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
         found = [impl for impl in reversed(caller.get_hookimpls())]
+        if self._muted and INFO[hook].kind is not Kind.OWN:
+            found = [impl for impl in found if impl.plugin_name not in self._muted]
         if guild_id is not None:
             found = [impl for impl in found if self._enabled(impl.plugin_name, guild_id)]
         if INFO[hook].graph_order:
@@ -124,7 +169,7 @@ class Dispatcher:
         try:
             return await self._run(hook, impl, arguments)
         except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
-            self._failed(impl.plugin_name, hook, error)
+            self.failed(impl.plugin_name, hook, error)
             return _FAILED
 
     async def _run(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
@@ -132,24 +177,44 @@ class Dispatcher:
         if "deadline" in arguments:
             left = max(arguments["deadline"] - asyncio.get_running_loop().time(), 0.0)
             limit = left if limit is None else min(limit, left)
+        step_s = OPENING_LIMIT_S if hook in _SLOW_HOOKS else LIMIT_S
         async with asyncio.timeout(limit):
-            answer = impl.function(*[arguments[name] for name in impl.argnames])
-            if inspect.isawaitable(answer):
+            before = self.guard.enter(step_s)
+            try:
+                answer = impl.function(*[arguments[name] for name in impl.argnames])
+            finally:
+                self.guard.leave(before)
+            if inspect.iscoroutine(answer):
+                answer = await self.guard.stepped(answer, step_s)
+            elif inspect.isawaitable(answer):
                 answer = await answer
         return answer
 
-    def _failed(self, plugin: str, hook: str, error: BaseException) -> None:
+    def failed(self, plugin: str, hook: str, error: Exception) -> None:
+        """Count a failed call and tell whoever wants to know."""
         self.failures[plugin, hook] += 1
-        what = "ran out of time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
-        _log.error(
-            "plugin %s failed in %s (%s): %s",
-            plugin,
-            hook,
-            where(error),
-            what,
-            extra={"plugin": plugin, "hook": hook},
-            exc_info=error if _log.isEnabledFor(logging.DEBUG) else None,
-        )
+        self._on_failure(plugin, hook, error)
+
+
+def log_failure(plugin: str, source: str, error: Exception) -> None:
+    """Write one line about a failure of a plugin.
+
+    Args:
+        source: The hook's name, or words such as "its listener for GuildJoinEvent".
+    """
+    if isinstance(error, TimeoutError):
+        what = "it blocked the event loop" if isinstance(error, BlockedError) else "ran out of time"
+    else:
+        what = f"{type(error).__name__}: {error}"
+    _log.error(
+        "plugin %s failed in %s (%s): %s",
+        plugin,
+        source,
+        where(error),
+        what,
+        extra={"plugin": plugin, "hook": source},
+        exc_info=error if _log.isEnabledFor(logging.DEBUG) else None,
+    )
 
 
 def where(error: BaseException) -> str:

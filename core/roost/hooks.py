@@ -96,8 +96,11 @@ INFO: dict[str, HookInfo] = {
     "register_loaders": HookInfo(Kind.OWN, sync=True, deadline_s=None),
     "on_load": HookInfo(Kind.OWN, deadline_s=30.0),
     "on_unload": HookInfo(Kind.OWN, deadline_s=3.0),
+    "handover": HookInfo(Kind.OWN),
     "plugin_loaded": HookInfo(Kind.PAR),
+    "plugin_unloading": HookInfo(Kind.ALL, deadline_s=3.0),
     "plugin_unloaded": HookInfo(Kind.PAR),
+    "plugin_switched": HookInfo(Kind.PAR),
     "on_started": HookInfo(Kind.PAR),
     "on_stopping": HookInfo(Kind.ALL, deadline_s=2.7, graph_order=True),
     "guild_enabled": HookInfo(Kind.OWN),
@@ -156,12 +159,26 @@ class RoostSpec:
         """Release what you hold. Reason is disable, reload, shutdown or failed. Must be idempotent; never drains."""
 
     @hookspec
+    async def handover(self) -> Any:
+        """Give what your next version needs to go on where you are; called before a reload. It finds it in
+        ``ctx.handover``. Hand over plain data: your classes are another version's classes then."""
+
+    @hookspec
     async def plugin_loaded(self, name: str) -> None:
         """Another plugin was loaded."""
 
     @hookspec
+    async def plugin_unloading(self, name: str, reason: str, deadline: float) -> None:
+        """Another plugin is about to be unloaded, and still works: finish with it before `deadline` (event loop
+        time). Not called when the bot goes down."""
+
+    @hookspec
     async def plugin_unloaded(self, name: str, reason: str) -> None:
-        """Another plugin was unloaded."""
+        """Another plugin was unloaded. Not called when the bot goes down."""
+
+    @hookspec
+    async def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
+        """Another plugin was switched on or off in a guild; without a guild: everywhere, by quarantine."""
 
     @hookspec
     async def on_started(self, bot: hikari.GatewayBot) -> None:

@@ -39,6 +39,11 @@ class Scope:
     def task_names(self) -> list[str]:
         return sorted(task.get_name() for task in self._tasks)
 
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """Those that run."""
+        return set(self._tasks)
+
     def spawn(self, coro: Coroutine[Any, Any, T], name: str, *, awaited: bool = False) -> asyncio.Task[T]:
         """Start a task owned by this scope.
 

@@ -25,7 +25,8 @@ TOKEN = "OTAwMDAwMDAwMDAwMDAwMDAx.AAAAAA.abcdefghijklmnopqrstuvwxyz0"
 HEAD = """
 import asyncio, hikari, lightbulb
 from roost import Meta, hookimpl
-log = []
+from plugin_logs import logs
+log = logs.setdefault({name!r}, [])
 class P:
     @hookimpl
     def plugin_meta(self): return Meta(name={name!r}, version="1", requires={requires!r})
@@ -39,6 +40,7 @@ def install(tmp_path: Path) -> Iterator[Install]:
     """Install a plugin: install(name, body of class P, requires=...)."""
     site = tmp_path / "site"
     site.mkdir()
+    (site / "plugin_logs.py").write_text("logs = {}\n")
     sys.path.insert(0, str(site))
     names: list[str] = []
 
@@ -53,8 +55,8 @@ def install(tmp_path: Path) -> Iterator[Install]:
 
     yield make
     sys.path.remove(str(site))
-    for name in names:
-        sys.modules.pop(f"plug_{name}", None)
+    for name in [*(f"plug_{name}" for name in names), "plugin_logs"]:
+        sys.modules.pop(name, None)
 
 
 @asynccontextmanager
@@ -78,7 +80,7 @@ async def hosted(tmp_path: Path, *sets: str) -> AsyncIterator[tuple[PluginHost, 
 
 
 def module(name: str) -> list[str]:
-    log: list[str] = sys.modules[f"plug_{name}"].log
+    log: list[str] = sys.modules["plugin_logs"].logs[name]
     return log
 
 
@@ -110,7 +112,7 @@ async def test_dependencies_load_first_and_unload_last(tmp_path: Path, install: 
         ("raise SystemExit(3)\n", "plug_bad.py:1"),
         (
             HEAD.format(name="bad", requires=()) + "    @hookimpl\n    async def on_load(self, ctx):\n        1 / 0\n",
-            "plug_bad.py:10",
+            "plug_bad.py:11",
         ),
         (HEAD.format(name="bad", requires=()) + "    @hookimpl\n    def on_laod(self): ...\n", "on_laod"),
         (HEAD.format(name="bad", requires=()) + "    @hookimpl\n    def on_load(self, context): ...\n", "context"),
@@ -284,4 +286,4 @@ async def test_plugins_are_listed_without_being_opened(tmp_path: Path, install: 
     assert rows["shown"]["hooks"] == ["on_load", "on_unload", "plugin_meta"]
     assert rows["broken"]["state"] == "failed"
     assert rows["voice"]["state"] == "disabled"
-    assert module("shown") == []
+    assert "load" not in module("shown")

@@ -67,7 +67,11 @@ class CommandRegistry:
         self._enabled = enabled
         self._owners: dict[str, list[Command]] = {}
         self._guilds: set[int] = set()
-        self._application: hikari.PartialApplication | None = None
+        self._told: dict[int, str] = {}
+        """Guild to what Discord was told last."""
+        self.puts = 0
+        """Requests that changed a guild's commands."""
+        self._application: hikari.Application | None = None
         self._lock = asyncio.Lock()
 
     def names(self, owner: str) -> list[str]:
@@ -115,24 +119,64 @@ class CommandRegistry:
         async with self._lock:
             self._guilds.add(guild_id)
             await self.rebuild()
-            if self._application is None:
-                self._application = await self._bot.rest.fetch_application()
-            builders = [
-                await command.as_command_builder(self._client.default_locale, self._client.localization_provider)
-                for owner, commands in self._owners.items()
-                if self._enabled(owner, guild_id)
-                for command in commands
-            ]
-            await self._bot.rest.set_application_commands(self._application, builders, guild=guild_id)
-        _log.debug("commands of guild %d: %d", guild_id, len(builders))
+            await self._put(guild_id, always=True)
 
     async def sync_all(self, guild_ids: Sequence[int]) -> None:
         """Tell Discord the commands of every guild; a guild that refuses is logged and does not stop the others."""
-        for guild_id in guild_ids:
-            try:
-                await self.sync_guild(guild_id)
-            except hikari.HikariError as error:
-                _log.error("the commands of guild %d could not be set: %s", guild_id, error)
+        async with self._lock:
+            self._guilds.update(guild_ids)
+            await self.rebuild()
+            for guild_id in guild_ids:
+                await self._put_or_log(guild_id, always=True)
+
+    async def sync_known(self) -> None:
+        """After the set of plugins changed: tell Discord in the guilds where that changed the commands."""
+        async with self._lock:
+            await self.rebuild()
+            for guild_id in sorted(self._guilds):
+                await self._put_or_log(guild_id, always=False)
+
+    async def _put_or_log(self, guild_id: int, *, always: bool) -> None:
+        try:
+            await self._put(guild_id, always=always)
+        except hikari.HikariError as error:
+            _log.error("the commands of guild %d could not be set: %s", guild_id, error)
+
+    async def _put(self, guild_id: int, *, always: bool) -> None:
+        builders = [
+            await command.as_command_builder(self._client.default_locale, self._client.localization_provider)
+            for owner, commands in self._owners.items()
+            if self._enabled(owner, guild_id)
+            for command in commands
+        ]
+        said = repr(sorted(repr(builder.build(self._bot.entity_factory)) for builder in builders))
+        if not always and self._told.get(guild_id) == said:
+            return
+        self._told.pop(guild_id, None)
+        self.puts += 1
+        await self._bot.rest.set_application_commands(await self.application(), builders, guild=guild_id)
+        self._told[guild_id] = said
+        _log.debug("commands of guild %d: %d", guild_id, len(builders))
+
+    async def application(self) -> hikari.Application:
+        """The bot's application, asked for once."""
+        if self._application is None:
+            self._application = await self._bot.rest.fetch_application()
+        return self._application
+
+    async def remove_stale_globals(self) -> None:
+        """Every command of ours belongs to a guild; a global one was left behind by something else."""
+        application = await self.application()
+        try:
+            for command in await self._bot.rest.fetch_application_commands(application):
+                _log.info("removing the global command /%s, which nobody here has", command.name)
+                await self._bot.rest.delete_application_command(application, command)
+        except hikari.HikariError as error:
+            _log.error("the global commands could not be tidied: %s", error)
+
+    def owner_of(self, name: str) -> str | None:
+        """The owner of the top-level command of that name."""
+        return next((owner for owner in self._owners if name in self.names(owner)), None)
 
     def knows(self, guild_id: int) -> bool:
         """Whether the guild's commands were set in this run."""
@@ -140,3 +184,4 @@ class CommandRegistry:
 
     def forget_guild(self, guild_id: int) -> None:
         self._guilds.discard(guild_id)
+        self._told.pop(guild_id, None)

@@ -116,6 +116,17 @@ class VoicePlugin:
             self.manager.plugin_loaded(name)
 
     @hookimpl
+    async def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
+        if self.manager is not None:
+            self.manager.plugin_switched(name, guild_id, enabled)
+
+    @hookimpl
+    async def plugin_unloading(self, name: str, reason: str, deadline: float) -> None:
+        """Sessions go on without the plugin: let it drain, as if they ended."""
+        if self.manager is not None:
+            await self.manager.plugin_unloading(name, f"the plugin {name} is going ({reason})", deadline)
+
+    @hookimpl
     async def plugin_unloaded(self, name: str, reason: str) -> None:
         if self.manager is not None:
             self.manager.plugin_unloaded()

@@ -34,20 +34,6 @@ CAPTURE_ON = "on"
 CAPTURE_FAILED = "failed"
 
 
-class HookSink:
-    """The one sink the host makes: passes frames to the plugins that implement ``voice_audio_frame``."""
-
-    def __init__(self, session: Session, hooks: HookCaller) -> None:
-        self._session = session
-        self._hooks = hooks
-
-    def write(self, frame: AudioFrame) -> None:
-        self._hooks.call_sync("voice_audio_frame", guild_id=frame.guild_id, session=self._session, frame=frame)
-
-    def purge(self, user_id: int) -> None:
-        """Nothing is held here."""
-
-
 class Session:
     """Implements `roost.audio.VoiceSession`. Made, moved and closed by the guild's actor alone.
 
@@ -266,7 +252,7 @@ class Session:
         """(Re)make the host's own sink, after a plugin came or went: none without an implementer."""
         wanted = bool(self._hooks.implementers("voice_audio_frame", self.guild_id))
         if wanted and self._hook_sink is None and not self.closed:
-            self._hook_sink = self.attach(HookSink(self, self._hooks))
+            self._hook_sink = self.attach(self._hooks.frame_sink(self.guild_id, self))
         elif not wanted and self._hook_sink is not None:
             detach, self._hook_sink = self._hook_sink, None
             detach()

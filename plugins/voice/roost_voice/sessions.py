@@ -237,6 +237,33 @@ class SessionManager:
                 if replay:
                     actor.replay_opened(name)
 
+    def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
+        """Replay the open session to a plugin that was switched on in its guild; stop frames for one switched off."""
+        replay = enabled and name in self._hooks.implementers("voice_session_opened")
+        for actor in list(self._actors.values()):
+            if actor.session is not None and actor.opened and guild_id in (None, actor.guild_id):
+                actor.session.attach_hooks()
+                if replay:
+                    actor.replay_opened(name)
+
+    async def plugin_unloading(self, name: str, reason: str, deadline: float) -> None:
+        """A plugin is going, the sessions stay: it drains them as if they ended."""
+        if name not in self._hooks.implementers("voice_session_closing"):
+            return
+        await asyncio.gather(
+            *(
+                self._hooks.call_plugin(
+                    name,
+                    "voice_session_closing",
+                    guild_id=session.guild_id,
+                    session=session,
+                    reason=reason,
+                    deadline=deadline,
+                )
+                for session in self.sessions.values()
+            )
+        )
+
     def plugin_unloaded(self) -> None:
         for session in self.sessions.values():
             session.attach_hooks()

@@ -1,0 +1,107 @@
+"""Cutting off plugin code that blocks the event loop.
+
+A deadline of asyncio ends what awaits; it cannot end ``time.sleep(3600)`` or an endless loop, which would take the
+whole bot along. Plugin code therefore runs between `Guard.enter` and `Guard.leave`; a watching thread that sees the
+same entry for too long interrupts the main thread with a signal, whose handler raises `BlockedError` at the very line
+that blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import types
+from collections.abc import Coroutine, Generator, Iterator
+from typing import Any
+
+TICK_S = 0.25
+LIMIT_S = 2.0
+"""How long a hook or listener may keep the event loop from everything else."""
+OPENING_LIMIT_S = 10.0
+"""For ``on_load`` and ``on_unload``, which may have files to read."""
+
+_SIGNAL = signal.SIGVTALRM
+
+
+class BlockedError(TimeoutError):
+    """The plugin code at this line blocked the event loop for too long."""
+
+    def __init__(self) -> None:
+        super().__init__("it blocked the event loop")
+
+
+class Guard:
+    """Knows which piece of plugin code the event loop is in. Entering and leaving cost no system call."""
+
+    __slots__ = ("_condemned", "_count", "_limit_s", "_token")
+
+    def __init__(self) -> None:
+        self._token = 0
+        self._count = 0
+        self._limit_s = LIMIT_S
+        self._condemned = 0
+
+    def enter(self, limit_s: float = LIMIT_S) -> tuple[int, float]:
+        """Plugin code begins; give the result to `leave`."""
+        before = (self._token, self._limit_s)
+        self._count += 1
+        self._token, self._limit_s = self._count, limit_s
+        return before
+
+    def leave(self, before: tuple[int, float]) -> None:
+        self._token, self._limit_s = before
+
+    @types.coroutine
+    def stepped(self, coro: Coroutine[Any, Any, Any], limit_s: float = LIMIT_S) -> Generator[Any, Any, Any]:
+        """Await a coroutine of a plugin with each of its steps guarded."""
+        error: BaseException | None = None
+        while True:
+            before = self.enter(limit_s)
+            try:
+                waits_for = coro.send(None) if error is None else coro.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self.leave(before)
+            error = None
+            try:
+                yield waits_for
+            except GeneratorExit:
+                coro.close()
+                raise
+            except BaseException as thrown:  # noqa: BLE001 - handed into the coroutine, cancellation too
+                error = thrown
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch until the end of the block. Does nothing outside the main thread, which alone gets signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        stop = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(stop,), name="loop guard", daemon=True)
+        before = signal.signal(_SIGNAL, self._interrupted)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            signal.signal(_SIGNAL, before)
+
+    def _watch(self, stop: threading.Event) -> None:
+        """Counts own wake-ups, not time: a process that was stopped for a while has blocked nobody."""
+        last, same = 0, 0
+        while not stop.wait(TICK_S):
+            token = self._token
+            same = same + 1 if token and token == last else 0
+            last = token
+            if same * TICK_S >= self._limit_s:
+                self._condemned, same = token, 0
+                signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+
+    def _interrupted(self, _number: int, _frame: types.FrameType | None) -> None:
+        condemned, self._condemned = self._condemned, 0
+        if condemned and condemned == self._token:
+            raise BlockedError

@@ -1,0 +1,79 @@
+"""Slash commands pass here: the hook ``command_check`` may refuse them, and their failures are their plugin's."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import hikari
+import lightbulb
+
+from roost.dispatch import log_failure
+from roost.errors import RoostError
+from roost.hooks import Deny
+from roost.plugins import State
+
+if TYPE_CHECKING:
+    from roost.commands.registry import CommandRegistry
+    from roost.plugins import PluginHost
+
+_log = logging.getLogger("roost.commands")
+
+WENT_WRONG = "Something went wrong. The owner of this bot can see what, in its log."
+CORE = "core"
+
+
+class DeniedError(RoostError):
+    """A command was refused; the message is for the member who ran it."""
+
+
+class CommandFailures:
+    """The client-wide check and error handler.
+
+    Attributes:
+        check: A lightbulb hook.
+        registry: Knows whose command is whose; set when it exists.
+    """
+
+    def __init__(self, host: PluginHost) -> None:
+        self._host = host
+        self.registry: CommandRegistry | None = None
+        self.check = lightbulb.hook(lightbulb.ExecutionSteps.CHECKS, skip_when_failed=True)(self._check)
+
+    def _owner(self, ctx: lightbulb.Context) -> str:
+        name = ctx.command._command_data.qualified_name.split(" ")[0]
+        return (self.registry.owner_of(name) if self.registry is not None else None) or CORE
+
+    async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
+        owner = self._owner(ctx)
+        if owner == CORE:
+            return
+        record = self._host.records[owner]
+        if record.state is State.QUARANTINED:
+            raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
+        guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
+        deny = await self._host.dispatcher.call("command_check", guild_id=guild_id, ctx=ctx)
+        if isinstance(deny, Deny):
+            raise DeniedError(deny.reason)
+
+    async def on_error(self, failure: lightbulb.exceptions.ExecutionPipelineFailedException) -> bool:
+        """Count the failure against the plugin and answer the member, once."""
+        ctx = failure.context
+        error = failure.causes[0]
+        if isinstance(error, DeniedError):
+            await self._answer(ctx, str(error))
+            return True
+        owner = self._owner(ctx)
+        source = f"its command /{ctx.command._command_data.qualified_name}"
+        if owner == CORE or not isinstance(error, Exception):
+            log_failure(owner, source, error if isinstance(error, Exception) else RuntimeError(str(error)))
+        else:
+            self._host.failed(owner, source, error)
+        await self._answer(ctx, WENT_WRONG)
+        return True
+
+    async def _answer(self, ctx: lightbulb.Context, text: str) -> None:
+        try:
+            await ctx.respond(text, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)
+        except (hikari.HikariError, RuntimeError) as error:
+            _log.debug("a failed command could not be answered: %s", error)

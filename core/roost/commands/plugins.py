@@ -1,0 +1,316 @@
+"""``/plugins`` for server admins and ``/bot`` for the bot's owners."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import hikari
+import lightbulb
+
+from roost.errors import RoostError
+from roost.plugins import State
+
+if TYPE_CHECKING:
+    from roost.commands.registry import CommandRegistry
+    from roost.plugins import PluginHost, PluginRecord
+
+_log = logging.getLogger("roost.commands")
+
+CORE = "core"
+CORE_STAYS = "The core cannot be switched off: it is what switches plugins on and off."
+LIMIT = 1900
+"""Characters of a reply; Discord takes 2000."""
+
+_GUILD_ONLY = [hikari.ApplicationContextType.GUILD]
+_NAME = "Its name; `/plugins list` shows them"
+
+
+async def _reply(ctx: lightbulb.Context, text: str) -> None:
+    shown = text if len(text) <= LIMIT else text[:LIMIT] + " …"
+    await ctx.respond(shown, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)
+
+
+async def _answer(ctx: lightbulb.Context, work: Awaitable[str]) -> None:
+    """Do something that may take a while, and say what came of it in its own words or its error's."""
+    await ctx.defer(ephemeral=True)
+    try:
+        text = await work
+    except RoostError as error:
+        text = f"That did not work. {error}"
+    except hikari.HikariError as error:
+        text = f"It is done, but Discord did not take the commands: {error}"
+    await _reply(ctx, text)
+
+
+def here(host: PluginHost, name: str, guild_id: int) -> str:
+    """On or off in a guild, and why, in a few words."""
+    record = host.records[name]
+    if record.state is State.QUARANTINED:
+        return "quarantined"
+    if record.state is not State.LOADED:
+        return str(record.state.value)
+    blocker = host.switches.blocked_by(name, guild_id)
+    if blocker is None:
+        return "on"
+    return "off" if blocker == name else f"off, because it needs {blocker}, which is off"
+
+
+def listing(host: PluginHost, guild_id: int) -> str:
+    """The reply to ``/plugins list``."""
+    lines = []
+    for row in host.table():
+        what = here(host, str(row["name"]), guild_id)
+        lines.append(f"**{row['name']}** {row['version']}: {what}")
+    return "\n".join(lines) or "There are no plugins."
+
+
+def details(host: PluginHost, name: str, guild_id: int) -> str:
+    """The reply to ``/plugins info``."""
+    row = next((row for row in host.table() if row["name"] == name), None)
+    if row is None:
+        return unknown(host, name)
+    record = host.records[name]
+    lines = [f"**{name}** {row['version']} from {row['source']}: {here(host, name, guild_id)}"]
+    if record.meta is not None and record.meta.description:
+        lines.append(record.meta.description)
+    if host.requires(name):
+        lines.append(f"Needs: {', '.join(host.requires(name))}")
+    commands = host.command_names(name)
+    if commands:
+        lines.append("Commands: " + ", ".join(f"/{command}" for command in commands))
+    if row["hooks"]:
+        lines.append(f"Hooks: {', '.join(row['hooks'])}")
+    return "\n".join(lines)
+
+
+def reasons(host: PluginHost, name: str, guild_id: int) -> str:
+    """The reply to ``/plugins why``."""
+    record = host.records.get(name)
+    if record is None:
+        return unknown(host, name)
+    if record.state is not State.LOADED:
+        return f"**{name}** is {record.state.value} in the whole bot" + (f": {record.detail}" if record.detail else ".")
+    blocker = host.switches.blocked_by(name, guild_id)
+    if blocker is None:
+        return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
+    if blocker == name:
+        return (
+            f"**{name}** is off here: somebody who manages this server switched it off. `/plugins enable` undoes that."
+        )
+    return f"**{name}** is off here because it needs {blocker}, which is off here. Enable that first."
+
+
+def unknown(host: PluginHost, name: str) -> str:
+    return f"There is no plugin called {name}. There is: {', '.join(sorted(host.records)) or 'none'}."
+
+
+async def switch(host: PluginHost, name: str, guild_id: int, enabled: bool) -> str:
+    """Enable or disable, and say what that did."""
+    if name == CORE:
+        return CORE_STAYS
+    if name not in host.records:
+        return unknown(host, name)
+    if host.switches.switched_on(name, guild_id) == enabled:
+        return f"**{name}** is already {'enabled' if enabled else 'disabled'} here."
+    changed = await host.switches.switch(name, guild_id, enabled)
+    also = [other for other in changed if other != name]
+    text = f"**{name}** is now {'enabled' if enabled else 'disabled'} here."
+    if also:
+        text += (
+            f" So {'is' if len(also) == 1 else 'are'} {', '.join(also)}, which need{'s' if len(also) == 1 else ''} it."
+        )
+    if enabled and name not in changed:
+        text += " " + reasons(host, name, guild_id)
+    return text
+
+
+def _suggest(host: PluginHost) -> Callable[[lightbulb.AutocompleteContext[str]], Awaitable[None]]:
+    async def names(ctx: lightbulb.AutocompleteContext[str]) -> None:
+        typed = str(ctx.focused.value or "").lower()
+        await ctx.respond([name for name in sorted(host.records) if typed in name][:25])
+
+    return names
+
+
+def plugins_loader(host: PluginHost) -> lightbulb.Loader:
+    """``/plugins list | info | enable | disable | why``, for those who may manage the server."""
+    group = lightbulb.Group(
+        "plugins",
+        "Switch parts of this bot on and off in this server",
+        contexts=_GUILD_ONLY,
+        default_member_permissions=hikari.Permissions.MANAGE_GUILD,
+    )
+    suggest = _suggest(host)
+
+    @group.register
+    class List(lightbulb.SlashCommand, name="list", description="All plugins and whether they are on here"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _reply(ctx, listing(host, _guild(ctx)))
+
+    @group.register
+    class Info(lightbulb.SlashCommand, name="info", description="What a plugin is and does"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _reply(ctx, details(host, self.plugin, _guild(ctx)))
+
+    @group.register
+    class Why(lightbulb.SlashCommand, name="why", description="Why a plugin is on or off here"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _reply(ctx, reasons(host, self.plugin, _guild(ctx)))
+
+    @group.register
+    class Enable(lightbulb.SlashCommand, name="enable", description="Switch a plugin on in this server"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _answer(ctx, switch(host, self.plugin, _guild(ctx), True))
+
+    @group.register
+    class Disable(lightbulb.SlashCommand, name="disable", description="Switch a plugin off in this server"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _answer(ctx, switch(host, self.plugin, _guild(ctx), False))
+
+    loader = lightbulb.Loader()
+    loader.command(group)
+    return loader
+
+
+def _guild(ctx: lightbulb.Context) -> int:
+    assert ctx.guild_id is not None
+    return int(ctx.guild_id)
+
+
+def owners_of(application: hikari.Application) -> frozenset[int]:
+    """The owner of an application, or the members of the team that owns it."""
+    if application.team is not None:
+        return frozenset(int(user_id) for user_id in application.team.members)
+    return frozenset({int(application.owner.id)})
+
+
+def report(rows: Sequence[dict[str, object]]) -> str:
+    """The reply to ``/bot plugins check``."""
+    return "\n".join(
+        f"**{row['name']}** {row['version']} ({row['source']}): {row['state']}"
+        + (f": {row['detail']}" if row["detail"] else "")
+        for row in rows
+    )
+
+
+def bot_loader(host: PluginHost, registry: CommandRegistry, request_stop: Callable[[str], None]) -> lightbulb.Loader:
+    """``/bot plugins ... | shutdown``, for the owners of the application alone.
+
+    Discord hides it from everybody but administrators, which is the most it can do; who owns the bot is asked of its
+    REST API, once.
+    """
+    group = lightbulb.Group(
+        "bot",
+        "For the owners of this bot",
+        contexts=_GUILD_ONLY,
+        default_member_permissions=hikari.Permissions.ADMINISTRATOR,
+    )
+    plugins = group.subgroup("plugins", "Load and unload plugins in the whole bot")
+    suggest = _suggest(host)
+
+    async def owned(ctx: lightbulb.Context) -> bool:
+        if int(ctx.user.id) in owners_of(await registry.application()):
+            return True
+        _log.warning("user %d may not use /bot: not an owner of the application", ctx.user.id)
+        await _reply(
+            ctx, "Only the owners of this bot may do that: those who own its application at Discord. You are not one."
+        )
+        return False
+
+    async def run(ctx: lightbulb.Context, work: Callable[[], Awaitable[str]]) -> None:
+        if await owned(ctx):
+            await _answer(ctx, work())
+
+    @plugins.register
+    class Load(lightbulb.SlashCommand, name="load", description="Load a plugin"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            async def work() -> str:
+                return _loaded(await host.load(self.plugin))
+
+            await run(ctx, work)
+
+    @plugins.register
+    class Unload(lightbulb.SlashCommand, name="unload", description="Unload a plugin and what needs it"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            async def work() -> str:
+                gone = await host.unload(self.plugin, "disable")
+                if not gone:
+                    return f"**{self.plugin}** is not loaded."
+                return "\n".join(_unloaded(host.records[name]) for name in gone)
+
+            await run(ctx, work)
+
+    @plugins.register
+    class Reload(lightbulb.SlashCommand, name="reload", description="Put a plugin's code of now in place"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            async def work() -> str:
+                return _loaded(await host.reload(self.plugin))
+
+            await run(ctx, work)
+
+    @plugins.register
+    class Unquarantine(lightbulb.SlashCommand, name="unquarantine", description="Call a quarantined plugin again"):
+        plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            async def work() -> str:
+                return _loaded(await host.unquarantine(self.plugin))
+
+            await run(ctx, work)
+
+    @plugins.register
+    class Check(lightbulb.SlashCommand, name="check", description="Look for plugins and say which would load"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            async def work() -> str:
+                return report(await host.check())
+
+            await run(ctx, work)
+
+    @group.register
+    class Shutdown(lightbulb.SlashCommand, name="shutdown", description="Stop this bot"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            if await owned(ctx):
+                await _reply(ctx, "Going down.")
+                request_stop(f"/bot shutdown by user {ctx.user.id}")
+
+    loader = lightbulb.Loader()
+    loader.command(group)
+    return loader
+
+
+def _loaded(record: PluginRecord) -> str:
+    version = record.meta.version if record.meta else record.version
+    return f"**{record.name}** {version} is loaded." + (f" Mind: {record.detail}" if record.detail else "")
+
+
+def _unloaded(record: PluginRecord) -> str:
+    if record.state is State.LEAKED:
+        return f"**{record.name}** is unloaded but left something behind: {record.detail}"
+    return f"**{record.name}** is unloaded; {len(record.released)} things were released, nothing is left."

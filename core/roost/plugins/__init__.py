@@ -1,0 +1,25 @@
+"""The plugin host: find, order, open, isolate, switch and unload plugins.
+
+Built-in plugins come through the entry-point group ``roost.plugins`` like anybody's; an operator may add a folder of
+files. Plugins are trusted code: they run in the bot's process with the bot's rights.
+"""
+
+from roost.plugins.discovery import GROUP, discover, inspect_plugins, refuse_unknown_tables
+from roost.plugins.host import PluginHost
+from roost.plugins.importing import API_VERSION
+from roost.plugins.plugin_context import Context, PluginSettings
+from roost.plugins.records import PluginRecord, State, describe
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "Context",
+    "PluginHost",
+    "PluginRecord",
+    "PluginSettings",
+    "State",
+    "describe",
+    "discover",
+    "inspect_plugins",
+    "refuse_unknown_tables",
+]

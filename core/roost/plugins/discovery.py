@@ -1,0 +1,159 @@
+"""Finding plugins: installed ones by their entry points, and files in the operator's drop-in folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
+
+from roost.dispatch import Dispatcher
+from roost.errors import ConfigError
+from roost.plugins.importing import API_VERSION, DROP_INS, check_hooks, import_now
+from roost.plugins.records import Origin, PluginRecord, State, describe
+
+if TYPE_CHECKING:
+    from roost.config import Config
+
+GROUP = "roost.plugins"
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def discover(config: Config) -> dict[str, PluginRecord]:
+    """Every plugin by name, none imported; denied and unavailable ones and namesakes say why.
+
+    Raises:
+        ConfigError: The drop-in folder cannot be read, or others may write to it.
+    """
+    settings = config.core.plugins
+    records: dict[str, PluginRecord] = {}
+    for record in (*_installed(), *_dropped_in(config)):
+        if record.name not in records:
+            records[record.name] = record
+            continue
+        first = records[record.name]
+        both = f"two plugins are called {record.name}: {_from(first)} and {_from(record)}; remove or deny one"
+        first.state, first.detail, first.namesake = State.FAILED, both, True
+    for record in records.values():
+        if (settings.allow is not None and record.name not in settings.allow) or record.name in settings.deny:
+            record.state, record.detail = State.DISABLED, "the configuration does not allow it"
+    return records
+
+
+def _from(record: PluginRecord) -> str:
+    return f"{record.source} ({record.origin.file or record.origin.module})"
+
+
+def _installed() -> Iterator[PluginRecord]:
+    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
+        dist = point.dist.metadata["Name"] if point.dist else "unknown"
+        version = point.dist.version if point.dist else "0"
+        record = PluginRecord(point.name, dist, version, Origin(point.module, point.attr or None))
+        if point.dist is not None and (missing := _missing(point.dist, point.name)):
+            record.state = State.UNAVAILABLE
+            record.detail = f"needs {', '.join(missing)}; run: pip install '{dist}[{point.name}]'"
+        yield record
+
+
+def _dropped_in(config: Config) -> Iterator[PluginRecord]:
+    folder = config.core.plugins.dir
+    if folder is None:
+        return
+    folder = folder.expanduser().absolute()
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder {folder}: {error.strerror}", key="plugins.dir") from None
+    if not config.core.plugins.allow_writable_dir:
+        refuse_writable(folder)
+    for entry in entries:
+        file = entry / "__init__.py" if entry.is_dir() else entry
+        name = entry.stem if entry.suffix == ".py" and entry.is_file() else entry.name
+        if file.suffix != ".py" or not file.is_file() or not _NAME.fullmatch(name):
+            continue
+        if not config.core.plugins.allow_writable_dir:
+            refuse_writable(entry)
+        yield PluginRecord(name, str(folder), "0", Origin(f"{DROP_INS}.{name}", file=str(file)))
+
+
+def refuse_writable(path: Path) -> None:
+    """What others can write to, they can run as the bot.
+
+    Raises:
+        ConfigError: Says how to mend it.
+    """
+    status = path.stat()
+    if status.st_mode & _OTHERS_WRITE or status.st_uid not in (0, os.getuid()):
+        raise ConfigError(
+            f"{path} can be written to by other users, who could run code as the bot; run: chmod go-w {path} "
+            "(or set plugins.allow_writable_dir = true)",
+            key="plugins.dir",
+        )
+
+
+def _missing(dist: importlib.metadata.Distribution, extra: str) -> list[str]:
+    """Packages of an extra that are not installed."""
+    missing = []
+    environment: Mapping[str, str] = {"extra": extra}
+    for line in dist.requires or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or not requirement.marker.evaluate(dict(environment)):
+            continue
+        if requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(requirement.name)
+    return missing
+
+
+def inspect_plugins(config: Config, *, validate: bool = False) -> list[dict[str, Any]]:
+    """What ``roost plugins`` shows: every plugin found, imported for its meta and hooks but not opened.
+
+    Args:
+        validate: Also check each plugin's table against its model; a misfit makes its state ``failed``.
+
+    Raises:
+        ConfigError: A table of the configuration belongs to no plugin.
+    """
+    dispatcher = Dispatcher(list, lambda _plugin, _guild: True)
+    records = discover(config)
+    refuse_unknown_tables(config, records)
+    rows = []
+    for record in records.values():
+        hooks: tuple[str, ...] = ()
+        if record.state is State.FOUND:
+            try:
+                code = import_now(record)
+                record.meta = code.meta
+                check_hooks(record, code.instance)
+                dispatcher.manager.register(code.instance, record.name)
+                callers = dispatcher.manager.get_hookcallers(code.instance) or []
+                hooks = tuple(sorted(caller.name for caller in callers))
+                if validate and "register_config" in hooks:
+                    config.plugin(record.name, code.instance.register_config())
+                if code.meta.roost_api != API_VERSION:
+                    record.state, record.detail = State.INCOMPATIBLE, incompatible(code.meta.roost_api)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin is a row, not an end
+                record.state, record.detail = State.FAILED, describe(error)
+        rows.append(record.summary(hooks))
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def incompatible(written_for: int) -> str:
+    return f"it was written for hook interface {written_for}, this Roost has {API_VERSION}"
+
+
+def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -> None:
+    """Raises ConfigError for a table of the configuration that belongs to nobody."""
+    unknown = [table for table in config.plugin_tables if table not in records]
+    if unknown:
+        known = ", ".join(sorted(records)) or "none"
+        raise ConfigError(f"there is no plugin of that name (found: {known})", key=unknown[0])

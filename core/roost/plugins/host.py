@@ -1,0 +1,540 @@
+"""The plugin host: owns every plugin from discovery to unload, and everything that switches one on or off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hikari
+
+from roost.dispatch import Dispatcher, log_failure
+from roost.errors import ConfigError, PluginError
+from roost.frames import OverBudget
+from roost.hooks import Meta
+from roost.plugins.discovery import discover, incompatible, refuse_unknown_tables
+from roost.plugins.importing import (
+    API_VERSION,
+    Code,
+    check_hooks,
+    forget_modules,
+    import_code,
+    prefix_of,
+    restore_modules,
+)
+from roost.plugins.order import load_order, stop_levels
+from roost.plugins.plugin_context import Context
+from roost.plugins.quarantine import FailureCounter
+from roost.plugins.records import RUNNING, PluginRecord, State, describe
+from roost.plugins.residue import Ledger
+from roost.plugins.switches import Switches
+from roost.scopes import Scope
+
+if TYPE_CHECKING:
+    from roost.commands.registry import CommandRegistry
+    from roost.config import Config
+    from roost.consent import Consent
+    from roost.store import Store
+
+_log = logging.getLogger("roost.plugins")
+T = TypeVar("T")
+
+DRAIN_S = 3.0
+"""How long other plugins may take to finish with one that is about to be unloaded."""
+
+
+class PluginHost:
+    """Owns every plugin from discovery to unload. Whatever changes the set of plugins happens one at a time.
+
+    Args:
+        mark_stop: Writes a step into the app's stop log.
+    """
+
+    def __init__(
+        self,
+        *,
+        bot: hikari.GatewayBot,
+        config: Config,
+        store: Store,
+        consent: Consent,
+        instance_id: str,
+        mark_stop: Callable[[str, int | None], None],
+    ) -> None:
+        self.bot = bot
+        self.config = config
+        self.store = store
+        self.consent = consent
+        self.instance_id = instance_id
+        self.mark_stop = mark_stop
+        self.records: dict[str, PluginRecord] = {}
+        self.dispatcher = Dispatcher(lambda: self._order, self.enabled_in, self.failed)
+        self.switches = Switches(self)
+        self._order: list[str] = []
+        self._commands: CommandRegistry | None = None
+        self._started = False
+        self._changing = asyncio.Lock()
+        self._changes = Scope("plugin changes")
+        self._scope = Scope("plugin host")
+        self._ledger = Ledger(self)
+        settings = config.core.plugins
+        self._failures = FailureCounter(settings.quarantine_failures, settings.quarantine_window_s)
+
+    # What others ask ------------------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of loaded plugins, dependencies first."""
+        return tuple(self._order)
+
+    def requires(self, name: str) -> tuple[str, ...]:
+        meta = self.records[name].meta if name in self.records else None
+        return meta.requires if meta else ()
+
+    def enabled_in(self, plugin: str, guild_id: int) -> bool:
+        """Whether a plugin, and all it needs, is switched on in a guild."""
+        return self.switches.enabled(plugin, guild_id)
+
+    def delivers(self, plugin: str, guild_id: int | None) -> bool:
+        """Whether events are passed to a plugin's listeners."""
+        record = self.records.get(plugin)
+        if record is None or record.state is State.QUARANTINED:
+            return False
+        return guild_id is None or self.enabled_in(plugin, guild_id)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One summary per plugin, for people and programs."""
+        manager = self.dispatcher.manager
+        rows = []
+        for record in sorted(self.records.values(), key=lambda each: each.name):
+            callers = manager.get_hookcallers(record.instance) if record.instance is not None else None
+            rows.append(record.summary(tuple(sorted(caller.name for caller in callers or ()))))
+        return rows
+
+    # Start and stop -------------------------------------------------------------------------------------------------
+
+    async def load_all(self, commands: CommandRegistry) -> None:
+        """Find and load every allowed plugin. A plugin that fails is unwound and harms nobody.
+
+        Raises:
+            ConfigError: A table of the configuration belongs to nobody, or a required plugin failed.
+        """
+        self._commands = commands
+        await self.switches.read()
+        self.records = discover(self.config)
+        refuse_unknown_tables(self.config, self.records)
+        async with self._changing:
+            for record in self.records.values():
+                if record.state is not State.FOUND:
+                    record.set(record.state, record.detail)
+            codes = {}
+            for record in self.records.values():
+                if record.state is State.FOUND and (code := await self._import(record)) is not None:
+                    codes[record.name] = code
+            order, circles = load_order({name: code.meta.requires for name, code in codes.items()})
+            for circle in circles:
+                for name in circle:
+                    self._fail(self.records[name], f"circular dependency: {' -> '.join([*circle, circle[0]])}")
+            for name in order:
+                await self._load(self.records[name], codes[name])
+        # In load order, so that the cause is named and not a plugin that could not load because of it.
+        for name in [*order, *self.records]:
+            if self.records[name].state is State.FAILED and name in self.config.core.plugins.required:
+                raise ConfigError(self.records[name].detail)
+
+    async def started(self) -> None:
+        """The bot is connected and its commands are in place."""
+        self._started = True
+        await self.dispatcher.call("on_started", bot=self.bot)
+
+    async def stop(self, t0: float, hurry: asyncio.Event) -> None:
+        """Call ``on_stopping``, dependents first, each level with its own deadline; then unload everything.
+
+        Levels that others do not wait on (plugins that nothing depends on but which depend on something) only stop
+        their intake and get 0.2 s; the last level, which ends the voice sessions, has until 2.7 s after `t0`.
+        """
+        loop = asyncio.get_running_loop()
+        await self._changes.aclose(0.3)
+        implementers = set(self.dispatcher.implementers("on_stopping"))
+        levels = stop_levels(self._order, {name: self.requires(name) for name in self._order})
+        for position, level in enumerate(levels):
+            last = position == len(levels) - 1
+            deadline = t0 + 2.7 if last else max(t0, loop.time()) + 0.2
+            calls = [self._stop_one(name, deadline, hurry) for name in level if name in implementers]
+            await asyncio.gather(*calls)
+        await self.unload_all("shutdown")
+        await self._scope.aclose(0.3)
+
+    async def _stop_one(self, name: str, deadline: float, hurry: asyncio.Event) -> None:
+        self.mark_stop(f"{name}.stopping", None)
+        scope = Scope(f"stop:{name}")
+        work = scope.spawn(
+            self.dispatcher.call_plugin(name, "on_stopping", bot=self.bot, deadline=deadline), "on_stopping"
+        )
+        hurried = scope.spawn(hurry.wait(), "hurry")
+        await asyncio.wait(
+            {work, hurried},
+            timeout=max(deadline - asyncio.get_running_loop().time(), 0.0) + 0.1,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        await scope.aclose(0.3)
+
+    async def unload_all(self, reason: str) -> None:
+        """Unload everything, dependents first. Never raises for a plugin's failure; waits for no other change."""
+        while self._order:
+            await self._unload_one(self.records[self._order[-1]], reason)
+
+    # At run time ----------------------------------------------------------------------------------------------------
+
+    async def load(self, name: str) -> PluginRecord:
+        """Load a plugin that is not loaded; new ones are looked for.
+
+        Raises:
+            PluginError: It is unknown, not allowed or did not load; says why.
+        """
+        return await self._change(self._load_named(name), f"load {name}")
+
+    async def unload(self, name: str, reason: str) -> list[str]:
+        """Unload one plugin and, before it, those that need it; gives their names in that order.
+
+        Raises:
+            PluginError: There is no such plugin.
+        """
+        return await self._change(self._unload_named(name, reason), f"unload {name}")
+
+    async def reload(self, name: str) -> PluginRecord:
+        """Put a plugin's code of now in place of what runs. If that does not load, the running version stays.
+
+        Plugins that need it are unloaded before and loaded again after.
+
+        Raises:
+            PluginError: It is not loaded, or its new code is broken; says where.
+        """
+        return await self._change(self._reload_named(name), f"reload {name}")
+
+    async def check(self) -> list[dict[str, Any]]:
+        """Look for new plugins; import what is found but not loaded, and say what of it would load."""
+        return await self._change(self._check(), "check")
+
+    async def _change(self, coro: Coroutine[Any, Any, T], name: str) -> T:
+        """Run a change to its end, whatever becomes of the caller; one at a time, and none once the bot goes down."""
+
+        async def alone() -> T:
+            try:
+                async with self._changing:
+                    return await coro
+            finally:
+                coro.close()
+
+        if self._changes.closed:
+            coro.close()
+            raise PluginError("the bot is going down", plugin=name.partition(" ")[2] or "any")
+        return await asyncio.shield(self._changes.spawn(alone(), name, awaited=True))
+
+    async def _load_named(self, name: str) -> PluginRecord:
+        self._look_again()
+        record = self._known(name)
+        if record.state in RUNNING:
+            return record
+        if record.state in (State.DISABLED, State.UNAVAILABLE) or record.namesake:
+            raise PluginError(f"it is {record.state.value}: {record.detail}", plugin=name)
+        code = await self._import(record)
+        if code is not None:
+            await self._load(record, code)
+        if record.state not in RUNNING:
+            raise PluginError(f"it is {record.state.value}: {record.detail}", plugin=name)
+        await self._told_discord()
+        return record
+
+    async def _unload_named(self, name: str, reason: str) -> list[str]:
+        self._known(name)
+        going = self._with_dependents(name)
+        for each in going:
+            await self._unload_one(self.records[each], reason)
+        if going:
+            await self._told_discord()
+        return going
+
+    async def _reload_named(self, name: str) -> PluginRecord:
+        record = self._known(name)
+        if record.state not in RUNNING:
+            raise PluginError(f"it is {record.state.value}; load it instead", plugin=name)
+        prefix = self.prefix(record)
+        old_modules = forget_modules(prefix)
+        old = Code(record.factory or Any, record.instance, record.meta or Meta(name))
+        try:
+            new = await self._checked_code(record)
+            self._fits(new)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+            restore_modules(prefix, old_modules)
+            raise PluginError(f"the running version stays: {_plain(error, name)}", plugin=name) from None
+        new_modules = forget_modules(prefix)
+        restore_modules(prefix, old_modules)
+        dependents = [each for each in self._with_dependents(name) if each != name]
+        handovers = {each: await self._handover(each) for each in (*dependents, name)}
+        for each in (*dependents, name):
+            await self._unload_one(self.records[each], "reload", keep_modules=True)
+        left = record.detail
+        restore_modules(prefix, new_modules)
+        failure = ""
+        await self._load(record, new, handovers[name])
+        if record.state not in RUNNING:
+            failure = record.detail
+            restore_modules(prefix, old_modules)
+            await self._load(record, old.again(), handovers[name])
+        if left and record.state in RUNNING:
+            record.detail = f"the version before left behind: {left}"
+        for each in reversed(dependents):
+            other = self.records[each]
+            if other.factory is not None and other.meta is not None:
+                await self._load(other, Code(other.factory, None, other.meta).again(), handovers[each])
+        await self._told_discord()
+        if failure:
+            raise PluginError(f"the version before was loaded again: {failure}", plugin=name)
+        return record
+
+    def _fits(self, code: Code) -> None:
+        """Refuse new code for what can be known before the running version is unloaded."""
+        name = code.meta.name
+        if code.meta.roost_api != API_VERSION:
+            raise PluginError(incompatible(code.meta.roost_api), plugin=name)
+        missing = [needed for needed in code.meta.requires if needed not in self._order]
+        if missing:
+            raise PluginError(f"it needs the plugin {missing[0]}, which is not loaded", plugin=name)
+        if hasattr(code.instance, "register_config"):
+            self.config.plugin(name, code.instance.register_config())
+
+    async def _check(self) -> list[dict[str, Any]]:
+        self._look_again()
+        for record in self.records.values():
+            if record.state not in (State.FOUND, State.FAILED, State.UNLOADED) or record.namesake:
+                continue
+            forget_modules(self.prefix(record))
+            try:
+                record.meta = (await self._checked_code(record)).meta
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin is a row, not an end
+                if describe(error) != record.detail:
+                    self._fail(record, describe(error))
+            forget_modules(self.prefix(record))
+        return self.table()
+
+    def _look_again(self) -> None:
+        for name, record in discover(self.config).items():
+            known = self.records.get(name)
+            if known is None or known.state in (State.DISABLED, State.UNAVAILABLE):
+                self.records[name] = record
+
+    def _known(self, name: str) -> PluginRecord:
+        record = self.records.get(name)
+        if record is None:
+            known = ", ".join(sorted(self.records)) or "none"
+            raise PluginError(f"there is no plugin of that name (there is: {known})", plugin=name)
+        return record
+
+    def prefix(self, record: PluginRecord) -> str:
+        """The modules that are this plugin's alone."""
+        return prefix_of(record, self.records.values())
+
+    def _with_dependents(self, name: str) -> list[str]:
+        """A loaded plugin and everything loaded that needs it, directly or not; in the order of their unload."""
+        going = {name}
+        for each in self._order:
+            if going & set(self.requires(each)):
+                going.add(each)
+        return [each for each in reversed(self._order) if each in going]
+
+    async def _told_discord(self) -> None:
+        if self._commands is not None and self._started:
+            await self._commands.sync_known()
+
+    async def rebuild_commands(self) -> None:
+        """Dispatch exactly the commands of plugins that are on; Discord is not told."""
+        if self._commands is not None:
+            await self._commands.rebuild()
+
+    async def sync_commands(self, guild_id: int, plugins: list[str]) -> None:
+        """Tell Discord what some plugins' change means for a guild, with one PUT, or none if they have no commands.
+
+        Raises:
+            hikari.HikariError: Discord refused.
+        """
+        if self._commands is not None and any(self._commands.names(name) for name in plugins):
+            await self._commands.sync_guild(guild_id)
+
+    def command_names(self, name: str) -> list[str]:
+        return self._commands.names(name) if self._commands is not None else []
+
+    # Quarantine -----------------------------------------------------------------------------------------------------
+
+    def failed(self, plugin: str, source: str, error: Exception) -> None:
+        """A plugin's hook, listener, task or command failed: log it, count it, and quarantine what fails too often."""
+        log_failure(plugin, source, error)
+        record = self.records.get(plugin)
+        if record is None or record.state is not State.LOADED:
+            return
+        if self._failures.add(plugin, time.monotonic()) or isinstance(error, OverBudget):
+            why = f"{source} failed once too often, last with {describe(error)}"
+            record.set(State.QUARANTINED, why)
+            self._failures.forget(plugin)
+            self.dispatcher.mute(plugin, True)
+            if not self._scope.closed:
+                self._scope.spawn(self._quarantine(record, source, error), f"quarantine {plugin}")
+        elif source != "handle_error" and not self._scope.closed and self.dispatcher.implementers("handle_error"):
+            self._scope.spawn(
+                self.dispatcher.call("handle_error", error=error, source=source, plugin=plugin), f"error of {plugin}"
+            )
+
+    async def _quarantine(self, record: PluginRecord, source: str, error: Exception) -> None:
+        told = PluginError(f"quarantined: {record.detail}", plugin=record.name)
+        told.__cause__ = error
+        if record.context is not None:
+            record.ended_tasks = await record.context.end_tasks()
+        await self.dispatcher.call("handle_error", error=told, source="quarantine", plugin=record.name)
+        await self.dispatcher.call("plugin_switched", name=record.name, guild_id=None, enabled=False)
+
+    async def unquarantine(self, name: str) -> PluginRecord:
+        """Call a quarantined plugin again. If tasks of it were ended, it is reloaded: only its start starts them.
+
+        Raises:
+            PluginError: It is not quarantined, or did not reload.
+        """
+        record = self._known(name)
+        if record.state is not State.QUARANTINED:
+            raise PluginError(f"it is {record.state.value}, not quarantined", plugin=name)
+        if record.ended_tasks:
+            return await self.reload(name)
+        async with self._changing:
+            self.dispatcher.mute(name, False)
+            record.set(State.LOADED)
+        await self.dispatcher.call("plugin_switched", name=name, guild_id=None, enabled=True)
+        return record
+
+    # One plugin -----------------------------------------------------------------------------------------------------
+
+    async def _import(self, record: PluginRecord) -> Code | None:
+        """Import a plugin's code; a failure becomes its state."""
+        try:
+            with self._ledger.watch(record):
+                code = await self._checked_code(record)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+            forget_modules(self.prefix(record))
+            detail = describe(error)
+            self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")
+            return None
+        record.meta = code.meta
+        if code.meta.roost_api != API_VERSION:
+            forget_modules(self.prefix(record))
+            record.set(State.INCOMPATIBLE, incompatible(code.meta.roost_api))
+            return None
+        return code
+
+    async def _checked_code(self, record: PluginRecord) -> Code:
+        code = await import_code(record, self.config.core.plugins.load_timeout_s)
+        check_hooks(record, code.instance)
+        return code
+
+    async def _load(self, record: PluginRecord, code: Code, handover: Any = None) -> None:
+        """Open imported code; a failure is unwound and becomes the plugin's state."""
+        record.meta, record.factory, record.instance = code.meta, code.factory, code.instance
+        missing = [name for name in code.meta.requires if name not in self._order]
+        if missing:
+            self._fail(record, f"it needs the plugin {missing[0]}, which is not loaded")
+            self._forget(record)
+            return
+        record.set(State.LOADING)
+        try:
+            with self._ledger.watch(record):
+                async with asyncio.timeout(self.config.core.plugins.load_timeout_s):
+                    await self._open(record, handover)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+            problems = await self._close(record, "failed")
+            self._forget(record)
+            problems += await self._ledger.residue(record)
+            self._fail(record, "; it left behind: ".join([describe(error), *filter(None, ["; ".join(problems)])]))
+            return
+        except asyncio.CancelledError:
+            await self._close(record, "failed")
+            self._fail(record, "the bot went down while it was loading")
+            raise
+        self._order.append(record.name)
+        self._failures.forget(record.name)
+        record.ended_tasks = 0
+        self.dispatcher.changed()
+        record.set(State.LOADED)
+        if self._started:
+            await self.dispatcher.call_plugin(record.name, "on_started", bot=self.bot)
+        await self.dispatcher.call_others(record.name, "plugin_loaded", name=record.name)
+
+    async def _open(self, record: PluginRecord, handover: Any) -> None:
+        assert self._commands is not None
+        name = record.name
+        self.dispatcher.manager.register(record.instance, name)
+        model = await self.dispatcher.call_own(name, "register_config")
+        config = self.config.plugin(name, model) if model else None
+        record.context = Context(self, name, config, handover)
+        await self.dispatcher.call_own(name, "on_load", ctx=record.context)
+        loaders = await self.dispatcher.call_own(name, "register_loaders") or []
+        self._commands.add(name, await self._commands.collect(name, loaders))
+        if self._started:
+            await self._commands.rebuild()
+
+    async def _handover(self, name: str) -> Any:
+        try:
+            return await self.dispatcher.call_own(name, "handover")
+        except Exception as error:  # noqa: BLE001 - isolated; the reload goes on without
+            log_failure(name, "handover", error)
+            return None
+
+    async def _unload_one(self, record: PluginRecord, reason: str, *, keep_modules: bool = False) -> None:
+        name = record.name
+        if reason != "shutdown":
+            deadline = asyncio.get_running_loop().time() + DRAIN_S
+            await self.dispatcher.call_others(name, "plugin_unloading", name=name, reason=reason, deadline=deadline)
+        record.set(State.UNLOADING)
+        if reason == "shutdown":
+            problems = await self._close(record, reason)
+            self._order.remove(name)
+        else:
+            held = self._ledger.stock(record)
+            problems = await self._close(record, reason)
+            self._order.remove(name)
+            self.dispatcher.mute(name, False)
+            if not keep_modules:
+                self._forget(record)
+            problems += await self._ledger.residue(record, modules=not keep_modules)
+            record.released = self._ledger.released(record, held)
+        record.set(State.LEAKED if problems else State.UNLOADED, "; ".join(problems))
+        self.mark_stop(f"{name}.unload", None)
+        if reason != "shutdown":
+            await self.dispatcher.call("plugin_unloaded", name=name, reason=reason)
+
+    async def _close(self, record: PluginRecord, reason: str) -> list[str]:
+        problems: list[str] = []
+        name = record.name
+        if record.context is not None:
+            try:
+                await self.dispatcher.call_own(name, "on_unload", ctx=record.context, reason=reason)
+            except Exception as error:  # noqa: BLE001 - unloading goes on whatever a plugin does
+                problems.append(f"on_unload failed: {describe(error)}")
+            problems += await record.context.close()
+        if self._commands is not None:
+            self._commands.remove(name)
+        if self.dispatcher.manager.has_plugin(name):
+            self.dispatcher.manager.unregister(name=name)
+        self.dispatcher.changed()
+        return problems
+
+    def _forget(self, record: PluginRecord) -> None:
+        """Let go of a plugin's code."""
+        record.instance = None
+        record.context = None
+        record.factory = None
+        forget_modules(self.prefix(record))
+
+    def _fail(self, record: PluginRecord, detail: str) -> None:
+        record.set(State.FAILED, detail)
+
+
+def _plain(error: BaseException, name: str) -> str:
+    return describe(error).removeprefix(f"plugin {name}: ")

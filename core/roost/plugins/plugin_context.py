@@ -1,0 +1,210 @@
+"""`roost.context.PluginContext` as the host makes it: what a plugin opens through it can be gated and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hikari
+
+from roost.dispatch import Dispatcher, where
+from roost.errors import ClosedError, PluginError
+from roost.scopes import Scope
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from roost.consent import Consent
+    from roost.plugins.host import PluginHost
+    from roost.store import Store
+
+T = TypeVar("T")
+
+CLEAN_UP_S = 3.0
+LISTENERS_END_S = 0.5
+
+
+class PluginSettings:
+    """`roost.context.Settings` of one plugin, over the store."""
+
+    def __init__(self, store: Store, plugin: str) -> None:
+        self._store = store
+        self._plugin = plugin
+
+    async def get(self, guild_id: int | None, key: str, default: Any = None) -> Any:
+        return await self._store.get_setting(self._plugin, guild_id, key, default)
+
+    async def set(self, guild_id: int | None, key: str, value: Any) -> None:
+        await self._store.set_setting(self._plugin, guild_id, key, value)
+
+
+class Context:
+    """One plugin's context, from its load to its unload."""
+
+    def __init__(self, host: PluginHost, name: str, config: BaseModel | None, handover: Any = None) -> None:
+        self.name = name
+        self.handover = handover
+        self._host = host
+        self._config = config
+        self._scope = Scope(f"plugin:{name}", self._task_failed)
+        self._guild_tasks: dict[int, set[asyncio.Task[Any]]] = {}
+        self._cleanups: list[Callable[[], Awaitable[None] | None]] = []
+        self._listeners: list[tuple[type[hikari.Event], Callable[[Any], Coroutine[Any, Any, None]]]] = []
+        self._handling: set[asyncio.Task[Any]] = set()
+        self._revoked = False
+        self.settings = PluginSettings(host.store, name)
+
+    def _alive(self) -> PluginHost:
+        if self._revoked:
+            raise ClosedError(f"the context of plugin {self.name} ended when it was unloaded")
+        return self._host
+
+    @property
+    def bot(self) -> hikari.GatewayBot:
+        return self._alive().bot
+
+    @property
+    def hooks(self) -> Dispatcher:
+        return self._alive().dispatcher
+
+    @property
+    def consent(self) -> Consent:
+        return self._alive().consent
+
+    @property
+    def data_dir(self) -> Path:
+        return self._alive().config.data_dir
+
+    @property
+    def instance_id(self) -> str:
+        return self._alive().instance_id
+
+    @property
+    def config(self) -> BaseModel:
+        if self._config is None:
+            raise PluginError("it has no settings; implement register_config", plugin=self.name)
+        return self._config
+
+    @property
+    def scope(self) -> Scope:
+        return self._scope
+
+    def on_unload(self, callback: Callable[[], Awaitable[None] | None]) -> None:
+        self._alive()
+        self._cleanups.append(callback)
+
+    def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+        host = self._alive()
+        if issubclass(event, hikari.StoppingEvent):
+            raise PluginError("StoppingEvent is the core's; implement the hook on_stopping", plugin=self.name)
+
+        async def gated(received: Any) -> None:
+            if self._revoked or not host.delivers(self.name, guild_of(received)):
+                return
+            task = asyncio.current_task()
+            assert task is not None
+            self._handling.add(task)
+            try:
+                await callback(received)
+            except Exception as error:  # noqa: BLE001 - isolated like a hook
+                host.failed(self.name, f"its listener for {event.__name__}", error)
+            finally:
+                self._handling.discard(task)
+
+        host.bot.subscribe(event, gated)
+        self._listeners.append((event, gated))
+
+    def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:
+        try:
+            host = self._alive()
+            if guild_id is not None and not host.enabled_in(self.name, guild_id):
+                raise ClosedError(f"the plugin {self.name} is switched off in the server {guild_id}")
+        except ClosedError:
+            coro.close()
+            raise
+        task = self._scope.spawn(coro, name)
+        if guild_id is not None:
+            mine = self._guild_tasks.setdefault(guild_id, set())
+            mine.add(task)
+            task.add_done_callback(mine.discard)
+        return task
+
+    def _task_failed(self, task: str, error: BaseException) -> None:
+        if isinstance(error, Exception):
+            self._host.failed(self.name, f"its task {task.partition('/')[2]}", error)
+
+    def mark_stop(self, name: str, guild_id: int | None = None) -> None:
+        self._host.mark_stop(name, guild_id)
+
+    def enabled_in(self, guild_id: int) -> bool:
+        return self._alive().enabled_in(self.name, guild_id)
+
+    # Of the host ----------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether tasks of the plugin run."""
+        return bool(self._scope.task_names)
+
+    async def end_guild(self, guild_id: int) -> None:
+        """End the tasks that belong to a guild."""
+        await self._end(self._guild_tasks.pop(guild_id, set()))
+
+    async def end_tasks(self) -> int:
+        """End every task, but keep the scope open; gives how many there were."""
+        tasks = self._scope.tasks
+        await self._end(tasks)
+        return len(tasks)
+
+    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
+        tasks = tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)
+
+    async def close(self) -> list[str]:
+        """Run the clean-ups, unsubscribe, end the tasks; give what went wrong."""
+        problems: list[str] = []
+        while self._cleanups:
+            callback = self._cleanups.pop()
+            try:
+                async with asyncio.timeout(CLEAN_UP_S):
+                    result = callback()
+                    if inspect.isawaitable(result):
+                        await result
+            except Exception as error:  # noqa: BLE001 - a plugin's clean-up must not stop the others
+                problems.append(f"clean-up failed at {where(error)}: {type(error).__name__}: {error}")
+        for event, listener in self._listeners:
+            with contextlib.suppress(ValueError):
+                self._host.bot.unsubscribe(event, listener)
+        self._listeners.clear()
+        problems += await self._end_listeners()
+        problems += [f"task {name} ignored its cancellation" for name in await self._scope.aclose()]
+        self._revoked = True
+        return problems
+
+    async def _end_listeners(self) -> list[str]:
+        """Let listeners that are at work finish, then cancel them."""
+        working = self._handling - {asyncio.current_task()}
+        if not working:
+            return []
+        _, late = await asyncio.wait(working, timeout=LISTENERS_END_S)
+        for task in late:
+            task.cancel()
+        if late:
+            _, late = await asyncio.wait(late, timeout=LISTENERS_END_S)
+        return [f"a listener ignored its cancellation ({task.get_name()})" for task in late]
+
+
+def guild_of(event: Any) -> int | None:
+    """The guild that an event belongs to, if to any."""
+    for holder in (event, getattr(event, "interaction", None), getattr(event, "message", None)):
+        guild_id = getattr(holder, "guild_id", None)
+        if guild_id is not None:
+            return int(guild_id)
+    return None

@@ -1,0 +1,124 @@
+"""What the host knows of one plugin, and the states a plugin can be in."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from roost.dispatch import where
+from roost.errors import RoostError
+
+if TYPE_CHECKING:
+    from roost.hooks import Meta
+    from roost.leaks import Holdings
+    from roost.plugins.plugin_context import Context
+
+_log = logging.getLogger("roost.plugins")
+
+
+class State(enum.Enum):
+    """Where a plugin is in its life."""
+
+    FOUND = "found"
+    UNAVAILABLE = "unavailable"
+    INCOMPATIBLE = "incompatible"
+    DISABLED = "disabled"
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+    LEAKED = "leaked"
+
+
+RUNNING = frozenset({State.LOADED, State.QUARANTINED})
+"""States in which a plugin is open."""
+
+_ALARMING = frozenset({State.FAILED, State.LEAKED, State.QUARANTINED})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a plugin's code is and how to get it.
+
+    Attributes:
+        module: Import name of the plugin's own module.
+        attribute: What in it is the plugin, by the entry point; None when the module says so itself (see
+            `roost.plugins.importing`).
+        file: Of a drop-in plugin; None for an entry point.
+    """
+
+    module: str
+    attribute: str | None = None
+    file: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """The plugin's own top-level package: what is imported anew on reload and gone after an unload."""
+        return self.module if self.file is not None else self.module.partition(".")[0]
+
+
+@dataclasses.dataclass
+class PluginRecord:
+    """What the host knows of one plugin."""
+
+    name: str
+    source: str
+    version: str
+    origin: Origin
+    state: State = State.FOUND
+    detail: str = ""
+    """Why it is in this state, when that needs saying."""
+    meta: Meta | None = None
+    factory: Callable[[], Any] | None = None
+    """Makes an instance from the imported code."""
+    instance: Any = None
+    context: Context | None = None
+    namesake: bool = False
+    """Another plugin has the same name, so neither can be loaded."""
+    windows: list[tuple[Holdings, Holdings]] = dataclasses.field(default_factory=list)
+    """What the process held before and after this plugin's import and its load."""
+    released: tuple[str, ...] = ()
+    """What the last unload gave back."""
+    ended_tasks: int = 0
+    """Tasks that its quarantine ended."""
+
+    def set(self, state: State, detail: str = "") -> None:
+        """Change the state and log that, once."""
+        self.state, self.detail = state, detail
+        level = logging.ERROR if state in _ALARMING else logging.INFO
+        _log.log(
+            level,
+            "plugin %s: %s%s",
+            self.name,
+            state.value,
+            f" ({detail})" if detail else "",
+            extra={"plugin": self.name, "state": state.value},
+        )
+
+    def summary(self, hooks: tuple[str, ...] = ()) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.meta.version if self.meta else self.version,
+            "source": self.source,
+            "state": self.state.value,
+            "detail": self.detail,
+            "hooks": list(hooks),
+        }
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error; errors made for people speak for themselves."""
+    if isinstance(error, RoostError):
+        return str(error)
+    if isinstance(error, pluggy.PluginValidationError):
+        return str(error).replace("\n", " ")
+    if isinstance(error, TimeoutError):
+        return f"it took too long ({where(error)})"
+    return f"{type(error).__name__} at {where(error)}: {error}"
