@@ -94,6 +94,17 @@ async def test_a_kick_right_after_a_move_brings_no_server(open_bench: Any) -> No
     assert len(bench.part.tickets) == 1
 
 
+async def test_of_two_moves_in_a_row_only_the_last_brings_a_server(open_bench: Any) -> None:
+    """An earlier ticket would be void before it could be used."""
+    bench = await open_bench(move_server_s=0.02)
+    gateway = await joined(bench)
+    for channel in (bench.voice[1], bench.voice[2]):
+        await bench.control.move(member_id=bench.bot_id, channel_id=channel)
+    await asyncio.sleep(0.1)
+    assert await gateway.names() == ["VOICE_STATE_UPDATE", *BOTH]
+    assert [ticket[1] for ticket in bench.part.tickets] == [bench.voice[0], bench.voice[2]]
+
+
 async def test_another_server_and_none(bench: Any) -> None:
     gateway = await joined(bench)
     await bench.control.server()
