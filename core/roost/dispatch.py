@@ -7,22 +7,31 @@ would stop at the first coroutine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
+from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
 from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 
 _log = logging.getLogger("roost.hooks")
+_trace = logging.getLogger("roost.hooks.trace")
+"""At DEBUG it says every hook call."""
+_trace.setLevel(logging.INFO)
+_NO_TRACE = contextlib.nullcontext()
 
 _FAILED = object()
+_WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
 _SLOW_HOOKS = frozenset({"on_load", "on_unload"})
 
 OnFailure = Callable[[str, str, Exception], None]
@@ -119,7 +128,8 @@ class Dispatcher:
         for impl in self._implementations(hook, guild_id):
             before = self.guard.enter()
             try:
-                answer = impl.function(*[arguments[name] for name in impl.argnames])
+                with self._traced(hook, impl, arguments):
+                    answer = impl.function(*[arguments[name] for name in impl.argnames])
             except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
                 self.failed(impl.plugin_name, hook, error)
                 answer = Deny(f"the plugin {impl.plugin_name} failed")
@@ -178,22 +188,49 @@ class Dispatcher:
             left = max(arguments["deadline"] - asyncio.get_running_loop().time(), 0.0)
             limit = left if limit is None else min(limit, left)
         step_s = OPENING_LIMIT_S if hook in _SLOW_HOOKS else LIMIT_S
-        async with asyncio.timeout(limit):
-            before = self.guard.enter(step_s)
-            try:
-                answer = impl.function(*[arguments[name] for name in impl.argnames])
-            finally:
-                self.guard.leave(before)
-            if inspect.iscoroutine(answer):
-                answer = await self.guard.stepped(answer, step_s)
-            elif inspect.isawaitable(answer):
-                answer = await answer
+        with self._traced(hook, impl, arguments):
+            async with asyncio.timeout(limit):
+                before = self.guard.enter(step_s)
+                try:
+                    answer = impl.function(*[arguments[name] for name in impl.argnames])
+                finally:
+                    self.guard.leave(before)
+                if inspect.iscoroutine(answer):
+                    answer = await self.guard.stepped(answer, step_s)
+                elif inspect.isawaitable(answer):
+                    answer = await answer
         return answer
+
+    def _traced(self, hook: str, impl: Any, arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Log the call and its duration where ``--trace-hooks`` asked for it; the frame path is not traced."""
+        return _trace_call(hook, impl.plugin_name, arguments) if _trace.isEnabledFor(logging.DEBUG) else _NO_TRACE
 
     def failed(self, plugin: str, hook: str, error: Exception) -> None:
         """Count a failed call and tell whoever wants to know."""
         self.failures[plugin, hook] += 1
         self._on_failure(plugin, hook, error)
+
+
+@contextlib.contextmanager
+def _trace_call(hook: str, plugin: str, arguments: dict[str, Any]) -> Iterator[None]:
+    started, outcome = time.perf_counter(), "raised"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        duration_ms = (time.perf_counter() - started) * 1000
+        guild = arguments.get("guild_id") or next(
+            (each.guild_id for each in arguments.values() if getattr(each, "guild_id", None) is not None), None
+        )
+        _trace.debug(
+            "hook %s of %s%s: %s in %.3f ms",
+            hook,
+            plugin,
+            f" for guild {guild}" if guild else "",
+            outcome,
+            duration_ms,
+            extra={"plugin": plugin, "hook": hook, "guild": guild and str(guild), "duration_ms": round(duration_ms, 4)},
+        )
 
 
 def log_failure(plugin: str, source: str, error: Exception) -> None:
@@ -221,5 +258,10 @@ def where(error: BaseException) -> str:
     """``file:line`` of the innermost frame of an error, or of a syntax error's own place."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, TimeoutError):
+        # Where it hung is in the cancellation that became the time-out, below what merely waits and measures.
+        hung = error.__cause__ if isinstance(error.__cause__, asyncio.CancelledError) else error
+        frames = [each for each in traceback.extract_tb(hung.__traceback__) if not each.filename.startswith(_WAITING)]
+    else:
+        frames = list(traceback.extract_tb(error.__traceback__))
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"

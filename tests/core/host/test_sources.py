@@ -1,0 +1,149 @@
+"""Where plugins come from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_rig import running, source, transitions
+
+from roost.config import load
+from roost.errors import ConfigError
+from roost.plugins import State, inspect_plugins
+
+pytestmark = pytest.mark.sim
+Drop = Callable[..., Path]
+
+CLASS = """
+from roost import Meta, hookimpl
+
+class {name}:
+    @hookimpl
+    def plugin_meta(self): return Meta({plugin!r}, version="2")
+"""
+
+
+def rows(tmp_path: Path, *sets: str, **environ: str) -> dict[str, dict[str, Any]]:
+    config = load(environ=environ, sets=[f"plugins.dir={tmp_path / 'plugins'}", *sets], data_dir=tmp_path / "data")
+    return {row["name"]: row for row in inspect_plugins(config)}
+
+
+def test_a_file_a_package_and_an_installed_plugin_appear_in_the_table(tmp_path: Path, drop: Drop) -> None:
+    drop("single", "@hookimpl\nasync def on_load(ctx): ...\n")
+    drop("whole", file="whole/__init__.py", code="from .inside import *\n" + source("whole"))
+    drop("inside", file="whole/inside.py", code="VALUE = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "roost", "plugins", "--json", "--plugins-dir", str(tmp_path / "plugins")],
+        env={"ROOST_DATA_DIR": str(tmp_path / "data"), "PATH": "/usr/bin"},
+        capture_output=True,
+        check=True,
+    )
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["single"] == {
+        "name": "single",
+        "version": "1",
+        "source": str(tmp_path / "plugins"),
+        "state": "found",
+        "detail": "",
+        "hooks": ["on_load", "plugin_meta"],
+    }
+    assert found["whole"]["state"] == "found"
+    assert found["voice"]["source"] == "roost"
+    assert "voice_driver" in found["voice"]["hooks"]
+
+
+def test_an_empty_allow_list_loads_none(tmp_path: Path, drop: Drop) -> None:
+    drop("single")
+    assert {row["state"] for row in rows(tmp_path, ROOST_PLUGINS="").values()} == {"disabled"}
+    only = rows(tmp_path, ROOST_PLUGINS="single")
+    assert (only["single"]["state"], only["voice"]["state"]) == ("found", "disabled")
+    assert rows(tmp_path, "plugins.deny=single")["single"]["state"] == "disabled"
+
+
+@pytest.mark.parametrize("name", ["plugins", "plugins/single.py"])
+def test_what_others_can_write_to_is_refused(tmp_path: Path, drop: Drop, name: str) -> None:
+    drop("single")
+    (tmp_path / name).chmod(0o770)
+    with pytest.raises(ConfigError, match=r"plugins\.dir: .*chmod go-w"):
+        rows(tmp_path)
+    assert rows(tmp_path, "plugins.allow_writable_dir=true")["single"]["state"] == "found"
+
+
+def test_namesakes_are_an_error_that_names_both(tmp_path: Path, drop: Drop) -> None:
+    drop("voice")
+    found = rows(tmp_path)["voice"]
+    assert found["state"] == "failed"
+    assert "roost (roost_voice.plugin)" in found["detail"]
+    assert str(tmp_path / "plugins" / "voice.py") in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (CLASS.format(name="One", plugin="odd"), ""),
+        (CLASS.format(name="One", plugin="odd") + CLASS.format(name="Two", plugin="odd"), "several plugin classes"),
+        (
+            CLASS.format(name="One", plugin="x") + CLASS.format(name="Two", plugin="odd") + "__roost_plugin__ = Two\n",
+            "",
+        ),
+        (
+            CLASS.format(name="One", plugin="x")
+            + CLASS.format(name="Two", plugin="odd")
+            + "__roost_plugin__ = 'Two'\n",
+            "",
+        ),
+        (CLASS.format(name="One", plugin="even"), "calls itself 'even' but is installed as 'odd'"),
+        ("x = 1\n", "it has no plugin_meta"),
+    ],
+    ids=["class", "two classes", "named", "named by name", "other name", "nothing"],
+)
+def test_what_in_a_file_is_the_plugin(tmp_path: Path, drop: Drop, code: str, said: str) -> None:
+    drop("odd", code=code)
+    found = rows(tmp_path)["odd"]
+    assert found["state"] == ("failed" if said else "found")
+    assert said in found["detail"]
+
+
+async def test_every_state_is_reached_and_logged_once(
+    tmp_path: Path, drop: Drop, card: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    drop("good", says="hello")
+    drop("newer", code=source("newer").replace('version="1"', 'version="1", roost_api=99'))
+    drop("broken", code="import nothing_of_that_name\n")
+    drop("denied")
+    with caplog.at_level(logging.INFO, "roost.plugins"):
+        async with running(tmp_path, card, deny="voice,stt,denied") as live:
+            assert await live.slash("/good") == "hello"
+            listed = await live.slash("/plugins list")
+            await live.host.unload("good", "disable")
+            with pytest.raises(Exception, match="disabled"):
+                await live.host.load("denied")
+            rows = {row["name"]: row["state"] for row in live.host.table()}
+    assert rows == {
+        "broken": "failed",
+        "denied": "disabled",
+        "good": "unloaded",
+        "newer": "incompatible",
+        "stt": "disabled",
+        "voice": "disabled",
+    }
+    assert "**good** 1: on" in listed
+    assert "**newer** 1: incompatible" in listed
+    assert transitions(caplog.records, "good") == ["loading", "loaded", "unloading", "unloaded"]
+    assert transitions(caplog.records, "broken") == ["failed"]
+    assert transitions(caplog.records, "denied") == ["disabled"]
+    assert transitions(caplog.records, "newer") == ["incompatible"]
+
+
+async def test_a_new_file_is_found_at_run_time(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    async with running(tmp_path, card) as live:
+        drop("late", says="here I am")
+        assert "**late** 1 is loaded" in await live.slash("/bot plugins load", plugin="late")
+        assert await live.slash("/late") == "here I am"
+        assert live.state("late") is State.LOADED
