@@ -30,7 +30,12 @@ async def roost(*arguments: str, **environ: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "roost", *arguments, env=env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
-    _, err = await asyncio.wait_for(process.communicate(), 40)
+    try:
+        _, err = await asyncio.wait_for(process.communicate(), 40)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode is not None
     return process.returncode, err.decode()
 

@@ -7,6 +7,8 @@ import json
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psutil
@@ -15,15 +17,22 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
 
-async def start(*arguments: str) -> Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def demo(*arguments: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "roost", "demo", *arguments, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, limit=1 << 22
     )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
 
 
 async def test_the_whole_product_at_work() -> None:
-    process = await start("--json")
-    out, err = await asyncio.wait_for(process.communicate(), 150)
+    async with demo("--json") as process:
+        out, err = await asyncio.wait_for(process.communicate(), 150)
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert report["failures"] == [], err.decode()
     assert report["ok"] is True
@@ -36,32 +45,24 @@ async def test_the_whole_product_at_work() -> None:
     assert report["consent"]["frames_sent"] > 200
     assert report["consent"]["frames_decoded"] == 0
     assert report["shutdown"]["last_words"]["hypothesis"]
-    assert not [each for each in psutil.process_iter(["cmdline"]) if _below(each, process.pid)]
 
 
 @pytest.mark.parametrize("moment", ["Starting the bot", "speak at once", "killed in the middle"])
 async def test_ctrl_c_leaves_no_process_behind(moment: str) -> None:
-    process = await start()
-    assert process.stdout is not None
-    seen = b""
-    async with asyncio.timeout(120):
-        while moment.encode() not in seen:
-            line = await process.stdout.readline()
-            assert line, f"the demo ended early: {seen.decode()}"
-            seen += line
-    await asyncio.sleep(0.8)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert family, "nothing runs that could be left behind"
-    process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 15)
+    async with demo() as process:
+        assert process.stdout is not None
+        seen = b""
+        async with asyncio.timeout(120):
+            while moment.encode() not in seen:
+                line = await process.stdout.readline()
+                assert line, f"the demo ended early: {seen.decode()}"
+                seen += line
+        await asyncio.sleep(0.8)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family, "nothing runs that could be left behind"
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 130
     assert b"Traceback" not in err
     _, alive = psutil.wait_procs(family, timeout=3)
     assert alive == []
-
-
-def _below(process: psutil.Process, pid: int) -> bool:
-    try:
-        return any(parent.pid == pid for parent in process.parents())
-    except psutil.Error:
-        return False
