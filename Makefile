@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint types check clean
+.PHONY: help setup demo test lint types check docs bench-plugins clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
 	@echo "make test   run the tests"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
+	@echo "make docs   write docs/hooks.md anew       make bench-plugins  what hooks and reloads cost"
 
 setup: $(STAMP)
 
@@ -48,6 +49,12 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types test
+
+docs: $(STAMP)
+	$(BIN)/python -m roost.dev.hooks_page docs/hooks.md
+
+bench-plugins: $(STAMP)
+	$(BIN)/python bench/plugins.py build/bench-plugins.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

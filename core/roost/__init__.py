@@ -6,8 +6,10 @@ Plugin developers need this module alone: hooks, the context a plugin is given, 
 from __future__ import annotations
 
 import importlib.metadata
+from typing import TYPE_CHECKING, Any
 
 from roost.audio import AudioFrame, FrameSink, JoinRequest, SessionStats, VoiceDriver, VoiceSession
+from roost.authoring import Hooks, Plugin
 from roost.context import PluginContext
 from roost.errors import (
     BusyError,
@@ -23,18 +25,26 @@ from roost.errors import (
 from roost.hooks import Deny, Meta, Report, hookimpl
 from roost.speech import EngineSpec, SpeechEngine, Transcript, Utterance
 
+if TYPE_CHECKING:
+    from lightbulb import Context as CommandContext
+
+    from roost.i18n import Texts
+
 __version__ = importlib.metadata.version("roost")
 
 __all__ = [
     "AudioFrame",
     "BusyError",
     "ClosedError",
+    "CommandContext",
     "ConfigError",
     "Deny",
     "EngineSpec",
     "FrameSink",
+    "Hooks",
     "JoinRequest",
     "Meta",
+    "Plugin",
     "PluginContext",
     "PluginError",
     "Report",
@@ -43,6 +53,7 @@ __all__ = [
     "SessionStats",
     "SpeechEngine",
     "SpeechError",
+    "Texts",
     "Transcript",
     "UsageError",
     "Utterance",
@@ -52,3 +63,16 @@ __all__ = [
     "__version__",
     "hookimpl",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs hikari is imported when it is asked for: the speech worker has no use for it."""
+    if name == "CommandContext":
+        from lightbulb import Context
+
+        return Context
+    if name == "Texts":
+        from roost.i18n import Texts
+
+        return Texts
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,8 +19,9 @@ import hikari
 import lightbulb
 
 from roost.commands.failures import CommandFailures
+from roost.commands.personal_data import PersonalData
 from roost.commands.plugins import bot_loader, plugins_loader
-from roost.commands.privacy import ConsentButtons, privacy_loader
+from roost.commands.privacy import TEXTS, ConsentButtons, privacy_loader
 from roost.commands.registry import CommandRegistry
 from roost.config import Config
 from roost.consent import StoredConsent
@@ -108,12 +109,12 @@ class App:
                 bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
                 try:
                     loaders = [
-                        privacy_loader(consent),
+                        privacy_loader(consent, PersonalData(self._host, consent)),
                         plugins_loader(self._host),
                         bot_loader(self._host, self._registry, self.request_stop),
                     ]
                     core = await self._registry.collect(CORE, loaders)
-                    self._registry.add(CORE, core)
+                    self._registry.add(CORE, core, TEXTS)
                     with self._host.dispatcher.guard.watching():
                         await self._host.load_all(self._registry)
                         await self._start_and_wait(bot)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from roost import config as configuration
-from roost.errors import ResourceError, RoostError
-from roost.hooks import INFO, RoostSpec
+from roost.errors import ResourceError, RoostError, UsageError
 from roost.logs import set_up_logging
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
+DROP_IN_DIR = Path("plugins-dir")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the bot")
     _add_config_options(run)
     run.add_argument("--token-file", type=Path, metavar="FILE", help="private file that holds the bot token")
+    run.add_argument("--trace-hooks", action="store_true", help="log every call of a hook with its duration")
+    run.add_argument("--offline", action="store_true", help="at a simulated Discord, with a prompt; needs no token")
+    run.add_argument("--watch", action="store_true", help="with --offline: reload drop-in plugins whose files change")
     run.set_defaults(command=_run)
+
+    new = commands.add_parser("new-plugin", help="write a drop-in plugin and its test")
+    new.add_argument("name", help="of the plugin, its file and its command")
+    new.add_argument("--dir", type=Path, default=DROP_IN_DIR, metavar="DIR", help=f"default: {DROP_IN_DIR}")
+    new.set_defaults(command=_new_plugin)
 
     demo = commands.add_parser("demo", help="play the whole product against a simulated Discord")
     demo.add_argument("--json", action="store_true", help="print the ledger as one JSON object on the last line")
@@ -75,7 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     plugins.set_defaults(command=_plugins)
 
     hooks = commands.add_parser("hooks", help="list the hooks a plugin may implement")
+    _add_config_options(hooks)
+    hooks.add_argument("--json", action="store_true", help="as a JSON list")
     hooks.set_defaults(command=_hooks)
+
+    doctor = commands.add_parser("doctor", help="check what a bot needs: token, intents, libraries, disk")
+    _add_config_options(doctor)
+    doctor.add_argument("--token-file", type=Path, metavar="FILE", help="private file that holds the bot token")
+    doctor.add_argument("--json", action="store_true", help="as a JSON list")
+    doctor.set_defaults(command=_doctor)
 
     check = commands.add_parser("config", help="check the configuration").add_subparsers(required=True, metavar="WHAT")
     checker = check.add_parser("check", help="validate without connecting")
@@ -104,17 +120,40 @@ def _load(arguments: argparse.Namespace) -> configuration.Config:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.watch and not arguments.offline:
+        raise UsageError("--watch goes with --offline; a live bot reloads by /bot plugins reload")
+    if arguments.offline:
+        return _run_offline(arguments)
     from roost.app import App
 
     config = _load(arguments)
     token = configuration.read_token(token_file=arguments.token_file)
     set_up_logging(config.core.log.level, config.core.log.format)
+    _trace_hooks(arguments)
 
     async def run() -> None:
         await App(config, token).run()
 
     asyncio.run(run())
     return 0
+
+
+def _run_offline(arguments: argparse.Namespace) -> int:
+    try:
+        from roost.dev.offline import run_offline
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--offline needs {error.name}; run: pip install 'roost[sim]'") from None
+
+    settings = dict(item.partition("=")[::2] for item in arguments.sets)
+    set_up_logging(settings.get("log.level", "WARNING"), settings.get("log.format", "text"))
+    _trace_hooks(arguments)
+    folder = arguments.plugins_dir or (DROP_IN_DIR if DROP_IN_DIR.is_dir() else None)
+    return run_offline(folder, settings=settings, data_dir=arguments.data_dir, watched=arguments.watch)
+
+
+def _trace_hooks(arguments: argparse.Namespace) -> None:
+    if arguments.trace_hooks:
+        logging.getLogger("roost.hooks.trace").setLevel(logging.DEBUG)
 
 
 def _sim(arguments: argparse.Namespace) -> int:
@@ -144,14 +183,33 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _hooks(_arguments: argparse.Namespace) -> int:
-    for name, info in INFO.items():
-        spec = getattr(RoostSpec, name)
-        signature = str(inspect.signature(spec)).replace("(self, ", "(").replace("(self)", "()")
-        sync = ", sync" if info.sync else ""
-        summary = (inspect.getdoc(spec) or "").splitlines()[0]
-        print(f"{name}{signature}\n    [{info.kind.value}{sync}] {summary}")
+def _hooks(arguments: argparse.Namespace) -> int:
+    from roost.dev.hooks_page import listing, rows
+
+    config = _load(arguments)
+    print(json.dumps(rows(config)) if arguments.json else listing(config))
     return 0
+
+
+def _new_plugin(arguments: argparse.Namespace) -> int:
+    from roost.dev.scaffold import new_plugin
+
+    plugin, test = new_plugin(arguments.name, arguments.dir)
+    where = "" if arguments.dir == DROP_IN_DIR else f" --plugins-dir {arguments.dir}"
+    print(f"wrote {plugin} and {test}\ntry it: roost run --offline{where}, then type /{arguments.name}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from roost.dev.doctor import examine
+
+    findings = examine(lambda: _load(arguments), arguments.token_file)
+    if arguments.json:
+        print(json.dumps([finding.row() for finding in findings]))
+    else:
+        for finding in findings:
+            print(finding.line())
+    return EXIT_FAILED if any(not finding.ok for finding in findings) else 0
 
 
 def _config_check(arguments: argparse.Namespace) -> int:

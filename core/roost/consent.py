@@ -69,6 +69,31 @@ class StoredConsent:
         self._tell(guild_id, user_id)
         await self._store.set_consent(guild_id, user_id, False)
 
+    def decisions_of(self, user_id: int) -> dict[str, str]:
+        """All that is held about a user: guild id to ``agreed`` or ``refused``."""
+        return {
+            str(guild_id): "agreed" if allowed else "refused"
+            for (guild_id, user), allowed in sorted(self._decisions.items())
+            if user == user_id
+        }
+
+    async def forget(self, user_id: int) -> tuple[int, ...]:
+        """Delete a user's decisions; durable when it returns. Live sessions stop hearing them first.
+
+        A refusal in a guild that hears everybody who does not refuse is kept: without it they would be heard again.
+
+        Returns:
+            The guilds in which a refusal is kept.
+        """
+        mine = {guild: allowed for (guild, user), allowed in self._decisions.items() if user == user_id}
+        kept = tuple(guild for guild, allowed in mine.items() if not allowed and self.mode(guild) == "notice")
+        for guild in mine:
+            if guild not in kept:
+                del self._decisions[guild, user_id]
+                self._tell(guild, user_id)
+        await self._store.forget_consent(user_id, keep=kept)
+        return kept
+
     def subscribe(self, callback: Changed) -> Callable[[], None]:
         self._callbacks.append(callback)
 

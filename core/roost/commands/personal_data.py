@@ -26,12 +26,14 @@ class Outcome:
         silent: Plugins that do not implement the hook.
         failed: Plugins that implement it and failed.
         data: Of an export, by plugin.
+        kept_refusals: Guilds in which a deletion left the refusal to be heard, because without it the user would be.
     """
 
     reached: tuple[str, ...]
     silent: tuple[str, ...]
     failed: tuple[str, ...]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    kept_refusals: tuple[int, ...] = ()
 
 
 class PersonalData:
@@ -44,7 +46,8 @@ class PersonalData:
     async def export(self, user_id: int) -> Outcome:
         """Everything held about a user. Nothing of it is logged."""
         data: dict[str, Any] = {"core": {"consent": self._consent.decisions_of(user_id)}}
-        reached, failed = ["core"], []
+        reached: list[str] = ["core"]
+        failed: list[str] = []
         implementers = self._implementers(EXPORT)
         for plugin in implementers:
             worked, answer = await self._ask(plugin, EXPORT, user_id=user_id)
@@ -58,14 +61,15 @@ class PersonalData:
 
     async def forget(self, user_id: int) -> Outcome:
         """Delete everything held about a user: first of all they are no longer heard."""
-        await self._consent.forget(user_id)
-        reached, failed = ["core"], []
+        kept = await self._consent.forget(user_id)
+        reached: list[str] = ["core"]
+        failed: list[str] = []
         implementers = self._implementers(DELETE)
         for plugin in implementers:
             worked, _ = await self._ask(plugin, DELETE, user_id=user_id, reason="user request")
             (reached if worked else failed).append(plugin)
         _log.info("a member's data was deleted by %s", ", ".join(reached))
-        return Outcome(tuple(reached), self._silent(implementers), tuple(failed))
+        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), kept_refusals=kept)
 
     def _implementers(self, hook: str) -> tuple[str, ...]:
         return self._host.dispatcher.implementers(hook)

@@ -1,20 +1,36 @@
-"""Consent, for members: the buttons of every notice and ``/privacy``."""
+"""Consent and personal data, for members: the buttons of every notice and ``/privacy``."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import hikari
 import lightbulb
 
+from roost.commands.personal_data import Outcome, PersonalData, as_file
 from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
+from roost.i18n import Texts
 
 _log = logging.getLogger("roost.consent")
+
+TEXTS = Texts.beside(__file__)
 
 AGREED = (
     "You agreed: Roost may hear and transcribe you in this server. Change your mind any time with `/privacy opt-out`."
 )
 REFUSED = "You are not heard, and nothing you say is transcribed. Change your mind any time with `/privacy opt-in`."
+UNDECIDED_OPT_IN = "You have not decided. This server hears only members who agree, so you are not heard."
+UNDECIDED_NOTICE = "You have not decided. This server hears everybody who does not opt out."
+EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
+FORGOTTEN = "What was held about you is deleted. Asked: {reached}."
+SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
+SILENT_DELETE = "These plugins delete nothing on request, because they hold nothing or have no deletion: {plugins}."
+FAILED = "These plugins failed; ask whoever runs this bot: {plugins}."
+KEPT = "That you refuse to be heard stays noted in {count} server(s) that hear everybody else."
+TOO_BIG = "What is held about you is too much for a file here; ask whoever runs this bot."
+
+FILE_LIMIT_BYTES = 10_000_000
 
 
 class ConsentButtons:
@@ -30,7 +46,7 @@ class ConsentButtons:
         if interaction.custom_id not in (AGREE_ID, REFUSE_ID):
             return
         agreed = interaction.custom_id == AGREE_ID
-        text = await decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed)
+        text = await decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed, interaction)
         await interaction.create_initial_response(
             hikari.ResponseType.MESSAGE_CREATE,
             text,
@@ -41,17 +57,17 @@ class ConsentButtons:
         )
 
 
-async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bool) -> str:
-    """Record a decision and give the words that confirm it."""
+async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bool, reader: Any) -> str:
+    """Record a decision and give the words that confirm it, in the reader's language."""
     if agreed:
         await consent.agree(guild_id, user_id)
-    else:
-        await consent.opt_out(guild_id, user_id)
-    return AGREED if agreed else REFUSED
+        return TEXTS(reader, "agreed", AGREED)
+    await consent.opt_out(guild_id, user_id)
+    return TEXTS(reader, "refused", REFUSED)
 
 
-def privacy_loader(consent: StoredConsent) -> lightbulb.Loader:
-    """``/privacy status | opt-in | opt-out``."""
+def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Loader:
+    """``/privacy status | opt-in | opt-out | my-data | forget-me``."""
     group = lightbulb.Group("privacy", "Who may hear you in this server")
 
     @group.register
@@ -60,15 +76,12 @@ def privacy_loader(consent: StoredConsent) -> lightbulb.Loader:
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
             decision = consent.decision(ctx.guild_id, ctx.user.id)
-            if decision is None:
-                mode = consent.mode(ctx.guild_id)
-                text = (
-                    "You have not decided. This server hears only members who agree, so you are not heard."
-                    if mode == "opt-in"
-                    else "You have not decided. This server hears everybody who does not opt out."
-                )
+            if decision is not None:
+                text = TEXTS(ctx, "agreed", AGREED) if decision else TEXTS(ctx, "refused", REFUSED)
+            elif consent.mode(ctx.guild_id) == "opt-in":
+                text = TEXTS(ctx, "undecided-opt-in", UNDECIDED_OPT_IN)
             else:
-                text = AGREED if decision else REFUSED
+                text = TEXTS(ctx, "undecided-notice", UNDECIDED_NOTICE)
             await ctx.respond(text, ephemeral=True)
 
     @group.register
@@ -76,15 +89,49 @@ def privacy_loader(consent: StoredConsent) -> lightbulb.Loader:
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, True), ephemeral=True)
+            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, True, ctx), ephemeral=True)
 
     @group.register
     class OptOut(lightbulb.SlashCommand, name="opt-out", description="Stop being heard, at once"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, False), ephemeral=True)
+            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, False, ctx), ephemeral=True)
+
+    @group.register
+    class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await ctx.defer(ephemeral=True)
+            outcome = await data.export(int(ctx.user.id))
+            file = as_file(outcome, int(ctx.user.id))
+            if len(file) > FILE_LIMIT_BYTES:
+                await ctx.respond(TEXTS(ctx, "too-big", TOO_BIG), ephemeral=True)
+                return
+            lines = [TEXTS(ctx, "exported", EXPORTED, reached=", ".join(outcome.reached))]
+            if outcome.silent:
+                lines.append(TEXTS(ctx, "silent-export", SILENT_EXPORT, plugins=", ".join(outcome.silent)))
+            await _answer(ctx, outcome, lines, hikari.Bytes(file, "my-data.json", mimetype="application/json"))
+
+    @group.register
+    class ForgetMe(lightbulb.SlashCommand, name="forget-me", description="Delete everything that is held about you"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await ctx.defer(ephemeral=True)
+            outcome = await data.forget(int(ctx.user.id))
+            lines = [TEXTS(ctx, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
+            if outcome.kept_refusals:
+                lines.append(TEXTS(ctx, "kept", KEPT, count=len(outcome.kept_refusals)))
+            if outcome.silent:
+                lines.append(TEXTS(ctx, "silent-delete", SILENT_DELETE, plugins=", ".join(outcome.silent)))
+            await _answer(ctx, outcome, lines)
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
+
+
+async def _answer(ctx: lightbulb.Context, outcome: Outcome, lines: list[str], *files: hikari.Bytes) -> None:
+    if outcome.failed:
+        lines.append(TEXTS(ctx, "failed", FAILED, plugins=", ".join(outcome.failed)))
+    await ctx.respond("\n".join(lines)[:2000], attachments=files, ephemeral=True)

@@ -15,6 +15,7 @@ import hikari
 import lightbulb
 
 from roost.errors import PluginError
+from roost.i18n import Texts, localise
 
 _log = logging.getLogger("roost.commands")
 
@@ -66,6 +67,7 @@ class CommandRegistry:
         self._client = client
         self._enabled = enabled
         self._owners: dict[str, list[Command]] = {}
+        self._texts: dict[str, Texts] = {}
         self._guilds: set[int] = set()
         self._told: dict[int, str] = {}
         """Guild to what Discord was told last."""
@@ -94,10 +96,14 @@ class CommandRegistry:
             taken[name] = owner
         return collector.commands
 
-    def add(self, owner: str, commands: Sequence[Command]) -> None:
+    def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:
+        """Take an owner's commands, and the catalogues that translate their names and descriptions."""
         self._owners[owner] = list(commands)
+        if texts is not None:
+            self._texts[owner] = texts
 
     def remove(self, owner: str) -> None:
+        self._texts.pop(owner, None)
         for command in self._owners.pop(owner, []):
             self._client.unregister(command)
 
@@ -144,7 +150,7 @@ class CommandRegistry:
 
     async def _put(self, guild_id: int, *, always: bool) -> None:
         builders = [
-            await command.as_command_builder(self._client.default_locale, self._client.localization_provider)
+            await self._builder(owner, command)
             for owner, commands in self._owners.items()
             if self._enabled(owner, guild_id)
             for command in commands
@@ -157,6 +163,14 @@ class CommandRegistry:
         await self._bot.rest.set_application_commands(await self.application(), builders, guild=guild_id)
         self._told[guild_id] = said
         _log.debug("commands of guild %d: %d", guild_id, len(builders))
+
+    async def _builder(self, owner: str, command: Command) -> hikari.api.CommandBuilder:
+        builder: hikari.api.CommandBuilder = await command.as_command_builder(
+            self._client.default_locale, self._client.localization_provider
+        )
+        if owner in self._texts:
+            localise(builder, self._texts[owner])
+        return builder
 
     async def application(self) -> hikari.Application:
         """The bot's application, asked for once."""

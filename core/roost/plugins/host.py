@@ -23,6 +23,7 @@ from roost.plugins.importing import (
     import_code,
     prefix_of,
     restore_modules,
+    texts_of,
 )
 from roost.plugins.order import load_order, stop_levels
 from roost.plugins.plugin_context import Context
@@ -475,7 +476,7 @@ class PluginHost:
         record.context = Context(self, name, config, handover)
         await self.dispatcher.call_own(name, "on_load", ctx=record.context)
         loaders = await self.dispatcher.call_own(name, "register_loaders") or []
-        self._commands.add(name, await self._commands.collect(name, loaders))
+        self._commands.add(name, await self._commands.collect(name, loaders), texts_of(record))
         if self._started:
             await self._commands.rebuild()
 

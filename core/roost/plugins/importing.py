@@ -26,6 +26,7 @@ from typing import Any
 from roost.dispatch import where
 from roost.errors import PluginError
 from roost.hooks import INFO, PROJECT, Meta, RoostSpec
+from roost.i18n import Texts
 from roost.plugins.records import Origin, PluginRecord
 
 API_VERSION = 1
@@ -278,6 +279,12 @@ def _drop_stale_bytecode(module: types.ModuleType) -> None:
     with contextlib.suppress(OSError):
         if Path(cached).stat().st_mtime - Path(source).stat().st_mtime < _RECENT_S:
             Path(cached).unlink()
+
+
+def texts_of(record: PluginRecord) -> Texts:
+    """The catalogues beside a plugin's module."""
+    module = sys.modules.get(record.origin.module)
+    return Texts.beside(record.origin.file or getattr(module, "__file__", None))
 
 
 def prefix_of(record: PluginRecord, others: Collection[PluginRecord]) -> str:

