@@ -51,7 +51,7 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], list[File]]:
             if name != "payload_json":
                 files.append(File(part.filename, part.content_type, data))
         else:  # Bytes where the part says it is JSON, text where it says nothing.
-            data = part if isinstance(part, (bytes, bytearray)) else part.encode()
+            data = part.encode() if isinstance(part, str) else bytes(part)
         if name == "payload_json":
             body = _object(data.decode())
     return body, files
