@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from roost.testing.clock import VirtualLoop, VirtualTime
     from roost.testing.kit import File, Reply, RoostBot, running_bot
-    from roost.testing.leak_check import LeakError, leak_check
+    from roost.testing.leftovers import LeakError, leak_check
 
 __all__ = ["File", "LeakError", "Reply", "RoostBot", "VirtualLoop", "VirtualTime", "leak_check", "running_bot"]
 
 _HOMES = {
     "File": "kit",
-    "LeakError": "leak_check",
+    "LeakError": "leftovers",
     "Reply": "kit",
     "RoostBot": "kit",
     "VirtualLoop": "clock",
     "VirtualTime": "clock",
-    "leak_check": "leak_check",
+    "leak_check": "leftovers",
     "running_bot": "kit",
 }
 

@@ -56,7 +56,7 @@ async def roost_bot(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
     At the end the bot is stopped, and the test fails if a task, thread, child process, descriptor or listener is left.
     """
     from roost.testing.kit import running_bot
-    from roost.testing.leak_check import leak_check
+    from roost.testing.leftovers import leak_check
 
     mark = request.node.get_closest_marker("roost")
     arguments = dict(mark.kwargs) if mark else {}

@@ -1,0 +1,165 @@
+"""From nothing to a plugin that answers: two commands, no prompt, no token."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+
+def environ() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+
+
+def roost(folder: Path, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "roost", *arguments],
+        cwd=folder,
+        env=environ(),
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_two_commands_and_hello_answers(tmp_path: Path) -> None:
+    began = time.monotonic()
+    made = roost(tmp_path, "new-plugin", "hello")
+    assert (made.returncode, made.stderr) == (0, "")
+    ran = roost(tmp_path, "run", "--offline", typed="/hello\n")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "Hello, Ada!\n", "")
+    assert time.monotonic() - began < 30
+    assert len((tmp_path / "plugins-dir" / "hello.py").read_text().splitlines()) <= 10
+
+
+def test_the_generated_test_passes(tmp_path: Path) -> None:
+    roost(tmp_path, "new-plugin", "hello")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "plugins-dir"],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["Hello", "9lives", "class", "a-b", "../x", "", "x" * 33])
+def test_a_bad_name_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    from roost.dev.scaffold import new_plugin
+    from roost.errors import UsageError
+
+    with pytest.raises(UsageError, match="cannot be a plugin's name") as caught:
+        new_plugin(name, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("taken", ["hello.py", "tests/test_hello.py", "hello/__init__.py"])
+def test_nothing_is_overwritten(tmp_path: Path, taken: str) -> None:
+    mine = tmp_path / "plugins-dir" / taken
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    made = roost(tmp_path, "new-plugin", "hello")
+    assert made.returncode == 2
+    assert made.stderr.startswith("roost: ")
+    assert "exists already" in made.stderr
+    assert mine.read_text() == "mine"
+    assert [each for each in (tmp_path / "plugins-dir").rglob("*") if each.is_file()] == [mine]
+
+
+def test_a_session_at_the_prompt(tmp_path: Path) -> None:
+    """Mistakes are one line each and end nothing; the exit status tells of them."""
+    roost(tmp_path, "new-plugin", "hello", "--dir", "mine")
+    (tmp_path / "mine" / "bad.py").write_text("x = = 1\n")
+    (tmp_path / "mine" / "bad.py").chmod(0o644)
+    typed = '/hello\n/nope\n/hello "\nonly talking\n\n/privacy status\n/hello'
+    ran = roost(tmp_path, "run", "--offline", "--trace-hooks", "--plugins-dir", "mine", typed=typed)
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 1
+    assert "bad failed" in lines[0]
+    assert "bad.py:1" in lines[0]
+    assert lines[1] == lines[-1] == "Hello, Ada!"
+    assert "there is no command /nope" in lines[2]
+    assert "no closing quotation" in lines[3]
+    assert lines[4].endswith("(only you see this)")
+    assert len(lines) == 6
+    assert "hook register_loaders of hello: done in" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_edit_is_live_within_two_seconds(tmp_path: Path) -> None:
+    roost(tmp_path, "new-plugin", "hello")
+    file = tmp_path / "plugins-dir" / "hello.py"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roost", "run", "--offline", "--watch"],
+        cwd=tmp_path,
+        env=environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+
+        def ask() -> str:
+            process.stdin.write("/hello\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            return process.stdout.readline().strip()  # type: ignore[union-attr]
+
+        assert ask() == "Hello, Ada!"
+        good = file.read_text()
+        edited = time.monotonic()
+        file.write_text(good.replace("Hello, ", "Good day, "))
+        assert process.stdout.readline().startswith("plugin hello reloaded in ")
+        assert ask() == "Good day, Ada!"
+        assert time.monotonic() - edited < 2.0
+        file.write_text(good.replace("await", "awiat"))
+        assert process.stdout.readline().startswith("plugin hello was not reloaded: ")
+        assert ask() == "Good day, Ada!"
+        process.stdin.close()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    import signal
+
+    roost(tmp_path, "new-plugin", "hello")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roost", "run", "--offline"],
+        cwd=tmp_path,
+        env=environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write("/hello\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "Hello, Ada!\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
