@@ -28,6 +28,8 @@ class {name}:
     def plugin_meta(self): return Meta({plugin!r}, version="2")
 """
 
+TWO = CLASS.format(name="One", plugin="x") + CLASS.format(name="Two", plugin="odd")
+
 
 def rows(tmp_path: Path, *sets: str, **environ: str) -> dict[str, dict[str, Any]]:
     config = load(environ=environ, sets=[f"plugins.dir={tmp_path / 'plugins'}", *sets], data_dir=tmp_path / "data")
@@ -87,9 +89,9 @@ def test_namesakes_are_an_error_that_names_both(tmp_path: Path, drop: Drop) -> N
     ("code", "said"),
     [
         (CLASS.format(name="One", plugin="odd"), ""),
-        (CLASS.format(name="One", plugin="odd") + CLASS.format(name="Two", plugin="odd"), "several plugin classes"),
+        (TWO, "several plugin classes"),
         (
-            CLASS.format(name="One", plugin="x") + CLASS.format(name="Two", plugin="odd") + "__roost_plugin__ = Two\n",
+            TWO + "__roost_plugin__ = Two\n",
             "",
         ),
         (

@@ -1,0 +1,181 @@
+"""Switching plugins on and off in one guild, and who may do that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from host_rig import log_of, running
+
+from roost.sim.client import ControlError
+
+pytestmark = pytest.mark.sim
+Drop = Callable[..., Path]
+
+BUSY = """
+CTX = []
+@hookimpl
+async def on_load(ctx):
+    CTX.append(ctx)
+    ctx.listen(hikari.InteractionCreateEvent, on_interaction)
+@hookimpl
+async def on_started(bot):
+    for guild_id in bot.cache.get_guilds_view():
+        if CTX[-1].enabled_in(guild_id): start(guild_id)
+def start(guild_id): CTX[-1].task(asyncio.Event().wait(), f"of {guild_id}", guild_id=guild_id)
+async def on_interaction(event): log.append(("event", int(event.interaction.guild_id)))
+@hookimpl
+async def guild_enabled(ctx, guild_id):
+    log.append(("on", int(guild_id)))
+    start(guild_id)
+@hookimpl
+async def guild_disabled(guild_id): log.append(("off", int(guild_id)))
+@hookimpl
+async def voice_join_check(request): log.append(("hook", request))
+"""
+
+
+def guild_tasks(name: str) -> list[int]:
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    return sorted(int(each.rpartition(" ")[2]) for each in names if f"plugin:{name}/of " in each)
+
+
+async def test_disabled_in_one_guild_nothing_reaches_it_there_and_the_other_is_as_before(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("busy", BUSY, says="hi")
+    async with running(tmp_path, card) as live:
+        here, there = live.guilds
+        assert guild_tasks("busy") == [here, there]
+        since = await live.now()
+        assert await live.slash("/plugins disable", plugin="busy") == "**busy** is now disabled here."
+        puts = await live.puts(since)
+        assert [guild for guild, _ in puts] == [here]
+        assert "busy" not in puts[0][1]
+        log = log_of("busy")
+        assert log[-1] == ("off", here)
+        assert guild_tasks("busy") == [there]
+        log.clear()
+        await live.host.dispatcher.call("voice_join_check", guild_id=here, request="a")
+        await live.host.dispatcher.call("voice_join_check", guild_id=there, request="b")
+        with pytest.raises(ControlError, match="no command /busy"):
+            await live.slash("/busy")
+        await live.answers()
+        assert await live.slash("/busy", guild=1) == "hi"
+        assert log == [("hook", "b"), ("event", there)]
+        assert "switched it off" in await live.slash("/plugins why", plugin="busy")
+        assert "**busy** 1: off" in await live.slash("/plugins list")
+        assert "**busy** 1: on" in await live.slash("/plugins list", guild=1)
+        assert "already disabled" in await live.slash("/plugins disable", plugin="busy")
+
+    async with running(tmp_path, card) as live:
+        assert "busy" not in await live.commands(0)
+        assert "busy" in await live.commands(1)
+        assert guild_tasks("busy") == [there]
+        log_of("busy").clear()
+        since = await live.now()
+        assert await live.slash("/plugins enable", plugin="busy") == "**busy** is now enabled here."
+        assert [guild for guild, _ in await live.puts(since)] == [here]
+        assert log_of("busy")[0] == ("on", here)
+        assert guild_tasks("busy") == [here, there]
+        assert await live.slash("/busy") == "hi"
+
+
+async def test_what_needs_a_disabled_plugin_is_off_too(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    note = """
+    @hookimpl
+    async def guild_disabled(guild_id): sys.modules["roost_test_logs"].order.append("-" + NAME)
+    @hookimpl
+    async def guild_enabled(guild_id): sys.modules["roost_test_logs"].order.append("+" + NAME)
+    """
+    drop("base", note.replace("NAME", "'base'"), says="base")
+    drop("top", note.replace("NAME", "'top'"), requires=("base",), says="top")
+    async with running(tmp_path, card) as live:
+        order = log_of("order")
+        order.clear()
+        since = await live.now()
+        assert "So is top, which needs it." in await live.slash("/plugins disable", plugin="base")
+        assert order == ["-top", "-base"]
+        assert len(await live.puts(since)) == 1
+        assert not {"base", "top"} & set(await live.commands())
+        assert "needs base, which is off here" in await live.slash("/plugins why", plugin="top")
+        await live.slash("/plugins enable", plugin="base")
+        assert order == ["-top", "-base", "+base", "+top"]
+        assert {"base", "top"} <= set(await live.commands())
+
+
+async def test_the_core_stays_and_strangers_are_told_so(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    drop("some", says="hi")
+    async with running(tmp_path, card) as live:
+        assert "The core cannot be switched off" in await live.slash("/plugins disable", plugin="core")
+        assert "no plugin called nobody" in await live.slash("/plugins disable", plugin="nobody")
+        assert "no plugin called nobody" in await live.slash("/plugins info", plugin="nobody")
+        info = await live.slash("/plugins info", plugin="some")
+        assert "Commands: /some" in info
+        assert "plugin_meta, register_loaders" in info
+        with pytest.raises(ControlError, match="may not use /plugins"):
+            await live.slash("/plugins list", member=1)
+        with pytest.raises(ControlError, match="may not use /bot"):
+            await live.slash("/bot plugins check", member=1)
+        await live.control.permissions(member_id=live.members[1], allow=("ADMINISTRATOR",))
+        try:
+            for command in ("load", "unload", "reload", "unquarantine"):
+                answer = await live.slash(f"/bot plugins {command}", member=1, plugin="some")
+                assert "Only the owners of this bot may do that" in answer
+            assert "Only the owners" in await live.slash("/bot shutdown", member=1)
+        finally:
+            await live.control.permissions(member_id=live.members[1], deny=("ADMINISTRATOR",))
+        assert await live.slash("/some") == "hi"
+
+
+async def test_owners_shut_the_bot_down(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    drop("some")
+    async with running(tmp_path, card) as live:
+        assert await live.slash("/bot shutdown") == "Going down."
+        async with asyncio.timeout(5):
+            while not live.app.stop_steps or live.app.stop_steps[-1] != "gateway.closed":
+                await asyncio.sleep(0.01)
+        assert live.app.stop_steps == ["some.unload", "gateway.closed"]
+
+
+async def test_commands_that_an_earlier_run_left_behind_are_removed(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    application, token = card["bots"][0]["application_id"], card["bots"][0]["token"]
+    old = [{"name": "old", "description": "left behind", "type": 1}]
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bot {token}"}) as http:
+        for path in ("commands", f"guilds/{card['guilds'][1]['id']}/commands"):
+            url = f"{card['rest_url']}/applications/{application}/{path}"
+            async with http.put(url, json=old) as answer:
+                assert answer.status == 200
+    async with running(tmp_path, card) as live:
+        commands = (await live.control.state())["commands"]
+        assert commands.get("global", []) == []
+        assert "old" not in commands[str(live.guilds[1])]
+        assert {"plugins", "bot", "privacy"} <= set(commands[str(live.guilds[1])])
+
+
+async def test_one_command_name_of_two_plugins_is_an_error_that_names_both(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("aa", says="mine")
+    text = drop("bb", says="mine too").read_text()
+    drop("bb", code=text.replace("name='bb'", "name='aa'"))
+    async with running(tmp_path, card) as live:
+        assert live.host.records["bb"].detail == "plugin bb: its command /aa is already a command of aa"
+        assert await live.slash("/aa") == "mine"
+        assert "its command /aa is already a command of aa" in await live.slash("/plugins why", plugin="bb")
+
+
+async def test_a_command_may_be_refused_by_a_plugin(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    drop("says", says="hi")
+    drop("denies", "@hookimpl\nasync def command_check(ctx): return Deny('Not on Sundays.')\n")
+    async with running(tmp_path, card) as live:
+        assert await live.slash("/says") == "Not on Sundays."
+        await live.slash("/plugins disable", plugin="denies")
+        assert await live.slash("/says") == "hi"
+        assert await live.slash("/says", guild=1) == "Not on Sundays."
