@@ -35,6 +35,7 @@ _log = logging.getLogger("roost.app")
 _stop_log = logging.getLogger("roost.stop")
 
 CORE = "core"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GATEWAY_CLOSED_S = 5.0
 GUILDS_S = 5.0
 """How long the announced guilds may take to arrive before the bot calls itself ready without them."""
@@ -80,7 +81,7 @@ class App:
             ResourceError: Discord cannot be reached.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with AsyncExitStack() as stack:
@@ -121,7 +122,7 @@ class App:
                 finally:
                     await self.stop(self.stop_reason or "the app ended")
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
     def request_stop(self, reason: str) -> None:

@@ -13,7 +13,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Dispatcher:
         self._enabled = enabled
         self.failures: Counter[tuple[str, str]] = Counter()
         """Failed calls by (plugin, hook)."""
+        self._hurried = False
+        self._drains: set[asyncio.Timeout] = set()
         self.guard = Guard()
         self.generation = 0
         """Grows whenever who is to be called may have changed."""
@@ -188,8 +190,9 @@ class Dispatcher:
             left = max(arguments["deadline"] - asyncio.get_running_loop().time(), 0.0)
             limit = left if limit is None else min(limit, left)
         step_s = OPENING_LIMIT_S if hook in _SLOW_HOOKS else LIMIT_S
+        answer: Any = None
         with self._traced(hook, impl, arguments):
-            async with asyncio.timeout(limit):
+            async with self._limited(hook, limit):
                 before = self.guard.enter(step_s)
                 try:
                     answer = impl.function(*[arguments[name] for name in impl.argnames])
@@ -200,6 +203,30 @@ class Dispatcher:
                 elif inspect.isawaitable(answer):
                     answer = await answer
         return answer
+
+    def hurry(self) -> None:
+        """Cut short every call that drains, now and from now on: the operator asked a second time to stop."""
+        self._hurried = True
+        for timer in self._drains:
+            timer.reschedule(asyncio.get_running_loop().time())
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, hook: str, limit: float | None) -> AsyncIterator[None]:
+        """Bound a call. A drain that is cut short because somebody is in a hurry is no failure."""
+        drains = INFO[hook].drains
+        try:
+            async with asyncio.timeout(0.0 if drains and self._hurried else limit) as timer:
+                if not drains:
+                    yield
+                    return
+                self._drains.add(timer)
+                try:
+                    yield
+                finally:
+                    self._drains.discard(timer)
+        except TimeoutError:
+            if not (drains and self._hurried):
+                raise
 
     def _traced(self, hook: str, impl: Any, arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
         """Log the call and its duration where ``--trace-hooks`` asked for it; the frame path is not traced."""

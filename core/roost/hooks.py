@@ -48,12 +48,14 @@ class HookInfo:
         sync: Whether implementations must be plain functions.
         deadline_s: Limit of each implementation's run time; None for sync hooks.
         graph_order: Order by the dependency graph, dependents first, whatever tryfirst and trylast say.
+        drains: It waits for work to finish, and is cut short when the operator asks a second time to stop.
     """
 
     kind: Kind
     sync: bool = False
     deadline_s: float | None = 5.0
     graph_order: bool = False
+    drains: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ INFO: dict[str, HookInfo] = {
     "voice_speaking": HookInfo(Kind.PAR),
     "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None),
     "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None),
-    "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True),
+    "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True),
     "voice_session_closed": HookInfo(Kind.PAR),
     "voice_idle": HookInfo(Kind.PAR),
     "stt_engine": HookInfo(Kind.FIRST, sync=True, deadline_s=None),

@@ -24,7 +24,7 @@ async def _play(as_json: bool, svg: Path | None, driver: str) -> int:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     failure: ResourceError | None = None
     try:
@@ -37,7 +37,7 @@ async def _play(as_json: bool, svg: Path | None, driver: str) -> int:
     except BaseExceptionGroup as group:
         failure = _only(group)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
     if failure is not None:
         print(f"roost demo: {failure}", file=sys.stderr)

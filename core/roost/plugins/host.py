@@ -156,29 +156,32 @@ class PluginHost:
         their intake and get 0.2 s; the last level, which ends the voice sessions, has until 2.7 s after `t0`.
         """
         loop = asyncio.get_running_loop()
+        watch = Scope("hurry")
+        watch.spawn(self._pass_on(hurry), "watch")
         await self._changes.aclose(0.3)
         implementers = set(self.dispatcher.implementers("on_stopping"))
         levels = stop_levels(self._order, {name: self.requires(name) for name in self._order})
         for position, level in enumerate(levels):
             last = position == len(levels) - 1
             deadline = t0 + 2.7 if last else max(t0, loop.time()) + 0.2
-            calls = [self._stop_one(name, deadline, hurry) for name in level if name in implementers]
+            calls = [self._stop_one(name, deadline) for name in level if name in implementers]
             await asyncio.gather(*calls)
         await self.unload_all("shutdown")
+        await watch.aclose(0.3)
         await self._scope.aclose(0.3)
 
-    async def _stop_one(self, name: str, deadline: float, hurry: asyncio.Event) -> None:
+    async def _pass_on(self, hurry: asyncio.Event) -> None:
+        """In a hurry nothing is drained any more; voice is left all the same."""
+        await hurry.wait()
+        self.dispatcher.hurry()
+
+    async def _stop_one(self, name: str, deadline: float) -> None:
         self.mark_stop(f"{name}.stopping", None)
         scope = Scope(f"stop:{name}")
         work = scope.spawn(
             self.dispatcher.call_plugin(name, "on_stopping", bot=self.bot, deadline=deadline), "on_stopping"
         )
-        hurried = scope.spawn(hurry.wait(), "hurry")
-        await asyncio.wait(
-            {work, hurried},
-            timeout=max(deadline - asyncio.get_running_loop().time(), 0.0) + 0.1,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await asyncio.wait({work}, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0) + 0.1)
         await scope.aclose(0.3)
 
     async def unload_all(self, reason: str) -> None:
