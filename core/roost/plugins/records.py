@@ -109,6 +109,7 @@ class PluginRecord:
             "source": self.source,
             "state": self.state.value,
             "detail": self.detail,
+            "requires": list(self.meta.requires) if self.meta else [],
             "hooks": list(hooks),
         }
 

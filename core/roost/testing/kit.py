@@ -17,6 +17,7 @@ from roost.app import App
 from roost.config import load
 from roost.errors import ConfigError, ResourceError, UsageError
 from roost.plugins import GROUP
+from roost.plugins.importing import DROP_INS, forget_modules
 from roost.scopes import Scope
 from roost.sim import ControlClient, SimSettings, SimulatedDiscord
 from roost.sim.world import TEXT, VOICE, Channel, Guild
@@ -299,6 +300,8 @@ async def running_bot(
     finally:
         for name in stands_for:
             _given.pop(name, None)
+        # The next bot of this process may have other drop-in plugins of the same names.
+        forget_modules(DROP_INS)
 
 
 @asynccontextmanager
