@@ -77,7 +77,7 @@ class Told(enum.Enum):
     ALREADY = "already"
     MOVED = "moved"
     SUPERSEDED = "superseded"
-    """A later request moved the session elsewhere; the channel is the new one."""
+    """A later request, or a moderator, took the session elsewhere and it is live there; the channel is that one."""
     BUSY = "busy"
     REFUSED = "refused"
     FAILED = "failed"

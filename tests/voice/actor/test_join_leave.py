@@ -82,6 +82,7 @@ async def test_concurrent_joins_make_one_session(rig: Rig) -> None:
     won = [result for result in results if result.told in (Told.JOINED, Told.MOVED)]
     assert {result.channel_id for result in won} == {rig.place}
     assert all(result.told in (Told.JOINED, Told.MOVED, Told.SUPERSEDED) for result in results)
+    assert {result.channel_id for result in results} == {rig.place}, "somebody was told of a channel that did not win"
     assert rig.most == 1
     assert len(rig.manager.sessions) == 1
 

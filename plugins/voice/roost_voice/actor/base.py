@@ -71,6 +71,9 @@ class Base:
         self._link_channel: int | None = None
         self._closing_old = False
         self._tickets: dict[int, int] = {}
+        """Those who wait for the wish, and the channel each asked for."""
+        self._superseded: dict[int, int] = {}
+        """Those whose channel a later wish took the place of: they hear where that one led, and no earlier."""
         self._leavers: list[int] = []
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0
@@ -137,6 +140,18 @@ class Base:
         for ticket in self._tickets:
             self._emit(Tell(ticket, told, channel_id, reason))
         self._tickets.clear()
+        live = told in (Told.JOINED, Told.MOVED)
+        for ticket in self._superseded:
+            if live:
+                self._emit(Tell(ticket, Told.SUPERSEDED, channel_id))
+            else:
+                self._emit(Tell(ticket, told, channel_id, _superseded_reason(told, channel_id, reason)))
+        self._superseded.clear()
+
+    def _supersede(self) -> None:
+        """Whoever waits now will hear where the later wish, or the moderator's move, led."""
+        self._superseded |= self._tickets
+        self._tickets.clear()
 
     def _ours(self, session_id: str) -> bool:
         return self._session_id is None or session_id == self._session_id
@@ -179,8 +194,10 @@ class Base:
 
     def _take_wish(self, event: Want) -> None:
         if self.wish is not None and self.wish.channel_id != event.wish.channel_id:
-            self._tell_all(Told.SUPERSEDED, event.wish.channel_id)
+            self._supersede()
         self.wish = event.wish
+        for ticket in [each for each, channel in self._superseded.items() if channel == event.wish.channel_id]:
+            self._tickets[ticket] = self._superseded.pop(ticket)
         self._tickets[event.ticket] = event.wish.channel_id
 
     def _give_up_wish(self, reason: str, told: Told) -> None:
@@ -189,6 +206,9 @@ class Base:
         for ticket in self._tickets:
             self._failing.append((ticket, told, reason))
         self._tickets.clear()
+        for ticket in self._superseded:
+            self._failing.append((ticket, told, _superseded_reason(told, channel_id, reason)))
+        self._superseded.clear()
         self._failing_channel = channel_id
 
     def _begin_end(self, reason: str) -> None:
@@ -214,3 +234,9 @@ class Base:
         else:
             self._set_state(State.IDLE)
             self.deadline = None
+
+
+def _superseded_reason(told: Told, channel_id: int, reason: str) -> str:
+    """Why somebody whose wish had to give way is nowhere either."""
+    later = f"a later request, for <#{channel_id}>," if channel_id else "a later request"
+    return f"{later} won, {'but failed' if told is Told.FAILED else 'but was ended'}: {reason}"

@@ -37,6 +37,8 @@ from roost_voice.moves import (
     Want,
 )
 
+CANCELLED = "the request was cancelled"
+
 
 class ActorCore(Linking):
     """One guild's decisions.
@@ -150,6 +152,8 @@ class ActorCore(Linking):
 
     def _abandon(self, event: Abandon, now: float) -> None:
         self._tickets.pop(event.ticket, None)
+        if self._superseded.pop(event.ticket, None) is not None:
+            return
         self._failing = [entry for entry in self._failing if entry[0] != event.ticket]
         if event.ticket in self._leavers:
             self._leavers.remove(event.ticket)
@@ -157,9 +161,10 @@ class ActorCore(Linking):
         if self._tickets or self.wish is None or self.stage is Stage.OPEN:
             return
         if self.state in (State.LEAVING, State.ORPHAN):
-            self.wish = None
+            channel_id, self.wish = self.wish.channel_id, None
+            self._tell_all(Told.FAILED, channel_id, CANCELLED)
         else:
-            self._leave("the request was cancelled", now)
+            self._leave(CANCELLED, now)
 
     def _stop_rest(self, event: Stop, now: float) -> None:
         self.deadline = None

@@ -174,7 +174,7 @@ class Linking(Leaving):
         if self.stage is Stage.OPEN and not self._follow_moves:
             self._leave("I was moved to another channel", now)
             return
-        self._tell_all(Told.SUPERSEDED, channel_id)
+        self._supersede()
         self._follow(channel_id)
         self._interrupt("moved to another channel")
         if self.state is State.CONNECTING and not self.link_live:
