@@ -152,8 +152,7 @@ def _find(origin: Origin) -> Any:
 
 
 def _import_file(origin: Origin) -> types.ModuleType:
-    if origin.module in sys.modules:
-        return sys.modules[origin.module]
+    forget_modules(origin.module)  # another bot of this process may have had a plugin of that name
     if DROP_INS not in sys.modules:
         sys.modules[DROP_INS] = types.ModuleType(DROP_INS, "Drop-in plugins are imported below this name.")
         sys.modules[DROP_INS].__path__ = []
