@@ -10,7 +10,7 @@ from pathlib import Path
 from roost.demo.face import Scene, open_face
 from roost.demo.ledger import Ledger
 from roost.demo.stage import play_acts
-from roost.errors import ResourceError
+from roost.errors import ResourceError, UsageError
 
 
 def play(*, as_json: bool, svg: Path | None, driver: str) -> int:
@@ -19,6 +19,8 @@ def play(*, as_json: bool, svg: Path | None, driver: str) -> int:
 
 
 async def _play(as_json: bool, svg: Path | None, driver: str) -> int:
+    if svg is not None and not svg.parent.is_dir():
+        raise UsageError(f"the picture cannot be saved: there is no folder {svg.parent}")
     scene, ledger = Scene(), Ledger()
     face = open_face(scene, as_json=as_json)
     task = asyncio.current_task()

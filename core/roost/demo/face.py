@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -107,7 +108,9 @@ class Face:
         if self._snapshot is not None:
             console.print(self._snapshot, height=26)
         console.print(_ledger_table(ledger))
-        file.write_text(console.export_svg(title="make demo"), encoding="utf-8")
+        # The fonts that rich would load from elsewhere are left out: the picture stands alone.
+        drawing = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+        file.write_text(drawing, encoding="utf-8")
 
     def _line(self, text: str) -> None:
         self._console.print(Text(f"{time.monotonic() - self._started:6.1f} s  {text}"))
@@ -169,7 +172,7 @@ def _channels(scene: Scene) -> Group:
         lines.append(Text(f"#{channel}", style="bold"))
         for seat in seats:
             style = "bold green" if seat.speaking else ""
-            mark = "\N{SPEAKER WITH THREE SOUND WAVES}" if seat.speaking else "\N{MIDDLE DOT} "
+            mark = ">" if seat.speaking else "\N{MIDDLE DOT}"
             lines.append(Text(f"  {mark} {seat.name}{f'  ({seat.note})' if seat.note else ''}", style=style))
         if not seats:
             lines.append(Text("     empty", style="dim"))

@@ -48,6 +48,8 @@ class Ledger:
     utterances: list[SpokenUtterance] = dataclasses.field(default_factory=list)
     last_words: SpokenUtterance | None = None
     """What was being said when the bot was told to stop; the reference is what had been said by then."""
+    last_words_in_time: bool = False
+    """They arrived after the bot was told to stop and before it left voice, and that before the gateway closed."""
     acts: list[str] = dataclasses.field(default_factory=list)
     refused_speaker: str = ""
     refused_frames_sent: int = 0
@@ -115,7 +117,10 @@ class Ledger:
                 self.shutdown_s is not None and self.shutdown_s <= MAX_SHUTDOWN_S,
                 f"the shutdown took {_seconds(self.shutdown_s)}",
             ),
-            (self.last_words is not None and bool(self.last_words.hypothesis), "the last words were not posted"),
+            (
+                self.last_words is not None and bool(self.last_words.hypothesis) and self.last_words_in_time,
+                "the last words were not posted between the signal and leaving voice",
+            ),
             (self.dave_version >= 1 and self.frames_decrypted > 0, "no end-to-end encrypted frame was decrypted"),
         ]
         return [text for good, text in checks if not good]
@@ -141,6 +146,7 @@ class Ledger:
                 "order": self.shutdown_order,
                 "seconds": self.shutdown_s,
                 "last_words": dataclasses.asdict(self.last_words) if self.last_words else None,
+                "last_words_in_time": self.last_words_in_time,
             },
             "dave": {
                 "version": self.dave_version,
@@ -167,7 +173,7 @@ class Ledger:
             (
                 "ghosts reaped, seconds after READY",
                 f"{self.ghosts_reaped}, {_seconds(self.ghost_reaped_in_s)}",
-                self.ghosts_reaped > 0,
+                self.ghost_reaped_in_s is not None and self.ghost_reaped_in_s <= MAX_REAP_S,
             ),
             (
                 "speech worker gone after SIGKILL of the bot",
@@ -175,7 +181,11 @@ class Ledger:
                 self.worker_gone_after_kill_s is not None and self.worker_gone_after_kill_s <= MAX_WORKER_GONE_S,
             ),
             ("worker processes alive at the end", str(self.workers_alive_at_end), self.workers_alive_at_end == 0),
-            ("bot's open files, at rest / live", f"{self.open_files_at_rest} / {self.open_files_live}", True),
+            (
+                "bot's open files, at rest / live",
+                f"{self.open_files_at_rest} / {self.open_files_live}",
+                self.open_files_live > 0,
+            ),
             (
                 f"frames of {self.refused_speaker or 'the third member'} (no consent) sent / decoded",
                 f"{self.refused_frames_sent} / {self.refused_frames_decoded}",
@@ -184,7 +194,7 @@ class Ledger:
             (
                 "end-to-end encryption: version, epochs, frames decrypted / dropped",
                 f"DAVE {self.dave_version}, {self.dave_epochs}, {self.frames_decrypted} / {self.frames_dropped}",
-                self.dave_version >= 1,
+                self.dave_version >= 1 and self.frames_decrypted > 0,
             ),
             ("word error rate", _percent(self.wer), self.wer is not None and self.wer <= MAX_WER),
             (
