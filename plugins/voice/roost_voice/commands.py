@@ -9,7 +9,7 @@ import lightbulb
 
 from roost.audio import JoinRequest
 from roost_voice.moves import State, Told
-from roost_voice.permissions import permissions_in
+from roost_voice.permissions import permissions_in, what_keeps_me_out, why_not_for
 from roost_voice.session import CAPTURE_FAILED, Session
 from roost_voice.sessions import JoinResult, SessionManager
 
@@ -52,31 +52,6 @@ def leave_words(result: JoinResult) -> str:
 async def reply(ctx: lightbulb.Context, text: str, *, ephemeral: bool = False) -> None:
     """Answer without notifying anybody."""
     await ctx.respond(text, ephemeral=ephemeral, mentions_everyone=False, user_mentions=False, role_mentions=False)
-
-
-def why_not(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) -> str | None:
-    """Why the bot or the member may not be brought into a channel; None when nothing is known against it."""
-    channel = bot.cache.get_guild_channel(channel_id)
-    guild = bot.cache.get_guild(member.guild_id)
-    me = bot.get_me()
-    if channel is None or guild is None or me is None:
-        return f"I cannot see <#{channel_id}>. Give me the permission View Channel there."
-    if not isinstance(channel, hikari.GuildVoiceChannel | hikari.GuildStageChannel):
-        return f"<#{channel_id}> is no voice channel. Name a voice channel."
-    mine = bot.cache.get_member(guild.id, me.id)
-    needed = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.CONNECT
-    if not permissions_in(member, guild, channel) & hikari.Permissions.CONNECT:
-        return f"You may not connect to <#{channel_id}>, so I will not go there for you."
-    if mine is None:
-        return None
-    own = permissions_in(mine, guild, channel)
-    if own & needed != needed:
-        return f"I may not connect to <#{channel_id}>. Give me the permissions View Channel and Connect there."
-    states = bot.cache.get_voice_states_view_for_channel(guild.id, channel.id)
-    full = channel.user_limit and len(states) >= channel.user_limit and me.id not in states
-    if full and not own & hikari.Permissions.MOVE_MEMBERS:
-        return f"<#{channel_id}> is full. Free a place, raise its limit, or give me the permission Move Members."
-    return None
 
 
 def may_move_members(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) -> bool:
@@ -141,11 +116,12 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 await reply(ctx, "Join a voice channel first, or name one: `/voice join channel:`.", ephemeral=True)
                 return
             current = sessions.session(guild_id)
-            if current is None or current.channel_id != channel_id:
-                problem = why_not(bot, ctx.member, channel_id)
-                if problem is not None:
-                    await reply(ctx, problem, ephemeral=True)
-                    return
+            problem = why_not_for(bot, ctx.member, channel_id)
+            if problem is None and (current is None or current.channel_id != channel_id):
+                problem = what_keeps_me_out(bot, guild_id, channel_id)
+            if problem is not None:
+                await reply(ctx, problem, ephemeral=True)
+                return
             await ctx.defer()
             mover = current is not None and may_move_members(bot, ctx.member, current.channel_id)
             request = JoinRequest(guild_id, channel_id, user_id, int(ctx.channel_id))

@@ -16,11 +16,13 @@ from roost.errors import BusyError
 from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice import moves
+from roost_voice.actor.linking import NO_ANSWER
 from roost_voice.guild import ActorHost, GuildActor, Outcome
 from roost_voice.journal import Journal
 from roost_voice.moves import Told, Wish
 from roost_voice.notice import notice_poster
 from roost_voice.op4 import Op4Sender
+from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
 from roost_voice.session import PostNotice, Session
 
@@ -117,7 +119,11 @@ class SessionManager:
             return JoinResult(Told.FAILED, request.channel_id, str(error))
         outcome = await self._answer(actor, ticket, future)
         session = actor.session if actor.opened else None
-        return JoinResult(outcome.told, outcome.channel_id or request.channel_id, outcome.reason, session)
+        reason = outcome.reason
+        if reason == NO_ANSWER:
+            # Discord says nothing to a join it does not let happen; what it may mean can have changed since the asking.
+            reason = what_keeps_me_out(self._bot, request.guild_id, request.channel_id) or reason
+        return JoinResult(outcome.told, outcome.channel_id or request.channel_id, reason, session)
 
     async def leave(self, guild_id: int, reason: str) -> JoinResult:
         """Leave voice in a guild; returns when Discord confirmed it or the retries go on without us."""

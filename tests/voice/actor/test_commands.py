@@ -84,6 +84,7 @@ async def test_busy_and_leave_belong_to_those_present(rig: Rig, control: Control
 async def test_permissions_are_checked_before_anything_is_sent(rig: Rig, control: ControlClient) -> None:
     member = Member(rig, control, 1)
     channel = rig.channels[0]
+    await member.enters(0)
     await control.permissions(member_id=rig.bot_id, channel_id=channel, deny=("CONNECT",))
     await eventually(lambda: bool(_overwrites(rig, channel)))
     assert "I may not connect" in await member.types("/voice join", channel=str(channel))
@@ -92,6 +93,38 @@ async def test_permissions_are_checked_before_anything_is_sent(rig: Rig, control
     await eventually(lambda: len(_overwrites(rig, channel)) == 2)
     assert "You may not connect" in await member.types("/voice join", channel=str(channel))
     assert rig.op4() == []
+
+
+@pytest.mark.parametrize("connect", [True, False])
+@pytest.mark.parametrize("present", [True, False])
+@pytest.mark.parametrize("trust", [None, "MOVE_MEMBERS", "MANAGE_GUILD"])
+async def test_who_may_bring_me_where(
+    rig: Rig, control: ControlClient, connect: bool, present: bool, trust: str | None
+) -> None:
+    """Connect there, and be there or be trusted with other people's places; every combination."""
+    member, channel = Member(rig, control, 1), rig.channels[0]
+    await member.enters(0 if present else 1)
+    changes = {"allow": [trust] if trust else [], "deny": [] if connect else ["CONNECT"]}
+    await control.permissions(member_id=member.id, channel_id=channel, **changes)
+    await eventually(lambda: bool(_overwrites(rig, channel)))
+    answer = await control.slash(
+        member_id=member.id, channel_id=rig.text, command="/voice join", options={"channel": str(channel)}
+    )
+    reply = answer["replies"][-1]
+    if connect and (present or trust):
+        assert reply["content"] == f"Joined <#{channel}>."
+        return
+    assert reply["ephemeral"]
+    assert ("You are not in" if connect else "You may not connect") in reply["content"]
+    assert rig.op4() == []
+
+
+async def test_a_join_that_discord_never_answers(rig: Rig, control: ControlClient) -> None:
+    member, channel = Member(rig, control, 1), rig.channels[0]
+    await member.enters(0)
+    await control.fault("withhold_vsu", guild_id=rig.guild_id)
+    expected = f"I could not join <#{channel}>: Discord did not answer in time; try again."
+    assert await member.types("/voice join") == expected
 
 
 def _overwrites(rig: Rig, channel_id: int) -> dict[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import hikari
 import pytest
 from context import Rig, SinkRecorder, eventually
 
@@ -58,19 +59,27 @@ async def test_a_lost_server_comes_back(rig: Rig) -> None:
     assert rig.manager.state(rig.guild_id) is State.LIVE
 
 
-async def test_no_permission_is_told_and_clean(rig: Rig) -> None:
-    arm(rig, "drop_op4")
+@pytest.mark.parametrize("full", [False, True])
+async def test_what_keeps_us_out_is_told_and_clean(rig: Rig, full: bool) -> None:
+    channel = rig.guild.channels[rig.channels[0]]
+    if full:
+        channel.user_limit = 1
+        await rig.sim.voice.member(rig.guild, rig.members[1], channel)
+    else:
+        channel.overwrites[rig.bot_id] = (0, int(hikari.Permissions.CONNECT))
+    rig.sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=rig.guild_id)
     result = await rig.join(0)
     assert result.told is Told.FAILED
-    assert "may not connect" in result.reason
+    assert ("is full" if full else "I may not connect") in result.reason
     await rig.at_rest()
     assert rig.place is None
 
 
-@pytest.mark.parametrize("fault", ["withhold_vsu", "withhold_vsrvu"])
+@pytest.mark.parametrize("fault", ["withhold_vsu", "withhold_vsrvu", "drop_op4"])
 async def test_half_a_handshake_is_clean(rig: Rig, fault: str) -> None:
     arm(rig, fault)
-    assert (await rig.join(0)).told is Told.FAILED
+    result = await rig.join(0)
+    assert (result.told, result.reason) == (Told.FAILED, "Discord did not answer in time; try again")
     await rig.at_rest()
     assert rig.place is None
     assert (await rig.join(0)).told is Told.JOINED

@@ -33,7 +33,7 @@ from roost_voice.moves import (
     Told,
 )
 
-NO_ANSWER = "Discord did not let me in: the channel may be full, or I may not connect to it"
+NO_ANSWER = "Discord did not answer in time; try again"
 
 
 class Linking(Leaving):
