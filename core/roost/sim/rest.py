@@ -134,7 +134,21 @@ class RestApi:
     async def _my_guilds(self, request: web.Request) -> web.Response:
         user = self._bot(request).user.id
         guilds = [guild for guild in self._sim.world.guilds.values() if user in guild.members]
-        return web.json_response([guild.rest_payload() for guild in guilds])
+        after, limit = int(request.query.get("after", 0)), int(request.query.get("limit", 200))
+        return web.json_response(
+            [
+                {key: each[key] for key in ("id", "name", "icon", "features")}
+                | {
+                    "owner": guild.owner_id == user,
+                    "permissions": str(guild.permissions(user)),
+                    "approximate_member_count": len(guild.members),
+                    "approximate_presence_count": len(guild.members),
+                }
+                for guild in guilds
+                if guild.id > after
+                for each in (guild.rest_payload(),)
+            ][:limit]
+        )
 
     async def _user(self, request: web.Request) -> web.Response:
         wanted = int(request.match_info["user"])
