@@ -28,6 +28,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = dict[str, Any]
 PREFIX = "/control"
 SETTLE_S = 0.05
+LONGEST_WAIT_S = 60.0
+"""A caller that means to wait longer has mistaken the unit."""
 
 
 class ControlApi:
@@ -200,8 +202,7 @@ class ControlApi:
     # Members and moderators
 
     async def _voice(self, body: Body) -> Any:
-        wanted = body.get("channel_id")
-        if wanted is None:
+        if body["channel_id"] is None:
             guild = self._guild(body, int(body["member_id"]))
             await self._sim.voice.member(guild, self._user(guild, body), None)
             return {}
@@ -257,7 +258,7 @@ class ControlApi:
         """``allow`` and ``deny`` are lists of permission names; with ``channel_id`` for one channel, else for all."""
         guild = self._channel(body)[0] if body.get("channel_id") else self._guild(body)
         user = self._user(guild, body)
-        allow, deny = _bits(body.get("allow")), _bits(body.get("deny"))
+        allow, deny = _bits(body, "allow"), _bits(body, "deny")
         channels = [self._channel(body)[1]] if body.get("channel_id") else list(guild.channels.values())
         if not body.get("channel_id"):
             self._change_role(guild, user, allow, deny)
@@ -311,10 +312,12 @@ class ControlApi:
         """Take somebody, also a bot, out of voice."""
         guild = self._guild(body, int(body["member_id"]))
         user = self._user(guild, body)
-        if not self._sim.world.is_bot(user):
-            await self._sim.voice.member(guild, user, None)
-        elif not self._sim.voice.remove(guild, user):
+        if user not in guild.voice_states:
             raise BadRequest(f"member {user} is not in voice")
+        if self._sim.world.is_bot(user):
+            self._sim.voice.remove(guild, user)
+        else:
+            await self._sim.voice.member(guild, user, None)
         return {}
 
     async def _move(self, body: Body) -> Any:
@@ -424,14 +427,20 @@ def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:
             raise BadRequest("the body is not JSON") from None
         if not isinstance(body, dict):
             raise BadRequest("the body must be a JSON object")
+        for key in ("wait_s", "settle_s"):
+            if key in body and not 0 <= float(body[key]) <= LONGEST_WAIT_S:
+                raise BadRequest(f"{key} is between 0 and {LONGEST_WAIT_S:g} seconds, not {body[key]}")
         return web.json_response(await handler(body))
 
     return handle
 
 
-def _bits(names: Any) -> int:
+def _bits(body: Body, key: str) -> int:
+    names = body.get(key) or []
+    if not isinstance(names, list):
+        raise BadRequest(f'{key} is a list of permission names, such as ["CONNECT"], not {names!r}')
     bits = hikari.Permissions.NONE
-    for name in names or ():
+    for name in names:
         try:
             bits |= hikari.Permissions[str(name).upper()]
         except KeyError:

@@ -31,6 +31,7 @@ from roost.sim.world import TEXT, VOICE, SimSettings, World
 
 VOICE_GROUP = "roost.sim"
 KEPT_LOG = 100_000
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class SimulatedDiscord:
@@ -216,15 +217,20 @@ class SimulatedDiscord:
                 for each in self.gateway.sessions.values()
             ],
             "commands": self._command_names(),
+            "commands_by_bot": {
+                str(bot.application_id): self._command_names(bot.application_id) for bot in self.world.bots
+            },
             "voice_available": self.part is not None,
             "t": time.monotonic(),
         }
 
-    def _command_names(self) -> dict[str, list[str]]:
-        """Guild id or "global" -> the names of both bots' commands."""
+    def _command_names(self, application: int | None = None) -> dict[str, list[str]]:
+        """Guild id or "global" -> the names of a bot's commands, or of all bots' commands, each once."""
         names: dict[str, list[str]] = {}
-        for (_, guild), commands in self.commands.items():
-            names.setdefault("global" if guild is None else str(guild), []).extend(each["name"] for each in commands)
+        for (owner, guild), commands in self.commands.items():
+            if application in (None, owner):
+                here = names.setdefault("global" if guild is None else str(guild), [])
+                here.extend(each["name"] for each in commands if each["name"] not in here)
         return names
 
 
@@ -246,7 +252,7 @@ def _installed_part() -> VoicePart | None:
 
 
 async def run(port: int | None, settings: SimSettings, *, exit_with_parent: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; prints the card as one JSON line when everything is open.
+    """Serve until SIGTERM, SIGINT or SIGHUP; prints the card as one JSON line when everything is open.
 
     Args:
         port: None for any free one.
@@ -258,7 +264,7 @@ async def run(port: int | None, settings: SimSettings, *, exit_with_parent: bool
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, stop.set)
     try:
         async with SimulatedDiscord(settings, port=port) as sim:
@@ -267,7 +273,7 @@ async def run(port: int | None, settings: SimSettings, *, exit_with_parent: bool
                 print(json.dumps(sim.card()), flush=True)
                 await stop.wait()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             loop.remove_signal_handler(number)
 
 

@@ -48,7 +48,28 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
         ("/press", {"message_id": "5", "member_id": "ADA", "custom_id": "x"}, "there is no message 5"),
         ("/voice", {"channel_id": "TEXT", "member_id": "ADA"}, "is not a voice channel"),
         ("/voice", {"channel_id": "VOICE", "member_id": "BOT"}, "own gateway connection"),
+        ("/voice", {"member_id": "ADA"}, "channel_id is missing"),
+        (
+            "/slash",
+            {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest"},
+            "/nest needs a subcommand: egg, twig",
+        ),
+        ("/slash", {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest twig"}, "needs a subcommand: dry"),
+        (
+            "/slash",
+            {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest egg", "wait_s": -1},
+            "wait_s is between",
+        ),
+        (
+            "/slash",
+            {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest egg", "wait_s": 61},
+            "wait_s is between",
+        ),
+        ("/press", {"message_id": "5", "member_id": "ADA", "wait_s": "NaN"}, "wait_s is between 0 and 60"),
         ("/kick", {"member_id": "BOT"}, "is not in voice"),
+        ("/kick", {"member_id": "ADA"}, "is not in voice"),
+        ("/permissions", {"member_id": "ADA", "allow": "CONNECT"}, "allow is a list of permission names"),
+        ("/permissions", {"member_id": "ADA", "deny": {"CONNECT": 1}}, "deny is a list of permission names"),
         ("/move", {"member_id": "BOT", "channel_id": "VOICE"}, "is not in voice"),
         ("/speak", {"member_id": "ADA", "wav": "***"}, "not base64"),
         ("/permissions", {"member_id": "ADA", "allow": ["FLY"]}, "there is no permission 'FLY'"),
@@ -61,6 +82,11 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
     ],
 )
 async def test_mistakes_are_one_clear_line(bench: Any, path: str, body: Any, says: str) -> None:
+    parts = [
+        {"name": "egg", "type": 1},
+        {"name": "twig", "type": 2, "options": [{"name": "dry", "type": 1}]},
+    ]
+    bench.sim.commands[bench.bot.application_id, bench.guild.id] = [{"id": "1", "name": "nest", "options": parts}]
     names = {"TEXT": bench.text, "VOICE": bench.voice[0], "ADA": bench.ada, "BOT": bench.bot_id}
     if isinstance(body, dict):
         body = {key: str(names.get(value, value)) if isinstance(value, str) else value for key, value in body.items()}
@@ -136,6 +162,40 @@ async def test_state_of_nothing_and_of_something(bench: Any) -> None:
         {"guild_id": str(bench.guild.id), "channel_id": str(bench.voice[0]), "user_id": str(bench.bot_id)}
     ]
     assert [each["connected"] for each in state["gateway_sessions"]] == [True]
+
+
+async def test_both_bots_commands_are_there(bench: Any) -> None:
+    guild = bench.guild.id
+    ours = [{"name": name, "type": 1, "description": "x"} for name in ("voice", "ping")]
+    for number, commands in ((0, ours), (1, ours[1:])):
+        application = bench.sim.world.bots[number].application_id
+        path = f"/applications/{application}/guilds/{guild}/commands"
+        assert (await bench.rest("PUT", path, commands, bot=number))[0] == 200
+    state = await bench.control.state()
+    assert state["commands"] == {str(guild): ["voice", "ping"]}
+    first, second = (str(bot.application_id) for bot in bench.sim.world.bots)
+    assert state["commands_by_bot"] == {first: {str(guild): ["voice", "ping"]}, second: {str(guild): ["ping"]}}
+
+
+async def test_the_log_has_edits_by_components_and_deleted_replies(bench: Any) -> None:
+    async def answer(interaction: Any, kind: int, content: str) -> None:
+        body = {"type": kind, "data": {"content": content}}
+        status, _ = await bench.rest("POST", f"/interactions/{interaction.id}/{interaction.token}/callback", body)
+        assert status == 204
+
+    typed = bench.sim.book.interact(2, bench.bot, bench.guild.id, bench.text, bench.ada)
+    await answer(typed, 4, "press me")
+    pressed = bench.sim.book.interact(3, bench.bot, bench.guild.id, bench.text, bench.ada)
+    pressed.source = typed.original
+    await answer(pressed, 7, "pressed")
+    await bench.rest("DELETE", f"/webhooks/{bench.bot.application_id}/{typed.token}/messages/@original")
+    said = [each for each in await bench.control.log() if each["kind"].startswith("message")]
+    assert [(each["kind"], each.get("content")) for each in said] == [
+        ("message", "press me"),
+        ("message_edit", "pressed"),
+        ("message_delete", None),
+    ]
+    assert len({each["message_id"] for each in said}) == 1
 
 
 async def test_without_its_voice_part_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

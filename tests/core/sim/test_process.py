@@ -84,7 +84,7 @@ async def test_what_it_says_is_in_the_error(taken_port: int) -> None:
             pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_it_with_one_line_said(number: signal.Signals) -> None:
     process = await start()
     card = await card_of(process)
@@ -127,6 +127,13 @@ async def test_a_busy_port_is_one_clear_line(taken_port: int) -> None:
     assert out == ""
     assert err.count("\n") == 1
     assert f"port {taken_port} cannot be used (Address already in use); name a free one with --port" in err
+
+
+@pytest.mark.parametrize("port", ["99999", "-5"])
+async def test_no_port_number_is_one_clear_line(port: str) -> None:
+    code, out, err = await ended(await start("--port", port))
+    assert (code, out) == (2, "")
+    assert err == f"roost: port {port} cannot be used (not a port number); name a free one with --port\n"
 
 
 async def test_no_port_number() -> None:
