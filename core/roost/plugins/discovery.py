@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from roost.dispatch import Dispatcher
 from roost.errors import ConfigError
-from roost.plugins.importing import API_VERSION, DROP_INS, check_hooks, import_now
+from roost.plugins.importing import API_VERSION, DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def inspect_plugins(config: Config, *, validate: bool = False) -> list[dict[str,
         hooks: tuple[str, ...] = ()
         if record.state is State.FOUND:
             try:
-                code = import_now(record)
+                code = import_waiting(record, config.core.plugins.load_timeout_s)
                 record.meta = code.meta
                 check_hooks(record, code.instance)
                 dispatcher.manager.register(code.instance, record.name)

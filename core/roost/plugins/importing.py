@@ -90,14 +90,36 @@ async def import_code(record: PluginRecord, limit_s: float) -> Code:
     except _Raised as raised:
         raise raised.error from None
     except TimeoutError:
-        raise PluginError(
-            f"its import took longer than {limit_s:g} s and hangs at {_place(thread, record.origin.prefix)}",
-            plugin=record.name,
-        ) from None
+        raise _hangs(record, thread, limit_s) from None
     finally:
         if not done.done():
             abandoned.set()
             done.cancel()
+
+
+def import_waiting(record: PluginRecord, limit_s: float) -> Code:
+    """`import_code` for callers without an event loop."""
+    results: list[Code | BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(import_now(record))
+        except BaseException as caught:  # noqa: BLE001 - raised in the waiting thread
+            results.append(caught)
+
+    thread = threading.Thread(target=work, name=f"roost import {record.name}", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not results:
+        raise _hangs(record, thread, limit_s)
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+def _hangs(record: PluginRecord, thread: threading.Thread, limit_s: float) -> PluginError:
+    place = _place(thread, record.origin.prefix)
+    return PluginError(f"its import took longer than {limit_s:g} s and hangs at {place}", plugin=record.name)
 
 
 class _Raised(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,25 @@ async def test_commands_in_discord_follow_load_and_unload(tmp_path: Path, drop: 
         assert "comes" in await live.commands(1)
         assert [guild for guild, _ in await live.puts(since)] == [*live.guilds, *live.guilds]
         assert await live.slash("/comes", guild=1) == "hello"
+
+
+async def test_going_down_ends_a_load_that_hangs(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    async with running(tmp_path, card) as live:
+        drop(
+            "hangs",
+            """
+            @hookimpl
+            async def on_load(ctx):
+                ctx.on_unload(lambda: log.append("unwound"))
+                log.append("loading")
+                await asyncio.Event().wait()
+            """,
+        )
+        load = asyncio.ensure_future(live.host.load("hangs"))
+        while "roost_test_logs" not in sys.modules or log_of("hangs") != ["loading"]:
+            await asyncio.sleep(0.01)
+        started = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - started < 3
+    assert log_of("hangs") == ["loading", "unwound"]
+    with pytest.raises(asyncio.CancelledError):
+        await load

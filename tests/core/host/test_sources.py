@@ -68,6 +68,13 @@ def test_an_empty_allow_list_loads_none(tmp_path: Path, drop: Drop) -> None:
     assert rows(tmp_path, "plugins.deny=single")["single"]["state"] == "disabled"
 
 
+def test_an_import_that_hangs_is_a_row_too(tmp_path: Path, drop: Drop) -> None:
+    drop("hangs", code="import time\nwhile True: time.sleep(0.05)\n")
+    found = rows(tmp_path, "plugins.load_timeout_s=0.3")["hangs"]
+    assert found["state"] == "failed"
+    assert "hangs.py:2" in found["detail"]
+
+
 @pytest.mark.parametrize("name", ["plugins", "plugins/single.py"])
 def test_what_others_can_write_to_is_refused(tmp_path: Path, drop: Drop, name: str) -> None:
     drop("single")
