@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,20 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name == "pytest_asyncio":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Block())
-"""
+CODE = "import sys; sys.modules['pytest_asyncio'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
 def test_only_who_asks_for_the_bot_needs_pytest_asyncio(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_plain(): pass\n\ndef test_bot(roost_bot): pass\n")
-    code = BLOCK + "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = ["-q", "-p", "no:asyncio", "-p", "no:cacheprovider", str(tmp_path)]
+    arguments = ["-q", "-p", "roost.testing.pytest_plugin", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", CODE, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert "1 passed, 1 error" in done.stdout, done.stdout + done.stderr
     assert "pip install 'roost[testing]'" in done.stdout
