@@ -82,21 +82,21 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
                 text = TEXTS(ctx, "undecided-opt-in", UNDECIDED_OPT_IN)
             else:
                 text = TEXTS(ctx, "undecided-notice", UNDECIDED_NOTICE)
-            await ctx.respond(text, ephemeral=True)
+            await _reply(ctx, text)
 
     @group.register
     class OptIn(lightbulb.SlashCommand, name="opt-in", description="Agree to be heard and transcribed"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, True, ctx), ephemeral=True)
+            await _reply(ctx, await decide(consent, ctx.guild_id, ctx.user.id, True, ctx))
 
     @group.register
     class OptOut(lightbulb.SlashCommand, name="opt-out", description="Stop being heard, at once"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            await ctx.respond(await decide(consent, ctx.guild_id, ctx.user.id, False, ctx), ephemeral=True)
+            await _reply(ctx, await decide(consent, ctx.guild_id, ctx.user.id, False, ctx))
 
     @group.register
     class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):
@@ -106,7 +106,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
             outcome = await data.export(int(ctx.user.id))
             file = as_file(outcome, int(ctx.user.id))
             if len(file) > FILE_LIMIT_BYTES:
-                await ctx.respond(TEXTS(ctx, "too-big", TOO_BIG), ephemeral=True)
+                await _reply(ctx, TEXTS(ctx, "too-big", TOO_BIG))
                 return
             lines = [TEXTS(ctx, "exported", EXPORTED, reached=", ".join(outcome.reached))]
             if outcome.silent:
@@ -134,4 +134,16 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
 async def _answer(ctx: lightbulb.Context, outcome: Outcome, lines: list[str], *files: hikari.Bytes) -> None:
     if outcome.failed:
         lines.append(TEXTS(ctx, "failed", FAILED, plugins=", ".join(outcome.failed)))
-    await ctx.respond("\n".join(lines)[:2000], attachments=files, ephemeral=True)
+    await _reply(ctx, "\n".join(lines)[:2000], *files)
+
+
+async def _reply(ctx: lightbulb.Context, text: str, *files: hikari.Bytes) -> None:
+    """Answer so that only the member sees it and nobody is notified."""
+    await ctx.respond(
+        text,
+        attachments=files,
+        ephemeral=True,
+        mentions_everyone=False,
+        user_mentions=False,
+        role_mentions=False,
+    )
