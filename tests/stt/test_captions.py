@@ -181,3 +181,30 @@ async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
     assert await captioner.flush(soon(1))
     assert channel.messages == ["**B**: y"]
     await scope.aclose()
+
+
+async def test_a_speaker_forgotten_leaves_the_rendered_messages_too() -> None:
+    sent: list[str] = []
+    refused: set[int] = set()
+    gate = asyncio.Event()
+
+    async def post(text: str) -> None:
+        sent.append(text)
+        await gate.wait()
+
+    captioner = Captioner(post, ChannelRate(count=100), may_show=lambda user_id: user_id not in refused)
+    task = asyncio.ensure_future(captioner.run())
+    try:
+        captioner.add(Line("Ada", "long " * 1000, 7))
+        captioner.add(Line("Ben", "words", 8))
+        captioner.add(Line("Cleo", "more", 9))
+        async with asyncio.timeout(2):
+            while not sent:
+                await asyncio.sleep(0)
+        captioner.forget(7)
+        refused.add(9)  # told to nobody: asked at the last moment
+        gate.set()
+        assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+    finally:
+        task.cancel()
+    assert sent[1:] == ["**Ben**: words"]

@@ -93,6 +93,17 @@ class House:
             ),
         )
         self.session = FakeSession()
+        self.refused: set[int] = set()
+        self.consent_callbacks: list[Callable[[int, int], None]] = []
+
+    def opt_out(self, user: int) -> None:
+        self.refused.add(user)
+        for callback in self.consent_callbacks:
+            callback(GUILD, user)
+
+    def _subscribe(self, callback: Callable[[int, int], None]) -> Callable[[], None]:
+        self.consent_callbacks.append(callback)
+        return lambda: self.consent_callbacks.remove(callback)
 
     async def _create_message(self, channel: int, text: str, **options: Any) -> None:
         self.messages.append((channel, text, options))
@@ -108,6 +119,10 @@ class House:
             hooks=self.dispatcher,
             settings=types.SimpleNamespace(get=self._get, set=self._set),
             config=self.config,
+            consent=types.SimpleNamespace(
+                allows=lambda guild, user: user not in self.refused, subscribe=self._subscribe
+            ),
+            on_unload=lambda callback: None,
             scope=self.scope,
             task=self.scope.spawn,
         )
@@ -278,6 +293,49 @@ async def test_withdrawn_consent_reaches_every_queue(make: Any, packets: list[by
     house.session.say(packets[:60], BEN)
     for sink in house.session.sinks:
         sink.purge(ADA)
+    await house.close()
+    assert house.texts == ["**Ben**: said by 8"]
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+async def test_consent_withdrawn_during_the_drain_or_after_leaving_counts(
+    make: Any, packets: list[bytes], how: str
+) -> None:
+    house: House = await make(script=["said by {user}"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60], ADA)
+    house.session.say(packets[:60], BEN)
+    house.session.members = frozenset({BEN})
+    ending = asyncio.ensure_future(
+        house.plugin.stop_transcribing(GUILD, BEN, False) if how == "stop" else house.close()
+    )
+    await asyncio.sleep(0)  # the drain has begun; on stop the sink is detached
+    house.opt_out(ADA)
+    await ending
+    assert house.texts == ["**Ben**: said by 8"]
+
+
+async def test_consent_withdrawn_while_another_plugin_thinks_counts(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["said by {user}"])
+    thinking, done = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        @hookimpl
+        async def transcript_process(self, session: VoiceSession, draft: Transcript) -> None:
+            if draft.user_id == ADA:
+                thinking.set()
+                await done.wait()
+
+    house.dispatcher.manager.register(Slow(), "guest")
+    await house.open()
+    await start(house)
+    house.session.say(packets, ADA)
+    async with asyncio.timeout(10):
+        await thinking.wait()
+    house.opt_out(ADA)
+    done.set()
+    house.session.say(packets[:60], BEN)
     await house.close()
     assert house.texts == ["**Ben**: said by 8"]
 

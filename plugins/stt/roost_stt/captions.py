@@ -78,18 +78,29 @@ def render(lines: Sequence[Line], limit: int = MESSAGE_LIMIT) -> list[str]:
 
     A line over the limit goes on in the next message under its name. No escape sequence is ever cut in two.
     """
-    messages: list[str] = []
-    current = ""
+    return [_text(message) for message in _pack(lines, limit)]
+
+
+_Message = list[tuple[int, str]]
+"""Pieces of one message, each with the user who said it."""
+
+
+def _text(message: _Message) -> str:
+    return "\n".join(piece for _, piece in message)
+
+
+def _pack(lines: Sequence[Line], limit: int = MESSAGE_LIMIT) -> list[_Message]:
+    messages: list[_Message] = []
+    units = 0
     for line in lines:
         head = f"**{display_name(line.name)}**:"
         for piece in _pieces(head, clean(line.text), limit):
-            joined = f"{current}\n{piece}" if current else piece
-            if current and _units(joined) > limit:
-                messages.append(current)
-                joined = piece
-            current = joined
-    if current:
-        messages.append(current)
+            more = _units(piece) + 1
+            if not messages or units + more > limit:
+                messages.append([])
+                units = -1
+            messages[-1].append((line.user_id, piece))
+            units += more
     return messages
 
 
@@ -143,14 +154,23 @@ class Captioner:
     Args:
         post: Sends one message; bounded by `post_timeout_s`; its errors are counted, logged and survived.
         rate: Of the channel, shared by everybody who posts captions there.
+        may_show: Asked for every speaker at the moment before their words are sent.
     """
 
-    def __init__(self, post: Post, rate: ChannelRate, *, post_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        post: Post,
+        rate: ChannelRate,
+        *,
+        may_show: Callable[[int], bool] = lambda _user_id: True,
+        post_timeout_s: float = 10.0,
+    ) -> None:
         self._post = post
+        self._may_show = may_show
         self._rate = rate
         self._post_timeout_s = post_timeout_s
         self._lines: deque[Line] = deque()
-        self._unsent: deque[str] = deque()
+        self._unsent: deque[_Message] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -171,8 +191,10 @@ class Captioner:
         self._wake.set()
 
     def forget(self, user_id: int) -> None:
-        """Drop what is queued of one speaker."""
+        """Drop all that is not yet sent of one speaker, what stands in a message with others' words too."""
         self._lines = deque(line for line in self._lines if line.user_id != user_id)
+        left = ([entry for entry in message if entry[0] != user_id] for message in self._unsent)
+        self._unsent = deque(message for message in left if message)
 
     async def run(self) -> None:
         """Post for ever."""
@@ -208,7 +230,7 @@ class Captioner:
             self._hurry = False
         return True
 
-    def _next(self, *, merge: bool) -> str:
+    def _next(self, *, merge: bool) -> _Message:
         if not self._unsent and self._lines:
             count = len(self._lines) if merge else 1
             lines = [self._lines.popleft() for _ in range(count)]
@@ -216,16 +238,17 @@ class Captioner:
             if self.dropped and not self._told_overflow:
                 self._told_overflow = True
                 lines.insert(0, Line("Roost", f"{self.dropped} captions were left out: too much was said at once."))
-            self._unsent.extend(render(lines))
-        return self._unsent.popleft() if self._unsent else ""
+            self._unsent.extend(_pack(lines))
+        return self._unsent.popleft() if self._unsent else []
 
-    async def _send(self, message: str, loop: asyncio.AbstractEventLoop) -> None:
-        if not message:
+    async def _send(self, message: _Message, loop: asyncio.AbstractEventLoop) -> None:
+        shown = [entry for entry in message if not entry[0] or self._may_show(entry[0])]
+        if not shown:
             return
         self._rate.sent(loop.time())
         try:
             async with asyncio.timeout(self._post_timeout_s):
-                await self._post(message)
+                await self._post(_text(shown))
             self.posted += 1
         except (TimeoutError, OSError, RoostError) as error:
             self.failed += 1

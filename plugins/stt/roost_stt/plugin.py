@@ -72,6 +72,7 @@ class SttPlugin:
             raise PluginError(f"{missing[0]} is not installed; run: pip install 'roost[stt]'", plugin="stt")
         assert isinstance(ctx.config, SttConfig)
         self._ctx, self._config = ctx, ctx.config
+        ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
         if self._config.engine == "faster-whisper":
             # Hashing the model takes a moment; the worker is spared it.
             self._model = await asyncio.to_thread(locate, self._config.model, self._config.model_path)
@@ -253,6 +254,7 @@ class SttPlugin:
             name_of=lambda user_id: self._name_of(guild_id, user_id),
             post=post,
             rate=self._rates.setdefault(channel_id, ChannelRate()),
+            may_show=lambda user_id: ctx.consent.allows(guild_id, user_id),
         )
         self._running[guild_id] = transcription
         try:
@@ -327,6 +329,16 @@ class SttPlugin:
         value = {"session": session.id, "channel": channel_id} if channel_id is not None else None
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
+
+    def _consent_changed(self, guild_id: int, user_id: int) -> None:
+        """Forget who may not be heard, in every stage: detached from the session, the rest still becomes text."""
+        if self._ctx is None or self._ctx.consent.allows(guild_id, user_id):
+            return
+        if self._worker is not None:
+            self._worker.purge(guild_id, user_id)
+        transcription = self._running.get(guild_id)
+        if transcription is not None:
+            transcription.forget(user_id)
 
     def _take(self, transcript: Transcript) -> None:
         transcription = self._running.get(transcript.guild_id)

@@ -31,6 +31,7 @@ class Transcription:
         name_of: A user's name in this guild, as their profile has it.
         post: Sends one message to the channel.
         rate: Of that channel.
+        may_show: Whether a user's words may be posted, by their consent now.
     """
 
     def __init__(
@@ -43,11 +44,15 @@ class Transcription:
         name_of: Callable[[int], str],
         post: Post,
         rate: ChannelRate,
+        may_show: Callable[[int], bool],
     ) -> None:
         self.session = session
         self.channel_id = channel_id
         self.guild_id = session.guild_id
-        self.captioner = Captioner(post, rate)
+        self.captioner = Captioner(post, rate, may_show=may_show)
+        self._may_show = may_show
+        self._in_hand = 0
+        """Whose transcript the other plugins have now; 0 once it must not be published any more."""
         self._worker = worker
         self._hooks = hooks
         self._name_of = name_of
@@ -83,7 +88,13 @@ class Transcription:
     def purge(self, user_id: int) -> None:
         """`roost.audio.FrameSink`: forget a speaker, in the worker and in every queue here."""
         self._worker.purge(self.guild_id, user_id)
+        self.forget(user_id)
+
+    def forget(self, user_id: int) -> None:
+        """Drop a speaker's words from every queue here."""
         self._transcripts = deque(each for each in self._transcripts if each.user_id != user_id)
+        if self._in_hand == user_id:
+            self._in_hand = 0
         self.captioner.forget(user_id)
 
     def stop_intake(self) -> None:
@@ -148,6 +159,7 @@ class Transcription:
 
     async def _publish(self, draft: Transcript) -> None:
         final = draft
+        self._in_hand = draft.user_id
         # One after the other, each on what the one before made of it.
         for plugin in self._hooks.implementers("transcript_process", self.guild_id):
             changed = await self._hooks.call_plugin(
@@ -155,9 +167,12 @@ class Transcription:
             )
             if isinstance(changed, Transcript):
                 final = changed
-            if not final.text:
+            # Consent may have been taken back while the plugin thought.
+            if not final.text or self._in_hand != draft.user_id:
                 return
+        if not self._may_show(draft.user_id):
+            return
         self.transcripts += 1
-        self.captioner.add(Line(self._name_of(final.user_id), final.text, final.user_id))
+        self.captioner.add(Line(self._name_of(final.user_id), final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
             await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)

@@ -200,9 +200,11 @@ class Session:
     def consent_changed(self, user_id: int) -> None:
         """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard."""
         self._denied.discard(user_id)
-        was_heard = user_id in self._allowed
         self._allowed.discard(user_id)
-        if user_id in self._members and (was_heard or self._sinks) and not self._may_hear(user_id):
+        if not self._consent.allows(self.guild_id, user_id) or (
+            user_id in self._members and not self._may_hear(user_id)
+        ):
+            # Whoever has left the channel may still have words in the sinks.
             self.revoke(user_id)
 
     def _guarded(self, function: Callable[[int], None], user_id: int) -> None:

@@ -122,6 +122,18 @@ async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
     assert not bench.hears(ALICE, sink)
 
 
+async def test_refusing_after_leaving_purges_what_the_sinks_hold(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert bench.hears(ALICE, sink)
+    bench.session.member_left(ALICE)
+    bench.consent.agreed.clear()
+    bench.session.consent_changed(ALICE)
+    assert sink.purged == [ALICE]
+
+
 async def test_bots_and_strangers_are_never_heard(bench: Bench) -> None:
     bench.consent.agreed |= {(GUILD, ROBOT), (GUILD, 99)}
     sink = SinkRecorder()
