@@ -463,3 +463,28 @@ def test_an_abandoned_winner_leaves_nobody_waiting() -> None:
         actions += core.handle(moves.Abandon(ticket), 0.1)
     actions += core.handle(moves.GuildHere(None, None), 0.2)
     assert {ticket for ticket, how, _, _ in tells(actions) if how is Told.FAILED} == {1, 2}
+
+
+def test_an_old_wishs_news_while_the_server_is_awaited() -> None:
+    """Discord answers the first wish, without an endpoint yet, while the second wish's op 4 is still queued."""
+    core = ActorCore(1, Timing())
+    actions = core.handle(moves.Want(1, Wish(11, 7)), 0.0)
+    order = next(each for each in actions if isinstance(each, moves.SendOp4))
+    core.handle(moves.Op4Sent(order.ticket, 11), 0.0)
+    actions = core.handle(moves.Want(2, Wish(12, 7)), 0.0)
+    for event in (
+        moves.ServerNull(),
+        moves.OwnState(11, "session"),
+        moves.Server("token 1", "server:443"),
+        moves.Server("token 2", "server:443"),
+        moves.OwnState(12, "session"),
+    ):
+        actions += core.handle(event, 0.1)
+    actions += core.handle(moves.LinkGone(core.gen, None), 0.2)
+    assert core.state is State.CONNECTING
+    actions += core.handle(moves.LinkLive(core.gen), 0.3)
+    opening = next(each.serial for each in actions if isinstance(each, moves.StartOpening))
+    assert tells(core.handle(moves.OpeningDone(opening), 0.4)) == [
+        (1, Told.SUPERSEDED, 12, ""),
+        (2, Told.JOINED, 12, ""),
+    ]

@@ -141,9 +141,9 @@ class Base:
             self._emit(Tell(ticket, told, channel_id, reason))
         self._tickets.clear()
         live = told in (Told.JOINED, Told.MOVED)
-        for ticket in self._superseded:
+        for ticket, asked in self._superseded.items():
             if live:
-                self._emit(Tell(ticket, Told.SUPERSEDED, channel_id))
+                self._emit(Tell(ticket, told if asked == channel_id else Told.SUPERSEDED, channel_id))
             else:
                 self._emit(Tell(ticket, told, channel_id, _superseded_reason(told, channel_id, reason)))
         self._superseded.clear()

@@ -312,6 +312,7 @@ class Linking(Leaving):
             self._session_id = event.session_id
         elif self._ours(event.session_id):
             self._seen_state = True
+            self._session_id = event.session_id
             self._moved_by_others(event.channel_id, now)
 
     def _await_new_server(self, event: Server, now: float) -> None:
