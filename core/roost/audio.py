@@ -239,14 +239,27 @@ class VoiceSession(Protocol):
         """Users in the channel now, the bot excluded."""
         ...
 
-    def attach(self, sink: FrameSink) -> Callable[[], None]:
+    @property
+    def capture_state(self) -> str:
+        """``off``, ``notice`` (being posted), ``on``, or ``failed`` (no notice could be posted, so no capture)."""
+        ...
+
+    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
         """Start delivering consented frames to `sink`; the result detaches it (idempotent).
 
         The first sink makes the session post its notice; no frame is delivered before the notice stands.
 
+        Args:
+            notice_channel_id: Where what is heard will be shown. The notice has to stand there too, and
+                `text_channel_id` becomes this channel; 0 leaves it.
+
         Raises:
             ClosedError: The session is closed.
         """
+        ...
+
+    async def capturing(self) -> bool:
+        """Wait until the notice stands (True) or could not be posted; a notice that failed is tried again."""
         ...
 
     def revoke(self, user_id: int) -> None:

@@ -26,7 +26,7 @@ from roost_stt.plugin import SttPlugin
 
 pytestmark = pytest.mark.e2e
 
-GUILD, VOICE, TEXT, ADA, BEN = 1, 20, 30, 7, 8
+GUILD, VOICE, TEXT, ADA, BEN, ME = 1, 20, 30, 7, 8, 9
 
 
 class FakeSession:
@@ -39,8 +39,16 @@ class FakeSession:
         self.members = frozenset({ADA, BEN})
         self.sinks: list[FrameSink] = []
         self.closed = False
+        self.capture_state = "off"
+        self.notice_works = True
+        self.notice_channel_id = 0
 
-    def attach(self, sink: FrameSink) -> Callable[[], None]:
+    async def capturing(self) -> bool:
+        self.capture_state = "on" if self.notice_works else "failed"
+        return self.notice_works
+
+    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
+        self.notice_channel_id = notice_channel_id
         if self.closed:
             raise ClosedError("closed")
         self.sinks.append(sink)
@@ -85,10 +93,17 @@ class House:
         self.dispatcher = Dispatcher(lambda: ["stt", "guest"], lambda plugin, guild: True)
         self.guest = Guest()
         self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
+        self.overwrites: dict[int, hikari.PermissionOverwrite] = {}
+        role = types.SimpleNamespace(permissions=hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES)
         self.bot = types.SimpleNamespace(
+            get_me=lambda: types.SimpleNamespace(id=ME),
             rest=types.SimpleNamespace(create_message=self._create_message),
             cache=types.SimpleNamespace(
-                get_member=lambda guild, user: types.SimpleNamespace(display_name={ADA: "Ada*", BEN: "Ben"}[user]),
+                get_member=lambda guild, user: types.SimpleNamespace(
+                    id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}[user]
+                ),
+                get_guild=lambda guild: types.SimpleNamespace(id=guild, owner_id=0, get_roles=lambda: {guild: role}),
+                get_guild_channel=lambda channel: types.SimpleNamespace(permission_overwrites=self.overwrites),
                 get_voice_state=lambda guild, user: None,
             ),
         )
@@ -338,6 +353,36 @@ async def test_consent_withdrawn_while_another_plugin_thinks_counts(make: Any, p
     house.session.say(packets[:60], BEN)
     await house.close()
     assert house.texts == ["**Ben**: said by 8"]
+
+
+async def test_start_says_what_keeps_it_from_working(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["x"])
+    await house.open()
+    house.overwrites[ME] = hikari.PermissionOverwrite(
+        id=ME, type=hikari.PermissionOverwriteType.MEMBER, deny=hikari.Permissions.SEND_MESSAGES
+    )
+    with pytest.raises(RoostError, match="Give me Send Messages there"):
+        await start(house)
+    assert house.session.sinks == []
+    house.overwrites.clear()
+    house.session.notice_works = False
+    with pytest.raises(RoostError, match="could not post the notice"):
+        await start(house)
+    assert "The notice could not be posted" in house.plugin.describe(GUILD)
+    house.session.notice_works = True
+    assert "The notice stands now." in await start(house)
+    assert house.session.notice_channel_id == TEXT
+
+
+async def test_the_status_counts_this_transcription_alone(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["x"])
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    await start(house)
+    assert "0 captions so far" in house.plugin.describe(GUILD)
+    assert "Decoded: nobody." in house.plugin.describe(GUILD)
 
 
 async def test_a_crash_is_told_once_and_the_words_come(make: Any, packets: list[bytes]) -> None:

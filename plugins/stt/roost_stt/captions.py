@@ -177,6 +177,8 @@ class Captioner:
         self._hurry = False
         self._told_overflow = False
         self.posted = 0
+        self.captions = 0
+        """Pieces of speech in the messages posted."""
         self.merged = 0
         self.dropped = 0
         self.failed = 0
@@ -250,6 +252,7 @@ class Captioner:
             async with asyncio.timeout(self._post_timeout_s):
                 await self._post(_text(shown))
             self.posted += 1
+            self.captions += sum(1 for user_id, _ in shown if user_id)
         except (TimeoutError, OSError, RoostError) as error:
             self.failed += 1
             _log.warning("a caption could not be posted: %s", type(error).__name__)

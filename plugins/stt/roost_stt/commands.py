@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
-from roost.errors import RoostError
+from roost.errors import ResourceError, RoostError
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
@@ -41,45 +41,67 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             chosen = self.channel
-            await _answer(ctx, functools.partial(_start, plugin, ctx, chosen), slow=True)
+            check = functools.partial(_check_start, plugin, ctx, chosen)
+            await _answer(ctx, functools.partial(_start, plugin, ctx, chosen), check)
 
     @group.register
     class Stop(lightbulb.SlashCommand, name="stop", description="Stop transcribing; what was said is still posted"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_stop, plugin, ctx), slow=True)
+            check = functools.partial(_check_stop, plugin, ctx)
+            await _answer(ctx, functools.partial(_stop, plugin, ctx), check)
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Is anything being transcribed, and how well?"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_status, plugin, ctx), slow=False)
+            await _answer(ctx, functools.partial(_status, plugin, ctx), None)
 
     loader = lightbulb.Loader()
     loader.command(group, defer_guilds=True)
     return loader
 
 
-async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]], *, slow: bool) -> None:
-    """Reply with what `make` gives, or with its error's own words; nothing pings."""
-    if slow:
-        await ctx.defer(ephemeral=False)
+async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]], check: Callable[[], None] | None) -> None:
+    """Reply with what `make` gives, or with an error's own words; nothing pings.
+
+    What `check` refuses, only the member who asked sees. Without one the answer is theirs alone.
+    """
+    deferred = False
     try:
+        if check is not None:
+            check()
+            # Whoever sees a deferred answer is settled with the deferring.
+            await ctx.defer(ephemeral=False)
+            deferred = True
         text = await make()
     except RoostError as error:
         text = str(error)
-    await ctx.respond(text, ephemeral=not slow, **_NO_PINGS)
+    await ctx.respond(text, ephemeral=not deferred, **_NO_PINGS)
 
 
 _NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
 
 
+def _check_start(plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None) -> None:
+    assert ctx.guild_id is not None
+    plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=False)
+    permissions = ctx.member.permissions if ctx.member is not None else hikari.Permissions.NONE
+    if isinstance(chosen, hikari.InteractionChannel):
+        permissions = chosen.permissions
+    if NEEDED & ~permissions and not permissions & hikari.Permissions.ADMINISTRATOR:
+        channel_id = chosen.id if chosen is not None else ctx.channel_id
+        raise ResourceError(f"You cannot write in <#{channel_id}>, so I do not put transcripts there.")
+    plugin.check_channel(int(ctx.guild_id), int(chosen.id) if chosen is not None else int(ctx.channel_id))
+
+
+def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:
+    assert ctx.guild_id is not None
+    plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=True)
+
+
 async def _start(plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None) -> str:
     assert ctx.guild_id is not None
-    if chosen is not None and isinstance(chosen, hikari.InteractionChannel):
-        missing = NEEDED & ~chosen.permissions
-        if missing:
-            return f"You cannot write in <#{chosen.id}>, so I do not put transcripts there."
     return await plugin.start_transcribing(
         int(ctx.guild_id), int(ctx.user.id), int(chosen.id) if chosen is not None else int(ctx.channel_id), _rank(ctx)
     )

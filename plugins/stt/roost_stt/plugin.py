@@ -22,11 +22,12 @@ from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, S
 from roost.hooks import Meta, Report, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt.captions import ChannelRate, display_name
-from roost_stt.commands import transcribe_loader
+from roost_stt.commands import NEEDED, transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
 from roost_stt.models import locate
 from roost_stt.transcription import Transcription
+from roost_voice.permissions import permissions_in
 
 _log = logging.getLogger("roost.stt")
 
@@ -174,11 +175,59 @@ class SttPlugin:
             if not manages and not self._is_present(session, user_id):
                 raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
             transcription = self._running.get(guild_id)
-            if transcription is not None:
+            failed = session.capture_state == "failed"
+            if transcription is not None and not failed:
                 return f"I am already transcribing <#{session.channel_id}> into <#{transcription.channel_id}>."
-            await self._begin(session, channel_id)
+            if transcription is None:
+                self.check_channel(guild_id, channel_id)
+                await self._begin(session, channel_id)
+            else:
+                channel_id = transcription.channel_id
         await self._remember(session, channel_id)
-        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>."
+        if not await session.capturing():
+            raise ResourceError(
+                f"I could not post the notice in <#{channel_id}>, so I hear nobody. "
+                "Give me View Channel and Send Messages there and use `/transcribe start` again."
+            )
+        again = " The notice stands now." if transcription is not None else ""
+        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>.{again}"
+
+    def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
+        """Refuse what needs no trying.
+
+        Raises:
+            RoostError: The message is for the member who asked.
+        """
+        session = self._session(guild_id)
+        running = self._running.get(guild_id)
+        if stop and running is None:
+            raise ResourceError("Nothing is being transcribed here.")
+        if not manages and not self._is_present(session, user_id):
+            what = "stop its transcription" if stop else "have it transcribed"
+            raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
+        if not stop and running is not None and session.capture_state != "failed":
+            raise ResourceError(f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>.")
+
+    def check_channel(self, guild_id: int, channel_id: int) -> None:
+        """Whether the bot may write there; what the cache does not know is left to Discord."""
+        bot = self._context().bot
+        me = bot.get_me()
+        guild = bot.cache.get_guild(guild_id)
+        member = bot.cache.get_member(guild_id, me.id) if me is not None else None
+        channel = bot.cache.get_guild_channel(channel_id)
+        if guild is None or member is None or channel is None:
+            return
+        missing = NEEDED & ~permissions_in(member, guild, channel)
+        names = [
+            name
+            for flag, name in (
+                (hikari.Permissions.VIEW_CHANNEL, "View Channel"),
+                (hikari.Permissions.SEND_MESSAGES, "Send Messages"),
+            )
+            if missing & flag
+        ]
+        if names:
+            raise ResourceError(f"I cannot write in <#{channel_id}>. Give me {' and '.join(names)} there.")
 
     async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
         """End, with everything said so far posted; see `start_transcribing`."""
@@ -198,16 +247,17 @@ class SttPlugin:
         if transcription is None or worker is None:
             return "Nothing is being transcribed here."
         self._report("asked for the status", worker)
-        decoded: dict[int, int] = worker.stats()["decoded"]
         heard = ", ".join(
             f"{display_name(self._name_of(guild_id, user_id))} {frames * 0.02:.1f} s"
-            for user_id, frames in sorted(decoded.items())
+            for user_id, frames in sorted(transcription.decoded().items())
             if user_id in transcription.session.members
         )
+        failed = transcription.session.capture_state == "failed"
+        trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again."
         return (
             f"Transcribing <#{transcription.session.channel_id}> into <#{transcription.channel_id}>: "
-            f"{transcription.transcripts} captions so far, speech engine {worker.state.value}. "
-            f"Decoded: {heard or 'nobody'}."
+            f"{transcription.captioner.captions} captions so far, speech engine {worker.state.value}. "
+            f"Decoded: {heard or 'nobody'}.{trouble if failed else ''}"
         )
 
     # ---- how it is done

@@ -65,6 +65,7 @@ class Transcription:
         self._told: set[str] = set()
         self.transcripts = 0
         self.transcripts_dropped = 0
+        self._decoded_before: dict[int, int] = dict(worker.stats()["decoded"])
 
     @property
     def hearing(self) -> bool:
@@ -77,7 +78,7 @@ class Transcription:
         Raises:
             ClosedError: The session has ended.
         """
-        self._detach = self.session.attach(self)
+        self._detach = self.session.attach(self, notice_channel_id=self.channel_id)
         self._scope.spawn(self.captioner.run(), "captions")
         self._scope.spawn(self._pump(), "transcripts")
 
@@ -137,6 +138,12 @@ class Transcription:
         self.stop_intake()
         self._worker.forget(self.guild_id)
         await self._scope.aclose(1.0)
+
+    def decoded(self) -> dict[int, int]:
+        """Frames decoded for each user since this began; the worker counts over all its sessions."""
+        now: dict[int, int] = self._worker.stats()["decoded"]
+        since = {user_id: frames - self._decoded_before.get(user_id, 0) for user_id, frames in now.items()}
+        return {user_id: frames for user_id, frames in since.items() if frames > 0}
 
     def stats(self) -> dict[str, Any]:
         captions = self.captioner

@@ -153,6 +153,9 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                     ephemeral=True,
                 )
                 return
+            if session is None and sessions.state(guild_id) is State.IDLE:
+                await reply(ctx, LEAVE_WORDS[Told.NOT_IN_VOICE], ephemeral=True)
+                return
             await ctx.defer()
             result = await sessions.leave(guild_id, "somebody sent me out with /voice leave")
             await reply(ctx, leave_words(result))

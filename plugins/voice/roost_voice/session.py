@@ -121,11 +121,14 @@ class Session:
             return frozenset()
         return frozenset(user_id for user_id in self.humans if self._may_hear(user_id))
 
-    def attach(self, sink: FrameSink) -> Callable[[], None]:
+    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
         """Start delivering consented frames; see `roost.audio.VoiceSession.attach`."""
         if self.closed:
             raise ClosedError("the voice session has ended")
         self._sinks = (*self._sinks, sink)
+        if notice_channel_id not in (0, self.text_channel_id):
+            self.text_channel_id = notice_channel_id
+            self._drop_notice()
         self._seek_capture()
 
         def detach() -> None:
@@ -134,6 +137,13 @@ class Session:
                 self._capture_off()
 
         return detach
+
+    async def capturing(self) -> bool:
+        """Wait until the notice stands or has failed; see `roost.audio.VoiceSession.capturing`."""
+        self._seek_capture()
+        if self._notice is not None:
+            await asyncio.wait({self._notice})
+        return self.capture_state == CAPTURE_ON
 
     def revoke(self, user_id: int) -> None:
         """Stop delivering this user's frames and have every sink purge them."""
@@ -245,6 +255,15 @@ class Session:
         else:
             self.capture_state = CAPTURE_ON if stands else CAPTURE_FAILED
 
+    def _drop_notice(self) -> None:
+        """Other ears or another channel: nobody is heard before a new notice stands."""
+        self._allowed.clear()
+        self._notice_stands = False
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+        self.capture_state = CAPTURE_OFF
+
     def _capture_off(self) -> None:
         self._allowed.clear()
         if self.capture_state != CAPTURE_NOTICE:
@@ -266,13 +285,8 @@ class Session:
         self._generation = generation
         if channel_id != self._channel_id:
             self._channel_id = channel_id
-            self._allowed.clear()
             self._denied.clear()
-            self._notice_stands = False
-            if self._notice is not None:
-                self._notice.cancel()
-                self._notice = None
-            self.capture_state = CAPTURE_OFF
+            self._drop_notice()
         self._members = dict(members)
 
     def link_is(self, link: VoiceLink) -> None:

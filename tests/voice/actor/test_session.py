@@ -107,6 +107,22 @@ async def test_a_failed_notice_means_no_capture(bench: Bench) -> None:
     assert not bench.hears(ALICE, sink)
 
 
+async def test_the_notice_stands_where_the_words_go_and_is_tried_again(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    assert await bench.session.capturing()
+    assert bench.hears(ALICE, sink)
+    bench.notice_stands = False
+    bench.session.attach(SinkRecorder(), notice_channel_id=6)
+    assert not bench.hears(ALICE, sink)
+    assert not await bench.session.capturing()
+    bench.notice_stands = True
+    assert await bench.session.capturing()
+    assert bench.session.text_channel_id == 6
+    assert bench.hears(ALICE, sink)
+
+
 async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
     sink = SinkRecorder()
     bench.session.attach(sink)
