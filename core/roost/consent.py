@@ -24,6 +24,10 @@ class Consent(Protocol):
 
     def allows(self, guild_id: int, user_id: int) -> bool: ...
 
+    def decision(self, guild_id: int, user_id: int) -> bool | None:
+        """What the user said, or None if they never did."""
+        ...
+
     async def agree(self, guild_id: int, user_id: int) -> None:
         """Record an agreement, durably, before returning."""
 

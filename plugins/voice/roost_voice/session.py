@@ -28,6 +28,9 @@ _log = logging.getLogger("roost.voice.session")
 PostNotice = Callable[["Session"], Awaitable[bool]]
 """Posts the notice in the session's text channel; False or a raise means that it does not stand."""
 
+LATE_NOTICE_S = 30.0
+"""At most one notice for people who came later in so many seconds."""
+
 CAPTURE_OFF = "off"
 CAPTURE_NOTICE = "notice"
 CAPTURE_ON = "on"
@@ -82,6 +85,9 @@ class Session:
         self._denied: set[int] = set()
         self._notice: asyncio.Task[None] | None = None
         self._notice_stands = False
+        self._told: set[int] = set()
+        self._late_at = float("-inf")
+        self._late: asyncio.Task[None] | None = None
         self._received = 0
         self._delivered = 0
         self._refused: Counter[int] = Counter()
@@ -250,6 +256,7 @@ class Session:
         if self.closed:
             return
         self._notice_stands = stands
+        self._told |= self.humans
         if not self._sinks:
             self.capture_state = CAPTURE_OFF
         else:
@@ -305,7 +312,30 @@ class Session:
         """Note somebody in the channel; True when they are new."""
         new = user_id not in self._members
         self._members[user_id] = is_bot
+        if new and not is_bot:
+            self._tell_late(user_id)
         return new
+
+    def _tell_late(self, user_id: int) -> None:
+        """Post the notice once more for somebody who came after it and has decided nothing yet."""
+        if self.capture_state != CAPTURE_ON or user_id in self._told:
+            return
+        if self._consent.decision(self.guild_id, user_id) is not None:
+            return
+        self._told.add(user_id)
+        if self._late is None or self._late.done():
+            self._late = self._scope.spawn(self._post_late(), f"late notice {self.id[:8]}")
+
+    async def _post_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._late_at + LATE_NOTICE_S - loop.time()))
+        if self.capture_state != CAPTURE_ON:
+            return
+        self._late_at = loop.time()
+        try:
+            await self._post_notice(self)
+        except Exception as error:  # noqa: BLE001 - the first notice stands; nobody undecided is heard in opt-in mode
+            _log.warning("guild %d: the notice for a newcomer could not be posted: %s", self.guild_id, error)
 
     def member_left(self, user_id: int) -> bool:
         """Note that somebody is gone; True when they were here."""
@@ -323,6 +353,8 @@ class Session:
         self._hook_sink = None
         self._allowed.clear()
         self._link = None
+        if self._late is not None:
+            self._late.cancel()
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None

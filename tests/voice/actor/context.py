@@ -41,6 +41,9 @@ class MemoryConsent:
     def allows(self, guild_id: int, user_id: int) -> bool:
         return (guild_id, user_id) in self.agreed
 
+    def decision(self, guild_id: int, user_id: int) -> bool | None:
+        return True if (guild_id, user_id) in self.agreed else None
+
     async def agree(self, guild_id: int, user_id: int) -> None:
         self.agreed.add((guild_id, user_id))
         self._changed(guild_id, user_id)

@@ -123,6 +123,25 @@ async def test_the_notice_stands_where_the_words_go_and_is_tried_again(bench: Be
     assert bench.hears(ALICE, sink)
 
 
+async def test_a_newcomer_sees_the_notice_once_and_not_more_than_one_in_a_while(bench: Bench) -> None:
+    bench.session.attach(SinkRecorder())
+    assert await bench.session.capturing()
+    bench.consent.agreed.add((GUILD, 21))
+    for user_id, bot in ((21, False), (22, True), (ALICE, False)):
+        bench.session.member_is(user_id, bot)
+    await settle()
+    assert len(bench.notices) == 1
+    bench.session.member_is(23, False)
+    await settle()
+    assert len(bench.notices) == 2
+    bench.session.member_left(23)
+    for user_id in (23, 24, 25):
+        bench.session.member_is(user_id, False)
+    await settle()
+    assert len(bench.notices) == 2
+    bench.session.close(9.0)
+
+
 async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
     sink = SinkRecorder()
     bench.session.attach(sink)
