@@ -241,8 +241,8 @@ class RoostSpec:
         """A session is open; attach sinks now or later. Replayed for live sessions to plugins loaded late."""
 
     @hookspec
-    async def voice_session_moved(self, session: VoiceSession, old: int, new: int) -> None:
-        """The session is in another channel now."""
+    async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:
+        """The session is in another channel now; `by_request` is False when a moderator moved the bot."""
 
     @hookspec
     async def voice_session_interrupted(self, session: VoiceSession, reason: str) -> None:

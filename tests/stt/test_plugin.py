@@ -385,6 +385,22 @@ async def test_the_status_counts_this_transcription_alone(make: Any, packets: li
     assert "Decoded: nobody." in house.plugin.describe(GUILD)
 
 
+async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["before"])
+    await house.open()
+    await start(house)
+    session = cast(VoiceSession, house.session)
+    await house.plugin.voice_session_moved(session, VOICE, 21, True)
+    house.session.say(packets[:60])
+    assert house.session.sinks
+    await house.plugin.voice_session_moved(session, 21, 22, False)
+    assert house.session.sinks == []
+    await house.until(lambda: house.plugin.describe(GUILD) == "Nothing is being transcribed here.")
+    told = "\n".join(house.texts)
+    assert "I was moved to another channel" in told
+    assert "before" in told
+
+
 async def test_a_crash_is_told_once_and_the_words_come(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["here"])
     await house.open()

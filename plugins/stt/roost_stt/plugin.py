@@ -150,6 +150,23 @@ class SttPlugin:
             self._ctx.task(self._resume(session, int(before["channel"])), f"resume:{session.guild_id}")
 
     @hookimpl
+    async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:
+        """Others may read along where nobody there has asked for it: a moderator's move ends the transcription."""
+        transcription = self._running.get(session.guild_id)
+        if by_request or transcription is None or self._ctx is None:
+            return
+        transcription.stop_intake()
+        transcription.tell(
+            "moved",
+            f"I was moved to another channel, so transcription of <#{old}> ends. `/transcribe start` begins anew.",
+        )
+        self._ctx.task(self._end_moved(session), f"moved:{session.guild_id}")
+
+    async def _end_moved(self, session: VoiceSession) -> None:
+        await self._end(session.guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
+        await self._remember(session, None)
+
+    @hookimpl
     async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:
         """Finish the open utterances and post what they became, before `deadline` and never after."""
         transcription = self._running.get(session.guild_id)

@@ -302,7 +302,7 @@ class GuildActor:
                 self.session.link_live()
                 report = _report("session_moved", self.session)
                 _log.info("guild %d: moved to channel %d", self.guild_id, action.new, extra=report)
-                self.announce("voice_session_moved", old=action.old, new=action.new)
+                self.announce("voice_session_moved", old=action.old, new=action.new, by_request=action.by_request)
             case moves.Interrupted():
                 self.announce("voice_session_interrupted", reason=action.reason)
             case moves.Restored():

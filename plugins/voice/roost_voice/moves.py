@@ -368,6 +368,8 @@ class Opened:
 class Moved:
     old: int
     new: int
+    by_request: bool = True
+    """False when somebody moved us at Discord."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

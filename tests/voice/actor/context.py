@@ -145,8 +145,8 @@ class Recorder:
             session.attach(self.sink)
 
     @hookimpl
-    async def voice_session_moved(self, session: VoiceSession, old: int, new: int) -> None:
-        self._note("moved", (old, new))
+    async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:
+        self._note("moved", (old, new, by_request))
 
     @hookimpl
     async def voice_session_interrupted(self, session: VoiceSession, reason: str) -> None:

@@ -31,7 +31,7 @@ async def test_kicked_ends_without_a_rejoin(rig: Rig) -> None:
 async def test_moved_by_a_moderator_follows(rig: Rig) -> None:
     result = await rig.join(0)
     rig.sim.voice.move(rig.guild, rig.bot_id, rig.guild.channels[rig.channels[2]])
-    assert await rig.recorder.until("moved") == (rig.channels[0], rig.channels[2])
+    assert await rig.recorder.until("moved") == (rig.channels[0], rig.channels[2], False)
     await rig.recorder.until("restored")
     assert result.session is not None
     assert result.session.channel_id == rig.channels[2]

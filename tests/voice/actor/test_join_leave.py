@@ -63,7 +63,7 @@ async def test_move(rig: Rig) -> None:
     assert second.session is first.session
     assert second.session is not None
     assert second.session.generation == 2
-    assert await rig.recorder.until("moved") == (rig.channels[0], rig.channels[1])
+    assert await rig.recorder.until("moved") == (rig.channels[0], rig.channels[1], True)
     assert rig.place == rig.channels[1]
     assert rig.op4() == [str(rig.channels[0]), str(rig.channels[1])]
     assert rig.most == 1

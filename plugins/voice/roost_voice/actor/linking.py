@@ -174,6 +174,7 @@ class Linking(Leaving):
         if self.stage is Stage.OPEN and not self._follow_moves:
             self._leave("I was moved to another channel", now)
             return
+        self._led_away = True
         self._supersede()
         self._follow(channel_id)
         self._interrupt("moved to another channel")
@@ -231,7 +232,8 @@ class Linking(Leaving):
         moved = old is not None and old != channel_id
         if moved:
             assert old is not None
-            self._emit(Moved(old, channel_id))
+            self._emit(Moved(old, channel_id, by_request=not self._led_away))
+        self._led_away = False
         if self._interrupted:
             self._interrupted = False
             self._emit(Restored("connected again"))
