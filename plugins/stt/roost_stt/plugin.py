@@ -20,6 +20,7 @@ from roost.audio import SessionStats, VoiceSession
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, SpeechError
 from roost.hooks import Meta, Report, hookimpl
+from roost.permissions import permissions_in
 from roost.speech import EngineSpec, Transcript
 from roost_stt.captions import ChannelRate, display_name
 from roost_stt.commands import NEEDED, transcribe_loader
@@ -27,7 +28,6 @@ from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
 from roost_stt.models import locate
 from roost_stt.transcription import Transcription
-from roost_voice.permissions import permissions_in
 
 _log = logging.getLogger("roost.stt")
 
