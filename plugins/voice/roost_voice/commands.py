@@ -8,8 +8,9 @@ import hikari
 import lightbulb
 
 from roost.audio import JoinRequest
+from roost.permissions import permissions_in
 from roost_voice.moves import State, Told
-from roost_voice.permissions import permissions_in, what_keeps_me_out, why_not_for
+from roost_voice.permissions import what_keeps_me_out, why_not_for
 from roost_voice.session import CAPTURE_FAILED, Session
 from roost_voice.sessions import JoinResult, SessionManager
 
