@@ -1,103 +1,139 @@
-"""The store: settings, enablement and consent in one SQLite file, or wherever an SQLAlchemy URL points.
+"""The store: settings, enablement, consent, configuration per guild, access rules and what plugins keep.
 
-Every write is committed, and on disk, before the call returns.
+One SQLite file in the data folder, or wherever ``store.url`` points. Every write is committed, and on disk, before the
+call returns.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from roost.errors import ConfigError
+from roost.access import Rule
+from roost.store import database as db
+from roost.store import migrations, tables
+from roost.store.database import Database, exclusive, open_database, translated, upsert
+from roost.store.documents import Collection as DocumentCollection
+from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
+from roost.store.migrations import Backup
 
-_metadata = sa.MetaData()
-
-settings_table = sa.Table(
-    "roost_settings",
-    _metadata,
-    sa.Column("plugin", sa.String(64), primary_key=True),
-    sa.Column("guild_id", sa.BigInteger, primary_key=True, comment="0 for the whole bot"),
-    sa.Column("key", sa.String(128), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
-enablement_table = sa.Table(
-    "roost_enablement",
-    _metadata,
-    sa.Column("plugin", sa.String(64), primary_key=True),
-    sa.Column("guild_id", sa.BigInteger, primary_key=True),
-    sa.Column("enabled", sa.Boolean, nullable=False),
-)
-
-consent_table = sa.Table(
-    "roost_consent",
-    _metadata,
-    sa.Column("guild_id", sa.BigInteger, primary_key=True),
-    sa.Column("user_id", sa.BigInteger, primary_key=True),
-    sa.Column("allowed", sa.Boolean, nullable=False),
-    sa.Column("decided_at", sa.Float, nullable=False),
-)
+__all__ = ["Backup", "Document", "DocumentCollection", "PluginStore", "Store", "StoredSettings", "open_store"]
 
 
 class Store:
-    """Owns the database engine. Made by `open_store`."""
+    """Made by `open_store`. Every method raises `ResourceError` when the database fails."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._plugin_tables: dict[str, PluginTable] = {}
 
-    async def _upsert(self, table: sa.Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
-        match = sa.and_(*(table.c[name] == value for name, value in keys.items()))
-        async with self._engine.begin() as connection:
-            changed = await connection.execute(sa.update(table).where(match).values(**values))
-            if changed.rowcount == 0:
-                await connection.execute(sa.insert(table).values(**keys, **values))
+    def of_plugin(self, plugin: str) -> PluginStore:
+        """What one plugin keeps."""
+        table = self._plugin_tables.get(plugin)
+        if table is None:
+            table = self._plugin_tables[plugin] = PluginTable(self._database, plugin)
+        return PluginStore(self._database, table, plugin)
+
+    async def migrate(self, plugin: str, new: int, call: migrations.Migrate | None, **options: Any) -> Backup | None:
+        """See `roost.store.migrations.migrate`."""
+        return await migrations.migrate(self._database, plugin, new, call, **options)
+
+    async def restore(self, backup: Backup) -> None:
+        """See `roost.store.migrations.restore`."""
+        await migrations.restore(self._database, backup)
 
     async def get_setting(self, plugin: str, guild_id: int | None, key: str, default: Any = None) -> Any:
-        table = settings_table
-        query = sa.select(table.c.value).where(
-            table.c.plugin == plugin, table.c.guild_id == (guild_id or 0), table.c.key == key
-        )
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(query)).first()
-        return default if row is None else json.loads(row[0])
+        return await StoredSettings(self._database, plugin).get(guild_id, key, default)
 
     async def set_setting(self, plugin: str, guild_id: int | None, key: str, value: Any) -> None:
-        keys = {"plugin": plugin, "guild_id": guild_id or 0, "key": key}
-        await self._upsert(settings_table, keys, {"value": json.dumps(value)})
+        await StoredSettings(self._database, plugin).set(guild_id, key, value)
 
     async def enablement(self) -> dict[tuple[str, int], bool]:
         """Every (plugin, guild) that was switched by an admin."""
-        table = enablement_table
-        async with self._engine.connect() as connection:
+        table = tables.enablement
+        async with self._database.read() as connection:
             rows = await connection.execute(sa.select(table.c.plugin, table.c.guild_id, table.c.enabled))
             return {(row.plugin, row.guild_id): row.enabled for row in rows}
 
     async def set_enabled(self, plugin: str, guild_id: int, enabled: bool) -> None:
-        await self._upsert(enablement_table, {"plugin": plugin, "guild_id": guild_id}, {"enabled": enabled})
+        keys = {"plugin": plugin, "guild_id": guild_id}
+        async with self._database.write() as connection:
+            await upsert(connection, tables.enablement, keys, {"enabled": enabled})
 
     async def consents(self) -> dict[tuple[int, int], bool]:
         """Every decision, keyed (guild_id, user_id)."""
-        table = consent_table
-        async with self._engine.connect() as connection:
+        table = tables.consent
+        async with self._database.read() as connection:
             rows = await connection.execute(sa.select(table.c.guild_id, table.c.user_id, table.c.allowed))
             return {(row.guild_id, row.user_id): row.allowed for row in rows}
 
     async def set_consent(self, guild_id: int, user_id: int, allowed: bool) -> None:
         keys = {"guild_id": guild_id, "user_id": user_id}
-        await self._upsert(consent_table, keys, {"allowed": allowed, "decided_at": time.time()})
+        async with self._database.write() as connection:
+            await upsert(connection, tables.consent, keys, {"allowed": allowed, "decided_at": time.time()})
 
     async def forget_consent(self, user_id: int, *, keep: Collection[int] = ()) -> None:
         """Delete a user's decisions, those in the guilds `keep` excepted."""
-        table = consent_table
+        table = tables.consent
         query = sa.delete(table).where(table.c.user_id == user_id, table.c.guild_id.not_in(tuple(keep)))
-        async with self._engine.begin() as connection:
+        async with self._database.write() as connection:
+            await connection.execute(query)
+
+    async def guild_config(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """What guilds have of their own: (plugin, guild) to dotted key to value."""
+        table = tables.guild_config
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        async with self._database.read() as connection:
+            for row in await connection.execute(sa.select(table)):
+                found.setdefault((row.plugin, row.guild_id), {})[row.key] = json.loads(row.value)
+        return found
+
+    async def set_guild_config(
+        self, plugin: str, guild_id: int, values: Mapping[str, Any], gone: Collection[str]
+    ) -> None:
+        """Set some keys and remove others, all or none."""
+        table = tables.guild_config
+        async with self._database.write() as connection:
+            if gone:
+                await connection.execute(
+                    sa.delete(table).where(
+                        table.c.plugin == plugin, table.c.guild_id == guild_id, table.c.key.in_(tuple(gone))
+                    )
+                )
+            for key, value in values.items():
+                keys = {"plugin": plugin, "guild_id": guild_id, "key": key}
+                await upsert(connection, table, keys, {"value": json.dumps(value)})
+
+    async def access_rules(self) -> dict[int, list[Rule]]:
+        """Every guild's rules about who may use which command."""
+        table = tables.access
+        found: dict[int, list[Rule]] = {}
+        async with self._database.read() as connection:
+            for row in await connection.execute(sa.select(table)):
+                rule = Rule(row.path, row.kind, row.subject_id, row.allowed)
+                found.setdefault(row.guild_id, []).append(rule)
+        return found
+
+    async def set_access_rule(self, guild_id: int, rule: Rule) -> None:
+        keys = {"guild_id": guild_id, "path": rule.path, "kind": rule.kind, "subject_id": rule.subject_id}
+        async with self._database.write() as connection:
+            await upsert(connection, tables.access, keys, {"allowed": rule.allowed})
+
+    async def remove_access_rule(self, guild_id: int, rule: Rule) -> None:
+        columns = tables.access.c
+        query = sa.delete(tables.access).where(
+            columns.guild_id == guild_id,
+            columns.path == rule.path,
+            columns.kind == rule.kind,
+            columns.subject_id == rule.subject_id,
+        )
+        async with self._database.write() as connection:
             await connection.execute(query)
 
 
@@ -105,31 +141,19 @@ class Store:
 async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[Store]:
     """Open the store and create what is missing.
 
+    Args:
+        data_dir: Where SQLite's file is, and backups.
+        url: Of the database; None is SQLite. ``postgresql://`` and ``sqlite://`` will do for the full names.
+
     Raises:
-        ConfigError: The database cannot be opened.
+        ConfigError: The URL is wrong, or the database refuses us.
+        ResourceError: The database cannot be reached.
     """
-    engine = create_async_engine(url or f"sqlite+aiosqlite:///{data_dir / 'roost.sqlite3'}")
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
-    try:
-        try:
-            async with engine.begin() as connection:
-                await _create(connection)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            raise ConfigError(f"cannot open the database: {cause}", key="store.url") from None
-        yield Store(engine)
-    finally:
-        await engine.dispose()
-
-
-async def _create(connection: AsyncConnection) -> None:
-    await connection.run_sync(_metadata.create_all)
-
-
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    """WAL survives SIGKILL; synchronous=FULL makes a commit survive the machine too."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    async with open_database(data_dir, url) as database:
+        with translated(opening=database.engine.url):
+            async with database.engine.connect() as connection:
+                await connection.execution_options(**{db.BEGIN: "BEGIN IMMEDIATE"})
+                async with connection.begin():
+                    await exclusive(connection, "roost schema")
+                    await connection.run_sync(tables.metadata.create_all)
+        yield Store(database)

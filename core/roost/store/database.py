@@ -1,0 +1,265 @@
+"""The connection to the database: which one, how it is opened, and its errors in our words.
+
+SQLite: one file of mode 0600, write-ahead log, every commit on disk before it is answered. PostgreSQL: by URL, through
+asyncpg. Nothing above this module knows which of the two it is, except where a backup is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from roost.errors import ConfigError, ResourceError, RoostError
+
+KEY = "store.url"
+FILE_NAME = "roost.sqlite3"
+BUSY_MS = 10_000
+"""How long a write waits for another one in SQLite."""
+CONNECT_S = 10.0
+COMMAND_S = 600.0
+"""The longest statement; a migration may take that long."""
+POOL_S = 15.0
+
+_DRIVERS = {
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+}
+BEGIN = "roost_begin"
+"""Execution option of a SQLite connection: how its transactions begin; empty for none."""
+
+
+class Door(Protocol):
+    """Where reads and writes go through."""
+
+    def read(self) -> Any:
+        """An async context manager that gives a connection."""
+
+    def write(self) -> Any:
+        """An async context manager that gives a connection in a transaction: committed at the end, or undone."""
+
+
+class Database:
+    """Owns the engine. Made by `open_database`."""
+
+    def __init__(self, engine: AsyncEngine, data_dir: Path) -> None:
+        self.engine = engine
+        file = engine.url.database if engine.dialect.name == "sqlite" else None
+        self.file = Path(file) if file and file != ":memory:" else None
+        """Of SQLite."""
+        self.backup_dir = self.file.parent if self.file is not None else data_dir
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Raises ResourceError when the database fails."""
+        with translated():
+            async with self.engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction. Raises ResourceError when the database fails; then nothing of it was done."""
+        with translated():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
+                async with connection.begin():
+                    yield connection
+
+    @asynccontextmanager
+    async def bare(self) -> AsyncIterator[AsyncConnection]:
+        """A connection outside any transaction, for statements that allow none. SQLite only."""
+        with translated():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(**{BEGIN: ""})
+                yield connection
+
+
+class OpenTransaction:
+    """A `Door` into one transaction that somebody else ends."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection: AsyncConnection | None = connection
+
+    def close(self) -> None:
+        self._connection = None
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        if self._connection is None:
+            raise ResourceError("the store that a migration was given ended with it")
+        with translated():
+            yield self._connection
+
+    write = read
+
+
+async def exclusive(connection: AsyncConnection, what: str) -> None:
+    """Until the end of the transaction nobody else, in any process, is past this point for `what`.
+
+    SQLite needs nothing: a write is alone there.
+    """
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+async def upsert(connection: AsyncConnection, table: sa.Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
+    """Insert a row or change the one that is there."""
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table).values(**keys, **values)
+    await connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=values))
+
+
+@asynccontextmanager
+async def open_database(data_dir: Path, url: str | None) -> AsyncIterator[Database]:
+    """Open the database; nothing is created but SQLite's file.
+
+    Raises:
+        ConfigError: The URL is wrong, or the database refuses us.
+        ResourceError: The database cannot be reached.
+    """
+    engine = _make_engine(data_dir, url)
+    try:
+        yield Database(engine, data_dir)
+    finally:
+        await engine.dispose()
+
+
+def _make_engine(data_dir: Path, url: str | None) -> AsyncEngine:
+    try:
+        parsed = make_url(url) if url else sa.URL.create("sqlite+aiosqlite", database=str(data_dir / FILE_NAME))
+        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        if parsed.drivername not in _DRIVERS.values():
+            known = " or ".join(sorted(set(_DRIVERS.values())))
+            raise ConfigError(f"the database must be {known}, not {parsed.drivername}", key=KEY)
+        if parsed.drivername == "sqlite+aiosqlite":
+            return _sqlite(parsed)
+        return create_async_engine(
+            parsed,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_timeout=POOL_S,
+            connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed; run: pip install 'roost[postgres]'", key=KEY) from None
+    except (sa.exc.ArgumentError, ValueError, TypeError):
+        # What the library says may quote the URL, password and all.
+        raise ConfigError(
+            "this is no database URL; write postgresql+asyncpg://USER:PASSWORD@HOST/NAME, with %40 for an @ and %2F "
+            "for a / in the password",
+            key=KEY,
+        ) from None
+
+
+def _sqlite(url: sa.URL) -> AsyncEngine:
+    if url.database and url.database != ":memory:":
+        file = Path(url.database)
+        try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            file.chmod(0o600)  # the write-ahead log gets the mode of the file
+        except OSError as error:
+            raise ConfigError(f"cannot open the database {file}: {error.strerror}", key=KEY) from None
+    engine = create_async_engine(url, hide_parameters=True)
+    sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    """WAL survives SIGKILL; synchronous=FULL makes a commit survive the machine too."""
+    connection.isolation_level = None  # Python's own idea of when to begin would leave reads and DDL outside
+    cursor = connection.cursor()
+    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """A write takes the lock at its start: one that turned from reading to writing could not wait for another."""
+    statement = connection.get_execution_options().get(BEGIN, "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)
+
+
+@contextmanager
+def translated(*, opening: sa.URL | None = None) -> Iterator[None]:
+    """Database errors in our words. Rows and passwords are in none of them.
+
+    Args:
+        opening: The URL, while the database is being opened: refusals are then the configuration's fault.
+    """
+    try:
+        yield
+    except RoostError:
+        raise
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        raise _as_ours(error, opening) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("asyncpg"):
+            raise
+        raise _as_ours(error, opening) from error
+
+
+def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
+    cause: Any = getattr(error, "orig", None) or error
+    state = str(getattr(cause, "sqlstate", None) or "")
+    said = _line(cause)
+    if opening is None:
+        return ResourceError(f"the database failed: {said}; try again, and see its own log", retryable=True)
+    if opening.get_backend_name() == "sqlite":
+        return ConfigError(f"cannot open the database: {said}", key=KEY)
+    place = _place(opening)
+    if state.startswith("28"):
+        return ConfigError(
+            f"the database at {place} refuses the user {opening.username or '(none given)'}: {said}; check the user "
+            "and the password in the URL",
+            key=KEY,
+        )
+    if state == "3D000":
+        return ConfigError(
+            f"there is no database {opening.database} at {place}; make it: createdb {opening.database}", key=KEY
+        )
+    if state == "42501":
+        return ConfigError(
+            f"the user {opening.username} may not make tables in {opening.database}: {said}; "
+            f"run: GRANT CREATE ON SCHEMA public TO {opening.username}",
+            key=KEY,
+        )
+    if state and not state.startswith(("08", "53", "57")):
+        return ConfigError(f"the database at {place} cannot be used: {said}", key=KEY)
+    return ResourceError(
+        f"the database at {place} cannot be reached: {said}; start it, or correct {KEY}", retryable=True
+    )
+
+
+def _place(url: sa.URL) -> str:
+    """Host and port, or the folder of a socket."""
+    host = url.query.get("host", url.host) or "localhost"
+    return f"{host}:{url.port or 5432}"
+
+
+def _line(cause: BaseException) -> str:
+    """The first line of what a library says, without its class."""
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(cause, socket.gaierror):
+        return "its name is not known"
+    if isinstance(cause, OSError):
+        return os.strerror(cause.errno) if cause.errno else (str(cause).splitlines() or ["connection lost"])[0]
+    first = (str(cause).splitlines() or [type(cause).__name__])[0]
+    return first.partition(">: ")[2] or first

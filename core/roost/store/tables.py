@@ -1,0 +1,92 @@
+"""The core's own tables, and the one table that each plugin has."""
+
+from __future__ import annotations
+
+import hashlib
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+IDENTIFIER_CHARS = 40
+"""Longest name made from a plugin's; PostgreSQL cuts identifiers at 63 bytes, and names of indexes go beyond this."""
+
+TEXT_KEY = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
+"""Sorted by code point in every database."""
+
+settings = sa.Table(
+    "roost_settings",
+    metadata,
+    sa.Column("plugin", sa.String(64), primary_key=True),
+    sa.Column("guild_id", sa.BigInteger, primary_key=True, comment="0 for the whole bot"),
+    sa.Column("key", sa.String(128), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+enablement = sa.Table(
+    "roost_enablement",
+    metadata,
+    sa.Column("plugin", sa.String(64), primary_key=True),
+    sa.Column("guild_id", sa.BigInteger, primary_key=True),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+)
+
+consent = sa.Table(
+    "roost_consent",
+    metadata,
+    sa.Column("guild_id", sa.BigInteger, primary_key=True),
+    sa.Column("user_id", sa.BigInteger, primary_key=True),
+    sa.Column("allowed", sa.Boolean, nullable=False),
+    sa.Column("decided_at", sa.Float, nullable=False),
+)
+
+guild_config = sa.Table(
+    "roost_guild_config",
+    metadata,
+    sa.Column("plugin", sa.String(64), primary_key=True),
+    sa.Column("guild_id", sa.BigInteger, primary_key=True),
+    sa.Column("key", sa.String(128), primary_key=True, comment="dotted, without the plugin"),
+    sa.Column("value", sa.Text, nullable=False, comment="JSON"),
+)
+
+access = sa.Table(
+    "roost_access",
+    metadata,
+    sa.Column("guild_id", sa.BigInteger, primary_key=True),
+    sa.Column("path", sa.String(128), primary_key=True, comment="of the command; * for all"),
+    sa.Column("kind", sa.String(8), primary_key=True, comment="role or user"),
+    sa.Column("subject_id", sa.BigInteger, primary_key=True),
+    sa.Column("allowed", sa.Boolean, nullable=False),
+)
+
+versions = sa.Table(
+    "roost_data_versions",
+    metadata,
+    sa.Column("plugin", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+)
+
+
+def documents_table(plugin: str) -> sa.Table:
+    """The table that holds all collections of a plugin, in a metadata of its own."""
+    name = table_name(plugin)
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        sa.Column("collection", sa.String(64), primary_key=True),
+        sa.Column("key", TEXT_KEY, primary_key=True),
+        sa.Column("guild_id", sa.BigInteger),
+        sa.Column("user_id", sa.BigInteger),
+        sa.Column("value", sa.Text, nullable=False, comment="JSON"),
+        sa.Column("changed_at", sa.Float, nullable=False, comment="seconds since 1970"),
+        sa.Index(f"{name}_guild", "collection", "guild_id", "key"),
+        sa.Index(f"{name}_user", "user_id", "collection"),
+    )
+
+
+def table_name(plugin: str) -> str:
+    """``plugin_<name>``; a long name is cut and told apart by a digest."""
+    name = f"plugin_{plugin}"
+    if len(name) <= IDENTIFIER_CHARS:
+        return name
+    return f"{name[: IDENTIFIER_CHARS - 9]}_{hashlib.sha256(plugin.encode()).hexdigest()[:8]}"

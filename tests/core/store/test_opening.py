@@ -1,0 +1,107 @@
+"""What an operator reads when the database is not there or refuses."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pg_server import Server
+
+from roost.errors import ConfigError, ResourceError, RoostError
+from roost.store import open_store
+
+pytestmark = pytest.mark.unit
+
+
+async def error_of(tmp_path: Path, url: str | None) -> RoostError:
+    with pytest.raises(RoostError) as caught:
+        async with open_store(tmp_path, url):
+            raise AssertionError("it opened")
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "roost.sqlite3").write_bytes(b"this is not a database, however long one looks at it" * 40)
+    error = await error_of(tmp_path, None)
+    assert isinstance(error, ConfigError)
+    assert str(error) == "store.url: cannot open the database: file is not a database"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "this is no database URL"),
+        ("postgresql+asyncpg://me:hunter2@host:hunter2/x", "this is no database URL"),
+        ("mysql://me:hunter2@host/x", "must be postgresql+asyncpg or sqlite+aiosqlite, not mysql"),
+        ("postgresql+psycopg2://me:hunter2@host/x", "not postgresql+psycopg2"),
+        ("sqlite+aiosqlite:////nowhere/at/all.sqlite3", "cannot open the database /nowhere/at/all.sqlite3: No such"),
+    ],
+)
+async def test_a_wrong_url_says_what_a_right_one_is(tmp_path: Path, url: str, said: str) -> None:
+    error = await error_of(tmp_path, url)
+    assert isinstance(error, ConfigError)
+    assert error.key == "store.url"
+    assert said in str(error)
+
+
+async def test_without_the_driver_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "asyncpg"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    error = await error_of(tmp_path, "postgresql://me:hunter2@localhost/x")
+    assert "asyncpg is not installed; run: pip install 'roost[postgres]'" in str(error)
+
+
+async def test_nobody_listens_there(tmp_path: Path) -> None:
+    pytest.importorskip("asyncpg")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        error = await error_of(tmp_path, f"postgresql://me:hunter2@127.0.0.1:{port}/x")
+    assert isinstance(error, ResourceError)
+    assert error.retryable
+    assert f"the database at 127.0.0.1:{port} cannot be reached: Connection refused" in str(error)
+    assert "store.url" in str(error)
+
+
+async def test_no_server_behind_the_socket(tmp_path: Path) -> None:
+    pytest.importorskip("asyncpg")
+    error = await error_of(tmp_path, f"postgresql://me:hunter2@/x?host={tmp_path}")
+    assert isinstance(error, ResourceError)
+    assert f"{tmp_path}:5432 cannot be reached: No such file" in str(error)
+
+
+async def test_a_wrong_password_is_not_repeated(tmp_path: Path, postgres: Server) -> None:
+    postgres.new_database()
+    postgres.run("psql", "-h", str(postgres.folder), "-U", "roost", "postgres", "-c",
+                 "CREATE ROLE strict LOGIN PASSWORD 'right'")  # fmt: skip
+    error = await error_of(tmp_path, postgres.url("postgres", "strict", "hunter2"))
+    assert isinstance(error, ConfigError)
+    assert "refuses the user strict: password authentication failed" in str(error)
+    error = await error_of(tmp_path, postgres.url("postgres", "nobody-of-that-name", "hunter2"))
+    assert "nobody-of-that-name" in str(error)
+    error = await error_of(tmp_path, postgres.url("postgres", "strict", "right"))
+    assert "may not make tables in postgres" in str(error)
+    assert "GRANT CREATE" in str(error)
+
+
+async def test_a_database_that_is_not_there(tmp_path: Path, postgres: Server) -> None:
+    error = await error_of(tmp_path, postgres.url("nothing"))
+    assert isinstance(error, ConfigError)
+    assert "there is no database nothing" in str(error)
+    assert "createdb nothing" in str(error)
+
+
+async def test_short_names_of_the_databases_will_do(tmp_path: Path, postgres: Server) -> None:
+    for url in (
+        f"sqlite:///{tmp_path}/other.sqlite3",
+        postgres.url(postgres.new_database()).replace("postgresql+asyncpg", "postgresql"),
+    ):
+        async with open_store(tmp_path, url) as store:
+            await store.set_setting("some", 1, "k", 1)
+    assert (tmp_path / "other.sqlite3").exists()
+    assert not (tmp_path / "roost.sqlite3").exists()
