@@ -1,6 +1,7 @@
 """The ``roost`` command.
 
-Exit status: 0 done, 1 the work failed (a leak, wrong words), 2 bad usage or configuration, 3 Discord unreachable.
+Exit status: 0 done, 1 the work failed (a leak, wrong words), 2 bad usage or configuration, 3 Discord or the database
+unreachable.
 Whatever goes wrong is one line on standard error that says what to do.
 """
 
@@ -93,10 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as a JSON list")
     doctor.set_defaults(command=_doctor)
 
-    check = commands.add_parser("config", help="check the configuration").add_subparsers(required=True, metavar="WHAT")
+    check = commands.add_parser("config", help="check or describe the configuration").add_subparsers(
+        required=True, metavar="WHAT"
+    )
     checker = check.add_parser("check", help="validate without connecting")
     _add_config_options(checker)
     checker.set_defaults(command=_config_check)
+    schema = check.add_parser("schema", help="print the JSON schema of every setting, or of one plugin's")
+    _add_config_options(schema)
+    schema.add_argument("plugin", nargs="?", help="a plugin, or a table of the core such as store")
+    schema.set_defaults(command=_config_schema)
     return parser
 
 
@@ -115,8 +122,11 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> configuration.Config:
-    sets = [*arguments.sets, *([f"plugins.dir={arguments.plugins_dir}"] if arguments.plugins_dir else [])]
-    return configuration.load(path=arguments.config, sets=sets, data_dir=arguments.data_dir)
+    return configuration.load(path=arguments.config, sets=_sets(arguments), data_dir=arguments.data_dir)
+
+
+def _sets(arguments: argparse.Namespace) -> list[str]:
+    return [*arguments.sets, *([f"plugins.dir={arguments.plugins_dir}"] if arguments.plugins_dir else [])]
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -213,13 +223,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    from roost.plugins import State, inspect_plugins
+    from roost.dev.settings_page import problems
 
-    config = _load(arguments)
-    failed = [row for row in inspect_plugins(config, validate=True) if row["state"] == State.FAILED.value]
-    for row in failed:
-        print(f"roost: {row['detail']}", file=sys.stderr)
-    if failed:
+    config, errors = configuration.examine(path=arguments.config, sets=_sets(arguments), data_dir=arguments.data_dir)
+    found = problems(config, errors)
+    for line in found:
+        print(f"roost: {line}", file=sys.stderr)
+    if found:
         return EXIT_USAGE
     print(f"the configuration is valid ({config.source or 'no file'})")
+    return 0
+
+
+def _config_schema(arguments: argparse.Namespace) -> int:
+    from roost.dev.settings_page import schema
+
+    print(json.dumps(schema(_load(arguments), arguments.plugin), indent=2))
     return 0

@@ -1,20 +1,19 @@
 """Typed configuration: TOML, overridden by the environment, overridden by flags.
 
 Core sections are models of this module. Every other table of the file belongs to the plugin of that name and is
-validated against the model the plugin registers. Environment variables are ``ROOST_<SECTION>__<KEY>``, flags are
-``--set section.key=value``; lists may be written as ``a,b`` or as JSON.
+validated against the model the plugin registers. Environment variables are ``ROOST_<SECTION>__<KEY>`` (a
+further ``__`` goes into an inner table), flags are ``--set section.key=value``; lists may be written as ``a,b`` or as
+JSON.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
 import stat
 import tomllib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +23,23 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from roost.errors import ConfigError
+from roost.schema import guild_setting, mistakes, prepared, put
+
+__all__ = [
+    "Config",
+    "CoreConfig",
+    "Section",
+    "bot_id",
+    "build",
+    "core_sections",
+    "examine",
+    "guild_setting",
+    "load",
+    "read_token",
+]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_SECRET_WORDS = ("token", "secret", "password", "url", "key")
 _PLAIN_VARIABLES = {
     "ROOST_TOKEN",
     "ROOST_TOKEN_FILE",
@@ -125,70 +137,35 @@ class Config:
     def plugin_tables(self) -> tuple[str, ...]:
         return tuple(sorted(self._tables))
 
-    def plugin(self, name: str, model: type[ModelT]) -> ModelT:
+    def plugin(self, name: str, model: type[ModelT], over: Mapping[str, Any] | None = None) -> ModelT:
         """The settings of one plugin.
+
+        Args:
+            name: Of the plugin.
+            model: Of its settings.
+            over: Dotted keys to values that count more than file, environment and flags.
 
         Raises:
             ConfigError: A value does not fit; names key, expected type and value.
         """
-        return build(model, self._tables.get(name, {}), name)
+        table = dict(self._tables.get(name, {}))
+        for key, value in (over or {}).items():
+            put(table, key.split("."), value)
+        return build(model, table, name)
 
 
 def build(model: type[ModelT], raw: Mapping[str, Any], section: str) -> ModelT:
     """Validate a table against a model; strings become lists where the model wants lists.
 
     Raises:
-        ConfigError: See `Config.plugin`.
+        ConfigError: Names the first mistake; `ConfigError.more` holds the others.
     """
-    prepared = {
-        key: _listed(value, model.model_fields[key].annotation) if key in model.model_fields else value
-        for key, value in raw.items()
-    }
     try:
-        return model.model_validate(prepared)
+        return model.model_validate(prepared(model, raw))
     except ValidationError as error:
-        raise _as_config_error(error, section, model) from None
-
-
-def _as_config_error(error: ValidationError, section: str, model: type[BaseModel]) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join([section, *path]) if section else ".".join(path)
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_fields_at(model, path[:-1])))
-        return ConfigError(f"there is no such setting (there is: {known})", key=key)
-    value = first.get("input")
-    shown = "<redacted>" if any(word in (path[-1] if path else "") for word in _SECRET_WORDS) else repr(value)
-    return ConfigError(f"{first['msg'].lower()}, but it is {shown}", key=key)
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _listed(value: Any, annotation: Any) -> Any:
-    """Turn a string from the environment or a flag into a list where one is wanted."""
-    if not isinstance(value, str):
-        return value
-    options = (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        else (annotation,)
-    )
-    if not any(typing.get_origin(option) in (list, tuple, set, frozenset) for option in options):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+        first, *more = mistakes(error, section, model)
+        first.more = tuple(more)
+        raise first from None
 
 
 def load(
@@ -209,25 +186,57 @@ def load(
     Raises:
         ConfigError: With the file or key to blame.
     """
+    config, errors = examine(path=path, environ=environ, sets=sets, data_dir=data_dir)
+    if errors:
+        errors[0].more = (*errors[0].more, *errors[1:])
+        raise errors[0]
+    return config
+
+
+def examine(
+    *,
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    sets: Sequence[str] = (),
+    data_dir: Path | None = None,
+) -> tuple[Config, list[ConfigError]]:
+    """`load` that goes on with the defaults of a section that is wrong, and gives every mistake in the core's sections.
+
+    Raises:
+        ConfigError: The file cannot be read, or the data folder cannot be used.
+    """
     env = os.environ if environ is None else environ
     file = _find_file(path, env)
     tables = _read_file(file) if file else {}
     for section, key, value in _from_environment(env):
-        tables.setdefault(section, {})[key] = value
+        put(tables.setdefault(section, {}), key.split("__"), value)
     if "ROOST_PLUGINS" in env:
         tables.setdefault("plugins", {})["allow"] = env["ROOST_PLUGINS"]
     for item in sets:
         section, key, value = _parse_set(item)
-        tables.setdefault(section, {})[key] = value
+        put(tables.setdefault(section, {}), key.split("."), value)
 
     core: dict[str, BaseModel] = {}
-    for name, field in CoreConfig.model_fields.items():
-        annotation = field.annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        core[name] = build(annotation, tables.pop(name, {}), name)
+    errors: list[ConfigError] = []
+    for name, model in core_sections().items():
+        try:
+            core[name] = build(model, tables.pop(name, {}), name)
+        except ConfigError as error:
+            errors += [error, *error.more]
+            error.more = ()
+            core[name] = model()
     folder = data_dir or Path(env.get("ROOST_DATA_DIR") or platformdirs.user_data_path("roost"))
-    return Config(CoreConfig(**typing.cast("dict[str, Any]", core)), tables, _make_private(folder), file)
+    return Config(CoreConfig(**typing.cast("dict[str, Any]", core)), tables, _make_private(folder), file), errors
+
+
+def core_sections() -> dict[str, type[BaseModel]]:
+    """The models of the core's own tables, by name."""
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in CoreConfig.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        found[name] = field.annotation
+    return found
 
 
 def _find_file(path: Path | None, env: Mapping[str, str]) -> Path | None:

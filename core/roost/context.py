@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from roost.audio import FrameSink
     from roost.consent import Consent
     from roost.scopes import Scope
+    from roost.store import PluginStore
 
 T = TypeVar("T")
 
@@ -63,7 +64,6 @@ class PluginContext(Protocol):
     bot: hikari.GatewayBot
     hooks: HookCaller
     consent: Consent
-    settings: Settings
     data_dir: Path
     handover: Any
     """What the version before this one gave from its hook ``handover``; None when there was none."""
@@ -73,6 +73,23 @@ class PluginContext(Protocol):
     @property
     def config(self) -> BaseModel:
         """The validated instance of the model given by ``register_config``."""
+        ...
+
+    def config_for(self, guild_id: int) -> BaseModel:
+        """`config` with what the server set for itself, of the same model.
+
+        Cheap: ask each time, and keep nothing. Only settings marked with `roost.config.guild_setting` can differ.
+        """
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """Values the plugin keeps for itself."""
+        ...
+
+    @property
+    def store(self) -> PluginStore:
+        """Documents the plugin keeps, in a table of its own. ``Meta.data_version`` is their version."""
         ...
 
     @property

@@ -32,7 +32,7 @@ _NO_TRACE = contextlib.nullcontext()
 
 _FAILED = object()
 _WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
-_SLOW_HOOKS = frozenset({"on_load", "on_unload"})
+_SLOW_HOOKS = frozenset({"migrate_data", "on_load", "on_unload"})
 
 OnFailure = Callable[[str, str, Exception], None]
 """Called with the plugin's name, what failed ("its hook on_started") and the error; it counts and logs."""

@@ -45,6 +45,8 @@ class ConfigError(RoostError):
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(f"{key}: {message}" if key else message)
         self.key = key
+        self.more: tuple[ConfigError, ...] = ()
+        """What else was found wrong at the same time."""
 
 
 class PluginError(RoostError):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceDriver, VoiceSession
     from roost.context import PluginContext
     from roost.speech import EngineSpec, Transcript
+    from roost.store import PluginStore
 
 PROJECT = "roost"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -68,6 +69,7 @@ class Meta:
         requires: Names of plugins that must be loaded first.
         description: One line for people.
         roost_api: The major version of this hook interface that the plugin was written for.
+        data_version: Of what it keeps in ``ctx.store`` and ``ctx.settings``; see the hook ``migrate_data``.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Meta:
     requires: tuple[str, ...] = ()
     description: str = ""
     roost_api: int = 1
+    data_version: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ INFO: dict[str, HookInfo] = {
     "plugin_meta": HookInfo(Kind.OWN, sync=True, deadline_s=None),
     "register_config": HookInfo(Kind.OWN, sync=True, deadline_s=None),
     "register_loaders": HookInfo(Kind.OWN, sync=True, deadline_s=None),
+    "migrate_data": HookInfo(Kind.OWN, deadline_s=600.0),
     "on_load": HookInfo(Kind.OWN, deadline_s=30.0),
     "on_unload": HookInfo(Kind.OWN, deadline_s=3.0),
     "handover": HookInfo(Kind.OWN),
@@ -107,6 +111,7 @@ INFO: dict[str, HookInfo] = {
     "on_stopping": HookInfo(Kind.ALL, deadline_s=2.7, graph_order=True),
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
+    "config_changed": HookInfo(Kind.OWN),
     "command_check": HookInfo(Kind.FIRST),
     "handle_error": HookInfo(Kind.FIRST),
     "health": HookInfo(Kind.PAR),
@@ -153,6 +158,11 @@ class RoostSpec:
         raise AssertionError
 
     @hookspec
+    async def migrate_data(self, store: PluginStore, old: int, new: int) -> None:
+        """Bring what you keep from version `old` to `new` (``Meta.data_version``); called before ``on_load``, once. It
+        is one transaction with a backup before it: raise, and all is as it was and you are not loaded."""
+
+    @hookspec
     async def on_load(self, ctx: PluginContext) -> None:
         """Open what you need. Push clean-ups with ``ctx.on_unload``; they run even if this fails midway."""
 
@@ -197,6 +207,11 @@ class RoostSpec:
     @hookspec
     async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
         """You were disabled in a guild: end what you run there."""
+
+    @hookspec
+    async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:
+        """A server changed its own values: `old` and `new` are what ``ctx.config_for`` gave and gives. No reload
+        follows. Not called while you are switched off there."""
 
     @hookspec
     async def command_check(self, ctx: Any) -> Deny | None:

@@ -171,13 +171,15 @@ def descriptors() -> Iterator[tuple[int, str]]:
                 yield int(name), os.readlink(_PROC / "self" / "fd" / name)  # noqa: PTH115 - no file
 
 
-def is_remote(number: int, ports: Collection[int]) -> bool:
-    """Whether a descriptor is a TCP connection to one of some ports."""
+def is_remote(number: int, ports: Collection[int], folders: Collection[str] = ()) -> bool:
+    """Whether a descriptor is a connection to one of some TCP ports, or to a socket in one of some folders."""
     try:
         with socket.socket(fileno=os.dup(number)) as copy:
             peer = copy.getpeername()
     except OSError:
         return False
+    if isinstance(peer, str):
+        return any(peer.startswith(folder + "/") for folder in folders)
     return isinstance(peer, tuple) and len(peer) > 1 and peer[1] in ports
 
 

@@ -7,7 +7,7 @@ files. Plugins are trusted code: they run in the bot's process with the bot's ri
 from roost.plugins.discovery import GROUP, discover, inspect_plugins, refuse_unknown_tables
 from roost.plugins.host import PluginHost
 from roost.plugins.importing import API_VERSION
-from roost.plugins.plugin_context import Context, PluginSettings
+from roost.plugins.plugin_context import Context
 from roost.plugins.records import PluginRecord, State, describe
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Context",
     "PluginHost",
     "PluginRecord",
-    "PluginSettings",
     "State",
     "describe",
     "discover",

@@ -18,6 +18,8 @@ from roost.plugins.importing import API_VERSION, DROP_INS, check_hooks, import_w
 from roost.plugins.records import Origin, PluginRecord, State, describe
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from roost.config import Config
 
 GROUP = "roost.plugins"
@@ -114,21 +116,27 @@ def _missing(dist: importlib.metadata.Distribution, extra: str) -> list[str]:
     return missing
 
 
-def inspect_plugins(config: Config, *, validate: bool = False) -> list[dict[str, Any]]:
+def inspect_plugins(
+    config: Config, *, validate: bool = False, models: dict[str, type[BaseModel]] | None = None
+) -> list[dict[str, Any]]:
     """What ``roost plugins`` shows: every plugin found, imported for its meta and hooks but not opened.
 
     Args:
-        validate: Also check each plugin's table against its model; a misfit makes its state ``failed``.
+        validate: Also check each plugin's table against its model; a misfit makes its state ``failed``, and the row
+            gets every mistake under ``problems``.
+        models: Gets the model of each plugin's settings.
 
     Raises:
-        ConfigError: A table of the configuration belongs to no plugin.
+        ConfigError: A table of the configuration belongs to no plugin (not when validating).
     """
     dispatcher = Dispatcher(list, lambda _plugin, _guild: True)
     records = discover(config)
-    refuse_unknown_tables(config, records)
+    if not validate:
+        refuse_unknown_tables(config, records)
     rows = []
     for record in records.values():
         hooks: tuple[str, ...] = ()
+        problems: list[str] = []
         if record.state is State.FOUND:
             try:
                 code = import_waiting(record, config.core.plugins.load_timeout_s)
@@ -137,13 +145,18 @@ def inspect_plugins(config: Config, *, validate: bool = False) -> list[dict[str,
                 dispatcher.manager.register(code.instance, record.name)
                 callers = dispatcher.manager.get_hookcallers(code.instance) or []
                 hooks = tuple(sorted(caller.name for caller in callers))
-                if validate and "register_config" in hooks:
-                    config.plugin(record.name, code.instance.register_config())
+                if (validate or models is not None) and "register_config" in hooks:
+                    model = code.instance.register_config()
+                    if models is not None:
+                        models[record.name] = model
+                    if validate:
+                        config.plugin(record.name, model)
                 if code.meta.roost_api != API_VERSION:
                     record.state, record.detail = State.INCOMPATIBLE, incompatible(code.meta.roost_api)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 record.state, record.detail = State.FAILED, describe(error)
-        rows.append(record.summary(hooks))
+                problems = [record.detail, *(str(each) for each in getattr(error, "more", ()))]
+        rows.append(record.summary(hooks) | ({"problems": problems or [record.detail]} if validate else {}))
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
@@ -154,6 +167,8 @@ def incompatible(written_for: int) -> str:
 def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -> None:
     """Raises ConfigError for a table of the configuration that belongs to nobody."""
     unknown = [table for table in config.plugin_tables if table not in records]
-    if unknown:
-        known = ", ".join(sorted(records)) or "none"
-        raise ConfigError(f"there is no plugin of that name (found: {known})", key=unknown[0])
+    known = ", ".join(sorted(records)) or "none"
+    errors = [ConfigError(f"there is no plugin of that name (found: {known})", key=name) for name in unknown]
+    if errors:
+        errors[0].more = tuple(errors[1:])
+        raise errors[0]

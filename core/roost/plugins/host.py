@@ -15,6 +15,7 @@ from roost.errors import ConfigError, PluginError
 from roost.frames import OverBudget
 from roost.hooks import Meta
 from roost.plugins.discovery import discover, incompatible, refuse_unknown_tables
+from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
     API_VERSION,
     Code,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from roost.commands.registry import CommandRegistry
     from roost.config import Config
     from roost.consent import Consent
-    from roost.store import Store
+    from roost.store import PluginStore, Store
 
 _log = logging.getLogger("roost.plugins")
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class PluginHost:
         self.records: dict[str, PluginRecord] = {}
         self.dispatcher = Dispatcher(lambda: self._order, self.enabled_in, self.failed)
         self.switches = Switches(self)
+        self.guild_config = GuildConfig(self)
         self._order: list[str] = []
         self._commands: CommandRegistry | None = None
         self._started = False
@@ -123,6 +125,7 @@ class PluginHost:
         """
         self._commands = commands
         await self.switches.read()
+        await self.guild_config.read()
         self.records = discover(self.config)
         refuse_unknown_tables(self.config, self.records)
         async with self._changing:
@@ -285,6 +288,7 @@ class PluginHost:
         await self._load(record, new, handovers[name])
         if record.state not in RUNNING:
             failure = record.detail
+            await self._undo_migration(record)
             restore_modules(prefix, old_modules)
             await self._load(record, old.again(), handovers[name])
         if left and record.state in RUNNING:
@@ -449,6 +453,7 @@ class PluginHost:
         record.set(State.LOADING)
         try:
             with self._ledger.watch(record):
+                await self._migrate(record)
                 async with asyncio.timeout(self.config.core.plugins.load_timeout_s):
                     await self._open(record, handover)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
@@ -470,10 +475,34 @@ class PluginHost:
             await self.dispatcher.call_plugin(record.name, "on_started", bot=self.bot)
         await self.dispatcher.call_others(record.name, "plugin_loaded", name=record.name)
 
+    async def _migrate(self, record: PluginRecord) -> None:
+        """Register the plugin's hooks, and bring its data to the version it wants."""
+        name = record.name
+        assert record.meta is not None
+        self.dispatcher.manager.register(record.instance, name)
+        record.backup = None
+
+        async def call(store: PluginStore, old: int, new: int) -> None:
+            await self.dispatcher.call_own(name, "migrate_data", store=store, old=old, new=new)
+
+        has_hook = self.dispatcher.has(name, "migrate_data")
+        self.dispatcher.mute(name, True)
+        try:
+            record.backup = await self.store.migrate(
+                name, record.meta.data_version, call if has_hook else None, describe=describe
+            )
+        finally:
+            self.dispatcher.mute(name, False)
+
+    async def _undo_migration(self, record: PluginRecord) -> None:
+        """The version before comes back, so its data does too."""
+        if record.backup is not None:
+            await self.store.restore(record.backup)
+            record.backup = None
+
     async def _open(self, record: PluginRecord, handover: Any) -> None:
         assert self._commands is not None
         name = record.name
-        self.dispatcher.manager.register(record.instance, name)
         model = await self.dispatcher.call_own(name, "register_config")
         config = self.config.plugin(name, model) if model else None
         record.context = Context(self, name, config, handover)

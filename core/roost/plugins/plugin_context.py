@@ -20,26 +20,12 @@ if TYPE_CHECKING:
 
     from roost.consent import Consent
     from roost.plugins.host import PluginHost
-    from roost.store import Store
+    from roost.store import PluginStore, StoredSettings
 
 T = TypeVar("T")
 
 CLEAN_UP_S = 3.0
 LISTENERS_END_S = 0.5
-
-
-class PluginSettings:
-    """`roost.context.Settings` of one plugin, over the store."""
-
-    def __init__(self, store: Store, plugin: str) -> None:
-        self._store = store
-        self._plugin = plugin
-
-    async def get(self, guild_id: int | None, key: str, default: Any = None) -> Any:
-        return await self._store.get_setting(self._plugin, guild_id, key, default)
-
-    async def set(self, guild_id: int | None, key: str, value: Any) -> None:
-        await self._store.set_setting(self._plugin, guild_id, key, value)
 
 
 class Context:
@@ -56,7 +42,7 @@ class Context:
         self._listeners: list[tuple[type[hikari.Event], Callable[[Any], Coroutine[Any, Any, None]]]] = []
         self._handling: set[asyncio.Task[Any]] = set()
         self._revoked = False
-        self.settings = PluginSettings(host.store, name)
+        self._kept = host.store.of_plugin(name)
 
     def _alive(self) -> PluginHost:
         if self._revoked:
@@ -88,6 +74,24 @@ class Context:
         if self._config is None:
             raise PluginError("it has no settings; implement register_config", plugin=self.name)
         return self._config
+
+    def config_for(self, guild_id: int) -> BaseModel:
+        return self._host.guild_config.of(self.name, self.config, guild_id)
+
+    @property
+    def whole_config(self) -> BaseModel | None:
+        """`config`, or None for a plugin without settings."""
+        return self._config
+
+    @property
+    def store(self) -> PluginStore:
+        self._alive()
+        return self._kept
+
+    @property
+    def settings(self) -> StoredSettings:
+        self._alive()
+        return self._kept.settings
 
     @property
     def scope(self) -> Scope:

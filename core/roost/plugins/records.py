@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from roost.hooks import Meta
     from roost.leaks import Holdings
     from roost.plugins.plugin_context import Context
+    from roost.store import Backup
 
 _log = logging.getLogger("roost.plugins")
 
@@ -86,6 +87,8 @@ class PluginRecord:
     """What the process held before and after this plugin's import and its load."""
     released: tuple[str, ...] = ()
     """What the last unload gave back."""
+    backup: Backup | None = None
+    """Of its data, when its last load migrated them."""
     ended_tasks: int = 0
     """Tasks that its quarantine ended."""
 

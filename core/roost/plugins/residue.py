@@ -20,7 +20,7 @@ class Ledger:
 
     A thing that came while a plugin was imported or loaded is that plugin's. One that came later is, when the plugin's
     code runs in it, or for child processes, when no other plugin is named on its command line. Descriptors count when
-    they came during the load and are no connections to Discord.
+    they came during the load and lead neither to Discord nor to the store.
     """
 
     def __init__(self, host: PluginHost) -> None:
@@ -96,12 +96,14 @@ class Ledger:
             if pid not in before.children and pid not in theirs and not any(other in line for other in others)
         ]
         url = urlsplit(host.config.core.discord.rest_url or "")
-        ports = {leaks.DISCORD_PORT, *([url.port] if url.port else [])}
+        database = host.store.address
+        ports = {leaks.DISCORD_PORT, *([url.port] if url.port else []), *([database.port] if database.port else [])}
+        files = (str(host.config.data_dir), *([database.path] if database.path else []))
         opened = {each for early, late in record.windows for each in late.descriptors - early.descriptors}
         found += [
             f"descriptor {number}: {target}"
             for number, target in sorted(opened & now.descriptors)
-            if not leaks.is_remote(number, ports) and not target.startswith(str(host.config.data_dir))
+            if not leaks.is_remote(number, ports, files) and not target.startswith(files)
         ]
         if modules:
             found += [f"module {name}" for name in sorted(now.modules)]

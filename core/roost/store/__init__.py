@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from roost.access import Rule
 from roost.store import database as db
 from roost.store import migrations, tables
-from roost.store.database import Database, exclusive, open_database, translated, upsert
+from roost.store.database import Address, Database, exclusive, open_database, translated, upsert
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
 from roost.store.migrations import Backup
@@ -32,6 +32,10 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._plugin_tables: dict[str, PluginTable] = {}
+
+    @property
+    def address(self) -> Address:
+        return self._database.address
 
     def of_plugin(self, plugin: str) -> PluginStore:
         """What one plugin keeps."""

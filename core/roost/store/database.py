@@ -6,6 +6,7 @@ asyncpg. Nothing above this module knows which of the two it is, except where a 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import socket
@@ -25,6 +26,7 @@ KEY = "store.url"
 FILE_NAME = "roost.sqlite3"
 BUSY_MS = 10_000
 """How long a write waits for another one in SQLite."""
+POSTGRESQL_PORT = 5432
 CONNECT_S = 10.0
 COMMAND_S = 600.0
 """The longest statement; a migration may take that long."""
@@ -49,6 +51,14 @@ class Door(Protocol):
         """An async context manager that gives a connection in a transaction: committed at the end, or undone."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """Where connections of the store lead: to a TCP port, or to a file or a socket's folder."""
+
+    port: int | None = None
+    path: str | None = None
+
+
 class Database:
     """Owns the engine. Made by `open_database`."""
 
@@ -58,6 +68,14 @@ class Database:
         self.file = Path(file) if file and file != ":memory:" else None
         """Of SQLite."""
         self.backup_dir = self.file.parent if self.file is not None else data_dir
+
+    @property
+    def address(self) -> Address:
+        url = self.engine.url
+        if self.is_sqlite:
+            return Address(path=str(self.file) if self.file is not None else None)
+        host = str(url.query.get("host", url.host or ""))
+        return Address(path=host) if host.startswith("/") else Address(port=url.port or POSTGRESQL_PORT)
 
     @property
     def is_sqlite(self) -> bool:
@@ -250,7 +268,7 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
 def _place(url: sa.URL) -> str:
     """Host and port, or the folder of a socket."""
     host = url.query.get("host", url.host) or "localhost"
-    return f"{host}:{url.port or 5432}"
+    return f"{host}:{url.port or POSTGRESQL_PORT}"
 
 
 def _line(cause: BaseException) -> str:
