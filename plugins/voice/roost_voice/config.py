@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from roost.config import guild_setting
+
 
 class VoiceConfig(BaseModel):
     """Checked when the plugin is loaded; a mistake names its key."""
@@ -24,11 +26,13 @@ class VoiceConfig(BaseModel):
     )
     timing_scale: float = Field(default=1.0, gt=0, le=10, description="Factor on every delay; for tests.")
     drain_s: float = Field(default=2.0, gt=0, le=30, description="Seconds the last words have before voice is left.")
-    alone_leave_s: float = Field(
+    alone_leave_s: float = guild_setting(
         default=60.0, ge=0, le=86400, description="Seconds with no human in the channel before leaving; 0 = never."
     )
     idle_s: float = Field(default=60.0, gt=0, le=86400, description="Seconds without a session until `voice_idle`.")
-    follow_moves: bool = Field(default=True, description="Stay when a moderator moves the bot; otherwise leave.")
+    follow_moves: bool = guild_setting(
+        default=True, description="Stay when a moderator moves the bot; otherwise leave."
+    )
 
     @field_validator("ca_file")
     @classmethod

@@ -58,6 +58,8 @@ class ActorHost:
 
     timing: Timing
     config: VoiceConfig
+    config_for: Callable[[int], VoiceConfig]
+    """The configuration in a guild."""
     driver: VoiceDriver
     rest: hikari.api.RESTClient
     op4: Op4Sender
@@ -104,8 +106,13 @@ class GuildActor:
             self.guild_id,
             self._host.timing,
             drain_s=config.drain_s + DRAIN_GRACE_S,
-            follow_moves=config.follow_moves,
+            follow_moves=self._host.config_for(self.guild_id).follow_moves,
         )
+
+    def reconfigured(self) -> None:
+        """The guild's configuration changed: it counts from now on, for a session that stands too."""
+        self._core.follow_moves = self._host.config_for(self.guild_id).follow_moves
+        self._wake.set()
 
     @property
     def state(self) -> moves.State:
@@ -507,7 +514,7 @@ class GuildActor:
             self._wake.set()
 
     def _alone_at(self) -> float | None:
-        limit_s = self._host.config.alone_leave_s
+        limit_s = self._host.config_for(self.guild_id).alone_leave_s
         if self._alone_since is None or not limit_s or self._core.state is not moves.State.LIVE:
             return None
         return self._alone_since + limit_s

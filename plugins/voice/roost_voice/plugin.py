@@ -111,6 +111,11 @@ class VoicePlugin:
             await self.manager.leave(guild_id, "voice was switched off in this server")
 
     @hookimpl
+    async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:
+        if self.manager is not None:
+            self.manager.reconfigured(guild_id)
+
+    @hookimpl
     async def plugin_loaded(self, name: str) -> None:
         if self.manager is not None:
             self.manager.plugin_loaded(name)

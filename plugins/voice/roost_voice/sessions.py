@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import hikari
 
@@ -17,6 +17,7 @@ from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice import moves
 from roost_voice.actor.linking import NO_ANSWER
+from roost_voice.config import VoiceConfig
 from roost_voice.guild import ActorHost, GuildActor, Outcome
 from roost_voice.journal import Journal
 from roost_voice.moves import Told, Wish
@@ -28,7 +29,6 @@ from roost_voice.session import PostNotice, Session
 
 if TYPE_CHECKING:
     from roost.context import PluginContext
-    from roost_voice.config import VoiceConfig
 
 _log = logging.getLogger("roost.voice")
 
@@ -76,6 +76,7 @@ class SessionManager:
         self._host = ActorHost(
             timing=timing,
             config=config,
+            config_for=lambda guild_id: cast(VoiceConfig, ctx.config_for(guild_id)),
             driver=driver,
             rest=ctx.bot.rest,
             op4=self.op4,
@@ -242,6 +243,11 @@ class SessionManager:
                 actor.session.attach_hooks()
                 if replay:
                     actor.replay_opened(name)
+
+    def reconfigured(self, guild_id: int) -> None:
+        """A guild changed its configuration."""
+        if (actor := self._actors.get(guild_id)) is not None:
+            actor.reconfigured()
 
     def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
         """Replay the open session to a plugin that was switched on in its guild; stop frames for one switched off."""

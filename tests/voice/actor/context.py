@@ -78,6 +78,9 @@ class Context:
         self._cleanups: list[Callable[[], Awaitable[None] | None]] = []
         self._listeners: list[tuple[type[hikari.Event], Any]] = []
 
+    def config_for(self, guild_id: int) -> VoiceConfig:
+        return self.config
+
     def on_unload(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         self._cleanups.append(callback)
 

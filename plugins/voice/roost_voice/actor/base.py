@@ -41,7 +41,7 @@ class Base:
         self._timing = timing
         self._drain_s = drain_s
         self._opening_s = opening_s
-        self._follow_moves = follow_moves
+        self.follow_moves = follow_moves
         self._led_away = False
         """Somebody moved us since plugins were last told where we are."""
 

@@ -171,7 +171,7 @@ class Linking(Leaving):
 
     def _moved_by_others(self, channel_id: int, now: float) -> None:
         assert self.wish is not None
-        if self.stage is Stage.OPEN and not self._follow_moves:
+        if self.stage is Stage.OPEN and not self.follow_moves:
             self._leave("I was moved to another channel", now)
             return
         self._led_away = True
