@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack
 import hikari
 import lightbulb
 
+from roost.commands.access import Access
+from roost.commands.configure import Configure, config_loader
 from roost.commands.failures import CommandFailures
 from roost.commands.personal_data import PersonalData
 from roost.commands.plugins import bot_loader, plugins_loader
@@ -98,12 +100,15 @@ class App:
                     instance_id=instance_id,
                     mark_stop=self.mark_stop,
                 )
-                failures = CommandFailures(self._host)
+                access = await Access.load(store, bot)
+                configure = Configure(self._host)
+                failures = CommandFailures(self._host, access)
                 client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])
                 client.error_handler(failures.on_error)
-                self._registry = failures.registry = CommandRegistry(bot, client, self._enabled)
+                registry = self._registry = failures.registry = CommandRegistry(bot, client, self._enabled)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
+                bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)
                 bot.subscribe(hikari.ShardReadyEvent, self._on_shard_ready)
                 bot.subscribe(hikari.GuildAvailableEvent, self._on_guild_available)
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
@@ -112,6 +117,7 @@ class App:
                     loaders = [
                         privacy_loader(consent, PersonalData(self._host, consent)),
                         plugins_loader(self._host),
+                        config_loader(configure, access, registry),
                         bot_loader(self._host, self._registry, self.request_stop),
                     ]
                     core = await self._registry.collect(CORE, loaders)

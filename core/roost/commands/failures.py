@@ -1,4 +1,5 @@
-"""Slash commands pass here: the hook ``command_check`` may refuse them, and their failures are their plugin's."""
+"""Slash commands pass here: the server's rules and the hook ``command_check`` may refuse them, and their failures are
+their plugin's."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from roost.hooks import Deny
 from roost.plugins import State
 
 if TYPE_CHECKING:
+    from roost.commands.access import Access
     from roost.commands.registry import CommandRegistry
     from roost.plugins import PluginHost
 
@@ -35,8 +37,9 @@ class CommandFailures:
         registry: Knows whose command is whose; set when it exists.
     """
 
-    def __init__(self, host: PluginHost) -> None:
+    def __init__(self, host: PluginHost, access: Access) -> None:
         self._host = host
+        self._access = access
         self.registry: CommandRegistry | None = None
         self.check = lightbulb.hook(lightbulb.ExecutionSteps.CHECKS, skip_when_failed=True)(self._check)
 
@@ -45,13 +48,17 @@ class CommandFailures:
         return (self.registry.owner_of(name) if self.registry is not None else None) or CORE
 
     async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
+        guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
+        if guild_id is not None and ctx.member is not None:
+            denial = self._access.denial(ctx.command._command_data.qualified_name, guild_id, ctx.member)
+            if denial is not None:
+                raise DeniedError(denial)
         owner = self._owner(ctx)
         if owner == CORE:
             return
         record = self._host.records[owner]
         if record.state is State.QUARANTINED:
             raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
-        guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
         deny = await self._host.dispatcher.call("command_check", guild_id=guild_id, ctx=ctx)
         if isinstance(deny, Deny):
             raise DeniedError(deny.reason)

@@ -27,6 +27,13 @@ def command_name(command: Command) -> str:
     return str(command.name if isinstance(command, lightbulb.Group) else command._command_data.name)
 
 
+def _paths(command: Command, above: str) -> list[str]:
+    if not hasattr(command, "subcommands"):
+        return [f"{above}{command._command_data.name}"]
+    name = f"{above}{command.name}"
+    return [name, *(path for inner in command.subcommands.values() for path in _paths(inner, f"{name} "))]
+
+
 class _Collector:
     """Stands in for a lightbulb client while a loader is read: takes commands, refuses what can't be gated."""
 
@@ -191,6 +198,14 @@ class CommandRegistry:
     def owner_of(self, name: str) -> str | None:
         """The owner of the top-level command of that name."""
         return next((owner for owner in self._owners if name in self.names(owner)), None)
+
+    def paths(self) -> list[str]:
+        """The paths of all slash commands and of the groups they are in, such as ``voice`` and ``voice join``."""
+        found: list[str] = []
+        for commands in self._owners.values():
+            for command in commands:
+                found += _paths(command, "")
+        return sorted(found)
 
     def knows(self, guild_id: int) -> bool:
         """Whether the guild's commands were set in this run."""

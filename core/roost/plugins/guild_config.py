@@ -78,14 +78,15 @@ class GuildConfig:
             return base
         made = self._made.get((plugin, guild_id))
         if made is None or made[0] is not base:
-            made = self._made[plugin, guild_id] = (base, self._overlaid(plugin, base, guild_id, values))
+            made = self._made[plugin, guild_id] = (base, self._overlaid(plugin, base, guild_id)[0])
         return made[1]
 
-    def _overlaid(self, plugin: str, base: BaseModel, guild_id: int, values: Mapping[str, Any]) -> BaseModel:
+    def _overlaid(self, plugin: str, base: BaseModel, guild_id: int) -> tuple[BaseModel, dict[str, Any]]:
+        """The configuration in a server, and what of the server's own values is in it."""
         known = {each.key for each in settings_of(type(base)) if each.guild}
         fitting: dict[str, Any] = {}
         result = base
-        for key, value in values.items():
+        for key, value in self.own(plugin, guild_id).items():
             try:
                 if key not in known:
                     raise ConfigError("a server cannot set that (any more)", key=f"{plugin}.{key}")
@@ -94,7 +95,7 @@ class GuildConfig:
                 _log.warning("guild %d: its own value is left out: %s", guild_id, error, extra={"plugin": plugin})
             else:
                 fitting[key] = value
-        return result
+        return result, fitting
 
     async def change(self, plugin: str, guild_id: int, texts: Mapping[str, str], reset: Iterable[str] = ()) -> Change:
         """Set and reset values of a server, all or none, durably, and tell the plugin.
@@ -124,11 +125,12 @@ class GuildConfig:
             base = record.context.config
             old = self.of(plugin, base, guild_id)
             typed = {key: from_text(text, settings[key].field.annotation) for key, text in texts.items()}
-            kept = {key: value for key, value in self.own(plugin, guild_id).items() if key in settings}
+            kept = self._overlaid(plugin, base, guild_id)[1]
+            gone = (set(self.own(plugin, guild_id)) - set(kept) - set(typed)) | reset
             over = {key: value for key, value in {**kept, **typed}.items() if key not in reset}
             new = self._host.config.plugin(plugin, type(base), over)
             as_json = {key: _json_value(new, key) for key in typed}
-            await self._host.store.set_guild_config(plugin, guild_id, as_json, reset)
+            await self._host.store.set_guild_config(plugin, guild_id, as_json, gone)
             self._values[plugin, guild_id] = {
                 key: value for key, value in {**kept, **as_json}.items() if key not in reset
             }

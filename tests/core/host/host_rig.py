@@ -93,7 +93,9 @@ class Live:
     def state(self, name: str) -> State:
         return self.host.records[name].state
 
-    async def slash(self, command: str, *, guild: int = 0, member: int = 0, wait_s: float = 5.0, **options: Any) -> str:
+    async def slash(
+        self, command: str, /, *, guild: int = 0, member: int = 0, wait_s: float = 5.0, **options: Any
+    ) -> str:
         """The last reply to a command; raises when nothing answers."""
         answer = await self.control.slash(
             member_id=self.members[member],
