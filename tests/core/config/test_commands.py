@@ -237,7 +237,7 @@ async def test_only_those_who_manage_the_server(tmp_path: Path, drop: Drop, card
     drop("loud", LOUD)
     async with running(tmp_path, card) as live:
         with pytest.raises(ControlError, match="may not use /config"):
-            await live.slash("/config show", member=1)
+            await live.slash("/config show", member=3)
 
 
 async def test_voice_takes_over_what_a_server_sets(tmp_path: Path, card: dict[str, Any]) -> None:
