@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lightbulb import Context as CommandContext
 
     from roost.i18n import Texts
+    from roost.schema import guild_setting
+    from roost.store import PluginStore
 
 __version__ = importlib.metadata.version("roost")
 
@@ -47,6 +49,7 @@ __all__ = [
     "Plugin",
     "PluginContext",
     "PluginError",
+    "PluginStore",
     "Report",
     "ResourceError",
     "RoostError",
@@ -61,12 +64,13 @@ __all__ = [
     "VoiceError",
     "VoiceSession",
     "__version__",
+    "guild_setting",
     "hookimpl",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """What needs hikari is imported when it is asked for: the speech worker has no use for it."""
+    """What needs a large library is imported when it is asked for: the speech worker has no use for it."""
     if name == "CommandContext":
         from lightbulb import Context
 
@@ -75,4 +79,12 @@ def __getattr__(name: str) -> Any:
         from roost.i18n import Texts
 
         return Texts
+    if name == "PluginStore":
+        from roost.store import PluginStore
+
+        return PluginStore
+    if name == "guild_setting":
+        from roost.schema import guild_setting
+
+        return guild_setting
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

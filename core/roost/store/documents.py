@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -143,6 +143,19 @@ class Collection:
         if after is not None:
             query = query.where(key < after if newest_first else key > after)
         return await self._select(query.order_by(key.desc() if newest_first else key).limit(limit))
+
+    async def scan(
+        self, *, guild_id: int | None = None, user_id: int | None = None, prefix: str = ""
+    ) -> AsyncIterator[Document]:
+        """Every document that fits, sorted by key, however many there are. They may be changed on the way."""
+        after = None
+        while True:
+            page = await self.query(guild_id=guild_id, user_id=user_id, prefix=prefix, after=after, limit=QUERY_LIMIT)
+            for document in page:
+                yield document
+            if len(page) < QUERY_LIMIT:
+                return
+            after = page[-1].key
 
     async def count(self, *, guild_id: int | None = None, user_id: int | None = None, prefix: str = "") -> int:
         """How many documents fit everything given."""

@@ -183,6 +183,13 @@ async def test_collections_keep_documents_by_key_guild_and_user(tmp_path: Path, 
         assert await lines.count() == 0
         await lines.put_many((f"{n:03}", n, 1, None) for n in range(5))
         assert await lines.clear() == 5
+        await lines.put_many((f"{n:04}", n, n % 2, None) for n in range(2500))
+        seen = []
+        async for each in lines.scan(guild_id=1):
+            seen.append(each.value)
+            if each.value % 500 == 1:
+                await lines.put(each.key, "changed", guild_id=1)
+        assert seen == list(range(1, 2500, 2))
 
 
 async def test_what_cannot_be_stored_is_refused_and_nothing_of_it_stored(tmp_path: Path, url: str | None) -> None:
