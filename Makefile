@@ -38,7 +38,7 @@ demo: $(STAMP)
 	@$(BIN)/roost demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

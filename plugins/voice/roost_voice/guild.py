@@ -74,6 +74,8 @@ class ActorHost:
     retired: Callable[[GuildActor], None]
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
+    barred: Callable[[int, int], str]
+    """(guild id, channel id) to what keeps us out of the channel, in words for members; empty if nothing known."""
     user_id: int = 0
     stop_deadline: float | None = None
 
@@ -376,7 +378,7 @@ class GuildActor:
             detail = f"the voice driver failed ({type(error).__name__})"
         finally:
             self._links.pop(gen, None)
-            self._post(moves.LinkGone(gen, end, detail))
+            self._post(moves.LinkGone(gen, end, detail, self._host.barred(self.guild_id, cred.channel_id)))
 
     async def _ask_rest(self, action: moves.AskRest) -> None:
         presence, channel_id = Presence.UNKNOWN, None

@@ -221,6 +221,8 @@ class LinkGone:
     gen: int
     end: LinkEnd | None
     detail: str = ""
+    barred: str = ""
+    """What would keep us out of its channel now, in words for members; empty when nothing is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

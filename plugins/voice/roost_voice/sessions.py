@@ -90,6 +90,7 @@ class SessionManager:
             retired=self._retired,
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
+            barred=self._barred,
         )
         self.reaper.start()
 
@@ -330,6 +331,11 @@ class SessionManager:
         for user_id, state in states.items():
             if user_id != self._host.user_id:
                 yield int(user_id), state.member.is_bot if state.member else True
+
+    def _barred(self, guild_id: int, channel_id: int) -> str:
+        if self._bot.cache.get_available_guild(guild_id) is None:
+            return ""
+        return what_keeps_me_out(self._bot, guild_id, channel_id) or ""
 
     def _since_ready_s(self, guild_id: int) -> float:
         now = asyncio.get_running_loop().time()

@@ -170,7 +170,17 @@ def test_a_storm_of_many_guilds_waits_for_the_window() -> None:
 # The breaker ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_always_refuses_trips_the_breaker() -> None:
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [
+        pytest.param(1006, 5, id="the breaker alone"),
+        pytest.param(4006, 4, id="three more in five minutes"),
+        pytest.param(4011, 3, id="two more"),
+        pytest.param(4001, 2, id="one more"),
+        pytest.param(4099, 2, id="an unknown code: one more"),
+    ],
+)
+def test_a_server_that_always_refuses_is_given_up(code: int, most: int) -> None:
     core, now, tries = ActorCore(1, Timing()), 0.0, 0
     todo: list[moves.Input] = [moves.Want(1, Wish(5, 6))]
     told: list[Told] = []
@@ -187,11 +197,11 @@ def test_a_server_that_always_refuses_trips_the_breaker() -> None:
                     ]
                 case moves.OpenLink():
                     tries += 1
-                    todo.append(moves.LinkGone(action.gen, LinkEnd(4006, "no longer valid", Retry.REJOIN)))
+                    todo.append(moves.LinkGone(action.gen, LinkEnd(code, "no longer valid", Retry.REJOIN)))
                 case moves.Tell():
                     told.append(action.told)
         now += 1.0
-    assert tries == 5
+    assert tries == most
     assert core.state is State.FAILED
     assert told == [Told.FAILED]
     (refused,) = core.handle(moves.Want(2, Wish(5, 6)), now)

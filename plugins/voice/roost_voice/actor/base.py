@@ -23,6 +23,7 @@ from roost_voice.moves import (
     Want,
     Wish,
 )
+from roost_voice.protocol.close_codes import policy
 
 
 class Base:
@@ -80,6 +81,8 @@ class Base:
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0
         self._attempts: deque[float] = deque()
+        self._code_attempts: dict[int, deque[float]] = {}
+        """Fresh joins made for a close code, by code; see `Decision.tries`."""
         self._op4_ticket = 0
         self._null_ticket = 0
         self._op4_pending = False
@@ -166,6 +169,26 @@ class Base:
             return False
         self._attempts.append(now)
         return True
+
+    def _attempt_for(self, code: int | None, now: float) -> bool:
+        """Count a fresh join for a close code; False when the code has had its share of them."""
+        decision = policy(code)
+        if code is None or decision.tries is None:
+            return True
+        window_s = decision.tries_window_s * self._timing.scale
+        made = self._code_attempts.setdefault(code, deque())
+        while made and made[0] <= now - window_s:
+            made.popleft()
+        if len(made) >= decision.tries:
+            return False
+        made.append(now)
+        return True
+
+    def _fresh_attempts(self, now: float) -> None:
+        """Somebody asked: what failed before does not count against it."""
+        self._attempts.clear()
+        self._code_attempts.clear()
+        self._attempt(now)
 
     def _interrupt(self, reason: str) -> None:
         if self.stage is Stage.OPEN and not self._interrupted:

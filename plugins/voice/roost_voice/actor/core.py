@@ -109,8 +109,7 @@ class ActorCore(Linking):
 
     def _want_idle(self, event: Want, now: float) -> None:
         self._take_wish(event)
-        self._attempts.clear()
-        self._attempt(now)
+        self._fresh_attempts(now)
         if self.unacked_nulls:
             self._set_state(State.LEAVING)
             self._ask_in_leaving(now)
@@ -130,8 +129,7 @@ class ActorCore(Linking):
             self._emit(Tell(event.ticket, Told.BUSY, self.wish.channel_id))
             return
         self._take_wish(event)
-        self._attempts.clear()
-        self._attempt(now)
+        self._fresh_attempts(now)
         if self.state is not State.SUSPENDED:
             self._signal(now)
 

@@ -102,8 +102,11 @@ class Linking(Leaving):
         self._seen_state = False
         self.deadline = now + seconds
 
-    def _link_lost(self, end: LinkEnd | None, detail: str, now: float) -> None:
-        retry = end.retry if end else (Retry.STOP if self.stage is Stage.NONE else Retry.REJOIN)
+    def _link_lost(self, end: LinkEnd | None, detail: str, now: float, barred: str = "") -> None:
+        retry = end.retry if end else Retry.REJOIN
+        if self.stage is Stage.NONE and (end is None or end.code is None) and retry is not Retry.AWAIT_SERVER:
+            # The server never answered. Somebody waits for the join, and the driver has tried more than once.
+            retry = Retry.STOP
         reason = end.reason if end else (detail or "the voice server could not be reached")
         if retry is Retry.STOP:
             self._leave(reason, now, cooldown_s=end.cooldown_s if end else 0.0)
@@ -113,6 +116,11 @@ class Linking(Leaving):
                 self._await_server(self._timing.await_server_s, now)
             else:
                 self._suspend(2 * self._timing.reap_give_up_s, now)
+        elif barred and self.wish is not None and self.wish.channel_id == self._link_channel:
+            # Discord would ignore the op 4 of a rejoin.
+            self._leave(barred, now)
+        elif retry is Retry.REJOIN and end is not None and not self._attempt_for(end.code, now):
+            self._leave(reason, now, cooldown_s=self._timing.failed_cooldown_s)
         else:
             self._rejoin(reason, now)
 
@@ -244,7 +252,7 @@ class Linking(Leaving):
         if self._closing_old:
             self._open_link(now)
         else:
-            self._link_lost(event.end, event.detail, now)
+            self._link_lost(event.end, event.detail, now, event.barred)
 
     def _connecting_tick(self, event: Tick, now: float) -> None:
         if self._closing_old:
@@ -276,7 +284,7 @@ class Linking(Leaving):
 
     def _live_link_gone(self, event: LinkGone, now: float) -> None:
         self._forget_link()
-        self._link_lost(event.end, event.detail, now)
+        self._link_lost(event.end, event.detail, now, event.barred)
 
     def _opening_done(self, event: OpeningDone, now: float) -> None:
         if self.stage is not Stage.OPENING:

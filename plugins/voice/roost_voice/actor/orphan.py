@@ -171,8 +171,7 @@ class Orphaned(Base):
 
     def _want_orphan(self, event: Want, now: float) -> None:
         self._take_wish(event)
-        self._attempts.clear()
-        self._attempt(now)
+        self._fresh_attempts(now)
         self._orphan_pass = 0
         if self.rung is Rung.WAIT:
             self._orphan_ask(now)

@@ -355,7 +355,7 @@ class VoiceServer:
         session.mode = mode
         session.opener, session.sealer = rtp.Cipher(mode, key), rtp.Cipher(mode, key)
         room = self._room_of(session)
-        self._log(session, "select", mode=mode)
+        self._log(session, "select", mode=mode, address=f"{host}:{port}")
         known = session.user_id in room.delivery.members
         if not known:
             self._settle_version(room, now, session.max_dave)
