@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint types check docs bench-plugins clean
+.PHONY: help setup demo test faults lint types check docs bench-plugins clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
 	@echo "make test   run the tests"
+	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays)"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
-	@echo "make docs   write docs/hooks.md anew       make bench-plugins  what hooks and reloads cost"
+	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
 
 setup: $(STAMP)
 
@@ -40,6 +41,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
+faults: $(STAMP)
+	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) $(BIN)/python -m pytest -q -m fault \
+	  $(if $(FULL),-n 6 --timeout 900,-n 3 --dist loadfile)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,6 +57,7 @@ check: lint types test
 
 docs: $(STAMP)
 	$(BIN)/python -m roost.dev.hooks_page docs/hooks.md
+	$(BIN)/python tests/faults/fault_table.py docs/faults.md
 
 bench-plugins: $(STAMP)
 	$(BIN)/python bench/plugins.py build/bench-plugins.json

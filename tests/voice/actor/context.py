@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import hikari
 import lightbulb
+from fault_report import FULL, SCALE
 
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
 from roost.commands.registry import CommandRegistry
@@ -24,8 +25,7 @@ from roost_voice.config import VoiceConfig
 from roost_voice.plugin import VoicePlugin
 from roost_voice.sessions import JoinResult, SessionManager
 
-SCALE = 0.1
-DEADLINE_S = 8.0
+DEADLINE_S = 60.0 if FULL else 8.0
 
 
 class MemoryConsent:

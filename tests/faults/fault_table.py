@@ -1,0 +1,202 @@
+"""The fault table: what can go wrong with voice and speech, what Roost does about it and what people notice.
+
+`docs/faults.md` is written from here (`make docs`); tests claim rows with ``@pytest.mark.fault(number)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One fault.
+
+    Attributes:
+        number: Of the row; tests name it.
+        bound_s: Seconds from the fault to the state that Roost promises; 0: nothing may be delayed by it.
+        fault: What goes wrong.
+        does: What Roost does about it.
+        seen: What people in the server notice.
+        not_injected: Why no test can bring it about; empty for every row that tests do.
+    """
+
+    number: int
+    bound_s: float
+    fault: str
+    does: str
+    seen: str
+    not_injected: str = ""
+
+
+GROUPS: dict[str, range] = {
+    "Joining and leaving": range(1, 15),
+    "The voice handshake": range(15, 21),
+    "The connection breaks": range(21, 38),
+    "Servers, channels and moderators": range(38, 51),
+    "The main gateway and the machine": range(51, 60),
+    "End-to-end encryption": range(60, 67),
+    "Unload, stop and crash": range(67, 80),
+    "Speech-to-text": range(80, 87),
+    "Hostile input": range(87, 88),
+}
+
+GONE = "The bot leaves and says why."
+NOTHING = "Nothing."
+GAP = "A short gap in what the bot hears."
+NOT_JOINED = "The reply to the command says why; the bot is not in voice."
+
+ROWS: tuple[Row, ...] = (
+    Row(1, 7, "the channel is full, or the bot may not connect: Discord answers nothing",
+        "asks the cache before it tries; else waits 5 s, leaves, has the leave confirmed", NOT_JOINED),
+    Row(2, 7, "only one of the two events of a join arrives", "as row 1", NOT_JOINED),
+    Row(3, 0, "the intent GUILD_VOICE_STATES is missing", "the plugin is not loaded and says which intent to add",
+        "No voice commands; the operator reads why at the start."),
+    Row(4, 2, "the events of a join arrive after the bot has given up", "an event that nobody waits for is answered with a leave",
+        "The bot appears in the channel and is gone again."),
+    Row(5, 0, "the events of a join arrive in the instant it is asked for, in either order", "listens before it asks", NOTHING),
+    Row(6, 10, "the first voice server is announced without an address", "waits for the next announcement, else leaves",
+        "The join takes a moment longer, or is refused with a reason."),
+    Row(7, 0, "an old voice state (out of voice) arrives during a join", "is recognised by its session and count, and ignored", NOTHING),
+    Row(8, 2, "whoever waits for a join is cancelled, at any point", "leaves, confirmed, and hands the cancellation on",
+        "The bot is not in voice."),
+    Row(9, 2, "name resolution, TLS or the encryption mode fails after Discord let the bot in", "leaves, confirmed", NOT_JOINED),
+    Row(10, 0, "up to 50 joins to one channel at once", "one session; everybody gets it", "One bot, one message per command."),
+    Row(11, 5, "joins to different channels at once", "the last one wins; there is one session at any time", "The others read where the bot went."),
+    Row(12, 7, "a join while the bot is leaving", "waits for the leave to be confirmed, then joins", "The bot leaves and comes."),
+    Row(13, 2, "a leave while the bot is joining", "gives the join up and leaves", "The bot is not in voice; the join's reply says why."),
+    Row(14, 5, "joins and leaves, 50 a second", "at most one voice request a second and server, 100 a minute and shard; the last wish wins",
+        "The bot ends where the last command wanted it."),
+    Row(15, 9, "the voice server accepts the connection and then says nothing, TLS included", "three tries of 3 s at most, then leaves", NOT_JOINED),
+    Row(16, 3, "one of the messages of the handshake never comes", "each has a deadline of its own; then leaves", NOT_JOINED),
+    Row(17, 3, "the datagrams of address discovery are lost", "sent again every 0.25 s, up to 12 times", NOTHING),
+    Row(18, 0, "forged or damaged answers to address discovery", "only the true one counts: source, length, type and stream are checked", NOTHING),
+    Row(19, 1, "the voice server offers no encryption mode in common, or a key of a wrong length", "ends, and does not try again", NOT_JOINED),
+    Row(20, 5, "a moderator moves the bot while it joins", "goes along, or leaves, as `voice.follow_moves` says", "The bot is where it was moved to."),
+    Row(21, 8, "the connection is reset, or closed with 1001", "resumes in 3 s without losing its place, else joins anew in 8 s", GAP),
+    Row(22, 13, "the connection is dead though nothing says so", "two heartbeats without an answer, then resumes", GAP),
+    Row(23, 10, "heartbeats are answered with a wrong number", "counts as no answer", GAP),
+    Row(24, 8, "closed with 1000 though nobody asked", "treated as a broken connection", GAP),
+    Row(25, 10, "closed with 4001, 4002, 4003, 4005, 4012, 4016 or 4020: a mistake of ours", "one fresh try, then gives up", GONE),
+    Row(26, 8, "closed with 4004: the token of this join is refused", "one fresh join", GAP),
+    Row(27, 8, "closed with 4006: the voice session is no longer valid", "fresh joins, three in 5 minutes at most", GAP),
+    Row(28, 8, "closed with 4009: timed out", "resumes once, else joins anew", GAP),
+    Row(29, 10, "closed with 4011: no such server", "two fresh joins", GAP),
+    Row(30, 8, "closed with 4013 or 4015: the server went or crashed", "resumes, else joins anew", GAP),
+    Row(31, 5, "closed with 4014 or 4022: kicked, moved or the channel is gone", "waits 5 s for a new server, else ends", GONE),
+    Row(32, 1, "closed with 4017: encryption required", "ends, does not try again, says so", GONE),
+    Row(33, 1, "closed with 4021: too many connections", "ends; no new try for 60 s", "The bot leaves and says when to try again."),
+    Row(34, 10, "closed with a code nobody knows", "one fresh join, then gives up", GONE),
+    Row(35, 11, "a resume is refused, or not answered", "joins anew", GAP),
+    Row(36, 0, "sequence numbers repeat, or wrap from 65535 to 0", "acknowledges the last one seen", NOTHING),
+    Row(37, 60, "every connection is accepted and then closed with 4006, for ever", "gives up after its tries, says so once", GONE),
+    Row(38, 30, "the voice server is withdrawn in mid-call", "closes the connection in 1 s, waits 30 s for another, else leaves", GAP),
+    Row(39, 5, "another voice server is announced", "the old connection is closed first (1 s), then the new one opened", GAP),
+    Row(40, 5, "the same voice server with another token", "a new connection; the old one is not used again", GAP),
+    Row(41, 5, "a moderator moves the bot", "goes along with new keys, or leaves, as `voice.follow_moves` says", "The bot is where it was moved to, and says so."),
+    Row(42, 1, "a moderator disconnects the bot", "ends and stays away", "The bot is gone; a line says that it was disconnected."),
+    Row(43, 5, "the events of a kick or a move come in any order", "the same end for every order", "As rows 41 and 42."),
+    Row(44, 5, "disconnected while alone: another close code", "as row 42", "As row 42."),
+    Row(45, 7, "the voice state of a kick still shows the old channel", "the voice server is believed, and Discord asked", "As row 42."),
+    Row(46, 5, "the channel is deleted", "ends", GONE),
+    Row(47, 5, "the bot loses the right to connect", "looks before it joins anew; ends", GONE),
+    Row(48, 1, "the bot is removed from the server", "ends without a word to Discord", "The bot is gone."),
+    Row(49, 60, "Discord reports the server as unavailable", "a voice connection that lives is kept", NOTHING),
+    Row(50, 0, "the bot is muted or deafened", "no change of place, no change of session", NOTHING),
+    Row(51, 0, "the main gateway connection drops and resumes", "voice is not touched; requests wait", NOTHING),
+    Row(52, 10, "the main gateway session is lost", "local connections are dropped in 2 s, then joined anew", GAP),
+    Row(53, 10, "a leave while the main gateway is down", "the wish is kept and sent until it is confirmed", "The bot leaves once Discord hears it again."),
+    Row(54, 10, "a voice request is lost with the main gateway session", "sent again; confirmed by a question to Discord", NOTHING),
+    Row(55, 15, "the process stalls for 5 or 15 s", "recovers, with one session", GAP),
+    Row(56, 10, "the network is down for 1 or 10 minutes", "no descriptor is left over; recovers 10 s after", "A gap as long as the outage."),
+    Row(57, 20, "datagrams no longer arrive (a router forgot us)", "echoes or silence beside speakers tell; discovers and connects anew", GAP),
+    Row(58, 0, "the operating system refuses datagrams", "counted; the session lives", NOTHING),
+    Row(59, 0, "datagrams lost (30 %), reordered, repeated, late", "put in order within bounds; what is missing is counted", "Missing syllables."),
+    Row(60, 0, "alone in the channel: no encryption group yet", "waits, which is no error", NOTHING),
+    Row(61, 5, "a damaged commit or welcome of the encryption group", "reports it once and enters anew with a new key package", GAP),
+    Row(62, 60, "the encryption group fails again and again", "three times in 60 s, then a new connection, then the breaker", GONE),
+    Row(63, 10, "a key change is executed late, or one that nobody announced", "old keys are kept 10 s; what nobody announced is ignored", NOTHING),
+    Row(64, 6, "36 frames in a row cannot be decrypted", "enters the group anew, once", GAP),
+    Row(65, 1, "keys change as members come and go", "every packet is opened with the keys of the moment", NOTHING),
+    Row(66, 1, "the server takes the channel down to no encryption", "refused; ends with a notice (a stage channel is meant to be open)", GONE),
+    Row(67, 3, "the voice plugin is unloaded and loaded, 100 times", "nothing is left; the plugin can be collected", "The bot leaves at each unload and says so."),
+    Row(68, 3, "SIGTERM or SIGINT in any state", "voice is left first, then the gateway closed", GONE),
+    Row(69, 8, "another plugin hangs while stopping", "Roost's own deadline passes it by", "The bot is offline within 8 s."),
+    Row(70, 2, "a second signal while stopping", "leaves voice at once and closes the gateway", "The bot is offline within 2 s."),
+    Row(71, 3, "the end of one session raises or hangs", "the others end all the same, each with a deadline", GONE),
+    Row(72, 8, "a thread keeps the process from ending", "the process ends itself", "The bot is offline within 8 s."),
+    Row(73, 10, "SIGKILL in any state", "the next start finds the ghost and ends it", "The bot leaves the channel when it is back."),
+    Row(74, 10, "SIGKILL while the journal is written", "the journal is replaced whole; a torn one is ignored", "As row 73."),
+    Row(75, 0, "the bot crashes in a loop", "waits longer before each start; Discord's limit of identifies is kept", "The bot comes back more slowly, its token stays valid."),
+    Row(76, 0, "two processes with one token", "neither ends what the other holds", NOTHING),
+    Row(77, 15, "the process is stopped for a minute and goes on", "recovers or ends, never doubles", GAP),
+    Row(78, 0, "a child process could inherit sockets", "none does", NOTHING),
+    Row(79, 7, "no file descriptors left", "the join fails and leaves", NOT_JOINED),
+    Row(80, 5, "a session ends while its speech is transcribed", "the job ends or is cancelled; nothing is held", "The last words appear, or not at all."),
+    Row(81, 10, "the speech process crashes", "a new one, after a pause; voice goes on; the utterance is tried again", "Captions come late."),
+    Row(82, 30, "the speech process hangs", "killed and replaced", "Captions come late."),
+    Row(83, 2, "the bot is killed with a model loaded", "the speech process ends by itself", "The bot is offline."),
+    Row(84, 5, "a model is loaded and released 20 times", "each time in a process of its own, which ends", NOTHING),
+    Row(85, 0, "25 people speak, or transcription is slow", "queues have bounds; what is dropped is counted and told once", "Some lines are missing and a line says so."),
+    Row(86, 60, "10,000 streams come and go", "decoders that idle are freed", NOTHING),
+    Row(87, 0, "malformed packets and messages of every kind", "dropped and counted; the session lives", NOTHING),
+)  # fmt: skip
+"""Every fault there is, by number from 1 on."""
+
+BY_NUMBER = {row.number: row for row in ROWS}
+
+HEAD = """\
+# What can go wrong, and what happens then
+
+<!-- Written by `make docs` from tests/faults/fault_table.py; a test keeps it fresh. -->
+
+Roost promises that **no voice session ever leaks and no GPU is ever kept, whatever happens**. This is whatever happens. Every row has a test
+that brings the fault about over real sockets (or real processes and signals) against the [simulated Discord](simulator.md) and measures how
+long Roost takes. `make faults` runs the table and writes `build/faults.json`; `make faults FULL=1` runs it with Discord's real delays instead of
+a tenth of them.
+
+The bound is in seconds, from the fault to what Roost promises; 0 says that nothing may be delayed. Behind each row stand the
+invariants: one session per server at most, never a voice state that nobody owns, and at rest not one task, socket, thread or file
+more than before.
+"""
+
+ADDING = """
+## Adding a fault
+
+A row in `tests/faults/fault_table.py`, and a test in `tests/faults` that claims it. Here is a whole one:
+
+```python
+@pytest.mark.fault(42)
+async def test_a_moderator_disconnects_the_bot(rig: Rig, fault: Fault) -> None:
+    await rig.join(0)  # in voice, in the first channel
+    with fault.clock():  # fails when it takes longer than the row's bound
+        rig.sim.voice.remove(rig.guild, rig.bot_id)  # Discord's side of a kick
+        reason, _stats = await rig.recorder.until("closed")
+    assert "disconnected" in reason
+    assert rig.place is None  # where Discord shows the bot
+```
+
+`rig` runs a hikari bot with the voice plugin; when it stops, the test fails if anything is left. A fault of Discord's is armed with
+`rig.sim.faults.arm("mute_ready", rig.guild_id, {}, times=1)`; the names, and how to add one, are in [simulator.md](simulator.md)
+(`GET /faults` lists them). A row whose fault no test can bring about says so in `not_injected` and counts as not passed.
+"""
+
+
+def page() -> str:
+    """`docs/faults.md`, whole."""
+    parts = [HEAD]
+    for title, numbers in GROUPS.items():
+        parts.append(
+            f"\n## {title}\n\n| # | What goes wrong | What Roost does | What people notice | Bound (s) |\n|---|---|---|---|---|\n"
+        )
+        for row in (BY_NUMBER[number] for number in numbers):
+            does = row.does + (f" (not tested: {row.not_injected})" if row.not_injected else "")
+            parts.append(f"| {row.number} | {row.fault} | {does} | {row.seen} | {row.bound_s:g} |\n")
+    return "".join(parts) + ADDING
+
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
