@@ -9,11 +9,13 @@ from typing import Any
 
 CORE_FAULTS: dict[str, str] = {
     "drop_op4": "op 4 is ignored",
+    "delay_op4": "a join or move by op 4 is carried out late; params: delay_s",
     "delay_op4_events": "the events of an op 4 come late; params: delay_s",
     "withhold_vsu": "a join or move by op 4 brings no VOICE_STATE_UPDATE",
     "withhold_leave_vsu": "op 4 (null) ends the voice state, but no VOICE_STATE_UPDATE says so",
     "withhold_vsrvu": "op 4 brings no VOICE_SERVER_UPDATE",
-    "endpoint_null_first": "the first VOICE_SERVER_UPDATE has no endpoint, another follows; params: delay_s",
+    "endpoint_null_first": "the first VOICE_SERVER_UPDATE has no endpoint, another follows; params: delay_s (or null)",
+    "other_endpoint": "a VOICE_SERVER_UPDATE names this voice server instead; params: endpoint",
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
     "rest_error": "a REST request fails; params: method, path_prefix, status",

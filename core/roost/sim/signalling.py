@@ -77,6 +77,11 @@ class Signalling:
                 state.self_mute, state.self_deaf = mute, deaf
                 self._announce(guild, state)
             return
+        late = sim.faults.take("delay_op4", guild.id)
+        if late is not None:
+            delay_s = float(late.get("delay_s", 6.0))
+            sim.later(delay_s, lambda: self._bot_enters(guild, channel, session, mute, deaf))
+            return
         self._bot_enters(guild, channel, session, mute, deaf)
 
     def may_enter(self, guild: Guild, channel: Channel, user_id: int) -> bool:
@@ -104,8 +109,9 @@ class Signalling:
             fault = sim.faults.take("endpoint_null_first", guild.id)
             if fault is not None:
                 actions.append(lambda: self._send_server(guild, session, None, ""))
-                delay_s = float(fault.get("delay_s", 0.2))
-                actions.append(lambda: sim.later(delay_s, lambda: self._allocate(guild, state, session)))
+                delay_s = fault.get("delay_s", 0.2)
+                if delay_s is not None:
+                    actions.append(lambda: sim.later(float(delay_s), lambda: self._allocate(guild, state, session)))
             else:
                 actions.append(lambda: self._allocate(guild, state, session))
         if sim.faults.take("swap_order", guild.id) is not None:
@@ -131,7 +137,9 @@ class Signalling:
         if current is None or self._sim.part is None:
             return
         ticket = self._sim.part.allocate(guild.id, current.channel_id, current.user_id, current.session_id)
-        self._send_server(guild, session, ticket.endpoint, ticket.token)
+        elsewhere = self._sim.faults.take("other_endpoint", guild.id)
+        endpoint = ticket.endpoint if elsewhere is None else str(elsewhere.get("endpoint", ""))
+        self._send_server(guild, session, endpoint, ticket.token)
 
     def _send_server(self, guild: Guild, session: GatewaySession, endpoint: str | None, token: str) -> None:
         self._sim.log("vsrvu", guild_id=str(guild.id), user_id=str(session.bot.user.id), endpoint=endpoint)

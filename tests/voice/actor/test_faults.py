@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import hikari
 import pytest
 from context import Rig, SinkRecorder, eventually
 
@@ -59,45 +58,12 @@ async def test_a_lost_server_comes_back(rig: Rig) -> None:
     assert rig.manager.state(rig.guild_id) is State.LIVE
 
 
-@pytest.mark.parametrize("full", [False, True])
-async def test_what_keeps_us_out_is_told_and_clean(rig: Rig, full: bool) -> None:
-    channel = rig.guild.channels[rig.channels[0]]
-    if full:
-        channel.user_limit = 1
-        await rig.sim.voice.member(rig.guild, rig.members[1], channel)
-    else:
-        channel.overwrites[rig.bot_id] = (0, int(hikari.Permissions.CONNECT))
-    rig.sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=rig.guild_id)
-    result = await rig.join(0)
-    assert result.told is Told.FAILED
-    assert ("is full" if full else "I may not connect") in result.reason
-    await rig.at_rest()
-    assert rig.place is None
-
-
-@pytest.mark.parametrize("fault", ["withhold_vsu", "withhold_vsrvu", "drop_op4"])
-async def test_half_a_handshake_is_clean(rig: Rig, fault: str) -> None:
-    arm(rig, fault)
-    result = await rig.join(0)
-    assert (result.told, result.reason) == (Told.FAILED, "Discord did not answer in time; try again")
-    await rig.at_rest()
-    assert rig.place is None
-    assert (await rig.join(0)).told is Told.JOINED
-
-
 @pytest.mark.parametrize("fault", ["endpoint_null_first", "stale_vsu_null_first", "swap_order"])
 async def test_odd_orders_still_join(rig: Rig, fault: str) -> None:
     arm(rig, fault, delay_s=0.1)
     assert (await rig.join(0)).told is Told.JOINED
     assert rig.place == rig.channels[0]
     assert rig.op4() == [str(rig.channels[0])]
-
-
-async def test_events_after_our_timeout_leave_nothing(rig: Rig) -> None:
-    arm(rig, "delay_op4_events", delay_s=1.2)
-    assert (await rig.join(0)).told is Told.FAILED
-    await asyncio.sleep(1.0)
-    await eventually(lambda: rig.place is None and not rig.manager.states())
 
 
 async def test_a_move_that_is_ignored_stays_where_it_is(rig: Rig) -> None:
