@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from roost.audio import AudioFrame
 from roost.opus import encode_all
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
-from roost_stt.engine import SpeechWorker, Trouble
+from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings, WorkerTiming
+from roost_stt.models import locate
 
 RECORDINGS = Path(roost_voice.sim.__file__).parent / "recordings"
 SCRIPTED = "roost_stt.worker.engines.scripted:create"
@@ -103,3 +105,39 @@ def worker_pids() -> list[int]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+@contextlib.asynccontextmanager
+async def workers() -> AsyncIterator[Build]:
+    """Start workers; afterwards none may be left."""
+    rigs: list[Rig] = []
+
+    async def build(spec: EngineSpec | None = None, lease: dict[str, Any] | None = None, **timing: Any) -> Rig:
+        if spec is None:
+            spec = EngineSpec(WHISPER, {"model": locate("tiny.en"), "device": "cpu"})
+        transcripts: list[Transcript] = []
+        arrived: list[float] = []
+        troubles: list[tuple[Trouble, int | None, str]] = []
+        changed = asyncio.Event()
+
+        def take(transcript: Transcript) -> None:
+            transcripts.append(transcript)
+            arrived.append(asyncio.get_running_loop().time())
+            changed.set()
+
+        def trouble(what: Trouble, guild: int | None, detail: str) -> None:
+            troubles.append((what, guild, detail))
+            changed.set()
+
+        worker = SpeechWorker(WorkerSettings(spec, lease=lease, timing=WorkerTiming(**timing)), take, trouble)
+        made = Rig(worker, Scope("test"), transcripts, arrived, troubles, changed)
+        rigs.append(made)
+        await worker.start(made.scope)
+        return made
+
+    yield build
+    for each in rigs:
+        await each.worker.close()
+        assert await each.scope.aclose() == []
+        assert each.worker.pid is None
+    assert worker_pids() == []

@@ -5,199 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import types
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import hikari
 import psutil
 import pytest
-from stt_rig import packets_of, worker_pids
+from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses
+from stt_rig import packets_of
 
-from roost.audio import AudioFrame, FrameSink, VoiceSession
+from roost.audio import VoiceSession
 from roost.config import build
-from roost.dispatch import Dispatcher
-from roost.errors import ClosedError, ConfigError, RoostError
-from roost.hooks import Meta, hookimpl
-from roost.scopes import Scope
+from roost.errors import ConfigError, RoostError
+from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt.config import SttConfig
-from roost_stt.plugin import SttPlugin
 
 pytestmark = pytest.mark.e2e
-
-GUILD, VOICE, TEXT, ADA, BEN, ME = 1, 20, 30, 7, 8, 9
-
-
-class FakeSession:
-    """What the voice plugin would hand out."""
-
-    def __init__(self) -> None:
-        self.id = "s1"
-        self.guild_id = GUILD
-        self.channel_id = VOICE
-        self.members = frozenset({ADA, BEN})
-        self.sinks: list[FrameSink] = []
-        self.closed = False
-        self.capture_state = "off"
-        self.notice_works = True
-        self.notice_channel_id = 0
-
-    async def capturing(self) -> bool:
-        self.capture_state = "on" if self.notice_works else "failed"
-        return self.notice_works
-
-    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
-        self.notice_channel_id = notice_channel_id
-        if self.closed:
-            raise ClosedError("closed")
-        self.sinks.append(sink)
-        return lambda: self.sinks.remove(sink)
-
-    def say(self, packets: list[bytes], user: int = ADA) -> None:
-        for number, packet in enumerate(packets):
-            for sink in self.sinks:
-                sink.write(AudioFrame(GUILD, user, user, number * 960, packet))
-
-
-class Guest:
-    """Another plugin that looks at transcripts."""
-
-    def __init__(self) -> None:
-        self.ready: list[Transcript] = []
-
-    @hookimpl
-    def plugin_meta(self) -> Meta:
-        return Meta("guest")
-
-    @hookimpl
-    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
-        import dataclasses
-
-        if "secret" in draft.text:
-            return dataclasses.replace(draft, text="")
-        return dataclasses.replace(draft, text=draft.text.upper())
-
-    @hookimpl
-    async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:
-        self.ready.append(transcript)
-
-
-class House:
-    """The parts of the host that the plugin touches."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.messages: list[tuple[int, str, dict[str, Any]]] = []
-        self.posted = asyncio.Event()
-        self.kept: dict[tuple[int | None, str], Any] = {}
-        self.dispatcher = Dispatcher(lambda: ["stt", "guest"], lambda plugin, guild: True)
-        self.guest = Guest()
-        self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
-        self.overwrites: dict[int, hikari.PermissionOverwrite] = {}
-        role = types.SimpleNamespace(permissions=hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES)
-        self.bot = types.SimpleNamespace(
-            get_me=lambda: types.SimpleNamespace(id=ME),
-            rest=types.SimpleNamespace(create_message=self._create_message),
-            cache=types.SimpleNamespace(
-                get_member=lambda guild, user: types.SimpleNamespace(
-                    id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}[user]
-                ),
-                get_guild=lambda guild: types.SimpleNamespace(id=guild, owner_id=0, get_roles=lambda: {guild: role}),
-                get_guild_channel=lambda channel: types.SimpleNamespace(permission_overwrites=self.overwrites),
-                get_voice_state=lambda guild, user: None,
-            ),
-        )
-        self.session = FakeSession()
-        self.refused: set[int] = set()
-        self.consent_callbacks: list[Callable[[int, int], None]] = []
-
-    def opt_out(self, user: int) -> None:
-        self.refused.add(user)
-        for callback in self.consent_callbacks:
-            callback(GUILD, user)
-
-    def _subscribe(self, callback: Callable[[int, int], None]) -> Callable[[], None]:
-        self.consent_callbacks.append(callback)
-        return lambda: self.consent_callbacks.remove(callback)
-
-    async def _create_message(self, channel: int, text: str, **options: Any) -> None:
-        self.messages.append((channel, text, options))
-        self.posted.set()
-
-    async def load(self) -> SttPlugin:
-        self.plugin = SttPlugin()
-        self.dispatcher.manager.register(self.plugin, "stt")
-        self.scope = Scope("plugin:stt")
-        self.ctx: Any = types.SimpleNamespace(
-            name="stt",
-            bot=self.bot,
-            hooks=self.dispatcher,
-            settings=types.SimpleNamespace(get=self._get, set=self._set),
-            config=self.config,
-            consent=types.SimpleNamespace(
-                allows=lambda guild, user: user not in self.refused, subscribe=self._subscribe
-            ),
-            on_unload=lambda callback: None,
-            scope=self.scope,
-            task=self.scope.spawn,
-        )
-        await self.plugin.on_load(self.ctx)
-        return self.plugin
-
-    async def unload(self, reason: str = "shutdown") -> None:
-        await self.plugin.on_unload(self.ctx, reason)
-        assert await self.scope.aclose() == []
-        self.dispatcher.manager.unregister(name="stt")
-
-    async def _get(self, guild: int | None, key: str, default: Any = None) -> Any:
-        return self.kept.get((guild, key), default)
-
-    async def _set(self, guild: int | None, key: str, value: Any) -> None:
-        self.kept[guild, key] = value
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for _, text, _ in self.messages]
-
-    async def until(self, check: Callable[[], bool], timeout_s: float = 10.0) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not check():
-                self.posted.clear()
-                try:
-                    async with asyncio.timeout(0.05):
-                        await self.posted.wait()
-                except TimeoutError:
-                    continue
-
-    async def open(self) -> None:
-        await self.plugin.voice_session_opened(cast(VoiceSession, self.session))
-
-    async def close(self, seconds: float = 2.0) -> None:
-        session = cast(VoiceSession, self.session)
-        await self.plugin.voice_session_closing(session, "leave", asyncio.get_running_loop().time() + seconds)
-        self.session.closed = True
-        await self.plugin.voice_session_closed(session, "leave", cast(Any, None))
-
-    def workers(self) -> list[int]:
-        return worker_pids()
 
 
 @pytest.fixture
 async def make() -> AsyncIterator[Callable[..., Any]]:
-    houses: list[House] = []
-
-    async def build_house(**settings: Any) -> House:
-        house = House(**settings)
-        houses.append(house)
-        await house.load()
-        return house
-
-    yield build_house
-    for house in houses:
-        if not house.scope.closed:
-            await house.unload()
-        assert house.workers() == []
-        assert house.session.sinks == []
+    async with houses() as build_house:
+        yield build_house
 
 
 @pytest.fixture(scope="module")
