@@ -29,6 +29,8 @@ async def rig(sim: SimulatedDiscord, tmp_path: Path) -> AsyncIterator[Rig]:
     async with leak_check():
         async with running(sim, tmp_path) as made:
             yield made
+        for member in made.members:
+            await sim.voice.member(made.guild, member, None)
         assert made.most <= 1
         assert made.place is None
         assert not list((tmp_path / "instances").glob("*.json")), "the journal is not empty"

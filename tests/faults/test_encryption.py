@@ -1,0 +1,183 @@
+"""End-to-end encryption: rows 60 to 66."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from context import Rig, SinkRecorder, eventually
+from fault_report import SCALE, Fault
+
+from roost_voice.moves import State, Told
+from roost_voice.session import Session
+
+pytestmark = pytest.mark.sim
+
+OPUS = b"\x78" + bytes(range(60))
+RECOVERIES = 3
+"""Times in 60 s that a link may declare its group broken."""
+
+
+def arm(rig: Rig, name: str, times: int = 1, **params: Any) -> None:
+    rig.sim.faults.arm(name, rig.guild_id, params, times)
+
+
+def dave(rig: Rig) -> dict[str, Any]:
+    """The bot's encryption, as the voice server sees it; empty while it has no session there."""
+    assert rig.sim.part is not None
+    sessions = rig.sim.part.state()["voice_sessions"]
+    return next((each["dave"] for each in sessions if each["user_id"] == str(rig.bot_id)), {})
+
+
+def reports(rig: Rig) -> int:
+    """How often the bot told the voice server that its group is broken (op 31)."""
+    return sum(
+        entry.get("event") == "dave_invalid" and entry.get("user_id") == str(rig.bot_id) for entry in rig.sim.entries
+    )
+
+
+def group_is(rig: Rig, *members: int) -> bool:
+    """Whether everybody who is in the call, the bot included, holds the group."""
+    return sorted(dave(rig).get("members", ())) == sorted(map(str, (rig.bot_id, *members)))
+
+
+async def enter(rig: Rig, *members: int, channel: int = 0) -> None:
+    for member in members:
+        await rig.sim.voice.member(rig.guild, member, rig.guild.channels[rig.channels[channel]])
+
+
+async def leave(rig: Rig, member: int) -> None:
+    await rig.sim.voice.member(rig.guild, member, None)
+
+
+async def join_and_listen(rig: Rig, *speakers: int) -> tuple[Session, SinkRecorder]:
+    """Bring the bot into the first channel, with a sink that hears these speakers."""
+    sink = rig.recorder.sink = SinkRecorder()
+    for speaker in speakers:
+        await rig.ctx.consent.agree(rig.guild_id, speaker)
+    result = await rig.join(0)
+    assert result.told is Told.JOINED, result.reason
+    session = result.session
+    assert session is not None
+    await eventually(lambda: session.capture_state == "on")
+    return session, sink
+
+
+@contextlib.asynccontextmanager
+async def speaking(rig: Rig, member: int) -> AsyncIterator[None]:
+    """Have a member speak for as long as the block lasts."""
+    assert rig.sim.part is not None
+    name = rig.sim.part.recordings()[0]["name"]
+    task = asyncio.create_task(
+        rig.sim.part.speak(rig.guild_id, member, wav=None, recording=name, params={"repeat": 20})
+    )
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def hears_more(sink: SinkRecorder, more: int = 5) -> None:
+    await sink.until(len(sink.frames) + more)
+
+
+@pytest.mark.fault(60)
+async def test_alone_is_no_error(rig: Rig, fault: Fault) -> None:
+    with fault.clock():
+        result = await rig.join(0)
+    session = result.session
+    assert session is not None
+    assert session.dave_state == "pending"
+    session.send_opus(OPUS)
+    # Longer than a bot with company waits for its group.
+    await asyncio.sleep(6.0 * SCALE)
+    assert rig.manager.state(rig.guild_id) is State.LIVE
+    assert session.dave_state == "pending"
+    assert reports(rig) == 0
+    assert session.generation == 1
+    ada = rig.members[1]
+    await enter(rig, ada)
+    with fault.clock():
+        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada))
+    assert reports(rig) == 0
+    await leave(rig, ada)
+    await eventually(lambda: session.dave_state == "pending")
+    assert rig.manager.state(rig.guild_id) is State.LIVE
+
+
+@pytest.mark.fault(61)
+async def test_a_damaged_welcome_is_reported_once(rig: Rig, fault: Fault) -> None:
+    ada, ben = rig.members[1:3]
+    await enter(rig, ada, ben)
+    arm(rig, "flip_welcome")
+    session, sink = await join_and_listen(rig, ada)
+    with fault.clock():
+        await eventually(lambda: reports(rig) == 1)
+        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben))
+    async with speaking(rig, ada):
+        await hears_more(sink)
+    assert reports(rig) == 1
+    assert session.generation == 1
+
+
+@pytest.mark.fault(61)
+async def test_a_damaged_commit_is_reported_once(rig: Rig, fault: Fault) -> None:
+    ada, ben, cleo = rig.members[1:4]
+    await enter(rig, ada, ben)
+    session, sink = await join_and_listen(rig, ada)
+    await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben))
+    for _ in range(20):
+        # The bot knows a commit of its own without reading it: wait for one of somebody else's to be damaged.
+        epochs = session.stats().link.dave_epochs
+        arm(rig, "flip_commit")
+        await enter(rig, cleo)
+        await eventually(lambda epochs=epochs: reports(rig) > 0 or session.stats().link.dave_epochs > epochs)
+        if reports(rig):
+            break
+        await leave(rig, cleo)
+        await eventually(lambda: group_is(rig, ada, ben) and session.dave_state == "active")
+    with fault.clock():
+        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben, cleo))
+    async with speaking(rig, ada):
+        await hears_more(sink)
+    assert reports(rig) == 1
+    assert session.generation == 1
+
+
+@pytest.mark.fault(64)
+async def test_frames_that_cannot_be_decrypted_are_recovered_once(rig: Rig, fault: Fault) -> None:
+    ada = rig.members[1]
+    await enter(rig, ada)
+    session, sink = await join_and_listen(rig, ada)
+    await eventually(lambda: session.dave_state == "active")
+    async with speaking(rig, ada):
+        await hears_more(sink)
+        arm(rig, "corrupt_media", frames=36)
+        await eventually(lambda: session.stats().link.decrypt_failures >= 36)
+        with fault.clock():
+            await eventually(lambda: reports(rig) == 1)
+            await eventually(lambda: session.dave_state == "active" and group_is(rig, ada))
+            await hears_more(sink)
+        await hears_more(sink, 40)
+    assert reports(rig) == 1
+    assert session.generation == 1
+
+
+@pytest.mark.fault(66)
+async def test_a_downgrade_ends_the_session(rig: Rig, fault: Fault) -> None:
+    ada = rig.members[1]
+    await enter(rig, ada)
+    session, _ = await join_and_listen(rig, ada)
+    await eventually(lambda: session.dave_state == "active")
+    arm(rig, "downgrade_dave")
+    await eventually(lambda: not rig.sim.faults.armed())
+    with fault.clock():
+        reason, _stats = await rig.recorder.until("closed")
+    assert "no longer be end-to-end encrypted" in reason
+    await rig.at_rest()
+    assert rig.place is None
+    assert rig.op4() == [str(rig.channels[0]), None]
