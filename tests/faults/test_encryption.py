@@ -19,6 +19,8 @@ pytestmark = pytest.mark.sim
 OPUS = b"\x78" + bytes(range(60))
 RECOVERIES = 3
 """Times in 60 s that a link may declare its group broken."""
+RECONNECTS = 5
+"""Links in 60 s until the breaker trips."""
 
 
 def arm(rig: Rig, name: str, times: int = 1, **params: Any) -> None:
@@ -148,6 +150,69 @@ async def test_a_damaged_commit_is_reported_once(rig: Rig, fault: Fault) -> None
     assert session.generation == 1
 
 
+@pytest.mark.fault(62)
+async def test_a_storm_of_damage_ends_in_the_breaker(rig: Rig, fault: Fault) -> None:
+    ada, ben = rig.members[1:3]
+    await enter(rig, ada, ben)
+    for name in ("flip_welcome", "flip_commit"):
+        arm(rig, name, times=10_000)
+    with fault.clock():
+        session, _ = await join_and_listen(rig, ada)
+        reason, stats = await rig.recorder.until("closed")
+    assert reason
+    assert session.closed
+    await eventually(lambda: rig.place is None)
+    assert rig.recorder.names.count("closed") == 1
+    # Three reports a link, then another link; five of those at most.
+    assert 1 < stats.generation <= RECONNECTS + 1
+    assert RECOVERIES <= reports(rig) <= RECOVERIES * stats.generation
+    assert rig.manager.state(rig.guild_id) is State.FAILED
+
+
+@pytest.mark.fault(63)
+async def test_a_transition_that_nobody_announced_is_ignored(rig: Rig, fault: Fault) -> None:
+    ada = rig.members[1]
+    await enter(rig, ada)
+    session, sink = await join_and_listen(rig, ada)
+    await eventually(lambda: session.dave_state == "active")
+    async with speaking(rig, ada):
+        await hears_more(sink)
+        with fault.clock():
+            arm(rig, "unknown_transition")
+            await eventually(lambda: session.stats().link.violations.get("dave_unknown_transition") == 1)
+            await hears_more(sink)
+    assert reports(rig) == 0
+    assert session.stats().link.decrypt_failures == 0
+
+
+@pytest.mark.fault(63)
+@pytest.mark.parametrize("late", ["execute", "speaker"])
+async def test_a_late_change_of_keys_costs_no_frame(rig: Rig, fault: Fault, late: str) -> None:
+    """Op 22 comes late to the bot; or the speaker hears of the new keys late, and uses the old ones till then."""
+    ada, ben = rig.members[1:3]
+    await enter(rig, ada)
+    session, sink = await join_and_listen(rig, ada)
+    await eventually(lambda: session.dave_state == "active")
+    delay_s = 8.0 * SCALE
+    if late == "execute":
+        arm(rig, "late_dave", op=22, delay_ms=round(delay_s * 1000))
+    else:
+        arm(rig, "late_dave", op=29, delay_ms=round(delay_s * 1000), user_id=ada)
+    async with speaking(rig, ada):
+        await hears_more(sink)
+        await eventually(lambda: not rig.sim.faults.armed())
+        epochs = session.stats().link.dave_epochs
+        with fault.clock():
+            await enter(rig, ben)
+            await eventually(lambda: session.stats().link.dave_epochs > epochs)
+            await hears_more(sink, round(delay_s / 0.02) + 20)
+    link = session.stats().link
+    assert (link.decrypt_failures, link.lost) == (0, 0)
+    assert link.dropped == {}
+    assert reports(rig) == 0
+    assert group_is(rig, ada, ben)
+
+
 @pytest.mark.fault(64)
 async def test_frames_that_cannot_be_decrypted_are_recovered_once(rig: Rig, fault: Fault) -> None:
     ada = rig.members[1]
@@ -165,6 +230,41 @@ async def test_frames_that_cannot_be_decrypted_are_recovered_once(rig: Rig, faul
         await hears_more(sink, 40)
     assert reports(rig) == 1
     assert session.generation == 1
+
+
+@pytest.mark.fault(65)
+async def test_every_packet_is_opened_with_the_keys_of_the_moment(rig: Rig, fault: Fault) -> None:
+    ada, ben, cleo = rig.members[1:4]
+    await enter(rig, ada)
+    session, sink = await join_and_listen(rig, ada, ben)
+    await eventually(lambda: session.dave_state == "active")
+    heard: list[tuple[int, bytes]] = []
+    assert rig.sim.part is not None
+    async with speaking(rig, ada):
+        await hears_more(sink)
+        for newcomer in (ben, cleo):
+            epochs = session.stats().link.dave_epochs
+            with fault.clock():
+                await enter(rig, newcomer)
+                await eventually(lambda epochs=epochs: session.stats().link.dave_epochs > epochs)
+                await hears_more(sink)
+        async with speaking(rig, ben):
+            with fault.clock():
+                await eventually(lambda: sink.frames[-1].user_id == ben)
+        epochs = session.stats().link.dave_epochs
+        with fault.clock():
+            await leave(rig, cleo)
+            await eventually(lambda: session.stats().link.dave_epochs > epochs and group_is(rig, ada, ben))
+            await hears_more(sink)
+        # The other way: what the bot says is sealed with the keys of the moment too.
+        rig.sim.part.listen(rig.guild_id, ben, lambda user_id, opus: heard.append((user_id, opus)))
+        with fault.clock():
+            session.send_opus(OPUS)
+            await eventually(lambda: (rig.bot_id, OPUS) in heard)
+    link = session.stats().link
+    assert link.decrypt_failures == 0
+    assert link.lost == 0
+    assert reports(rig) == 0
 
 
 @pytest.mark.fault(66)

@@ -405,6 +405,8 @@ def _added(past: LinkStats, link: LinkStats) -> LinkStats:
     """Counters of two links after one another; what is no counter is the later one's."""
     dropped = Counter(past.dropped)
     dropped.update(link.dropped)
+    violations = Counter(past.violations)
+    violations.update(link.violations)
     return LinkStats(
         packets_in=past.packets_in + link.packets_in,
         frames_out=past.frames_out + link.frames_out,
@@ -420,4 +422,7 @@ def _added(past: LinkStats, link: LinkStats) -> LinkStats:
         resumes=past.resumes + link.resumes,
         ping_ms=link.ping_ms,
         mode=link.mode,
+        send_dropped=past.send_dropped + link.send_dropped,
+        udp_errors=past.udp_errors + link.udp_errors,
+        violations=dict(violations),
     )

@@ -34,6 +34,7 @@ ACTIVE = {
     "malformed_rtp": "damaged RTP, RTCP and random datagrams arrive; params: count (20), seed, user_id",
     "corrupt_media": "end-to-end frames arrive damaged, though well sealed; params: frames (36), user_id",
     "unknown_transition": "op 22 executes a transition nobody prepared; params: transition_id (54321), user_id",
+    "late_dave": "messages of the encryption group come late; params: op (0: any), n (1), delay_ms (1000), user_id",
     "repeat_invalid_epoch": "op 24 asks for a new group though nothing changed; params: user_id",
 }
 """Faults that strike as soon as a connection they concern is live: `user_id`'s, else the bots' of the guild."""

@@ -12,6 +12,7 @@ from typing import Any
 from roost.sim.voice_part import SimHost
 from roost_voice.sim import faults, mls, rtp
 from roost_voice.sim.delivery import OP_ANNOUNCE_COMMIT, OP_WELCOME, DeliveryService
+from roost_voice.sim.late import LateMessages
 from roost_voice.sim.media import Loss, MediaRelay, Sendto
 from roost_voice.sim.session import Grant, Pipe, Room, Session, json_frame
 from roost_voice.sim.settings import VoiceSettings
@@ -74,6 +75,7 @@ class VoiceServer:
         self._by_ssrc: dict[int, Session] = {}
         self._pipes: dict[int, Pipe] = {}
         self._waiting_faults: list[faults.ActiveFault] = []
+        self._late: dict[Session, LateMessages] = {}
         self._next_ssrc = 1000
         self.udp_address = (settings.host, 0)
         """Told in op 2; set by whoever owns the socket."""
@@ -159,7 +161,10 @@ class VoiceServer:
         self.media.tick(now)
         for room in list(self._rooms.values()):
             room.delivery.tick(now)
-            self._flush(room)
+            self._flush(room, now)
+        for session, late in self._late.items():
+            for op, payload in late.due(now):
+                session.send(op, payload)
         guilds = {guild for (guild, _), session in self._sessions.items() if not session.grant.virtual}
         self._waiting_faults += faults.take_active(self._host, sorted(guilds))
         self._waiting_faults = [fault for fault in self._waiting_faults if not self._strike(fault, now)]
@@ -209,7 +214,7 @@ class VoiceServer:
                 room.delivery.transition_ready(session.user_id, number)
             else:
                 room.delivery.invalid(session.user_id, number)
-            self._flush(room)
+            self._flush(room, now)
         elif op not in _IGNORED_OPS:
             raise Refused(4001, f"unknown op {op}")
 
@@ -228,7 +233,7 @@ class VoiceServer:
         except mls.WireError as error:
             raise Refused(4020, f"op {raw[0]}: {error}") from error
         finally:
-            self._flush(room)
+            self._flush(room, now)
 
     def _expect_dave(self, session: Session, room: Room) -> None:
         if session.user_id not in room.delivery.members:
@@ -374,7 +379,7 @@ class VoiceServer:
             )
         if not known:
             room.delivery.join(session.user_id)
-        self._flush(room)
+        self._flush(room, now)
 
     def _speaking(self, session: Session, payload: Mapping[str, Any]) -> None:
         session.speaking = _integer(payload["speaking"], 0, 0xFF)
@@ -434,6 +439,7 @@ class VoiceServer:
         del self._sessions[grant.guild_id, grant.user_id], self._by_ssrc[session.ssrc], room.sessions[grant.user_id]
         self.media.losses.pop((grant.guild_id, grant.user_id), None)
         self.media.corrupt.pop((grant.guild_id, grant.user_id), None)
+        self._late.pop(session, None)
         self._log(session, "gone")
         if not room.sessions:
             del self._rooms[grant.guild_id, grant.channel_id]
@@ -442,7 +448,7 @@ class VoiceServer:
             other.send(13, {"user_id": str(grant.user_id)})
         room.delivery.leave(grant.user_id)
         self._settle_version(room, now)
-        self._flush(room)
+        self._flush(room, now)
 
     # DAVE
 
@@ -458,7 +464,7 @@ class VoiceServer:
         else:
             room.delivery.upgrade()
 
-    def _flush(self, room: Room) -> None:
+    def _flush(self, room: Room, now: float) -> None:
         outgoing, room.delivery.outbox = room.delivery.outbox, []
         for message in outgoing:
             session = room.sessions.get(message.user_id)
@@ -468,7 +474,9 @@ class VoiceServer:
             fault = {OP_ANNOUNCE_COMMIT: "flip_commit", OP_WELCOME: "flip_welcome"}.get(message.op)
             if fault is not None and isinstance(payload, bytes) and self._take_for(fault, session) is not None:
                 payload = payload[:-1] + bytes([payload[-1] ^ 1])
-            session.send(message.op, payload)
+            late = self._late.get(session)
+            if late is None or not late.hold((message.op, payload), now):
+                session.send(message.op, payload)
         events, room.delivery.trace = room.delivery.trace, []
         for event in events:
             kind = event.pop("event")
@@ -517,7 +525,7 @@ class VoiceServer:
         if fault.name == "downgrade_dave":
             room = self._room_of(targets[0])
             room.delivery.downgrade(now)
-            self._flush(room)
+            self._flush(room, now)
             return True
         act: Callable[[faults.ActiveFault, Session, float], None] = getattr(self, f"_fault_{fault.name}")
         for session in targets:
@@ -561,6 +569,10 @@ class VoiceServer:
 
     def _fault_unknown_transition(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         session.send(22, {"transition_id": fault.integer("transition_id", 54_321)})
+
+    def _fault_late_dave(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        delay_s = fault.integer("delay_ms", 1000) / 1000
+        self._late[session] = LateMessages(fault.integer("op", 0), fault.integer("n", 1), delay_s)
 
     def _fault_repeat_invalid_epoch(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         session.send(24, {"protocol_version": 1, "epoch": 1})
