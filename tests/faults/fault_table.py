@@ -50,7 +50,7 @@ ROWS: tuple[Row, ...] = (
     Row(1, 7, "the channel is full, or the bot may not connect: Discord answers nothing",
         "asks the cache before it tries; else waits 5 s, leaves, has the leave confirmed", NOT_JOINED),
     Row(2, 7, "only one of the two events of a join arrives", "as row 1", NOT_JOINED),
-    Row(3, 0, "the intent GUILD_VOICE_STATES is missing", "the plugin is not loaded and says which intent to add",
+    Row(3, 0, "the intent GUILD_VOICE_STATES is missing", "the plugin is not loaded and says which intent to add; a bot that requires voice does not start",
         "No voice commands; the operator reads why at the start."),
     Row(4, 2, "the events of a join arrive after the bot has given up", "an event that nobody waits for is answered with a leave",
         "The bot appears in the channel and is gone again."),

@@ -1,45 +1,31 @@
-"""Joining and leaving: rows 1 to 14, but for row 8."""
+"""Joins that Discord, the network or the set-up gets in the way of: rows 1 to 9, but for row 8."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import hikari
 import pytest
-from context import Rig, eventually
+from context import Recorder, Rig, eventually, running
 from fault_report import SCALE, Fault
+from voice_log import arm, asked_rest, say_out, seen, words
 
-from roost_voice.commands import join_words
+from roost.audio import Credentials, LinkEvents, VoiceLink
+from roost.demo.bot_process import run_bot
+from roost.hooks import hookimpl
+from roost.sim.server import SimulatedDiscord
+from roost.testing.leftovers import leak_check
 from roost_voice.moves import State, Told
-from roost_voice.sessions import JoinResult
+from roost_voice.sim.drivers import Certificate
 
 pytestmark = pytest.mark.sim
 
 NO_ANSWER = "Discord did not answer in time"
-
-
-def arm(rig: Rig, name: str, times: int = 1, **params: Any) -> None:
-    rig.sim.faults.arm(name, rig.guild_id, params, times)
-
-
-def words(rig: Rig, result: JoinResult, asked: int = 0) -> str:
-    """The reply to ``/voice join``."""
-    return join_words(result, rig.channels[asked])
-
-
-def seen(rig: Rig, kind: str) -> list[str | None]:
-    """What Discord did with the bot's voice, as channels: `op4` or `vsu`."""
-    own = [each for each in rig.sim.entries if each["kind"] == kind and each["user_id"] == str(rig.bot_id)]
-    return [each["channel_id"] for each in own]
-
-
-def asked_rest(rig: Rig) -> int:
-    """How often Discord was asked whether the bot is in voice."""
-    return sum(
-        each["kind"] == "rest" and each["method"] == "GET" and each["path"].endswith("/voice-states/@me")
-        for each in rig.sim.entries
-    )
 
 
 @pytest.mark.fault(1)
@@ -64,7 +50,6 @@ async def test_discord_does_not_let_the_bot_in(rig: Rig, fault: Fault, cause: st
     assert words(rig, result).startswith(f"I could not join <#{rig.channels[0]}>: ")
     assert told in words(rig, result)
     assert rig.op4() == [str(rig.channels[0]), None]
-    await rig.sim.voice.member(rig.guild, rig.members[1], None)
     assert asked_rest(rig) == 1, "an op 4 that changes nothing brings no answer: REST has to confirm"
 
 
@@ -135,3 +120,150 @@ async def test_no_server_ever_has_an_address(rig: Rig, fault: Fault) -> None:
     assert "Discord offered no voice server" in words(rig, result)
     await rig.at_rest()
     assert rig.op4() == [str(rig.channels[0]), None]
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("moment", ["before the state", "before the server", "while connecting", "in voice"])
+async def test_an_old_voice_state_says_that_the_bot_is_out(rig: Rig, fault: Fault, moment: str) -> None:
+    if moment == "before the state":
+        arm(rig, "stale_vsu_null_first")
+    elif moment == "before the server":
+        arm(rig, "withhold_vsrvu")
+    elif moment == "while connecting":
+        arm(rig, "drop_discovery", n=2)
+    with fault.clock():
+        joining = asyncio.ensure_future(rig.join(0))
+        if moment == "before the server":
+            await eventually(lambda: rig.place is not None)
+            say_out(rig, "a session of yesterday")
+            rig.sim.voice.new_server(rig.guild, rig.bot_id)
+        elif moment == "while connecting":
+            await eventually(lambda: bool(rig.sim.state()["voice_sessions"]))
+            assert rig.manager.state(rig.guild_id) is State.CONNECTING
+            say_out(rig, "a session of yesterday")
+        assert (await joining).told is Told.JOINED
+    if moment == "in voice":
+        say_out(rig, "a session of yesterday")
+        await rig.sim.voice.member(rig.guild, rig.members[0], rig.guild.channels[rig.channels[0]])
+        await rig.recorder.until("member_joined")
+    assert rig.manager.state(rig.guild_id) is State.LIVE
+    assert "interrupted" not in rig.recorder.names
+    assert rig.op4() == [str(rig.channels[0])]
+
+
+@pytest.mark.fault(7)
+async def test_the_answer_to_an_earlier_leave_comes_during_the_next_join(rig: Rig, fault: Fault) -> None:
+    """It carries the very session id of the join that is under way."""
+    await rig.join(0)
+    session_id = rig.guild.voice_states[rig.bot_id].session_id
+    arm(rig, "withhold_leave_vsu")
+    assert (await rig.leave()).told is Told.LEFT
+    arm(rig, "delay_op4", delay_s=2 * SCALE)
+    with fault.clock(2):
+        joining = asyncio.ensure_future(rig.join(0))
+        await eventually(lambda: len(rig.op4()) == 3)
+        say_out(rig, session_id)
+        assert (await joining).told is Told.JOINED
+    assert rig.guild.voice_states[rig.bot_id].session_id == session_id
+    assert rig.op4() == [str(rig.channels[0]), None, str(rig.channels[0])]
+
+
+class BrokenDriver(Recorder):
+    """Provides a voice driver that raises what no driver may."""
+
+    name = "broken"
+
+    @hookimpl
+    async def voice_driver(self, name: str) -> BrokenDriver:
+        return self
+
+    @contextlib.asynccontextmanager
+    async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[VoiceLink]:
+        raise RuntimeError("out of order")
+        yield
+
+
+@contextlib.asynccontextmanager
+async def server_of_another_authority() -> AsyncIterator[str]:
+    certificate = Certificate()
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=certificate.server)
+    async with server:
+        yield f"localhost:{server.sockets[0].getsockname()[1]}"
+    certificate.remove()
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("certificate", "certificate could not be verified"),
+        ("nobody listens", "could not be reached"),
+        ("no such host", "could not be reached"),
+        ("foreign host", "not among the allowed hosts"),
+        ("no address", "address cannot be read"),
+        ("no mode", "no encryption mode that we know"),
+        ("driver raises", "the voice driver failed (RuntimeError)"),
+    ],
+)
+async def test_the_voice_server_cannot_be_used(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, cause: str, told: str
+) -> None:
+    endpoints = {
+        "nobody listens": "localhost:1",
+        "no such host": "nowhere.invalid:443",
+        "foreign host": "voice.example.org:443",
+        "no address": "wss://localhost/",
+    }
+    settings: dict[str, Any] = {"allowed_hosts": ("localhost", "*.invalid")}
+    async with leak_check(), contextlib.AsyncExitStack() as stack:
+        if cause == "driver raises":
+            settings |= {"driver": "broken", "recorder": BrokenDriver()}
+        rig = await stack.enter_async_context(running(sim, tmp_path, **settings))
+        if cause == "certificate":
+            endpoints[cause] = await stack.enter_async_context(server_of_another_authority())
+        if cause in endpoints:
+            arm(rig, "other_endpoint", endpoint=endpoints[cause])
+        elif cause == "no mode":
+            arm(rig, "no_common_mode")
+        with fault.clock():
+            result = await rig.join(0)
+            await rig.at_rest()
+        assert result.told is Told.FAILED
+        assert told in words(rig, result)
+        assert rig.place is None
+        assert rig.op4() == [str(rig.channels[0]), None]
+        assert not list((tmp_path / "instances").glob("*.json"))
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("required", [True, False])
+async def test_without_the_intent_voice_is_not_loaded(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, required: bool
+) -> None:
+    """The whole bot, as the operator starts it; it runs without voice only where voice is not required."""
+    settings = {
+        "discord.rest_url": sim.rest_url,
+        "discord.intents": '["GUILDS"]',
+        "log.format": "json",
+        "plugins.deny": "stt",
+        "plugins.required": "" if not required else "voice",
+    }
+    arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+    environ["ROOST_TOKEN"] = sim.world.bots[0].token
+    async with run_bot([*arguments, "--data-dir", str(tmp_path / "data")], environ) as bot:
+        failed = await bot.wait_for(lambda event: event.get("state") == "failed", 10, "the plugin's failure")
+        loading = await bot.wait_for(lambda event: event.get("state") == "loading", 0.1, "the plugin's load")
+        if required:
+            assert await bot.wait(10) != 0
+        else:
+            await bot.ready(10)
+            bot.terminate()
+            assert await bot.wait(10) == 0
+    assert failed["plugin"] == "voice"
+    assert "the intent GUILD_VOICE_STATES is missing; add it to discord.intents" in failed["message"]
+    assert ("the intent GUILD_VOICE_STATES is missing" in bot.tail[-1]) is required
+    commands = [name for each in sim.entries if each["kind"] == "commands" for name in each["names"]]
+    assert "voice" not in commands
+    assert bool(commands) is not required
+    fault.note(failed["t"] - loading["t"], scaled=False)

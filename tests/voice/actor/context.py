@@ -263,9 +263,13 @@ async def running(
     """Run a bot with the voice plugin against `sim`; stops in order."""
     assert sim.part is not None
     config = VoiceConfig(
-        ca_file=sim.part.ca_file,
-        allowed_hosts=("localhost", "127.0.0.1"),
-        **{"timing_scale": SCALE, "drain_s": 0.5, **settings},
+        **{
+            "ca_file": sim.part.ca_file,
+            "allowed_hosts": ("localhost", "127.0.0.1"),
+            "timing_scale": SCALE,
+            "drain_s": 0.5,
+            **settings,
+        }
     )
     bot = hikari.GatewayBot(
         sim.world.bots[0].token,

@@ -77,16 +77,6 @@ async def test_busy_where_other_people_are(rig: Rig) -> None:
     assert (await rig.join(1, member=1, force=True)).told is Told.MOVED
 
 
-async def test_concurrent_joins_make_one_session(rig: Rig) -> None:
-    results = await asyncio.gather(*(rig.join(number % 3, member=number % 3) for number in range(9)))
-    won = [result for result in results if result.told in (Told.JOINED, Told.MOVED)]
-    assert {result.channel_id for result in won} == {rig.place}
-    assert all(result.told in (Told.JOINED, Told.MOVED, Told.SUPERSEDED) for result in results)
-    assert {result.channel_id for result in results} == {rig.place}, "somebody was told of a channel that did not win"
-    assert rig.most == 1
-    assert len(rig.manager.sessions) == 1
-
-
 async def test_cancelling_a_join_leaves_nothing(rig: Rig) -> None:
     for delay_s in (0.0, 0.005, 0.02, 0.05, 0.1):
         task = asyncio.create_task(rig.join(0))
