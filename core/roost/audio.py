@@ -63,6 +63,7 @@ class Credentials:
         session_id: Of the bot's voice state.
         token: Of VOICE_SERVER_UPDATE; changes on every move.
         server_address: ``host:port`` without a scheme (Discord calls it the endpoint).
+        stage: The channel is a stage, the one kind whose calls need not be end-to-end encrypted.
     """
 
     guild_id: int
@@ -71,6 +72,7 @@ class Credentials:
     session_id: str = dataclasses.field(repr=False)
     token: str = dataclasses.field(repr=False)
     server_address: str
+    stage: bool = False
 
 
 class Retry(enum.Enum):

@@ -11,6 +11,7 @@ import pytest
 from context import Rig, SinkRecorder, eventually
 from fault_report import SCALE, Fault
 
+from roost.sim.world import STAGE, SimSettings
 from roost_voice.moves import State, Told
 from roost_voice.session import Session
 
@@ -55,12 +56,12 @@ async def leave(rig: Rig, member: int) -> None:
     await rig.sim.voice.member(rig.guild, member, None)
 
 
-async def join_and_listen(rig: Rig, *speakers: int) -> tuple[Session, SinkRecorder]:
-    """Bring the bot into the first channel, with a sink that hears these speakers."""
+async def join_and_listen(rig: Rig, *speakers: int, channel: int = 0) -> tuple[Session, SinkRecorder]:
+    """Bring the bot into a channel, with a sink that hears these speakers."""
     sink = rig.recorder.sink = SinkRecorder()
     for speaker in speakers:
         await rig.ctx.consent.agree(rig.guild_id, speaker)
-    result = await rig.join(0)
+    result = await rig.join(channel)
     assert result.told is Told.JOINED, result.reason
     session = result.session
     assert session is not None
@@ -281,3 +282,57 @@ async def test_a_downgrade_ends_the_session(rig: Rig, fault: Fault) -> None:
     await rig.at_rest()
     assert rig.place is None
     assert rig.op4() == [str(rig.channels[0]), None]
+    # The call stays as it is, and the bot outside.
+    with fault.clock():
+        result = await rig.join(0)
+    assert result.told is Told.FAILED
+    assert "end-to-end encrypted" in result.reason
+    await rig.at_rest()
+    assert rig.place is None
+
+
+@pytest.mark.fault(66)
+@pytest.mark.parametrize("settings", [SimSettings(guilds=1, stages=1)])
+async def test_a_stage_is_not_encrypted_and_stays(rig: Rig, fault: Fault) -> None:
+    (stage,) = rig.guild.of_type(STAGE)
+    rig.channels.append(stage.id)
+    ada = rig.members[1]
+    await enter(rig, ada, channel=-1)
+    with fault.clock():
+        session, sink = await join_and_listen(rig, ada, channel=-1)
+    assert session.dave_state == "none"
+    arm(rig, "downgrade_dave")
+    heard: list[tuple[int, bytes]] = []
+    assert rig.sim.part is not None
+    rig.sim.part.listen(rig.guild_id, ada, lambda user_id, opus: heard.append((user_id, opus)))
+    async with speaking(rig, ada):
+        await hears_more(sink, 20)
+        session.send_opus(OPUS)
+        await eventually(lambda: (rig.bot_id, OPUS) in heard)
+    assert rig.manager.state(rig.guild_id) is State.LIVE
+    assert session.generation == 1
+    assert session.stats().link.dave_version == 0
+    # The exception is the stage's alone: elsewhere the same session is encrypted again.
+    ben = rig.members[2]
+    await enter(rig, ben)
+    assert (await rig.join(0, force=True)).session is session
+    await eventually(lambda: session.dave_state == "active" and group_is(rig, ben))
+
+
+@pytest.mark.fault(66)
+@pytest.mark.parametrize("settings", [SimSettings(guilds=1, stages=1)])
+async def test_a_call_that_is_moved_out_of_a_stage_must_be_encrypted(rig: Rig, fault: Fault) -> None:
+    (stage,) = rig.guild.of_type(STAGE)
+    rig.channels.append(stage.id)
+    ada, ben = rig.members[1:3]
+    await enter(rig, ada, channel=-1)
+    await enter(rig, ben)
+    session, _ = await join_and_listen(rig, ada, channel=-1)
+    rig.sim.voice.move(rig.guild, rig.bot_id, rig.guild.channels[rig.channels[0]])
+    await eventually(lambda: session.dave_state == "active" and group_is(rig, ben))
+    arm(rig, "downgrade_dave")
+    await eventually(lambda: not rig.sim.faults.armed())
+    with fault.clock():
+        await rig.recorder.until("closed")
+    await rig.at_rest()
+    assert rig.place is None

@@ -207,20 +207,6 @@ async def test_keepalives_flow(make_bench: BenchMaker) -> None:
         assert link.stats().packets_in == 0
 
 
-async def test_garbled_media_is_recovered_once(bench: Bench) -> None:
-    await bench.join(ANN)
-    async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
-        await talk(bench, ANN, events)
-        epochs = link.stats().dave_epochs
-        bench.host.arm("corrupt_media", frames=36)
-        await bench.speak(ANN, 0.8)
-        await events.until(lambda: link.stats().dave_epochs > epochs and events.encrypted, "a new group")
-        assert sum(state == "recovering" for _, _, state in events.encryption) == 1
-        await talk(bench, ANN, events)
-        assert link.stats().decrypt_failures >= 36
-
-
 async def test_a_storm_of_bad_commits_ends_the_link(bench: Bench) -> None:
     await bench.join(ANN)
     bench.host.arm("flip_welcome", times=50)
@@ -230,15 +216,6 @@ async def test_a_storm_of_bad_commits_ends_the_link(bench: Bench) -> None:
             end = await link.wait_closed()
         assert end.retry is Retry.REJOIN
         assert sum(state == "recovering" for _, _, state in events.encryption) >= 1
-
-
-async def test_nonsense_about_the_group_changes_nothing(bench: Bench) -> None:
-    await bench.join(ANN)
-    async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
-        bench.host.arm("unknown_transition")
-        await bench.settled(lambda: link.stats().violations.get("dave_unknown_transition") == 1, "counted")
-        await talk(bench, ANN, events)
 
 
 async def test_alone_the_encryption_is_pending_and_sending_is_counted_as_dropped(bench: Bench) -> None:

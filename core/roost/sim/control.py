@@ -19,7 +19,7 @@ from roost.sim.faults import UnknownFault
 from roost.sim.interactions import BadRequest, Invocation, command_data, component_data, modal_data, payload
 from roost.sim.messages import Interaction
 from roost.sim.rest_messages import MessageRoutes
-from roost.sim.world import TEXT, VOICE, Bot, Channel, Guild, Member, User
+from roost.sim.world import SPOKEN, STAGE, TEXT, VOICE, Bot, Channel, Guild, Member, User
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -217,7 +217,7 @@ class ControlApi:
 
     def _voice_channel(self, body: Body) -> tuple[Guild, Channel]:
         guild, channel = self._channel(body)
-        if channel.type != VOICE:
+        if channel.type not in SPOKEN:
             raise BadRequest(f"channel {channel.id} is not a voice channel")
         return guild, channel
 
@@ -289,7 +289,7 @@ class ControlApi:
         return {"message_id": str(self._messages_of.say(guild, channel, member, str(body["content"])).id)}
 
     async def _edit_channel(self, body: Body) -> Any:
-        """A new channel (``guild_id``, ``name``, ``type``: voice or text), or ``user_limit`` or ``delete`` for one."""
+        """A new channel (``guild_id``, ``name``, ``type``: voice, text or stage), or ``user_limit`` or ``delete``."""
         sim = self._sim
         if body.get("channel_id"):
             guild, channel = self._channel(body)
@@ -300,9 +300,9 @@ class ControlApi:
             sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
             return {"id": str(channel.id)}
         guild = self._guild(body)
-        kind = {"voice": VOICE, "text": TEXT}.get(str(body.get("type", "voice")))
+        kind = {"voice": VOICE, "text": TEXT, "stage": STAGE}.get(str(body.get("type", "voice")))
         if kind is None:
-            raise BadRequest("type is voice or text")
+            raise BadRequest("type is voice, text or stage")
         channel = Channel(sim.world.snowflake(), guild.id, str(body["name"]), kind, int(body.get("user_limit", 0)))
         guild.channels[channel.id] = channel
         sim.gateway.dispatch("CHANNEL_CREATE", channel.payload(), guild_id=guild.id)

@@ -13,7 +13,7 @@ from roost.sim.answers import Problem, asking_bot, invalid, read_body
 from roost.sim.ratelimit import Verdict, bucket_of
 from roost.sim.rest_commands import CommandRoutes
 from roost.sim.rest_messages import MessageRoutes
-from roost.sim.world import VOICE, Bot, Guild
+from roost.sim.world import SPOKEN, Bot, Guild
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -210,7 +210,7 @@ class RestApi:
         if user not in guild.voice_states:
             raise Problem(400, 40032, "Target user is not connected to voice.")
         channel = None if channel_id is None else guild.channels.get(int(channel_id))
-        if channel_id is not None and (channel is None or channel.type != VOICE):
+        if channel_id is not None and (channel is None or channel.type not in SPOKEN):
             raise Problem(404, 10003, "Unknown Channel")
         if not self._sim.world.is_bot(user):
             await self._sim.voice.member(guild, user, channel)

@@ -27,7 +27,7 @@ from roost.sim.ratelimit import RateLimiter
 from roost.sim.rest import RestApi
 from roost.sim.signalling import Signalling
 from roost.sim.voice_part import VoicePart
-from roost.sim.world import TEXT, VOICE, SimSettings, World
+from roost.sim.world import STAGE, TEXT, VOICE, SimSettings, World
 
 VOICE_GROUP = "roost.sim"
 KEPT_LOG = 100_000
@@ -178,6 +178,10 @@ class SimulatedDiscord:
 
     def is_bot(self, user_id: int) -> bool:
         return self.world.is_bot(user_id)
+
+    def is_stage(self, channel_id: int) -> bool:
+        found = self.world.channel(channel_id)
+        return found is not None and found[1].type == STAGE
 
     def state(self) -> dict[str, Any]:
         """What ``GET /state`` answers."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 
 from roost.sim.connection import GatewaySession
-from roost.sim.world import VOICE, Channel, Guild, Member, VoiceState
+from roost.sim.world import SPOKEN, Channel, Guild, Member, VoiceState
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -69,7 +69,7 @@ class Signalling:
             self._bot_leaves(guild, session, state)
             return
         channel = guild.channels.get(channel_id)
-        if channel is None or channel.type != VOICE or not self.may_enter(guild, channel, user.id):
+        if channel is None or channel.type not in SPOKEN or not self.may_enter(guild, channel, user.id):
             return
         mute, deaf = bool(data.get("self_mute")), bool(data.get("self_deaf"))
         if state is not None and state.channel_id == channel_id and state.owner == session.id:

@@ -35,6 +35,10 @@ class SimHost(Protocol):
 
     def is_bot(self, user_id: int) -> bool: ...
 
+    def is_stage(self, channel_id: int) -> bool:
+        """Whether the channel is a stage, whose calls are not end-to-end encrypted."""
+        ...
+
 
 class VoicePart(Protocol):
     """The voice gateway, UDP relay, DAVE delivery service and speaking members."""

@@ -24,7 +24,9 @@ EVERYONE = int(
     | hikari.Permissions.USE_APPLICATION_COMMANDS
 )
 ADMINISTRATOR = int(hikari.Permissions.ADMINISTRATOR)
-TEXT, VOICE = 0, 2
+TEXT, VOICE, STAGE = 0, 2, 13
+SPOKEN = frozenset({VOICE, STAGE})
+"""Kinds of channels that one can speak in."""
 
 Payload = dict[str, Any]
 
@@ -42,6 +44,7 @@ class SimSettings:
         intents_allowed: Privileged intents that may be asked for (a bit field).
         identifies_per_day: Of ``session_start_limit``.
         voice_channels: Per guild.
+        stages: Stage channels per guild.
         members: Further members of every guild, beside the four with names.
         move_server_s: After a moderator's move, how long until the new VOICE_SERVER_UPDATE.
         interaction_limit_s: After which an interaction nobody answered is unknown (10062).
@@ -55,6 +58,7 @@ class SimSettings:
     intents_allowed: int = 0
     identifies_per_day: int = 1000
     voice_channels: int = 4
+    stages: int = 0
     members: int = 0
     interaction_limit_s: float = 3.0
     move_server_s: float = 0.05
@@ -62,6 +66,9 @@ class SimSettings:
     def __post_init__(self) -> None:
         if self.ghost_null not in ("honoured", "ignored"):
             raise ValueError(f"ghost_null is honoured or ignored, not {self.ghost_null!r}")
+        for name, least in (("guilds", 1), ("members", 0), ("shards", 1)):
+            if not least <= getattr(self, name) <= 10_000:
+                raise ValueError(f"{name} is from {least} to 10000, not {getattr(self, name)}")
 
 
 class Snowflakes:
@@ -366,6 +373,7 @@ class World:
             known = self.VOICE_CHANNELS
             name = known[n] if n < len(known) else f"voice-{n + 1}"
             channels.append(Channel(guild_id + 101 + n, guild_id, name, VOICE))
+        channels += [Channel(guild_id + 501 + n, guild_id, f"stage-{n + 1}", STAGE) for n in range(settings.stages)]
         people = [*self.humans, *(bot.user for bot in self.bots)]
         name = "Roost Nest" if number == 0 else f"Nest {number + 1}"
         return Guild(

@@ -122,6 +122,9 @@ class ConformanceHost:
         armed = self._armed.get(name)
         return armed.pop(0) if armed and guild_id in (GUILD, None) else None
 
+    def is_stage(self, channel_id: int) -> bool:
+        return False
+
     def is_bot(self, user_id: int) -> bool:
         return user_id == BOT
 

@@ -97,7 +97,7 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
         channel = lightbulb.channel(
             "channel",
             "The voice channel; yours if you leave this out",
-            channel_types=[hikari.ChannelType.GUILD_VOICE],
+            channel_types=[hikari.ChannelType.GUILD_VOICE, hikari.ChannelType.GUILD_STAGE],
             default=None,
         )
 

@@ -71,6 +71,8 @@ class ActorHost:
     mark_stop: Callable[[str, int | None], None]
     members_of: Callable[[int, int], Iterable[tuple[int, bool]]]
     """(guild id, channel id) to (user id, is a bot) of everybody there but us."""
+    is_stage: Callable[[int], bool]
+    """Whether a channel is known to be a stage."""
     retired: Callable[[GuildActor], None]
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
@@ -356,6 +358,7 @@ class GuildActor:
             session_id=action.session_id,
             token=action.token,
             server_address=action.address,
+            stage=self._host.is_stage(action.channel_id),
         )
         self._links[action.gen] = self._spawn(self._run_link(cred, session, action.gen), f"link {action.gen}")
 

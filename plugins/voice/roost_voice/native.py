@@ -263,7 +263,7 @@ class NativeDriver:
         ca_file: A certificate authority to trust besides the system's (PEM).
         allowed_hosts: Patterns of the voice servers that may be called.
         modes: Transport encryption modes, best first.
-        allow_unencrypted: Stay in calls without end-to-end encryption. Only stage channels still are such calls.
+        allow_unencrypted: Stay in every call without end-to-end encryption; else only in those of stages.
 
     Raises:
         ConfigError: `ca_file` cannot be read.
@@ -298,7 +298,7 @@ class NativeDriver:
             sequence=secrets.randbits(16),
             rtp_timestamp=secrets.randbits(32),
             modes=self._modes,
-            allow_unencrypted=self._allow_unencrypted,
+            allow_unencrypted=self._allow_unencrypted or cred.stage,
         )
         link = NativeLink(url, self._tls, cred, self._timing, protocol)
         try:

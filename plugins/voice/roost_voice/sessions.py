@@ -87,6 +87,7 @@ class SessionManager:
             post_notice=post_notice or notice_poster(ctx.bot.rest, ctx.consent),
             mark_stop=ctx.mark_stop,
             members_of=self._members_of,
+            is_stage=self._is_stage,
             retired=self._retired,
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
@@ -331,6 +332,9 @@ class SessionManager:
         for user_id, state in states.items():
             if user_id != self._host.user_id:
                 yield int(user_id), state.member.is_bot if state.member else True
+
+    def _is_stage(self, channel_id: int) -> bool:
+        return isinstance(self._bot.cache.get_guild_channel(channel_id), hikari.GuildStageChannel)
 
     def _barred(self, guild_id: int, channel_id: int) -> str:
         if self._bot.cache.get_available_guild(guild_id) is None:

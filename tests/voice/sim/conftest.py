@@ -47,6 +47,9 @@ class FakeHost:
     def take_fault(self, name: str, guild_id: int | None) -> Mapping[str, Any] | None:
         return self.armed[name].pop(0) if self.armed.get(name) and guild_id in (GUILD, None) else None
 
+    def is_stage(self, channel_id: int) -> bool:
+        return False
+
     def is_bot(self, user_id: int) -> bool:
         return user_id == BOT
 

@@ -63,12 +63,18 @@ class DeliveryService:
         transition_timeout_s: How long a transition waits for members that do not say they are ready.
         first_transition_zero: Whether the first group's announcement carries transition id 0, which is executed at
             once; what Discord does is not documented, so clients should work with both.
+        version: 0 for a call that is not encrypted.
     """
 
     def __init__(
-        self, channel_id: int, *, transition_timeout_s: float = 2.0, first_transition_zero: bool = True
+        self,
+        channel_id: int,
+        *,
+        transition_timeout_s: float = 2.0,
+        first_transition_zero: bool = True,
+        version: int = 1,
     ) -> None:
-        self.version = 1
+        self.version = version
         self.epoch = 0
         """Of the established group; 0 while there is none."""
         self.outbox: list[Outgoing] = []

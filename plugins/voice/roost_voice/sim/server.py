@@ -267,7 +267,8 @@ class VoiceServer:
             fault = self._host.take_fault("refuse_identify", guild_id)
             if fault is not None:
                 raise Refused(faults.integer(fault, "code", 4006), "fault")
-        if max_dave < 1 and self._settings.require_dave:
+        stage = self._host.is_stage(grant.channel_id)
+        if max_dave < 1 and self._settings.require_dave and not stage:
             raise Refused(4017, "DAVE is required")
         old = self._sessions.get((guild_id, user_id))
         if old is not None:
@@ -291,7 +292,9 @@ class VoiceServer:
                     grant.channel_id,
                     transition_timeout_s=self._settings.transition_timeout_s,
                     first_transition_zero=self._settings.first_transition_zero,
+                    version=0 if stage else 1,
                 ),
+                stage=stage,
             )
         room.sessions[user_id] = self._sessions[guild_id, user_id] = self._by_ssrc[session.ssrc] = session
         self._log(session, "identify", channel_id=str(grant.channel_id))
@@ -454,7 +457,7 @@ class VoiceServer:
 
     def _settle_version(self, room: Room, now: float, newcomer: int | None = None) -> None:
         """Version 1 while everybody can, else 0 (only where DAVE is not required)."""
-        if self._settings.require_dave:
+        if self._settings.require_dave or room.stage:
             return
         members = [room.sessions[user].max_dave for user in room.delivery.members if user in room.sessions]
         if newcomer is not None:

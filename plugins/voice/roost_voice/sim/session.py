@@ -144,10 +144,11 @@ class Session:
 class Room:
     """One voice channel with somebody in it."""
 
-    def __init__(self, guild_id: int, channel_id: int, delivery: DeliveryService) -> None:
+    def __init__(self, guild_id: int, channel_id: int, delivery: DeliveryService, *, stage: bool) -> None:
         self.guild_id = guild_id
         self.channel_id = channel_id
         self.delivery = delivery
+        self.stage = stage
         self.sessions: dict[int, Session] = {}
 
     def others(self, session: Session) -> list[Session]:
