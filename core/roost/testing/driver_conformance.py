@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import logging
 import math
@@ -102,6 +103,8 @@ class ConformanceHost:
         self._armed: dict[str, list[Mapping[str, Any]]] = {}
         self.open: dict[int, int] = {}
         self.most_sessions = 0
+        self.stages: set[int] = set()
+        """Channels whose calls are not end-to-end encrypted."""
 
     def arm(self, name: str, *, times: int = 1, **params: Any) -> None:
         """Let a fault of the voice server happen."""
@@ -123,7 +126,7 @@ class ConformanceHost:
         return armed.pop(0) if armed and guild_id in (GUILD, None) else None
 
     def is_stage(self, channel_id: int) -> bool:
-        return False
+        return channel_id in self.stages
 
     def is_bot(self, user_id: int) -> bool:
         return user_id == BOT
@@ -536,6 +539,22 @@ async def refuses_to_lose_encryption(bench: Bench) -> None:
         assert "encrypt" in end.reason
 
 
+async def stays_in_a_stage_without_encryption(bench: Bench) -> None:
+    """A call that never was encrypted is opened in a stage, and nowhere else."""
+    bench.host.stages.add(CHANNEL)
+    await bench.join(ANN)
+    error = await _refused(bench, bench.credentials())
+    assert error is not None
+    assert not error.retryable
+    events = RecordingEvents()
+    stage = dataclasses.replace(bench.credentials(), stage=True)
+    async with bench.driver.open(stage, events) as link:
+        await bench.speak(ANN)
+        await events.until(lambda: events.frames != [], "frames")
+        assert link.stats().dave_version == 0
+        _assert_invariant(link.stats())
+
+
 async def calls_allowed_hosts_only(bench: Bench) -> None:
     """A server address outside the allowed hosts is refused before anything is sent to it."""
     cred = bench.credentials()
@@ -595,6 +614,7 @@ CHECKS: tuple[Check, ...] = (
     keeps_count_of_damage,
     repairs_its_encryption,
     refuses_to_lose_encryption,
+    stays_in_a_stage_without_encryption,
     calls_allowed_hosts_only,
     keeps_secrets,
 )
