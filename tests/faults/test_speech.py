@@ -9,15 +9,17 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import fault_engine
 import pytest
 from fault_report import SCALE, Fault
 from stt_house import ADA, TEXT, House, houses
-from stt_rig import Build, Rig, packets_of, scripted, workers
+from stt_rig import Build, Rig, manifest, packets_of, scripted, workers
 
 from roost.audio import SILENCE_FRAME
 from roost.demo.bot_process import is_gone
 from roost.hooks import hookimpl
 from roost.speech import EngineSpec
+from roost.text import wer
 from roost_stt.engine import Trouble
 
 pytestmark = pytest.mark.e2e
@@ -106,4 +108,103 @@ async def test_a_stopped_worker_is_killed_and_the_words_come(rig: Build, fault: 
         await made.until(1)
     assert is_gone(pid)
     assert made.text() == "late"
+    assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
+
+
+@pytest.mark.fault(82)
+@pytest.mark.parametrize("faults", [["hang"], ["hang", "segv"]], ids=["hangs", "hangs, then crashes"])
+async def test_an_inference_that_hangs_is_killed_and_tried_again(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path, faults: list[str]
+) -> None:
+    made = await rig(fault_engine.spec(tmp_path, *faults), **WATCH)
+    pid = pid_of(made)
+    await made.say(packets)
+    await until((tmp_path / "hang").exists)
+    with fault.clock():
+        await until(lambda: is_gone(pid))
+    await made.until(1)
+    assert made.text() == "said by 7"
+    assert made.worker.stats()["crashes"] == len(faults)
+
+
+@pytest.mark.fault(82)
+async def test_a_worker_that_is_stopped_while_it_starts_is_replaced(
+    rig: Build, fault: Fault, packets: list[bytes]
+) -> None:
+    made = await rig(scripted("late"), **WATCH, handshake_s=30.0 * SCALE)
+    os.kill(pid_of(made), signal.SIGKILL)
+    await until(lambda: made.worker.stats()["starts"] == 2)
+    pid = pid_of(made)
+    os.kill(pid, signal.SIGSTOP)
+    with fault.clock():
+        await until(lambda: is_gone(pid))
+    await made.say(packets)
+    await made.until(1)
+
+
+@pytest.mark.fault(82)
+async def test_a_worker_that_stops_while_it_is_told_what_it_missed_is_replaced(
+    rig: Build, fault: Fault, packets: list[bytes]
+) -> None:
+    made = await rig(scripted("{user}"), **WATCH)
+    os.kill(pid_of(made), signal.SIGSTOP)
+    speech = packets_of("lv_0890")
+    for user in range(25):  # far more than the pipe holds
+        await made.say(speech + packets[-5:], user=user + 1)
+    with fault.clock(2 * fault.row.bound_s):
+        await until(lambda: made.worker.stats()["starts"] == 2)
+        second = pid_of(made)
+        await until(lambda: made.worker.stats()["frames_replayed"], 5.0)
+        os.kill(second, signal.SIGSTOP)
+        await until(lambda: is_gone(second))
+    assert await made.drain(timeout_s=60.0)
+    assert {each.user_id for each in made.transcripts if each.text} == set(range(1, 26))
+    assert made.worker.stats()["frames_dropped"] == 0
+
+
+# Row 81
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize(
+    "what",
+    [["segv"], ["oom"], ["no_memory"], ["oom", "load_oom"], ["segv", "oom"]],
+    ids=["SIGSEGV", "GPU memory", "memory", "GPU memory, then again at the load", "SIGSEGV, then GPU memory"],
+)
+async def test_a_crash_in_an_inference_costs_time_but_no_words(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path, what: list[str]
+) -> None:
+    made = await rig(fault_engine.spec(tmp_path, *what))
+    with fault.clock(scaled=False):
+        await made.say(packets)
+        await made.until(1)
+    assert made.text() == "said by 7"
+    assert {each for each, *_ in made.troubles} == {Trouble.CRASHED}
+    assert made.worker.stats()["crashes"] == len(what)
+    assert made.worker.stats()["utterances_lost"] == 0
+
+
+@pytest.mark.fault(81)
+async def test_a_batch_too_big_for_the_memory_is_decoded_one_by_one(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path
+) -> None:
+    made = await rig(fault_engine.spec(tmp_path, "big", delay_s=0.5))
+    with fault.clock(scaled=False):
+        for user in (1, 2, 3, 4):
+            await made.say(packets, user=user)
+        await made.until(4)
+    assert (tmp_path / "big").exists()
+    assert sorted(each.user_id for each in made.transcripts) == [1, 2, 3, 4]
+    assert made.worker.stats()["utterances_lost"] == 0
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
+async def test_the_model_process_dies_and_the_words_come(rig: Build, fault: Fault, number: signal.Signals) -> None:
+    made = await rig()
+    await made.say(packets_of("lv_0890"))
+    os.kill(pid_of(made), number)
+    with fault.clock(scaled=False):
+        assert await made.drain()
+    assert wer(manifest()["lv_0890"], made.text()) <= 0.1
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]

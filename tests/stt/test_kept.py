@@ -22,8 +22,8 @@ def test_frames_come_back_in_order_of_arrival() -> None:
     kept = KeptFrames()
     for index in range(1, 7):
         kept.add(frame(index, user=index % 2))
-    assert indices(kept.after(0, 100)) == [1, 2, 3, 4, 5, 6]
-    assert indices(kept.after(2, 3)) == [3, 4, 5]
+    assert indices(kept.after(0)) == [1, 2, 3, 4, 5, 6]
+    assert indices(kept.after(2)) == [3, 4, 5, 6]
 
 
 def test_only_what_is_needed_is_kept() -> None:
@@ -31,9 +31,9 @@ def test_only_what_is_needed_is_kept() -> None:
     for index in range(1, 7):
         kept.add(frame(index, user=index % 2))
     kept.trim(4, {(1, 0): 2})
-    assert indices(kept.after(0, 100)) == [2, 4, 5, 6]  # 5 was sent after the worker had answered
+    assert indices(kept.after(0)) == [2, 4, 5, 6]  # 5 was sent after the worker had answered
     kept.heard((1, 0), 4)
-    assert indices(kept.after(0, 100)) == [5, 6]
+    assert indices(kept.after(0)) == [5, 6]
     kept.forget((1, 0))
     assert kept.speakers == ((1, 1),)
     kept.trim(6, {})
@@ -43,5 +43,25 @@ def test_only_what_is_needed_is_kept() -> None:
 
 def test_the_oldest_gives_way() -> None:
     kept = KeptFrames(per_speaker=2)
-    assert [kept.add(frame(index)) for index in (1, 2, 3)] == [True, True, False]
-    assert indices(kept.after(0, 9)) == [2, 3]
+    assert [kept.add(frame(index)) for index in (1, 2, 3)] == [None, None, frame(1)]
+    assert indices(kept.after(0)) == [2, 3]
+
+
+def test_all_together_are_bounded_too() -> None:
+    kept = KeptFrames(in_all=4)
+    for index in range(1, 11):
+        assert (kept.add(frame(index, user=index % 3)) is None) == (index <= 4)
+        assert len(kept) == min(index, 4) == len(kept.after(0))
+    assert 10 in indices(kept.after(0))
+
+
+def test_what_was_forgotten_is_not_held() -> None:
+    kept = KeptFrames()
+    first, second = frame(1), frame(2)
+    kept.add(first)
+    kept.forget((1, 7))
+    assert not kept.holds(first)
+    kept.add(second)
+    assert kept.holds(second)
+    assert not kept.holds(first)
+    assert len(kept) == 1

@@ -36,7 +36,7 @@ def test_idle_decoders_are_dropped_and_their_frames_stay_counted(model: SileroMo
     speakers.frame(audio(1, packets[50]), 0.0)
     assert speakers.stats()["speakers"] == 1
     speakers.tick(IDLE_DECODER_S / 2)  # ends what was open
-    speakers.tick(IDLE_DECODER_S + 1)
+    speakers.free_idle(IDLE_DECODER_S + 1)
     assert speakers.stats()["speakers"] == 0
     assert speakers.decoded() == {7: 1}
 

@@ -28,6 +28,10 @@ _log = logging.getLogger("roost.stt")
 
 PIPE_LIMIT_BYTES = 64 * 1024
 MAX_RETRIES = 2
+SEND_STEP = 200
+TOO_MUCH = "the worker does not keep up, so audio is dropped"
+MAX_COUNTED = 4096
+"""Speakers of former processes counted by name; further ones are counted together, as user 0."""
 
 
 class State(enum.Enum):
@@ -58,8 +62,10 @@ class WorkerTiming:
     heartbeat_s: float = 1.0
     silent_s: float = 5.0
     """No answer for so long: it hangs."""
-    busy_s: float = 30.0
+    busy_s: float = 25.0
     """One batch may take so long."""
+    decoder_idle_s: float = 50.0
+    """The worker frees the decoder of whoever has been silent for so long."""
     exit_s: float = 0.3
     """From the closed pipe to SIGKILL."""
     reap_s: float = 2.0
@@ -133,6 +139,11 @@ class SpeechWorker:
         self._failure = ""
         self._ready_info: Mapping[str, Any] = {}
         self._index = 0
+        self._sent = 0
+        """Index of the last frame this process was sent."""
+        self._sent_ever = 0
+        self._behind = asyncio.Event()
+        """Set while frames wait in `_kept` because the pipe had no room."""
         self._kept = KeptFrames()
         self._tries: dict[Key, int] = {}
         self._in_engine: set[Key] = set()
@@ -143,6 +154,9 @@ class SpeechWorker:
         self._decoded_before: dict[int, int] = {}
         self._decoded_now: dict[int, int] = {}
         self._worker_stats: Mapping[str, Any] = {}
+        self._inbox_dropped = 0
+        self._drops_told: set[int] = set()
+        self._was_ready = False
         self._answered_s = 0.0
 
     @property
@@ -175,7 +189,10 @@ class SpeechWorker:
             raise SpeechError(f"the speech worker cannot start: {self._failure or 'stopped'}", retryable=True)
 
     def write(self, frame: AudioFrame) -> None:
-        """Pass one frame on; never blocks. Dropped and counted when the pipe is full or nothing is running."""
+        """Pass one frame on; never blocks.
+
+        While the pipe is full or the worker is being replaced, what is kept is the queue: its bounds drop the oldest.
+        """
         if self._state not in (State.READY, State.STARTING, State.WAITING):
             self._counters.frames_dropped += 1
             return
@@ -189,10 +206,14 @@ class SpeechWorker:
             frame.lost_before,
             frame.opus,
         )
-        if not self._kept.add(audio) and not self._live:
+        gone = self._kept.add(audio)
+        if gone is not None and gone.index > self._sent:
             self._counters.frames_dropped += 1
-        if self._live and not self._send(ipc.encode_audio(audio), droppable=True):
-            self._counters.frames_dropped += 1
+            if gone.guild_id not in self._drops_told:
+                self._drops_told.add(gone.guild_id)
+                self._on_trouble(Trouble.LOST, gone.guild_id, TOO_MUCH)
+        if self._live and not self._behind.is_set() and not self._send_audio(audio):
+            self._behind.set()
 
     def purge(self, guild_id: int, user_id: int) -> None:
         """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
@@ -228,7 +249,7 @@ class SpeechWorker:
             async with asyncio.timeout_at(deadline):
                 while True:
                     async with self._changed:
-                        await self._changed.wait_for(lambda: self._live or self._state in (State.FAILED, State.STOPPED))
+                        await self._changed.wait_for(self._drainable)
                     if not self._live:
                         return False
                     token = self._next_token()
@@ -242,8 +263,13 @@ class SpeechWorker:
         except TimeoutError:
             return False
 
+    def _drainable(self) -> bool:
+        """Whether an order to drain would arrive behind all that was said, or never."""
+        return (self._live and not self._behind.is_set()) or self._state in (State.FAILED, State.STOPPED)
+
     def forget(self, guild_id: int) -> None:
         """Drop what is kept of a guild whose session is over."""
+        self._drops_told.discard(guild_id)
         for key in self._kept.speakers:
             if key[0] == guild_id:
                 self.purge(*key)
@@ -289,6 +315,7 @@ class SpeechWorker:
 
     async def _run(self) -> None:
         crashes: deque[float] = deque()
+        self._was_ready = False
         try:
             while self._wanted:
                 await self._set_state(State.STARTING)
@@ -322,6 +349,7 @@ class SpeechWorker:
         """One process from start to end; gives how it ended."""
         process = await child.spawn(self.settings.threads)
         self._process = process
+        self._sent = 0
         self._counters.starts += 1
         how = ""
         try:
@@ -336,8 +364,10 @@ class SpeechWorker:
                             await ready.wait()
                     except TimeoutError:
                         raise _Died("it was not ready in time") from None
-                    await self._replay(process)
+                    await self._catch_up(process)
+                    self._behind.clear()
                     self._live = True
+                    group.create_task(self._feed(process), name="stt-feed")
                     await self._set_state(State.READY)
                     await self._watch()
             except* _Died as group_error:
@@ -348,6 +378,7 @@ class SpeechWorker:
                 await child.end(process, self._timing.reap_s)
             finally:
                 self._process = None
+                self._count_decoded()
         returncode = process.returncode
         return f"{how} (status {returncode})" if returncode is not None else how
 
@@ -359,26 +390,37 @@ class SpeechWorker:
             "needs_gpu": spec.needs_gpu,
             "lease": self.settings.lease,
             "endpointing": dataclasses.asdict(self.settings.endpointing),
+            "decoder_idle_s": self._timing.decoder_idle_s,
             # After a crash one at a time, so that the next one can be put on the right utterance's account.
             "max_batch": 1 if after_crash else self.settings.max_batch,
         }
 
-    async def _replay(self, process: asyncio.subprocess.Process) -> None:
-        """Send what was kept, in the order of its arrival; returns with nothing left unsent."""
+    async def _catch_up(self, process: asyncio.subprocess.Process) -> None:
+        """Send what is kept and not yet sent, in the order of its arrival; returns with nothing left unsent."""
         assert process.stdin is not None
-        sent = 0
+        while waiting := self._kept.after(self._sent):
+            for first in range(0, len(waiting), SEND_STEP):
+                try:
+                    async with asyncio.timeout(self._timing.silent_s):
+                        await process.stdin.drain()
+                except ConnectionError:
+                    raise _Died("it died while it was told what it had missed") from None
+                except TimeoutError:
+                    raise _Died("it stopped reading") from None
+                for audio in waiting[first : first + SEND_STEP]:
+                    # Consent may have been taken back meanwhile.
+                    if self._kept.holds(audio) and not self._send_audio(audio, wait=True):
+                        raise _Died("its pipe was closed")
+            self._sent = max(self._sent, waiting[-1].index)
+
+    async def _feed(self, process: asyncio.subprocess.Process) -> None:
+        """Catch up whenever the pipe was full, for ever."""
         while True:
-            some = self._kept.after(sent, 200)
-            if not some:
-                return
-            for audio in some:
-                process.stdin.write(ipc.encode_audio(audio))
-            self._counters.frames_replayed += len(some)
-            sent = some[-1].index
-            try:
-                await process.stdin.drain()
-            except ConnectionError:
-                raise _Died("it died while it was told what it had missed") from None
+            await self._behind.wait()
+            await self._catch_up(process)
+            async with self._changed:
+                self._behind.clear()
+                self._changed.notify_all()
 
     async def _watch(self) -> None:
         """Ask for a sign of life, for ever."""
@@ -437,10 +479,14 @@ class SpeechWorker:
             self._on_trouble(Trouble.LOST, key[0], str(fields["reason"]))
         elif kind is ipc.Kind.READY:
             self._ready_info = fields
+            self._was_ready = True
             ready.set()
         elif kind is ipc.Kind.FAILED:
-            self._failure = str(fields["message"])
-            raise _Died(self._failure)
+            message = str(fields["message"])
+            # Memory or a slot that was short may be there a moment later; a first start is told at once.
+            if not (fields.get("retry") and self._was_ready):
+                self._failure = message
+            raise _Died(message)
 
     def _take_transcript(self, fields: dict[str, Any]) -> None:
         key = (int(fields["guild"]), int(fields["user"]))
@@ -470,13 +516,24 @@ class SpeechWorker:
     def _take_facts(self, fields: dict[str, Any]) -> None:
         self._decoded_now = {int(user): int(frames) for user, frames in fields["decoded"].items()}
         self._worker_stats = fields["stats"]
+        dropped = int(self._worker_stats.get("inbox_dropped", 0))
+        if dropped > self._inbox_dropped:
+            self._counters.frames_dropped += dropped - self._inbox_dropped
+            self._inbox_dropped = dropped
+            self._on_trouble(Trouble.LOST, None, TOO_MUCH)
+
+    def _count_decoded(self) -> None:
+        """A process has ended: its figures become part of the sum."""
+        before = self._decoded_before
+        for user_id, frames in self._decoded_now.items():
+            counted = user_id if user_id in before or len(before) < MAX_COUNTED else 0
+            before[counted] = before.get(counted, 0) + frames
+        self._decoded_now = {}
+        self._inbox_dropped = 0
 
     def _after_death(self, how: str) -> None:
         self._counters.crashes += 1
         _log.warning("the speech worker ended: %s", how)
-        for user_id, frames in self._decoded_now.items():
-            self._decoded_before[user_id] = self._decoded_before.get(user_id, 0) + frames
-        self._decoded_now = {}
         self._purging.clear()
         for key in self._in_engine:
             self._tries[key] = self._tries.get(key, 0) + 1
@@ -503,16 +560,28 @@ class SpeechWorker:
         self._token += 1
         return self._token
 
-    def _send(self, data: bytes, *, droppable: bool = False) -> bool:
+    def _send(self, data: bytes) -> bool:
         process = self._process
         if process is None or process.stdin is None or process.stdin.is_closing():
             return False
-        transport = process.stdin.transport
-        if droppable and transport.get_write_buffer_size() > PIPE_LIMIT_BYTES:
-            return False
         process.stdin.write(data)
-        if droppable:
+        return True
+
+    def _send_audio(self, audio: ipc.Audio, *, wait: bool = False) -> bool:
+        """Write a frame; False when the pipe is closed or, unless the caller waits for room itself, full."""
+        process = self._process
+        if process is None or process.stdin is None:
+            return False
+        if not wait and process.stdin.transport.get_write_buffer_size() > PIPE_LIMIT_BYTES:
+            return False
+        if not self._send(ipc.encode_audio(audio)):
+            return False
+        self._sent = audio.index
+        if audio.index > self._sent_ever:
+            self._sent_ever = audio.index
             self._counters.frames_sent += 1
+        else:
+            self._counters.frames_replayed += 1
         return True
 
     async def _set_state(self, state: State) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from operator import attrgetter
 
 from roost_stt.protocol.ipc import Audio
 
@@ -14,17 +14,21 @@ Key = tuple[int, int]
 
 KEPT_FRAMES = 1800
 """Per speaker: 36 s, more than the longest utterance."""
+MAX_FRAMES = 60_000
+"""Of all speakers: 20 minutes of speech, some 20 MiB."""
 
 
 class KeptFrames:
     """Opus frames per speaker, oldest first; bounded, the oldest give way."""
 
-    def __init__(self, per_speaker: int = KEPT_FRAMES) -> None:
+    def __init__(self, per_speaker: int = KEPT_FRAMES, in_all: int = MAX_FRAMES) -> None:
         self._per_speaker = per_speaker
+        self._in_all = in_all
         self._frames: dict[Key, deque[Audio]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(len(kept) for kept in self._frames.values())
+        return self._count
 
     def __contains__(self, key: Key) -> bool:
         return key in self._frames
@@ -33,42 +37,57 @@ class KeptFrames:
     def speakers(self) -> tuple[Key, ...]:
         return tuple(self._frames)
 
-    def add(self, audio: Audio) -> bool:
-        """Keep a frame; False when an older one had to give way."""
+    def add(self, audio: Audio) -> Audio | None:
+        """Keep a frame; gives the older one that had to give way."""
         key = (audio.guild_id, audio.user_id)
         kept = self._frames.get(key)
         if kept is None:
-            kept = self._frames[key] = deque(maxlen=self._per_speaker)
-        full = len(kept) == self._per_speaker
+            kept = self._frames[key] = deque()
         kept.append(audio)
-        return not full
+        self._count += 1
+        if len(kept) > self._per_speaker:
+            return self._drop_first(key)
+        if self._count > self._in_all:
+            # Whoever has waited longest: looking for the oldest frame of all would cost every frame a search.
+            return self._drop_first(next(iter(self._frames)))
+        return None
 
     def heard(self, key: Key, last: int) -> None:
         """Everything of a speaker up to an index has become text or been given up."""
-        kept = self._frames.get(key)
-        if kept is not None:
-            self._cut(key, kept, last + 1)
+        if key in self._frames:
+            self._cut(key, last + 1)
 
     def trim(self, seen: int, needed: Mapping[Key, int]) -> None:
         """The worker has seen everything up to `seen`; of each speaker in `needed` it needs what begins there."""
-        for key, kept in list(self._frames.items()):
-            self._cut(key, kept, min(needed.get(key, seen + 1), seen + 1))
+        for key in list(self._frames):
+            self._cut(key, min(needed.get(key, seen + 1), seen + 1))
 
     def forget(self, key: Key) -> None:
-        self._frames.pop(key, None)
+        self._count -= len(self._frames.pop(key, ()))
 
     def clear(self) -> None:
         self._frames.clear()
+        self._count = 0
 
-    def after(self, index: int, most: int) -> list[Audio]:
-        """The next frames after an index, of all speakers, in the order of their arrival."""
-        later: Iterator[Audio] = (
-            audio for audio in heapq.merge(*self._frames.values(), key=lambda audio: audio.index) if audio.index > index
-        )
-        return list(itertools.islice(later, most))
+    def after(self, index: int) -> list[Audio]:
+        """All frames after an index, of all speakers, in the order of their arrival."""
+        later = (audio for audio in itertools.chain(*self._frames.values()) if audio.index > index)
+        return sorted(later, key=attrgetter("index"))
 
-    def _cut(self, key: Key, kept: deque[Audio], first: int) -> None:
+    def holds(self, audio: Audio) -> bool:
+        """Whether a frame that was kept still is."""
+        kept = self._frames.get((audio.guild_id, audio.user_id))
+        return kept is not None and kept[0].index <= audio.index
+
+    def _cut(self, key: Key, first: int) -> None:
+        kept = self._frames[key]
         while kept and kept[0].index < first:
             kept.popleft()
+            self._count -= 1
         if not kept:
             del self._frames[key]
+
+    def _drop_first(self, key: Key) -> Audio:
+        first = self._frames[key][0]
+        self._cut(key, first.index + 1)
+        return first

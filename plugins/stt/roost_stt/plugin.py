@@ -193,6 +193,10 @@ class SttPlugin:
                 raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
             transcription = self._running.get(guild_id)
             failed = session.capture_state == "failed"
+            if transcription is not None and self._has_failed():
+                await self._ready_worker(self._context())
+                transcription.forget_told(Trouble.FAILED.value)
+                return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and not failed:
                 return f"I am already transcribing <#{session.channel_id}> into <#{transcription.channel_id}>."
             if transcription is None:
@@ -222,7 +226,7 @@ class SttPlugin:
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
-        if not stop and running is not None and session.capture_state != "failed":
+        if not stop and running is not None and session.capture_state != "failed" and not self._has_failed():
             raise ResourceError(f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>.")
 
     def check_channel(self, guild_id: int, channel_id: int) -> None:
@@ -278,6 +282,9 @@ class SttPlugin:
         )
 
     # ---- how it is done
+
+    def _has_failed(self) -> bool:
+        return self._worker is not None and self._worker.state is State.FAILED
 
     def _session(self, guild_id: int) -> VoiceSession:
         if self._stopping:

@@ -122,6 +122,10 @@ class Transcription:
             self._told.add(what)
             self.captioner.add(Line("Roost", text))
 
+    def forget_told(self, what: str) -> None:
+        """The trouble is over; `tell` may speak of it again."""
+        self._told.discard(what)
+
     async def drain(self, deadline: float) -> bool:
         """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time)."""
         self.stop_intake()

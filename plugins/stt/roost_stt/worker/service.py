@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,7 +39,9 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
         _Worker(greeting, inbox, outbox, started_s).run()
     except Exception as error:  # noqa: BLE001  the bot must learn why; stderr has the details
         _log.exception("the worker cannot go on")
-        outbox.send(ipc.Kind.FAILED, {"message": f"{type(error).__name__}: {error}".splitlines()[0]})
+        retry = _needs_new_process(error) or bool(getattr(error, "retryable", False))
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        outbox.send(ipc.Kind.FAILED, {"message": message, "retry": retry})
     sys.stderr.flush()
     os._exit(3)
 
@@ -63,7 +65,7 @@ class _Worker:
         # Model libraries are imported only now: with a GPU, importing them may already take some of it.
         from roost.speech import EngineOptions
         from roost_stt.worker.backlog import Backlog
-        from roost_stt.worker.speakers import Speakers
+        from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers
         from roost_stt.worker.vad import SileroModel
 
         imported_s = time.perf_counter()
@@ -71,7 +73,10 @@ class _Worker:
         self._engine: SpeechEngine = _factory(str(greeting["factory"]))(greeting.get("config", {}))
         self._backlog: Backlog = Backlog(self._lost, lambda token: outbox.send(ipc.Kind.DRAINED, self._facts(token)))
         self._speakers: Speakers = Speakers(
-            SileroModel(), Endpointing(**greeting.get("endpointing", {})), self._backlog.put
+            SileroModel(),
+            Endpointing(**greeting.get("endpointing", {})),
+            self._backlog.put,
+            idle_s=float(greeting.get("decoder_idle_s", IDLE_DECODER_S)),
         )
         ready_s = time.perf_counter()
         outbox.send(
@@ -95,21 +100,36 @@ class _Worker:
         self._outbox.send(
             ipc.Kind.STARTED, {"speakers": sorted({(item.guild_id, item.user_id) for item in batch.items})}
         )
-        utterances = [self._utterance(item) for item in batch.items]
-        self._batch_began_s = began_s = time.monotonic()
+        began_s = time.monotonic()
+        answers = self._transcribe(batch.items)
+        decode_s = time.monotonic() - began_s
+        for item, answer in zip(batch.items, answers, strict=True):
+            if isinstance(answer, str):
+                self._tell_lost(item, answer)
+            elif (item.guild_id, item.user_id) not in batch.discarded:
+                self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, answer, decode_s, len(batch.items)))
+
+    def _transcribe(self, items: Sequence[Spoken]) -> Sequence[Transcript | str]:
+        """The transcript of each, or why there is none: one bad utterance costs no other its words.
+
+        Raises:
+            Exception: Only a new process helps; see `_needs_new_process`.
+        """
+        self._batch_began_s = time.monotonic()
         try:
-            transcripts = self._engine.transcribe(utterances, self._options)
-        except Exception as error:  # noqa: BLE001  one bad batch must not end the worker
+            transcripts = self._engine.transcribe([self._utterance(item) for item in items], self._options)
+            if len(transcripts) != len(items):
+                raise ValueError(f"{len(items)} utterances, {len(transcripts)} transcripts")
+            return transcripts
+        except Exception as error:
+            if _needs_new_process(error):
+                raise
             _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
-            for item in batch.items:
-                self._tell_lost(item, f"the engine failed ({type(error).__name__})")
-            return
+            if len(items) > 1:
+                return [self._transcribe([item])[0] for item in items]
+            return [f"the engine failed ({type(error).__name__})"]
         finally:
             self._batch_began_s = None
-        decode_s = time.monotonic() - began_s
-        for item, transcript in zip(batch.items, transcripts, strict=True):
-            if (item.guild_id, item.user_id) not in batch.discarded:
-                self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, transcript, decode_s, len(batch.items)))
 
     def _utterance(self, item: Spoken) -> Any:
         from roost.speech import Utterance
@@ -132,6 +152,7 @@ class _Worker:
             while True:
                 item = self._inbox.take(0.02 if self._speakers.any_active else 1.0)
                 now = time.monotonic()
+                self._speakers.free_idle(now)
                 if item is None:
                     self._speakers.tick(now)
                 elif isinstance(item, ipc.Audio):
@@ -215,6 +236,16 @@ def _transcript_fields(item: Spoken, transcript: Transcript, decode_s: float, ba
         "decode_s": round(decode_s, 3),
         "batch": batch,
     }
+
+
+def _needs_new_process(error: Exception) -> bool:
+    """Whether the engine's memory is short or its GPU broken: this process would keep what it has and fail again."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        word in text for word in ("out of memory", "cuda", "cublas", "cudnn", "bad_alloc")
+    )
 
 
 def _factory(name: str) -> Callable[[Mapping[str, object]], SpeechEngine]:

@@ -17,7 +17,7 @@ from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import CHUNK_SAMPLES, Cut, Segment, Segmenter
 from roost_stt.worker.vad import SileroModel, SileroStream
 
-IDLE_DECODER_S = 60.0
+IDLE_DECODER_S = 50.0
 MAX_CONCEAL_FRAMES = 20
 """Longer losses are a gap, not something to fill."""
 MAX_PACKET_SAMPLES = 5760
@@ -155,7 +155,14 @@ class Speaker:
 class Speakers:
     """All speakers of all guilds. One thread uses it."""
 
-    def __init__(self, model: SileroModel, options: Endpointing, emit: Callable[[Spoken], None]) -> None:
+    def __init__(
+        self,
+        model: SileroModel,
+        options: Endpointing,
+        emit: Callable[[Spoken], None],
+        *,
+        idle_s: float = IDLE_DECODER_S,
+    ) -> None:
         self._model = model
         self._options = options
         self._emit = emit
@@ -163,6 +170,8 @@ class Speakers:
         self._decoded: dict[int, int] = {}
         self._damaged = 0
         self._checked_s = 0.0
+        self._idle_s = idle_s
+        self._freed_s = 0.0
 
     def frame(self, audio: Audio, now: float) -> None:
         key = (audio.guild_id, audio.user_id)
@@ -180,11 +189,18 @@ class Speakers:
                     self._give(other, candidate.finish(Cut.GAP))
 
     def tick(self, now: float) -> None:
-        """Nothing waits to be processed: end what has fallen silent, drop decoders of those long gone."""
-        for key, speaker in list(self._speakers.items()):
+        """Nothing waits to be processed: end what has fallen silent."""
+        for key, speaker in self._speakers.items():
             if speaker.active and speaker.clock.ended_at(now):
                 self._give(key, speaker.finish(Cut.GAP))
-            elif now - speaker.last_seen_s > IDLE_DECODER_S:
+
+    def free_idle(self, now: float) -> None:
+        """Drop the decoders of those long gone. Cheap enough for every item: it looks now and then only."""
+        if now - self._freed_s < self._idle_s / 20:
+            return
+        self._freed_s = now
+        for key, speaker in list(self._speakers.items()):
+            if not speaker.active and now - speaker.last_seen_s > self._idle_s:
                 self._drop(key)
 
     def drain(self, guild_id: int) -> None:
