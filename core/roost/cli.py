@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         default="honoured",
         help="whether a new session's leave ends an old session's voice state",
     )
+    sim.add_argument("--guilds", type=int, default=2, metavar="N", help="servers (default: 2)")
+    sim.add_argument("--members", type=int, default=0, metavar="N", help="members of each beside the four with names")
+    sim.add_argument("--shards", type=int, default=1, metavar="N", help="shards recommended to bots (default: 1)")
     sim.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
     sim.set_defaults(command=_sim)
 
@@ -170,7 +173,9 @@ def _sim(arguments: argparse.Namespace) -> int:
     from roost.sim import SimSettings, run
 
     set_up_logging("WARNING", "text")
-    settings = SimSettings(ghost_null=arguments.ghosts)
+    settings = SimSettings(
+        ghost_null=arguments.ghosts, guilds=arguments.guilds, members=arguments.members, shards=arguments.shards
+    )
     asyncio.run(run(arguments.port, settings, exit_with_parent=arguments.exit_with_parent))
     return 0
 

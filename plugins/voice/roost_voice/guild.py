@@ -533,6 +533,7 @@ class GuildActor:
             _log.info("guild %d: a voice state of mine is left alone: %s", self.guild_id, verdict.value)
 
     def _reaped(self, action: moves.Reaped) -> None:
+        self._host.op4.release(self.guild_id)
         facts = {
             "event": "ghost_reaped" if action.confirmed else "ghost_given_up",
             "guild_id": self.guild_id,

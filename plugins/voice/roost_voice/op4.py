@@ -1,7 +1,8 @@
 """Voice state updates (main gateway op 4): one queue per shard, by urgency, within Discord's limits.
 
 Discord closes a gateway connection (4008) that sends more than 120 commands in 60 s; hikari itself stops at 117. Voice
-keeps to 100 per 60 s and shard, and to one a second per guild.
+keeps to 100 per 60 s and shard, and to one a second per guild. Ending a ghost may take three (leave, claim, leave), so no
+more of them are begun than can be finished: otherwise the first leaves of many would use the minute up and none be gone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import hikari
 
 from roost.audio import Timing
 from roost.scopes import Scope
-from roost_voice.moves import Op4Sent, SendOp4
+from roost_voice.moves import Op4Sent, Priority, SendOp4
 
 _log = logging.getLogger("roost.voice.op4")
+
+REAP_OP4S = 3
+"""What the end of one ghost may take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Op4Queue:
         self._waiting: dict[int, Entry] = {}
         self._sent: deque[float] = deque()
         self._last: dict[int, float] = {}
+        self._reserved: dict[int, int] = {}
+        """By guild: op 4s that the end of its ghost, which has begun, may still take."""
         self._number = 0
         self.replaced = 0
         """Entries that a later one of the same guild took the place of."""
@@ -56,18 +62,35 @@ class Op4Queue:
     def drop(self, guild_id: int) -> None:
         self._waiting.pop(guild_id, None)
 
+    def release(self, guild_id: int) -> None:
+        """The guild's ghost is gone: what was kept for its end is for others."""
+        self._reserved.pop(guild_id, None)
+
     def take(self, now: float) -> Entry | None:
         """The most urgent entry that may go out now, counted as sent; None when none may."""
         if self._window_full(now):
             return None
-        ready = [entry for entry in self._waiting.values() if self._free_at(entry.guild_id) <= now]
+        ready = [entry for entry in self._sendable() if self._free_at(entry.guild_id) <= now]
         if not ready:
             return None
-        entry = min(ready, key=lambda e: (e.order.priority, e.number))
+        entry = min(ready, key=lambda e: (e.order.priority, e.guild_id not in self._reserved, e.number))
         del self._waiting[entry.guild_id]
         self._sent.append(now)
         self._last[entry.guild_id] = now
+        if entry.order.priority is Priority.REAP:
+            self._reserved[entry.guild_id] = max(0, self._reserved.get(entry.guild_id, REAP_OP4S) - 1)
+        else:
+            self.release(entry.guild_id)
         return entry
+
+    def _sendable(self) -> list[Entry]:
+        """What waits, less the ghosts that have to wait until others are gone."""
+        room = self._timing.op4_per_window - len(self._sent) - sum(self._reserved.values()) >= REAP_OP4S
+        return [
+            entry
+            for entry in self._waiting.values()
+            if room or entry.order.priority is not Priority.REAP or entry.guild_id in self._reserved
+        ]
 
     def put_back(self, entry: Entry) -> None:
         """The entry could not be sent; it waits again unless a later one has come."""
@@ -77,10 +100,13 @@ class Op4Queue:
         """When `take` may give something; None while nothing waits."""
         if not self._waiting:
             return None
-        at = min(self._free_at(guild_id) for guild_id in self._waiting)
-        if self._window_full(now):
-            at = max(at, self._sent[0] + self._timing.op4_window_s)
-        return at
+        full = self._window_full(now)
+        slides_at = self._sent[0] + self._timing.op4_window_s if self._sent else None
+        at = min((self._free_at(entry.guild_id) for entry in self._sendable()), default=None)
+        if at is None:
+            # Ghosts alone, and no room for another. Nothing sent in the window means that reservations hold it.
+            return slides_at if slides_at is not None else now + self._timing.op4_window_s
+        return max(at, slides_at) if full and slides_at is not None else at
 
     def _window_full(self, now: float) -> bool:
         while self._sent and self._sent[0] <= now - self._timing.op4_window_s:
@@ -110,6 +136,10 @@ class ShardSender:
 
     def put(self, guild_id: int, order: SendOp4) -> None:
         self.queue.put(guild_id, order)
+        self._wake.set()
+
+    def release(self, guild_id: int) -> None:
+        self.queue.release(guild_id)
         self._wake.set()
 
     def resume(self, shard: hikari.api.GatewayShard) -> None:
@@ -180,6 +210,10 @@ class Op4Sender:
 
     def drop(self, guild_id: int) -> None:
         self._sender(self._shard_of(guild_id)).queue.drop(guild_id)
+
+    def release(self, guild_id: int) -> None:
+        """The guild's ghost is gone, or its actor is."""
+        self._sender(self._shard_of(guild_id)).release(guild_id)
 
     def connected(self, shard: hikari.api.GatewayShard) -> None:
         """Note a shard that can be sent through: at its READY `bot.shards` is still empty."""

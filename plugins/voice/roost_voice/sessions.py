@@ -319,6 +319,7 @@ class SessionManager:
         return actor
 
     def _retired(self, actor: GuildActor) -> None:
+        self.op4.release(actor.guild_id)
         self._tasks.pop(actor, None)
         if self._actors.get(actor.guild_id) is actor:
             del self._actors[actor.guild_id]

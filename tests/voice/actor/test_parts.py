@@ -167,6 +167,33 @@ def test_a_storm_of_many_guilds_waits_for_the_window() -> None:
     assert queue.wake_at(0.0) == 60.0
 
 
+def test_no_more_ghosts_are_begun_than_can_be_ended() -> None:
+    queue, now = Op4Queue(Timing()), 0.0
+    for guild in range(50):
+        queue.put(guild, order(guild, Priority.REAP))
+    begun = [entry.guild_id for entry in iter(lambda: queue.take(now), None)]
+    assert begun == list(range(33))
+    assert queue.wake_at(now) == 60.0
+    for now in (2.0, 4.0):
+        for guild in begun:
+            queue.put(guild, order(100 + guild, Priority.REAP))
+        assert [entry.guild_id for entry in iter(lambda: queue.take(now), None)] == begun
+    queue.put(99, order(999, Priority.LEAVE))
+    leave = queue.take(5.0)
+    assert leave is not None
+    assert leave.guild_id == 99
+
+
+def test_ghosts_that_go_at_once_make_room_for_the_next() -> None:
+    queue, gone = Op4Queue(Timing()), 0
+    for guild in range(50):
+        queue.put(guild, order(guild, Priority.REAP))
+    while (entry := queue.take(0.0)) is not None:
+        queue.release(entry.guild_id)
+        gone += 1
+    assert gone == 50
+
+
 # The breaker ---------------------------------------------------------------------------------------------------------
 
 
