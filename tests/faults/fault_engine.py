@@ -35,6 +35,7 @@ class FaultEngine:
         for fault in self._faults:
             if fault != "big" and first_time(self._folder, fault):
                 happen(fault)
+        (self._folder / "busy").touch()
         time.sleep(self._delay_s)
         return [
             Transcript(

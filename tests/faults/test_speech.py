@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import fault_engine
+import psutil
 import pytest
 from fault_report import SCALE, Fault
-from stt_house import ADA, TEXT, House, houses
+from stt_house import ADA, BEN, TEXT, FakeSession, House, houses
 from stt_rig import Build, Rig, manifest, packets_of, scripted, workers
 
 from roost.audio import SILENCE_FRAME
 from roost.demo.bot_process import is_gone
 from roost.hooks import hookimpl
 from roost.speech import EngineSpec
+from roost.testing.leftovers import leak_check
 from roost.text import wer
 from roost_stt.engine import Trouble
 
@@ -208,3 +210,78 @@ async def test_the_model_process_dies_and_the_words_come(rig: Build, fault: Faul
         assert await made.drain()
     assert wer(manifest()["lv_0890"], made.text()) <= 0.1
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
+
+
+# Row 80
+
+
+async def in_an_inference(make: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: float) -> House:
+    """A house whose engine, which holds the GPU's lease, works on Ada's first words."""
+    monkeypatch.setenv("ROOST_LEASE_DIR", str(folder / "lease"))
+    spec = fault_engine.spec(folder, needs_gpu=True, delay_s=options.get("delay_s", 0.5))
+    house = await transcribing(make, spec, idle_s=options.get("idle_s", 0.1))
+    house.session.say(packets_of("lv_0880")[:100] + [SILENCE_FRAME] * 5)
+    await until((folder / "busy").exists)
+    assert not lease_is_free(folder / "lease")
+    return house
+
+
+@pytest.mark.fault(80)
+@pytest.mark.parametrize("delay_s", [0.5, 60.0], ids=["short", "endless"])
+@pytest.mark.parametrize("how", ["leave", "kick", "unload"])
+async def test_the_end_of_a_session_in_the_middle_of_an_inference_leaves_nothing(
+    make: Make, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, delay_s: float
+) -> None:
+    house = await in_an_inference(make, tmp_path, monkeypatch, delay_s=delay_s)
+    worker = house.plugin._worker
+    assert worker is not None
+    with fault.clock(scaled=False):
+        if how == "unload":
+            await house.unload()
+        else:
+            await house.close(2.0 if how == "leave" else 0.0)
+        await until(lambda: house.workers() == [] and lease_is_free(tmp_path / "lease"))
+    assert house.session.sinks == []
+    assert worker.stats()["kept_frames"] == 0
+    said = [text for text in house.texts if "said by" in text]
+    assert len(said) == (1 if how == "leave" and delay_s < 1 else 0)
+
+
+@pytest.mark.fault(80)
+async def test_the_words_of_an_ended_session_are_not_posted_in_the_next(
+    make: Make, fault: Fault, packets: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await in_an_inference(make, tmp_path, monkeypatch, delay_s=1.0, idle_s=60.0)
+    with fault.clock(scaled=False):
+        await house.close(0.0)
+        house.session = FakeSession()
+        house.session.id = "s2"
+        await house.open()
+        await house.plugin.start_transcribing(house.session.guild_id, ADA, TEXT, False)
+        house.session.say(packets, BEN)
+        await house.until(lambda: bool(house.messages))
+    await house.close()
+    assert house.texts == [f"**Ben**: said by {BEN}"]
+
+
+# Row 84
+
+
+@pytest.mark.fault(84)
+async def test_twenty_models_loaded_and_released_leave_nothing(make: Make, fault: Fault) -> None:
+    house = await make(engine="faster-whisper", model="tiny.en", idle_s=0.0)
+    await house.open()
+    me, pids, sizes = psutil.Process(), set[int](), list[int]()
+    async with leak_check():
+        for _ in range(20):
+            await house.plugin.start_transcribing(house.session.guild_id, ADA, TEXT, False)
+            (pid,) = house.workers()
+            assert psutil.Process(pid).memory_info().rss > 100 << 20  # with the model in it
+            with fault.clock(scaled=False):
+                await house.plugin.stop_transcribing(house.session.guild_id, ADA, False)
+                await until(lambda: house.workers() == [])
+            assert is_gone(pid)
+            pids.add(pid)
+            sizes.append(me.memory_info().rss)
+    assert len(pids) == 20
+    assert sizes[-1] - sizes[2] < 2 << 20
