@@ -1,7 +1,7 @@
 """The floor that Roost is measured against: the same libraries, with nothing around them.
 
-``joins`` makes the handshake step by step, one message after the other, and leaves again. ``receive`` has Roost's driver
-join, then takes its socket away: what arrives is opened, decrypted and counted by one bare DatagramProtocol.
+``joins`` makes the handshake step by step, one message after the other, and leaves again. ``receive`` lets Roost's driver
+join, then takes its socket away: one bare DatagramProtocol opens, decrypts and counts what arrives.
 
 Usage: python floor.py joins|receive CARD BOT GUILD:CHANNEL ... ; it prints JSON lines and ends with its standard input.
 """
@@ -202,7 +202,7 @@ def bare(link: NativeLink, speakers: dict[int, int]) -> Bare:
 
 
 async def receive(card: dict[str, Any], bot: int, place: tuple[int, int]) -> None:
-    """One line per line of input: ``{"cpu_s", "packets", "undecrypted"}``. The first turns the link into the bare one."""
+    """A line per line of input: ``{"cpu_s", "packets", "undecrypted"}``. The first turns the link into the bare one."""
     driver = NativeDriver(ca_file=Path(card["ca_file"]), allowed_hosts=("localhost", "127.0.0.1"))
     events = Events()
     reader = asyncio.StreamReader()

@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 import re
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ MAX_MESSAGE_BYTES = MAX_BINARY_BYTES
 CODE_LEFT = 1000
 CODE_RESUMING = 4900
 """Sent when a socket is given up for another: 1000 would end the session that is about to be resumed."""
+
+TLS_BUFFER_BYTES = 32 * 1024
+"""A TLS record holds 16 KiB at most. asyncio would give every connection 256 KiB, most of what an idle session takes."""
 
 _ADDRESS = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 
@@ -71,6 +75,8 @@ def make_tls(ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         ConfigError: The file is missing or no certificate.
     """
+    # Nothing public sets it for one connection alone.
+    SSLProtocol.max_size = min(SSLProtocol.max_size, TLS_BUFFER_BYTES)
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is not None:

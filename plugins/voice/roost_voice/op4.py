@@ -1,8 +1,8 @@
 """Voice state updates (main gateway op 4): one queue per shard, by urgency, within Discord's limits.
 
 Discord closes a gateway connection (4008) that sends more than 120 commands in 60 s; hikari itself stops at 117. Voice
-keeps to 100 per 60 s and shard, and to one a second per guild. Ending a ghost may take three (leave, claim, leave), so no
-more of them are begun than can be finished: otherwise the first leaves of many would use the minute up and none be gone.
+keeps to 100 per 60 s and shard, and to one a second per guild. Ending a ghost may take three (leave, claim, leave): no
+more of them are begun than can be ended, else the first leaves of many would use the minute up and none be gone.
 """
 
 from __future__ import annotations

@@ -168,16 +168,20 @@ def test_a_storm_of_many_guilds_waits_for_the_window() -> None:
 
 
 def test_no_more_ghosts_are_begun_than_can_be_ended() -> None:
-    queue, now = Op4Queue(Timing()), 0.0
+    queue = Op4Queue(Timing())
+
+    def taken(now: float) -> list[int]:
+        return [entry.guild_id for entry in iter(lambda: queue.take(now), None)]
+
     for guild in range(50):
         queue.put(guild, order(guild, Priority.REAP))
-    begun = [entry.guild_id for entry in iter(lambda: queue.take(now), None)]
+    begun = taken(0.0)
     assert begun == list(range(33))
-    assert queue.wake_at(now) == 60.0
+    assert queue.wake_at(0.0) == 60.0
     for now in (2.0, 4.0):
         for guild in begun:
             queue.put(guild, order(100 + guild, Priority.REAP))
-        assert [entry.guild_id for entry in iter(lambda: queue.take(now), None)] == begun
+        assert taken(now) == begun
     queue.put(99, order(999, Priority.LEAVE))
     leave = queue.take(5.0)
     assert leave is not None
