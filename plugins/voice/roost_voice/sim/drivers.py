@@ -26,6 +26,8 @@ MEMBER_HEADER = "X-Simulated-Member"
 """Marks the websockets of virtual members, which faults spare; its value is a secret of the process."""
 
 _OUTBOX_LIMIT = 4096
+_GARBLED = -1
+"""In a pipe's queue, where frames and close codes are."""
 _CLOSE_S = 1.0
 _MAX_MESSAGE_BYTES = 64 * 1024
 _RCVBUF_BYTES = 1 << 20
@@ -76,6 +78,9 @@ class WebSocketPipe:
         self._put(code)
         self.closing = True
 
+    def garble(self) -> None:
+        self._put(_GARBLED)
+
     def _put(self, item: str | bytes | int) -> None:
         if self._mute or self.closing:
             return
@@ -105,6 +110,8 @@ class WebSocketPipe:
                     await self._socket.send_str(item)
                 elif isinstance(item, bytes):
                     await self._socket.send_bytes(item)
+                elif item == _GARBLED:
+                    await self._socket.send_frame(b"\xff\xfe", WSMsgType.TEXT)
                 else:
                     # Not aiohttp's close(): that drops TCP before the client has answered, and an aiohttp client then
                     # reports 1006 instead of our code.

@@ -60,7 +60,7 @@ class MediaRelay:
         self.corrupt: dict[tuple[int, int], int] = {}
         """Frames still to damage on the way to (guild, user)."""
         self.ignored: collections.Counter[str] = collections.Counter()
-        """Datagrams that belong to no session, by reason."""
+        """Datagrams that belong to no session or were left unanswered by a fault, by reason."""
 
     def received(self, data: bytes, address: Address, now: float) -> None:
         """One datagram. Nothing in it can raise."""
@@ -93,11 +93,12 @@ class MediaRelay:
             session.unanswered_discoveries += faults.integer(fault, "n", 3)
         if session.unanswered_discoveries > 0:
             session.unanswered_discoveries -= 1
+            self.ignored["discovery"] += 1
             return
         if self._take_fault("forge_discovery", session) is not None:
             lie = rtp.discovery_reply(ssrc, "192.0.2.66", 6666)
             self._forge(lie, address)
-            for junk in (lie[:-1], lie + b"\0", b"\0\1" + lie[2:], rtp.discovery_reply(ssrc ^ 1, "192.0.2.66", 6666)):
+            for junk in _damaged(lie, rtp.discovery_reply(ssrc ^ 1, "192.0.2.66", 6666)):
                 self.sendto(junk, address)
         session.address = address
         reply = rtp.discovery_reply(ssrc, *address)
@@ -165,7 +166,9 @@ class MediaRelay:
         if session.address is None or session.sealer is None:
             return
         dice = random.Random(seed)  # noqa: S311
-        good = rtp.Packet(session.ssrc + 1, 1, 960, dice.randbytes(60), extension=bytes(8))
+        found = self._find(session.ssrc)
+        known = [other.ssrc for other in found[1].others(session)] if found is not None else []
+        good = rtp.Packet(next(iter(known), session.ssrc + 1), 1, 960, dice.randbytes(60), extension=bytes(8))
         for number in range(count):
             sealed = rtp.seal(good, session.sealer)
             kinds = (
@@ -179,3 +182,18 @@ class MediaRelay:
                 session.sealer.seal(b"\xa0\x78" + sealed[2:12], b"\xff"),
             )
             self.sendto(kinds[number % len(kinds)], session.address)
+
+
+def _damaged(reply: bytes, foreign: bytes) -> tuple[bytes, ...]:
+    """A discovery reply with each of its parts wrong in turn: size, type, length, stream, address, port."""
+    endless, nameless = b"9" * 64, b"\xff" + bytes(63)
+    return (
+        reply[:-1],
+        reply + b"\0",
+        b"\0\1" + reply[2:],
+        reply[:2] + b"\0\x45" + reply[4:],
+        foreign,
+        reply[:8] + endless + reply[-2:],
+        reply[:8] + nameless + reply[-2:],
+        reply[:-2] + b"\0\0",
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from roost.sim.voice_part import SimHost
-from roost_voice.sim import faults, mls, rtp
+from roost_voice.sim import faults, mls, nonsense, rtp
 from roost_voice.sim.delivery import OP_ANNOUNCE_COMMIT, OP_WELCOME, DeliveryService
 from roost_voice.sim.late import LateMessages
 from roost_voice.sim.media import Loss, MediaRelay, Sendto
@@ -566,6 +566,16 @@ class VoiceServer:
 
     def _fault_malformed_rtp(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         self.media.malform(session, min(fault.integer("count", 20), 10_000), fault.integer("seed", 1))
+
+    def _fault_malformed_messages(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        if session.pipe is not None:
+            count = min(fault.integer("count", 20), 900)
+            for message in nonsense.messages(count, fault.integer("seed", 1), session.last_seq):
+                session.pipe.send(message)
+
+    def _fault_garbled_frame(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        if session.pipe is not None:
+            session.pipe.garble()
 
     def _fault_corrupt_media(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         self.media.corrupt[self._key(session)] = fault.integer("frames", 36)

@@ -33,6 +33,9 @@ class Pipe(Protocol):
     def reset(self) -> None:
         """End TCP at once, with RST."""
 
+    def garble(self) -> None:
+        """Send a text frame that is no UTF-8."""
+
     def blackhole(self) -> None:
         """Neither read nor write any more, but stay connected."""
 
@@ -88,6 +91,11 @@ class Session:
     @property
     def user_id(self) -> int:
         return self.grant.user_id
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence number given last."""
+        return (self._next_seq - 1) % SEQ_MODULUS
 
     @property
     def described(self) -> bool:
