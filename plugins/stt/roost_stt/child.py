@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 
 _log = logging.getLogger("roost.stt")
@@ -37,7 +38,8 @@ def kill(process: asyncio.subprocess.Process) -> None:
     """SIGKILL: there is nothing in a worker to save."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            # Not `process.kill`, which looks whether it has ended and so takes its status from the loop's own waiter.
+            os.kill(process.pid, signal.SIGKILL)
 
 
 async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
