@@ -26,9 +26,14 @@ def seen(rig: Rig, kind: str) -> list[str | None]:
     return [each["channel_id"] for each in own]
 
 
+def voice_log(rig: Rig, event: str) -> list[dict[str, Any]]:
+    """What the voice servers noted of the bot's connections."""
+    return [each for each in rig.sim.entries if each.get("event") == event and each["user_id"] == str(rig.bot_id)]
+
+
 def identified(rig: Rig) -> list[dict[str, Any]]:
     """The voice connections the bot has made."""
-    return [each for each in rig.sim.entries if each.get("event") == "identify" and each["user_id"] == str(rig.bot_id)]
+    return voice_log(rig, "identify")
 
 
 def say_out(rig: Rig, session_id: str) -> None:

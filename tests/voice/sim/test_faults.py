@@ -172,7 +172,7 @@ async def test_discovery_lost_and_forged(rig: Any) -> None:
     with pytest.raises(TimeoutError):
         await udp.receive(0.1)
     udp.send(rtp.discovery_request(ssrc))
-    received = [await udp.receive() for _ in range(6)]
+    received = [await udp.receive() for _ in range(10)]
     truth = ("127.0.0.1", udp.socket.getsockname()[1])
     valid = [
         rtp.read_discovery_reply(data, ssrc)

@@ -70,6 +70,8 @@ class Base:
         self._session_id: str | None = None
         self._seen_state = False
         self._server: tuple[str, str] | None = None
+        self._server_renewed = False
+        """Another server took the place of one since we signalled or were last live: perhaps that of a move."""
         self._link_closing = False
         self._link_channel: int | None = None
         self._closing_old = False
@@ -199,6 +201,7 @@ class Base:
         assert self.wish is not None
         self._set_state(State.SIGNALLING)
         self._server = None
+        self._server_renewed = False
         self._seen_state = False
         self._send_op4(self.wish.channel_id, Priority.MOVE if self.stage is Stage.OPEN else Priority.JOIN)
         self.deadline = now + self._timing.op4_window_s

@@ -179,15 +179,16 @@ class Linking(Leaving):
 
     def _moved_by_others(self, channel_id: int, now: float) -> None:
         assert self.wish is not None
-        if self.stage is Stage.OPEN and not self.follow_moves:
+        if not self.follow_moves:
             self._leave("I was moved to another channel", now)
             return
         self._led_away = True
         self._supersede()
         self._follow(channel_id)
         self._interrupt("moved to another channel")
-        if self.state is State.CONNECTING and not self.link_live:
-            # The server we were given last is the new channel's, or its successor is on its way.
+        if self.state is State.CONNECTING and not self.link_live and self._server_renewed:
+            # The server came before the voice state: it is the new channel's.
+            self._server_renewed = False
             self._reopen(now)
         else:
             self._await_server(self._timing.await_server_s, now)
@@ -211,6 +212,7 @@ class Linking(Leaving):
         if fresh == self._server and self.state is not State.AWAIT_SERVER:
             return
         self._server = fresh
+        self._server_renewed = True
         if self.state is State.LIVE:
             self._interrupt("the voice server changed")
         self._reopen(now)
@@ -227,6 +229,7 @@ class Linking(Leaving):
             return
         self._set_state(State.LIVE)
         self.link_live = True
+        self._server_renewed = False
         self.deadline = None
         channel_id = self.wish.channel_id
         old, self._live_channel = self._live_channel, channel_id
@@ -339,7 +342,7 @@ class Linking(Leaving):
         self.deadline = now + self._timing.await_server_null_s
 
     def _await_tick(self, event: Tick, now: float) -> None:
-        if self.link_live and self._server is not None:
+        if self.link is not None and self._server is not None:
             # Moved, but neither a new server nor the end of the old link came: they may be the same.
             self._reopen(now)
         else:

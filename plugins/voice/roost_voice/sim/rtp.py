@@ -157,7 +157,7 @@ def read_discovery_reply(datagram: bytes, ssrc: int) -> tuple[str, int] | None:
     if len(datagram) != DISCOVERY_BYTES:
         return None
     kind, size, about, host, port = _DISCOVERY.unpack(datagram)
-    if (kind, size, about) != (2, 70, ssrc):
+    if (kind, size, about) != (2, 70, ssrc) or b"\0" not in host or not port:
         return None
     try:
         return host.split(b"\0", 1)[0].decode("ascii"), port
