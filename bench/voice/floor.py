@@ -1,7 +1,7 @@
 """The floor that Roost is measured against: the same libraries, with nothing around them.
 
-``joins`` makes the handshake step by step, one message after the other, and leaves again. ``receive`` lets Roost's driver
-join, then takes its socket away: one bare DatagramProtocol opens, decrypts and counts what arrives.
+``joins`` makes the handshake step by step, one message after the other, and leaves again. ``receive`` lets Roost join,
+then takes its socket away: one bare DatagramProtocol opens, decrypts and counts what arrives.
 
 Usage: python floor.py joins|receive CARD BOT GUILD:CHANNEL ... ; it prints JSON lines and ends with its standard input.
 """

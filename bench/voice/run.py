@@ -1,8 +1,8 @@
 """What voice costs. Writes one JSON file and prints a table.
 
 A real bot (`roost run`, speech-to-text off) at a simulated Discord in a process of its own, beside the floor: the same
-libraries with nothing around them (`floor.py`), in the same run, at the same simulator, over the same packets. Ratios are
-against that floor, so that figures of different machines compare. With two or more cores the simulator has one
+libraries with nothing around them (`floor.py`), in the same run, at the same simulator, with the same packets. Ratios
+are against that floor, so that figures of different machines compare. With two or more cores the simulator has one
 of them and what is measured has another.
 
 Usage: python bench/voice/run.py build/bench-voice.json [--only joins,packets,fleet] [--sessions 300]

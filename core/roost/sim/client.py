@@ -30,7 +30,9 @@ class ControlClient:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SPEAK_LIMIT_S))
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=SPEAK_LIMIT_S)
+        )
         return self
 
     async def __aexit__(

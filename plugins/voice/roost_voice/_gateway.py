@@ -26,7 +26,7 @@ CODE_RESUMING = 4900
 """Sent when a socket is given up for another: 1000 would end the session that is about to be resumed."""
 
 TLS_BUFFER_BYTES = 32 * 1024
-"""A TLS record holds 16 KiB at most. asyncio would give every connection 256 KiB, most of what an idle session takes."""
+"""A TLS record holds 16 KiB at most. asyncio would give each connection 256 KiB, most of what an idle session takes."""
 
 _ADDRESS = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 

@@ -35,7 +35,9 @@ class _Running:
         self.server = VoiceServer(settings, host, send_from_elsewhere)
         self.gateway = GatewayDriver(self.server, settings, self.certificate, self.scope, self.secret)
         self.udp = UdpDriver(self.server)
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_MEMBER_LIVE_S))
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=_MEMBER_LIVE_S)
+        )
         self.encoders = ThreadPoolExecutor(1, thread_name_prefix="sim-opus")
         self.members: dict[tuple[int, int], tuple[Member, asyncio.Task[None]]] = {}
 
