@@ -95,7 +95,7 @@ class House:
             rest=types.SimpleNamespace(create_message=self._create_message),
             cache=types.SimpleNamespace(
                 get_member=lambda guild, user: types.SimpleNamespace(
-                    id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}[user]
+                    id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}.get(user, f"U{user}")
                 ),
                 get_guild=lambda guild: types.SimpleNamespace(id=guild, owner_id=0, get_roles=lambda: {guild: role}),
                 get_guild_channel=lambda channel: types.SimpleNamespace(permission_overwrites=self.overwrites),
