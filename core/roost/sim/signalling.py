@@ -149,8 +149,9 @@ class Signalling:
 
     # What moderators, REST and members do
 
-    def remove(self, guild: Guild, user_id: int, *, quiet: bool = False) -> bool:
-        """End a voice state; False when there is none. With `quiet` nobody is told."""
+    def remove(self, guild: Guild, user_id: int, *, quiet: bool = False, code: int = CODE_DISCONNECTED) -> bool:
+        """End a voice state, and its voice connection with `code`; False when there is none. With `quiet` no voice
+        state says so."""
         state = guild.voice_states.pop(user_id, None)
         if state is None:
             return False
@@ -158,7 +159,7 @@ class Signalling:
         if not quiet:
             self._announce(guild, state, left=True)
         if self._sim.part is not None:
-            self._sim.part.end(guild.id, user_id, CODE_DISCONNECTED)
+            self._sim.part.end(guild.id, user_id, code)
         return True
 
     def move(self, guild: Guild, user_id: int, channel: Channel) -> bool:

@@ -268,6 +268,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         OwnNull: (_C._leaving_null, _OUT),
         GuildHere: (_C._leaving_here, _OUT),
         GuildGone: (_C._leaving_gone, _OUT),
+        ChannelGone: (_C._leaving_channel_gone, _STAY),
         GatewayReady: (_C._leaving_ready, _STAY),
         GatewayResumed: (_C._leaving_resumed, _OUT),
         Op4Sent: (_C._leaving_sent, _STAY),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from roost_voice.actor.orphan import Orphaned
 from roost_voice.moves import (
     CancelOpening,
+    ChannelGone,
     Closed,
     Disconnected,
     Drain,
@@ -31,6 +32,9 @@ from roost_voice.moves import (
     Unwant,
     Want,
 )
+
+KICKED = "I was disconnected from the channel"
+CHANNEL_GONE = "the channel was deleted"
 
 
 class Leaving(Orphaned):
@@ -127,6 +131,12 @@ class Leaving(Orphaned):
         self.server_channel = None
         if self.phase in (Phase.NULL, Phase.ACK, Phase.ASK):
             self._leave_step(now)
+
+    def _leaving_channel_gone(self, event: ChannelGone, now: float) -> None:
+        """What looked like a kick was the end of the channel: Discord tells of both, in either order."""
+        if self._end and self._end_reason == KICKED and event.channel_id == self._failing_channel:
+            self._end_reason = CHANNEL_GONE
+            self._failing = [(ticket, told, CHANNEL_GONE) for ticket, told, _reason in self._failing]
 
     def _leaving_ready(self, event: GatewayReady, now: float) -> None:
         """The acknowledgement will not come any more; GUILD_CREATE says whether we are still in voice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roost.audio import LinkEnd, Retry
-from roost_voice.actor.leaving import Leaving
+from roost_voice.actor.leaving import CHANNEL_GONE, KICKED, Leaving
 from roost_voice.moves import (
     ChannelGone,
     GatewayDown,
@@ -172,7 +172,7 @@ class Linking(Leaving):
         """A link that no longer matters has ended."""
         self._forget_link()
 
-    def _kicked(self, now: float, reason: str = "I was disconnected from the channel") -> None:
+    def _kicked(self, now: float, reason: str = KICKED) -> None:
         self.maybe_in = False
         self.server_channel = None
         self._leave(reason, now)
@@ -350,7 +350,7 @@ class Linking(Leaving):
 
     def _channel_gone(self, event: ChannelGone, now: float) -> None:
         if self.wish is not None and event.channel_id == self.wish.channel_id:
-            self._leave("the channel was deleted", now)
+            self._leave(CHANNEL_GONE, now)
 
     def _guild_gone(self, event: GuildGone, now: float) -> None:
         self._kicked(now, "the bot was removed from the server")
