@@ -340,7 +340,7 @@ async def many(sessions: int) -> dict[str, Any]:
                     member_id=int(guild["members"][0]["id"]),
                     guild_id=int(guild["id"]),
                     recording=RECORDING,
-                    params={"repeat": 16, "wait_s": 30},
+                    params={"repeat": 16, "wait_s": 30, "direct": True},
                 )
             )
             for guild in world.guilds

@@ -134,6 +134,17 @@ class MediaRelay:
         except rtp.BadPacket as error:
             session.bad[str(error)] += 1
             return
+        self._relay(packet, session, room, now)
+
+    def relay(self, packet: rtp.Packet, now: float) -> None:
+        """Pass on what a virtual member handed over in clear, without a socket in between."""
+        found = self._find(packet.ssrc)
+        if found is not None:
+            session, room = found
+            session.packets_in += 1
+            self._relay(packet, session, room, now)
+
+    def _relay(self, packet: rtp.Packet, session: Session, room: Room, now: float) -> None:
         session.relayed += 1
         every = self._settings.report_packets
         if every and session.relayed % every == 0 and session.sealer is not None and session.address is not None:
