@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from roost.instances import instances_dir, is_alive
 
 _log = logging.getLogger("roost.voice.journal")
 
+_ID = re.compile(r"[0-9]{1,20}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 OLD_S = 3600.0
 """A dead process's file older than this is removed unread: no ghost lives that long."""
 
@@ -102,13 +105,24 @@ def parse(raw: bytes) -> dict[int, Claim] | None:
     try:
         content: Any = json.loads(raw)
         return {
-            int(guild): Claim(
-                int(entry["channel"]), str(entry["session_sha256"]) if entry["session_sha256"] is not None else None
-            )
+            _id(guild): Claim(_id(entry["channel"]), _hash(entry["session_sha256"]))
             for guild, entry in content["guilds"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _id(text: object) -> int:
+    """A Discord id as `Journal` writes it; a torn file that still is JSON must not send an op 4 anywhere else."""
+    if not isinstance(text, str) or not _ID.fullmatch(text) or not 0 < int(text) < 1 << 64:
+        raise ValueError("not an id")
+    return int(text)
+
+
+def _hash(text: object) -> str | None:
+    if text is not None and not (isinstance(text, str) and _SHA256.fullmatch(text)):
+        raise ValueError("not a hash")
+    return text
 
 
 def read_others(data_dir: Path, instance_id: str) -> Others:

@@ -16,6 +16,8 @@ MAX_BINARY_BYTES = 1024 * 1024
 MAX_DEPTH = 16
 MAX_MODES = 64
 _SNOWFLAKE_LIMIT = 1 << 64
+_SEQ_LIMIT = 1 << 32
+"""What is acknowledged goes back to the server with every heartbeat, so it may not be of any size."""
 _BINARY_HEADER = struct.Struct(">HB")
 
 Text = tuple[int, Any, int | None]
@@ -38,7 +40,7 @@ def parse_text(data: str) -> Text | str:
     if type(op) is not int:
         return "shape"
     seq = message.get("seq")
-    return op, message.get("d"), seq if type(seq) is int and seq >= 0 else None
+    return op, message.get("d"), seq if type(seq) is int and 0 <= seq < _SEQ_LIMIT else None
 
 
 def parse_binary(data: bytes) -> tuple[int, int, bytes] | str:
