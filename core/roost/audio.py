@@ -292,6 +292,7 @@ class Timing:
     await_server_s: float = 5.0
     await_server_null_s: float = 30.0
     await_first_server_s: float = 10.0
+    late_answer_s: float = 60.0
     close_local_s: float = 1.0
     leave_ack_s: float = 2.0
     orphan_retry_s: tuple[float, ...] = (2.0, 5.0, 10.0)

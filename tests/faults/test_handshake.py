@@ -243,8 +243,10 @@ async def test_moved_while_joining(
         joining = asyncio.ensure_future(rig.join(0))
         if moment in ("half an answer", "no server"):
             await eventually(lambda: seen(rig, "vsu") == [str(rig.channels[0])])
-        elif moment in ("connecting", "discovering"):
+        elif moment == "connecting":
             await eventually(lambda: len(identified(rig)) == 1)
+        elif moment == "discovering":
+            await eventually(lambda: dropped(rig) > 0)
         else:
             await recorder.until("opening")
         with fault.clock():

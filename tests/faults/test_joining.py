@@ -11,7 +11,7 @@ from typing import Any
 
 import hikari
 import pytest
-from context import Recorder, Rig, eventually, running
+from context import Recorder, Rig, eventually, leave_ghost, running
 from fault_report import SCALE, Fault
 from voice_log import arm, asked_rest, say_out, seen, words
 
@@ -68,17 +68,43 @@ async def test_half_of_the_events(rig: Rig, fault: Fault, withheld: str) -> None
 
 
 @pytest.mark.fault(4)
+@pytest.mark.parametrize("exclusive", [True, False], ids=["one deployment", "shared token"])
 @pytest.mark.parametrize("late", ["delay_op4_events", "delay_op4"])
-async def test_the_events_of_a_join_come_after_it_was_given_up(rig: Rig, fault: Fault, late: str) -> None:
+async def test_the_events_of_a_join_come_after_it_was_given_up(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, late: str, exclusive: bool
+) -> None:
     """The events alone are late; or Discord lets the bot in when it has already asked to leave."""
-    arm(rig, late, delay_s=10 * SCALE)
-    assert NO_ANSWER in words(rig, await rig.join(0))
-    await rig.at_rest()
-    assert seen(rig, "vsu").count(str(rig.channels[0])) == 0
-    await eventually(lambda: str(rig.channels[0]) in seen(rig, "vsu"))
-    with fault.clock():
-        await eventually(lambda: rig.op4()[2:] == [None])
-        await eventually(lambda: rig.place is None and not rig.manager.states())
+    async with leak_check(), running(sim, tmp_path, exclusive=exclusive) as rig:
+        arm(rig, late, delay_s=10 * SCALE)
+        assert NO_ANSWER in words(rig, await rig.join(0))
+        await rig.at_rest()
+        assert seen(rig, "vsu").count(str(rig.channels[0])) == 0
+        await eventually(lambda: str(rig.channels[0]) in seen(rig, "vsu"))
+        with fault.clock():
+            await eventually(lambda: rig.op4()[2:] == [None])
+            await eventually(lambda: rig.place is None and not rig.manager.states())
+        assert not list((tmp_path / "instances").glob("*.json"))
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("answered", [True, False])
+async def test_another_deployment_of_the_token_is_left_alone(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, answered: bool
+) -> None:
+    """It enters a channel right after this one has joined and left there, or asked in vain for another."""
+    async with running(sim, tmp_path, exclusive=False) as rig:
+        if not answered:
+            arm(rig, "drop_op4")
+        await rig.join(0 if answered else 1)
+        await rig.leave()
+        await rig.at_rest()
+        asked = rig.op4()
+        await leave_ghost(sim, rig.channels[0])
+        with fault.clock():
+            await rig.sim.voice.member(rig.guild, rig.members[0], rig.guild.channels[rig.channels[0]])
+            await eventually(lambda: rig.ctx.bot.cache.get_voice_state(rig.guild_id, rig.members[0]) is not None)
+        assert rig.place == rig.channels[0]
+        assert rig.op4()[len(asked) :] == [str(rig.channels[0])], "only the other's own request is to be seen"
 
 
 @pytest.mark.fault(5)

@@ -58,7 +58,8 @@ async def test_a_join_while_leaving(rig: Rig, fault: Fault, leave: str, to: int)
     if leave != "confirmed":
         arm(rig, "withhold_leave_vsu" if leave == "unanswered" else "drop_op4")
     leaving = asyncio.ensure_future(rig.leave())
-    await eventually(lambda: rig.manager.state(rig.guild_id) is State.LEAVING)
+    await rig.recorder.until("closing")
+    assert rig.manager.state(rig.guild_id) is State.LEAVING
     with fault.clock():
         result = await rig.join(to)
     assert result.told is Told.JOINED

@@ -123,6 +123,11 @@ class GuildActor:
         return self._core.state
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing is wanted or held, so that a voice state of ours is nobody's."""
+        return self._core.state in (moves.State.IDLE, moves.State.FAILED)
+
+    @property
     def opened(self) -> bool:
         """The session was announced to the plugins and has not ended."""
         return self._core.stage is moves.Stage.OPEN
@@ -525,7 +530,8 @@ class GuildActor:
         return self._alone_since + limit_s
 
     def _stray(self, action: moves.Stray) -> None:
-        verdict = self._host.reaper.judge(self.guild_id, action.session_id)
+        now = asyncio.get_running_loop().time()
+        verdict = self._host.reaper.judge(self.guild_id, action.channel_id, action.session_id, now)
         if verdict is Verdict.GHOST:
             _log.warning("guild %d: a ghost of mine stands in channel %d", self.guild_id, action.channel_id)
             self._post(moves.Reap(action.channel_id, action.session_id))

@@ -72,7 +72,9 @@ class SessionManager:
         self._config = config
         timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
         self.op4 = Op4Sender(timing, self._scope, self.shard_of, self._op4_sent)
-        self.reaper = Reaper(ctx.data_dir, ctx.instance_id, exclusive=config.exclusive)
+        self.reaper = Reaper(
+            ctx.data_dir, ctx.instance_id, exclusive=config.exclusive, late_answer_s=timing.late_answer_s
+        )
         self._host = ActorHost(
             timing=timing,
             config=config,
@@ -216,6 +218,8 @@ class SessionManager:
                     return
                 case _:
                     return
+        if isinstance(event, moves.OwnState) and not actor.at_rest:
+            self.reaper.answered(guild_id)
         actor.tell(event)
 
     def member(self, guild_id: int, user_id: int, channel_id: int | None, is_bot: bool) -> None:
@@ -325,6 +329,8 @@ class SessionManager:
             del self._actors[actor.guild_id]
 
     def _op4_sent(self, guild_id: int, sent: moves.Op4Sent) -> None:
+        if sent.channel_id is not None:
+            self.reaper.asked(guild_id, sent.channel_id, asyncio.get_running_loop().time())
         if (actor := self._actors.get(guild_id)) is not None:
             actor.tell(sent)
 

@@ -97,6 +97,18 @@ def test_whose_a_voice_state_is(living: list[Claim], named: bool, exclusive: boo
     assert judge("s", living, in_dead_journal=named, exclusive=exclusive) is verdict
 
 
+def test_a_late_answer_is_ours_once(tmp_path: Path) -> None:
+    """Where the token is shared, only the channel asked for counts, only while Discord may be late, and only once."""
+    reaper = Reaper(tmp_path, "me", exclusive=False, late_answer_s=60.0)
+    for channel_id, now, verdict in ((2, 59.0, Verdict.GHOST), (3, 59.0, Verdict.UNKNOWN), (2, 61.0, Verdict.UNKNOWN)):
+        reaper.asked(1, 2, 0.0)
+        assert reaper.judge(1, channel_id, "s", now) is verdict
+        assert reaper.judge(1, channel_id, "s", now) is Verdict.UNKNOWN
+    reaper.asked(1, 2, 0.0)
+    reaper.answered(1)
+    assert reaper.judge(1, 2, "s", 1.0) is Verdict.UNKNOWN
+
+
 def test_a_dead_journal_goes_when_all_its_guilds_are_settled(tmp_path: Path) -> None:
     dead = Journal(tmp_path, "dead")
     dead.write(1, 2, None)
