@@ -207,8 +207,10 @@ async def test_the_model_process_dies_and_the_words_come(rig: Build, fault: Faul
     await made.say(packets_of("lv_0890"))
     os.kill(pid_of(made), number)
     with fault.clock(scaled=False):
+        await made.say(packets_of("lv_0930"), user=8)
         assert await made.drain()
     assert wer(manifest()["lv_0890"], made.text()) <= 0.1
+    assert wer(manifest()["lv_0930"], made.text(8)) <= 0.15
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
 
 

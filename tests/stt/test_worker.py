@@ -6,9 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -87,21 +85,6 @@ async def test_packets_that_cease_end_the_utterance(rig: Build) -> None:
     assert made.text() == "7"
 
 
-async def test_a_killed_worker_costs_time_but_no_words(rig: Build) -> None:
-    made = await rig()
-    await made.say(packets_of("lv_0890"))
-    assert made.worker.pid is not None
-    os.kill(made.worker.pid, signal.SIGKILL)
-    killed_s = time.monotonic()
-    await made.say(packets_of("lv_0930"), user=8)
-    assert await made.drain()
-    assert wer(manifest()["lv_0890"], made.text()) <= 0.1
-    assert wer(manifest()["lv_0930"], made.text(8)) <= 0.15
-    assert made.worker.stats()["crashes"] == 1
-    assert time.monotonic() - killed_s < 10
-    assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
-
-
 async def test_speech_that_kills_the_engine_is_given_up_and_others_go_on(rig: Build) -> None:
     made = await rig(scripted("!crash"), backoff_s=(0.0,), crashes_per_window=10)
     await made.say(packets_of("lv_0880")[:100])
@@ -130,21 +113,6 @@ async def test_a_worker_that_keeps_dying_is_given_up(rig: Build) -> None:
     assert made.troubles[-1][0] is Trouble.FAILED
     await made.worker.start(made.scope)
     assert made.worker.state is State.READY
-
-
-async def test_a_stopped_worker_is_noticed_and_replaced(rig: Build) -> None:
-    made = await rig(scripted("back"), heartbeat_s=0.1, silent_s=0.5)
-    pid = made.worker.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    async with asyncio.timeout(10):
-        while not made.troubles:
-            made.changed.clear()
-            await made.changed.wait()
-    assert not psutil.pid_exists(pid)
-    await made.say(packets_of("lv_0880"))
-    assert await made.drain()
-    assert made.text() == "back"
 
 
 async def test_purged_speech_never_becomes_text(rig: Build) -> None:
@@ -183,49 +151,6 @@ async def test_an_engine_that_cannot_start_says_why(rig: Build) -> None:
 
     with pytest.raises(SpeechError, match="No module named 'no_such_engine'"):
         await rig(EngineSpec("no_such_engine:create"))
-
-
-PARENT = """
-import asyncio, sys
-from roost.audio import AudioFrame
-from roost.scopes import Scope
-from roost.speech import EngineSpec
-from roost_stt.engine import SpeechWorker, WorkerSettings
-sys.path.insert(0, sys.argv[1])
-from stt_rig import packets_of
-
-async def main():
-    spec = EngineSpec("roost_stt.worker.engines.scripted:create", {"texts": ["x"], "delay_s": 60})
-    worker = SpeechWorker(WorkerSettings(spec), print, print)
-    await worker.start(Scope("parent"))
-    for number, packet in enumerate(packets_of("lv_0880")):
-        worker.write(AudioFrame(1, 2, 3, number * 960, packet))
-    await asyncio.sleep(1.5)
-    print(worker.pid, flush=True)
-    await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-async def test_the_worker_is_gone_when_the_bot_is_killed() -> None:
-    root = os.fspath(Path(__file__).parent)
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", textwrap.dedent(PARENT), root, stdout=asyncio.subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            child = psutil.Process(int(await parent.stdout.readline()))
-        parent.kill()
-        began_s = time.monotonic()
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() - began_s < 0.2, "the worker outlived the bot"
-            time.sleep(0.001)
-    finally:
-        if parent.returncode is None:
-            parent.kill()
-        await parent.wait()
 
 
 async def test_the_bot_side_imports_no_model_library() -> None:
