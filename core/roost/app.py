@@ -29,6 +29,7 @@ from roost.config import Config
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
 from roost.instances import hold_instance
+from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.scopes import Scope
 from roost.store import open_store
@@ -100,6 +101,7 @@ class App:
                     instance_id=instance_id,
                     mark_stop=self.mark_stop,
                 )
+                await stack.enter_async_context(serve_metrics(self._host.metrics, self.config.core.metrics.listen))
                 access = await Access.load(store, bot)
                 configure = Configure(self._host)
                 failures = CommandFailures(self._host, access)

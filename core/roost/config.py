@@ -92,6 +92,16 @@ class LogConfig(Section):
     format: Literal["text", "json"] = "text"
 
 
+class MetricsConfig(Section):
+    """What the bot counts, for Prometheus."""
+
+    listen: str | None = Field(
+        None,
+        pattern=r"^.+:[0-9]{1,5}$",
+        description="host:port to answer GET /metrics at, such as 127.0.0.1:9464; None is nowhere. Keep it private.",
+    )
+
+
 class PluginsConfig(Section):
     """Which plugins are loaded."""
 
@@ -115,6 +125,7 @@ class CoreConfig(Section):
     store: StoreConfig = StoreConfig()
     consent: ConsentConfig = ConsentConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import asyncio
 
     import hikari
+    from prometheus_client import CollectorRegistry
     from pydantic import BaseModel
 
     from roost.audio import FrameSink
@@ -67,6 +68,8 @@ class PluginContext(Protocol):
     data_dir: Path
     handover: Any
     """What the version before this one gave from its hook ``handover``; None when there was none."""
+    metrics: CollectorRegistry
+    """For counters and gauges of the plugin, named ``roost_<plugin>_...``; shown at ``/metrics`` while it is loaded."""
     instance_id: str
     """Unique per process; the holder of ``<data_dir>/instances/<instance_id>.lock``."""
 

@@ -14,6 +14,7 @@ from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError
 from roost.frames import OverBudget
 from roost.hooks import Meta
+from roost.metrics import Metrics
 from roost.plugins.discovery import discover, incompatible, refuse_unknown_tables
 from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
@@ -71,6 +72,7 @@ class PluginHost:
         self.instance_id = instance_id
         self.mark_stop = mark_stop
         self.records: dict[str, PluginRecord] = {}
+        self.metrics = Metrics()
         self.dispatcher = Dispatcher(lambda: self._order, self.enabled_in, self.failed)
         self.switches = Switches(self)
         self.guild_config = GuildConfig(self)

@@ -43,6 +43,7 @@ class Context:
         self._handling: set[asyncio.Task[Any]] = set()
         self._revoked = False
         self._kept = host.store.of_plugin(name)
+        self.metrics = host.metrics.open(name)
 
     def _alive(self) -> PluginHost:
         if self._revoked:
@@ -187,6 +188,7 @@ class Context:
             with contextlib.suppress(ValueError):
                 self._host.bot.unsubscribe(event, listener)
         self._listeners.clear()
+        self._host.metrics.close(self.name, self.metrics)
         problems += await self._end_listeners()
         problems += [f"task {name} ignored its cancellation" for name in await self._scope.aclose()]
         self._revoked = True

@@ -13,6 +13,7 @@ import aiohttp
 import hikari
 import lightbulb
 from fault_report import FULL, SCALE
+from prometheus_client import CollectorRegistry
 
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
 from roost.commands.registry import CommandRegistry
@@ -73,6 +74,7 @@ class Context:
         self.hooks = Dispatcher(lambda: ["voice", "recorder"], lambda _plugin, _guild: True)
         self.consent = MemoryConsent()
         self.settings = None
+        self.metrics = CollectorRegistry()
         self.scope = Scope("plugin:voice")
         self.steps: list[str] = []
         self._cleanups: list[Callable[[], Awaitable[None] | None]] = []

@@ -1,0 +1,81 @@
+"""What a running bot counts, in the format Prometheus reads: one registry per plugin, gone with the plugin.
+
+Served at ``http://<metrics.listen>/metrics`` when that is set. There are no names of members or servers in it, but who can
+reach the address can read it, so it belongs on loopback or in a private network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from roost.errors import ConfigError, ResourceError
+
+KEY = "metrics.listen"
+
+
+class Metrics:
+    """The registries of everything that counts."""
+
+    def __init__(self) -> None:
+        self._registries: dict[str, CollectorRegistry] = {}
+
+    def open(self, owner: str) -> CollectorRegistry:
+        """A new, empty registry in place of the owner's last one."""
+        registry = self._registries[owner] = CollectorRegistry()
+        return registry
+
+    def close(self, owner: str, registry: CollectorRegistry) -> None:
+        """Show it no longer, unless another has taken its place."""
+        if self._registries.get(owner) is registry:
+            del self._registries[owner]
+
+    def render(self) -> bytes:
+        """Everything, by owner."""
+        return b"".join(generate_latest(registry) for _, registry in sorted(self._registries.items()))
+
+
+def read_address(listen: str) -> tuple[str, int]:
+    """``host:port`` taken apart.
+
+    Raises:
+        ConfigError: It is not that.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 0xFFFF:
+        raise ConfigError(f"{listen!r} is no address; write host:port, such as 127.0.0.1:9464", key=KEY)
+    return host.strip("[]"), int(port)
+
+
+@asynccontextmanager
+async def serve_metrics(metrics: Metrics, listen: str | None) -> AsyncIterator[None]:
+    """Answer ``GET /metrics`` while the block runs; without an address do nothing.
+
+    Raises:
+        ConfigError: The address cannot be read.
+        ResourceError: It is taken, or not ours.
+    """
+    if not listen:
+        yield
+        return
+    host, port = read_address(listen)
+
+    async def show(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/metrics", show)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise ResourceError(f"{KEY}: cannot listen on {listen}: {error.strerror or error}") from None
+        yield
+    finally:
+        await runner.cleanup()
