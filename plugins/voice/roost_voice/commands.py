@@ -80,10 +80,13 @@ def status_words(state: State, session: Session | None) -> str:
     heard = ", ".join(f"<@{user_id}>" for user_id in sorted(session.heard)) or "nobody"
     if session.capture_state == CAPTURE_FAILED:
         heard = "nobody: I may not write the notice, give me Send Messages in the text channel"
+    expected = link.packets_in + link.lost
+    share = f" ({100 * link.lost / expected:.1f} %)" if expected else ""
+    broke = f" The connection was resumed {link.resumes} times." if link.resumes else ""
     return (
-        f"In <#{session.channel_id}> for {minutes} min {seconds} s: {session.state}.\n"
+        f"In <#{session.channel_id}> for {minutes} min {seconds} s: {session.state}.{broke}\n"
         f"End-to-end encryption: {dave}.\n"
-        f"Packets: {link.packets_in} in, {link.lost} lost.\n"
+        f"Packets: {link.packets_in} in, {link.lost} lost{share}.\n"
         f"Heard: {heard}."
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from context import Rig, eventually, running
+from context import Rig, SinkRecorder, eventually, running
 
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
@@ -117,6 +118,24 @@ async def test_who_may_bring_me_where(
     assert reply["ephemeral"]
     assert ("You are not in" if connect else "You may not connect") in reply["content"]
     assert rig.op4() == []
+
+
+async def test_status_says_what_is_heard_how_well_and_how_secretly(rig: Rig, control: ControlClient) -> None:
+    member = Member(rig, control, 1)
+    await member.enters(0)
+    await rig.ctx.consent.agree(rig.guild_id, member.id)
+    rig.recorder.sink = SinkRecorder()
+    await member.types("/voice join")
+    await control.fault("udp_loss", guild_id=rig.guild_id, percent=30, seed=3)
+    await control.speak(member_id=member.id, recording="lv_0880")
+    status = await member.types("/voice status")
+    assert f"Heard: <@{member.id}>." in status
+    assert re.search(r"End-to-end encryption: on, version 1, epoch [1-9]", status)
+    found = re.search(r"Packets: (\d+) in, (\d+) lost \(([\d.]+) %\)", status)
+    assert found is not None
+    received, lost, share = int(found[1]), int(found[2]), float(found[3])
+    assert lost > 10
+    assert share == pytest.approx(100 * lost / (received + lost), abs=0.05)
 
 
 async def test_a_join_that_discord_never_answers(rig: Rig, control: ControlClient) -> None:
