@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from context import Rig, SinkRecorder, eventually, running
+from context import Rig, eventually, running
 from fault_report import SCALE, Fault
 from voice_log import arm, asked_rest, identified
+from voice_scene import company, connections, ends, hears, live_again, order
 
 from roost.sim import ControlClient
 from roost.sim.server import SimulatedDiscord
@@ -29,60 +29,6 @@ async def discord(rig: Rig) -> AsyncIterator[ControlClient]:
     """What moderators and Discord do, through the simulator's door."""
     async with ControlClient(rig.sim.control_url) as client:
         yield client
-
-
-def connections(rig: Rig) -> int:
-    """The bot's voice connections, at the voice servers."""
-    state = rig.sim.part.state() if rig.sim.part else {}
-    return int(state["voice_ws"] - state["voice_ws_virtual"])
-
-
-def order(rig: Rig) -> list[str]:
-    """Begins and ends of the bot's voice connections, in order."""
-    return [each["event"] for each in own(rig, "identify", "resume", "close")]
-
-
-def ends(rig: Rig) -> list[dict[str, Any]]:
-    """How the bot's voice connections ended."""
-    return own(rig, "close")
-
-
-def own(rig: Rig, *events: str) -> list[dict[str, Any]]:
-    me = str(rig.bot_id)
-    return [each for each in rig.sim.entries if each.get("event") in events and each.get("user_id") == me]
-
-
-async def live_again(rig: Rig, generation: int) -> None:
-    """Wait until the session is live in a later generation."""
-
-    def done() -> bool:
-        session = rig.manager.session(rig.guild_id)
-        live = rig.manager.state(rig.guild_id) is State.LIVE
-        return live and session is not None and session.generation >= generation
-
-    await eventually(done)
-
-
-async def hears(rig: Rig, member: int, sink: SinkRecorder) -> None:
-    """Have a member who is in voice with the bot speak, and wait until the bot hears it."""
-    assert rig.sim.part is not None
-    before = len(sink.frames)
-    name = rig.sim.part.recordings()[0]["name"]
-    speaking = asyncio.create_task(rig.sim.part.speak(rig.guild_id, member, wav=None, recording=name, params={}))
-    try:
-        await eventually(lambda: len(sink.frames) > before + 5)
-        assert {frame.user_id for frame in sink.frames[before:]} == {member}
-    finally:
-        speaking.cancel()
-        await asyncio.gather(speaking, return_exceptions=True)
-
-
-async def company(rig: Rig, channel: int, member: int = 0) -> SinkRecorder:
-    """A member who agreed, in a channel; gives what will be heard of them."""
-    sink = rig.recorder.sink = rig.recorder.sink or SinkRecorder()
-    await rig.ctx.consent.agree(rig.guild_id, rig.members[member])
-    await rig.sim.voice.member(rig.guild, rig.members[member], rig.guild.channels[rig.channels[channel]])
-    return sink
 
 
 @pytest.mark.fault(38)
@@ -136,7 +82,7 @@ async def test_another_voice_server(rig: Rig, fault: Fault, old: str) -> None:
     assert rig.manager.session(rig.guild_id) is result.session
     assert result.session.generation == 2
     assert rig.op4() == [str(rig.channels[0])]
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
 
 
 @pytest.mark.fault(40)
@@ -155,7 +101,7 @@ async def test_the_same_server_with_another_token(rig: Rig, fault: Fault, alive:
     assert order(rig) == ["identify", "close", "identify"], "the old session is not used again"
     assert result.session is rig.manager.session(rig.guild_id)
     assert rig.op4() == [str(rig.channels[0])]
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
 
 
 @pytest.mark.fault(41)
@@ -164,7 +110,7 @@ async def test_a_moderator_moves_the_bot(rig: Rig, fault: Fault) -> None:
     await company(rig, 0, member=0)
     result = await rig.join(0)
     assert result.session is not None
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
     with fault.clock():
         rig.sim.voice.move(rig.guild, rig.bot_id, rig.guild.channels[rig.channels[2]])
         await rig.recorder.until("restored")
@@ -172,7 +118,7 @@ async def test_a_moderator_moves_the_bot(rig: Rig, fault: Fault) -> None:
     assert result.session.channel_id == rig.place == rig.channels[2]
     assert result.session.members == {rig.members[1]}
     assert rig.op4() == [str(rig.channels[0])], "a move that somebody else made is not asked for again"
-    await hears(rig, rig.members[1], sink)
+    await hears(rig, sink, 1)
     assert result.session.stats().link.dave_version == 1
 
 
@@ -328,14 +274,14 @@ async def test_an_outage_of_the_server(rig: Rig, discord: ControlClient, fault: 
     result = await rig.join(0)
     await discord.gateway("guild_delete", guild_id=str(rig.guild_id), unavailable=True)
     await eventually(lambda: rig.ctx.bot.cache.get_available_guild(rig.guild_id) is None)
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
     with fault.clock():
         arm(rig, "close", code=4015)
         await eventually(lambda: "resume" in order(rig))
-        await hears(rig, rig.members[0], sink)
+        await hears(rig, sink)
     await discord.gateway("guild_create", guild_id=str(rig.guild_id))
     await eventually(lambda: rig.ctx.bot.cache.get_available_guild(rig.guild_id) is not None)
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
     assert result.session is rig.manager.session(rig.guild_id)
     assert result.session is not None
     assert result.session.generation == 1
@@ -382,7 +328,7 @@ async def test_the_bot_is_muted_or_deafened(rig: Rig, fault: Fault, change: str)
             rig.sim.gateway.dispatch("VOICE_STATE_UPDATE", payload | {change: on}, guild_id=rig.guild_id)
             await eventually(lambda on=on: told() is on)
             assert rig.manager.state(rig.guild_id) is State.LIVE
-    await hears(rig, rig.members[0], sink)
+    await hears(rig, sink)
     assert result.session is not None
     assert result.session.generation == 1
     assert rig.op4() == [str(rig.channels[0])]

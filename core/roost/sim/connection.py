@@ -113,8 +113,8 @@ class GatewaySession:
         self.sequence = 0
         self.log: deque[tuple[int, str, Any]] = deque(maxlen=REPLAY_LIMIT)
         self.connection: Connection | None = None
-        self.losses = 0
-        """How often its connection was lost; a timer of an earlier loss is void."""
+        self.expiry: asyncio.Task[None] | None = None
+        """Runs while it has no connection, and ends it."""
 
     def wants(self, event: str, guild_id: int | None) -> bool:
         if guild_id is not None and (guild_id >> 22) % self.shard[1] != self.shard[0]:
@@ -130,6 +130,12 @@ class GatewaySession:
         self.log.append((self.sequence, event, data))
         if self.connection is not None:
             self.connection.send({"op": 0, "t": event, "s": self.sequence, "d": data})
+
+    def found(self) -> None:
+        """It has a connection again, or has ended: it does not expire any more."""
+        if self.expiry is not None:
+            self.expiry.cancel()
+            self.expiry = None
 
     def replay(self, after: int) -> bool:
         """Send again what came after a sequence number; False if it is too old or too new."""

@@ -24,6 +24,7 @@ CORE_FAULTS: dict[str, str] = {
     "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",
     "gateway_abort": "the gateway's TCP connection is reset now, with no close frame; params: bot (0)",
     "invalid_session": "op 9 (not resumable) ends the gateway session now; params: bot (0)",
+    "refuse_gateway": "a new gateway connection is answered with HTTP 503",
     "mute_gateway": "op 1 is not acknowledged; params: bot (0)",
 }
 """Names the core takes, with what they do. The voice part adds its own."""

@@ -64,8 +64,11 @@ class Gateway:
                 open_ = bot == author or session.has(MESSAGE_CONTENT) or f"<@{bot}>" in data["content"]
                 session.dispatch(event, data if open_ else data | hidden)
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """One client, from its connection to its end."""
+        if self._sim.faults.take("refuse_gateway") is not None:
+            self._sim.log("gateway_refused", code=None)
+            return web.Response(status=503)
         socket = web.WebSocketResponse(max_msg_size=1 << 16, timeout=CLOSE_S)
         await socket.prepare(request)
         connection = Connection(socket, request, request.query.get("compress") == "zlib-stream")
@@ -210,6 +213,7 @@ class Gateway:
         if session is None or session.bot.token != token or self._sim.faults.take("swallow_resume") is not None:
             connection.send({"op": 9, "d": False})
             return None
+        session.found()
         old, session.connection = session.connection, connection
         if old is not None and old is not connection:
             old.abort()
@@ -262,17 +266,17 @@ class Gateway:
         if connection.closed_by_us is None and code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY):
             self.end(session)
             return
-        session.losses += 1
-        loss = session.losses
-        self._sim.later(self._sim.settings.ghost_timeout_s, lambda: self._expire(session, loss))
+        session.found()
+        session.expiry = self._sim.later(self._sim.settings.ghost_timeout_s, lambda: self._expire(session))
 
-    def _expire(self, session: GatewaySession, loss: int) -> None:
-        if session.connection is None and session.losses == loss and self.sessions.get(session.id) is session:
-            self._sim.log("gateway_expired", bot_id=str(session.bot.user.id))
-            self.end(session)
+    def _expire(self, session: GatewaySession) -> None:
+        session.expiry = None
+        self._sim.log("gateway_expired", bot_id=str(session.bot.user.id))
+        self.end(session)
 
     def end(self, session: GatewaySession) -> None:
         """The session is over, and the voice states it made with it."""
+        session.found()
         if self.sessions.pop(session.id, None) is None:
             return
         self._sim.log("gateway_session_end", bot_id=str(session.bot.user.id), shard=list(session.shard))

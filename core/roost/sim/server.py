@@ -157,15 +157,14 @@ class SimulatedDiscord:
     def log_since(self, t: float) -> dict[str, Any]:
         return {"entries": [each for each in self.entries if each["t"] > t], "dropped": self._entries_dropped}
 
-    def later(self, delay_s: float, action: Callable[[], Any]) -> None:
-        """Do something after a while, unless the simulator ends first."""
+    def later(self, delay_s: float, action: Callable[[], Any]) -> asyncio.Task[None] | None:
+        """Do something after a while, unless the task is cancelled or the simulator ends first."""
 
         async def wait() -> None:
             await asyncio.sleep(delay_s)
             action()
 
-        if not self.scope.closed:
-            self.scope.spawn(wait(), "later")
+        return None if self.scope.closed else self.scope.spawn(wait(), "later")
 
     def voice_identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
         self.voice.identified(guild_id, user_id, connection_id)

@@ -99,7 +99,7 @@ class Signalling:
         voice_id = self._voice_ids.setdefault(session.id, secrets.token_hex(16))
         state = VoiceState(guild.id, channel.id, user.id, voice_id, session.id, mute, deaf)
         self._place(guild, state)
-        actions: list[Callable[[], None]] = []
+        actions: list[Callable[[], object]] = []
         if sim.faults.take("stale_vsu_null_first", guild.id) is not None:
             stale = dataclasses.replace(state, session_id=secrets.token_hex(16))
             actions.append(lambda: self._announce(guild, stale, left=True))

@@ -225,6 +225,8 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         Server: (_C._signalling_server, frozenset({_S.CONNECTING})),
         ServerNull: (_C._signalling_server_null, frozenset({_S.AWAIT_SERVER})),
         Op4Sent: (_C._signalling_sent, _STAY),
+        GatewayDown: (_C._signalling_down, _STAY),
+        GatewayResumed: (_C._signalling_resumed, _STAY),
         LinkGone: (_C._link_gone_early, _STAY),
         Tick: (_C._signalling_tick, _OUT | {_S.LIVE, _S.SUSPENDED}),
     },
@@ -296,7 +298,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
     },
     _S.SUSPENDED: {
         **_ACTIVE,
-        OwnState: (_C._suspended_state, _STAY),
+        OwnState: (_C._suspended_state, _OUT | {_S.AWAIT_SERVER}),
         OwnNull: (_C._suspended_null, _OUT),
         GuildHere: (_C._suspended_here, _OUT),
         GatewayResumed: (_C._suspended_resumed, _OUT),

@@ -155,7 +155,8 @@ class Linking(Leaving):
     def _signalling_tick(self, event: Tick, now: float) -> None:
         assert self.wish is not None
         sent = not self._op4_pending
-        reason = NO_ANSWER if sent else "Discord's gateway is busy or down; try again in a minute"
+        asked = sent and self.gateway_up
+        reason = NO_ANSWER if asked else "Discord's gateway is busy or down; try again in a minute"
         if self.link_live and self.stage is Stage.OPEN and self._link_channel is not None and not self._seen_state:
             # A move that Discord ignored: the session goes on where it is.
             self._drop_op4()
@@ -167,6 +168,19 @@ class Linking(Leaving):
             self._rejoin("Discord did not answer", now)
         else:
             self._leave(reason, now)
+
+    def _signalling_down(self, event: GatewayDown, now: float) -> None:
+        """The answer, or the request itself, waits for the gateway."""
+        self.deadline = now + self._timing.op4_window_s
+
+    def _signalling_resumed(self, event: GatewayResumed, now: float) -> None:
+        """What Discord answered meanwhile has been replayed: if that was nothing, the request was lost."""
+        if self._op4_pending:
+            return
+        if self._seen_state or self._server is not None:
+            self.deadline = now + self._timing.signalling_s
+        else:
+            self._signal(now)
 
     def _link_gone_early(self, event: LinkGone, now: float) -> None:
         """A link that no longer matters has ended."""
@@ -380,7 +394,12 @@ class Linking(Leaving):
         self._leave("Discord's gateway did not come back", now)
 
     def _suspended_state(self, event: OwnState, now: float) -> None:
+        """Replayed by a resume it may tell of a move, whose new server follows."""
+        assert self.wish is not None
         self.server_channel = event.channel_id
+        if event.session_id == self._session_id and event.channel_id != self.wish.channel_id:
+            self._seen_state = True
+            self._moved_by_others(event.channel_id, now)
 
     def _suspended_null(self, event: OwnNull, now: float) -> None:
         """Replayed by a resume it tells of a kick; after a new session it is about the old one."""
