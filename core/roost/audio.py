@@ -319,7 +319,7 @@ class Timing:
     dave_old_key_s: float = 10.0
     dave_recover_window_s: float = 60.0
     dave_recover_s: float = 5.0
-    ssrc_idle_s: float = 60.0
+    ssrc_idle_s: float = 50.0
     reorder_s: float = 0.06
     early_packet_s: float = 0.5
     ws_tries: int = 3

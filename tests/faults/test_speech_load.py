@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 import fault_engine
 import psutil
 import pytest
+from context import Rig, SinkRecorder, eventually
 from fault_report import FULL, SCALE, Fault
 from stt_house import GUILD, House, houses
 from stt_rig import Build, packets_of, scripted, workers
@@ -22,6 +24,8 @@ from roost_stt.engine import WorkerTiming
 from roost_stt.kept import KEPT_FRAMES
 from roost_stt.worker.backlog import MAX_SECONDS
 from roost_stt.worker.speakers import MAX_SPEAKERS
+from roost_voice.protocol.jitter import SequenceTracker
+from roost_voice.protocol.receive import MAX_SOURCES
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +34,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Build]:
+async def work() -> AsyncIterator[Build]:
     async with workers() as build:
         yield build
 
@@ -147,9 +151,13 @@ async def test_a_crowd_and_a_worker_that_takes_nothing_stay_within_bounds(
 
 
 @pytest.mark.fault(86)
-@pytest.mark.parametrize("talking", [False, True], ids=["then silence", "while one talks on"])
-async def test_ten_thousand_streams_leave_no_decoder_in_the_worker(rig: Build, fault: Fault, talking: bool) -> None:
-    made = await rig(scripted("x"), heartbeat_s=0.1, decoder_idle_s=WorkerTiming().decoder_idle_s * SCALE)
+@pytest.mark.parametrize(
+    ("streams", "talking"), [(1000, False), (10_000, True)], ids=["then silence", "while one talks on"]
+)
+async def test_ten_thousand_streams_leave_no_decoder_in_the_worker(
+    work: Build, fault: Fault, streams: int, talking: bool
+) -> None:
+    made = await work(scripted("x"), heartbeat_s=0.2, decoder_idle_s=WorkerTiming().decoder_idle_s * SCALE)
     assert made.worker.pid is not None
     worker, me = psutil.Process(made.worker.pid), psutil.Process()
     speech, sizes = packets_of("lv_0880"), list[tuple[int, int]]()
@@ -157,13 +165,13 @@ async def test_ten_thousand_streams_leave_no_decoder_in_the_worker(rig: Build, f
     def stats() -> dict[str, Any]:
         return dict(made.worker.stats()["worker"])
 
-    for number in range(10_000):
+    for number in range(streams):
         for packet in speech[50:52]:
             made.worker.write(AudioFrame(1, 1000 + number, number, 960, packet))
         if number % 500 == 499:
             await until(lambda: made.worker.stats()["decoded"].get(1000 + number, 0) == 2)  # noqa: B023  at once
             assert stats()["speakers"] <= MAX_SPEAKERS
-        if number % 2000 == 1999:
+        if number % 1000 == 999:
             sizes.append((me.memory_info().rss, worker.memory_info().rss))
     assert made.worker.stats()["starts"] == 1
     assert max(sizes[-1][0] - sizes[0][0], sizes[-1][1] - sizes[0][1]) < 16 * MIB
@@ -174,3 +182,31 @@ async def test_ten_thousand_streams_leave_no_decoder_in_the_worker(rig: Build, f
                 made.worker.write(AudioFrame(1, 7, 7, 960 * number, speech[number % len(speech)]))
                 number += 1
             await asyncio.sleep(0.01)
+
+
+def held_streams() -> int:
+    """What the bot holds for streams it hears, whoever holds it."""
+    return sum(type(each) is SequenceTracker for each in gc.get_objects())
+
+
+@pytest.mark.fault(86)
+async def test_ten_thousand_streams_leave_nothing_in_the_bot(rig: Rig, fault: Fault) -> None:
+    rig.recorder.sink = SinkRecorder()
+    session = (await rig.join(0)).session
+    assert session is not None
+    await eventually(lambda: session.capture_state == "on")
+    before, me, sizes = held_streams(), psutil.Process(), list[int]()
+    for first in range(1_000_000, 1_010_000, 800):
+        seen = session.stats().link.packets_in
+        rig.sim.faults.arm("new_streams", rig.guild_id, {"count": 800, "first": first}, 1)
+        await eventually(lambda: session.stats().link.packets_in >= seen + 700)  # noqa: B023  at once
+        assert held_streams() - before <= MAX_SOURCES
+        sizes.append(me.memory_info().rss)
+    assert held_streams() - before > 500
+    with fault.clock():
+        await eventually(lambda: held_streams() == before)
+    assert sizes[-1] - sizes[2] < 16 * MIB
+    assert session.generation == 1
+    assert session.stats().link.resumes == 0
+    assert rig.recorder.sink.frames == []
+    assert set(session.stats().refused_by_user) == {0}

@@ -188,7 +188,8 @@ class Session:
             if self.capture_state == CAPTURE_OFF:
                 return
             if user_id in self._denied or self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
-                self._refused[user_id] += 1
+                # Who is not in the channel is counted together, as user 0: streams may come and go without end.
+                self._refused[user_id if user_id in self._members else 0] += 1
                 return
             self._allowed.add(user_id)
         self._delivered += 1

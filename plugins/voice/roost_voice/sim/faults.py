@@ -35,6 +35,7 @@ ACTIVE = {
     "malformed_messages": "JSON and binary messages that mean nothing arrive; params: count (20), seed, user_id",
     "garbled_frame": "a text frame that is no UTF-8 arrives, which ends the connection; params: user_id",
     "corrupt_media": "end-to-end frames arrive damaged, though well sealed; params: frames (36), user_id",
+    "new_streams": "op 5 names streams of users nobody knows, each with a packet; params: count (100), first, user_id",
     "unknown_transition": "op 22 executes a transition nobody prepared; params: transition_id (54321), user_id",
     "late_dave": "messages of the encryption group come late; params: op (0: any), n (1), delay_ms (1000), user_id",
     "repeat_invalid_epoch": "op 24 asks for a new group though nothing changed; params: user_id",

@@ -172,6 +172,14 @@ class MediaRelay:
         """Eight bytes as Discord's: audio level (id 1, one byte), send time (id 3, three bytes), two of filling."""
         return b"\x10" + self._dice.randbytes(1) + b"\x32" + self._dice.randbytes(3) + bytes(2)
 
+    def begin(self, session: Session, streams: range, now: float) -> None:
+        """Send a session's client a packet of each stream, once it can have heard of them, and not all at once."""
+        if session.address is None or session.sealer is None:
+            return
+        for number, ssrc in enumerate(streams):
+            sealed = rtp.seal(rtp.Packet(ssrc, 1, 960, SILENCE), session.sealer)
+            self._delayed.append((now + 0.2 + number / 4000, sealed, session.address))
+
     def malform(self, session: Session, count: int, seed: int) -> None:
         """Send a session's client datagrams that are wrong in every way a parser may trip over."""
         if session.address is None or session.sealer is None:

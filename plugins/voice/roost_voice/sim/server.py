@@ -580,6 +580,13 @@ class VoiceServer:
     def _fault_corrupt_media(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         self.media.corrupt[self._key(session)] = fault.integer("frames", 36)
 
+    def _fault_new_streams(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        first = fault.integer("first", 1_000_000)
+        streams = range(first, first + min(fault.integer("count", 100), 900))
+        for ssrc in streams:
+            session.send(5, {"speaking": 1, "delay": 0, "ssrc": ssrc, "user_id": str(10**17 + ssrc)})
+        self.media.begin(session, streams, now)
+
     def _fault_unknown_transition(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         session.send(22, {"transition_id": fault.integer("transition_id", 54_321)})
 
