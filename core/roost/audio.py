@@ -211,6 +211,7 @@ class SessionStats:
     frames_refused: int
     """Frames dropped because their speaker had not agreed."""
     refused_by_user: Mapping[int, int]
+    """User 0: everybody who was not in the channel."""
     link: LinkStats
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import fault_engine
 import psutil
 import pytest
-from fault_report import SCALE, Fault
+from fault_report import FULL, SCALE, Fault
 from stt_house import ADA, BEN, TEXT, FakeSession, House, houses
 from stt_rig import Build, Rig, manifest, packets_of, scripted, workers
 
@@ -22,7 +22,7 @@ from roost.hooks import hookimpl
 from roost.speech import EngineSpec
 from roost.testing.leftovers import leak_check
 from roost.text import wer
-from roost_stt.engine import Trouble
+from roost_stt.engine import State, Trouble
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +80,7 @@ def pid_of(made: Rig) -> int:
     return pid
 
 
-async def until(check: Callable[[], object], timeout_s: float = 15.0) -> None:
+async def until(check: Callable[[], object], timeout_s: float = 90.0 if FULL else 15.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not check():
             await asyncio.sleep(0.005)
@@ -212,6 +212,29 @@ async def test_the_model_process_dies_and_the_words_come(rig: Build, fault: Faul
     assert wer(manifest()["lv_0890"], made.text()) <= 0.1
     assert wer(manifest()["lv_0930"], made.text(8)) <= 0.15
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
+
+
+@pytest.mark.fault(81)
+async def test_an_engine_that_dies_of_everything_is_given_up_and_may_be_asked_again(
+    make: Make, fault: Fault, tmp_path: Path, packets: list[bytes]
+) -> None:
+    house = await transcribing(make, fault_engine.spec(tmp_path, "segv", "oom"))
+    worker = house.plugin._worker
+    assert worker is not None
+    with fault.clock(30.0, scaled=False):  # with the pauses between the starts
+        for life in range(1, 6):  # five deaths in a minute are enough
+            await until(lambda life=life: worker.stats()["starts"] == life and worker.state is State.READY)
+            (pid,) = house.workers()
+            os.kill(pid, signal.SIGSEGV)
+            await until(lambda: worker.state is not State.READY)
+        await house.until(lambda: any("keeps failing" in text for text in house.texts))
+    assert house.workers() == []
+    assert await house.plugin.start_transcribing(house.session.guild_id, ADA, TEXT, False) == (
+        "Transcribing <#20> into <#30> again."
+    )
+    house.session.say(packets)
+    await house.until(lambda: any("said by" in text for text in house.texts))
+    assert sum("starting again" in text for text in house.texts) == 1
 
 
 # Row 80
