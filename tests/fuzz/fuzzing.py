@@ -108,9 +108,10 @@ def mutate_json(dice: random.Random, corpus: Sequence[Any]) -> bytes:
     value = json.loads(json.dumps(dice.choice(corpus)))
     for _ in range(dice.randint(1, 4)):
         value = _change(dice, value)
-    if dice.random() < 0.03:
-        value = _deep(dice, value)
     text = json.dumps(value).encode()
+    if dice.random() < 0.03:
+        depth = dice.choice((10, 20, 400, 5000))
+        text = b"[" * depth + text + b"]" * depth
     if dice.random() < 0.2:
         text = mutate(dice, [text], 3)
     return text
@@ -128,12 +129,6 @@ def _change(dice: random.Random, value: Any) -> Any:
             return value[:at] + value * dice.choice((1, 50))
         return [*value[:at], _change(dice, value[at]), *value[at + 1 :]]
     return dice.choice(_JUNK)
-
-
-def _deep(dice: random.Random, value: Any) -> Any:
-    for _ in range(dice.choice((10, 20, 400))):
-        value = [value] if dice.random() < 0.5 else {"d": value}
-    return value
 
 
 def resident_bytes() -> int:
