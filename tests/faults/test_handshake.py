@@ -85,10 +85,10 @@ async def test_the_voice_server_says_nothing(sim: SimulatedDiscord, tmp_path: Pa
         took_s = time.monotonic() - began
         assert result.told is Told.FAILED
         assert "in time" in words(rig, result)
-        assert took_s >= TIMING.ws_tries * TIMING.ws_open_s
+        assert took_s >= 3 * TIMING.ws_open_s
         if silent != "from the first packet":
             await eventually(lambda: not server.open)
-            assert server.taken == TIMING.ws_tries
+            assert server.taken == 3
         assert rig.place is None
         assert rig.op4() == [str(rig.channels[0]), None]
         assert (await rig.join(0)).told is Told.JOINED

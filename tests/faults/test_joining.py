@@ -103,6 +103,7 @@ async def test_another_deployment_of_the_token_is_left_alone(
         with fault.clock():
             await rig.sim.voice.member(rig.guild, rig.members[0], rig.guild.channels[rig.channels[0]])
             await eventually(lambda: rig.ctx.bot.cache.get_voice_state(rig.guild_id, rig.members[0]) is not None)
+            await rig.at_rest()
         assert rig.place == rig.channels[0]
         assert rig.op4()[len(asked) :] == [str(rig.channels[0])], "only the other's own request is to be seen"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from context import Recorder, Rig, eventually, running
-from fault_report import SCALE, Fault
+from fault_report import FULL, SCALE, Fault
 from voice_log import arm, identified, out_before_each_join, words
 
 from roost.audio import Timing, VoiceSession
@@ -23,10 +23,19 @@ pytestmark = pytest.mark.sim
 
 
 @pytest.mark.fault(10)
+@pytest.mark.parametrize("spread", [False, True], ids=["at once", "until it is in"])
 @pytest.mark.parametrize("number", [2, 10, 50])
-async def test_many_joins_to_one_channel(rig: Rig, fault: Fault, number: int) -> None:
+async def test_many_joins_to_one_channel(rig: Rig, fault: Fault, number: int, spread: bool) -> None:
+    """All in one instant, or half of them while the first is connecting."""
+    at_once = number // 2 if spread else number
+    if spread:
+        arm(rig, "drop_discovery", n=1)
     with fault.clock():
-        results = await asyncio.gather(*(rig.join(0, member=each % 3) for each in range(number)))
+        requests = [asyncio.ensure_future(rig.join(0, member=each % 3)) for each in range(at_once)]
+        if spread:
+            await eventually(lambda: len(identified(rig)) == 1)
+            requests += [asyncio.ensure_future(rig.join(0, member=each % 3)) for each in range(at_once, number)]
+        results = await asyncio.gather(*requests)
     assert {result.told for result in results} == {Told.JOINED}
     assert len({id(result.session) for result in results}) == 1
     assert rig.op4() == [str(rig.channels[0])]
@@ -105,7 +114,8 @@ async def test_a_leave_while_joining(sim: SimulatedDiscord, tmp_path: Path, faul
             await eventually(lambda: len(identified(rig)) == 1)
         else:
             await rig.recorder.until("opening")
-        with fault.clock():
+        # Where Discord says nothing at all, the second between two voice requests comes before the wait for an answer.
+        with fault.clock(3 if moment == "no answer yet" else 2):
             left = await rig.leave()
             refused = await joining
             await rig.at_rest()
@@ -122,9 +132,9 @@ async def test_a_leave_while_joining(sim: SimulatedDiscord, tmp_path: Path, faul
 @pytest.mark.fault(14)
 @pytest.mark.parametrize("end", ["in", "out"])
 async def test_a_storm_of_joins_and_leaves(rig: Rig, fault: Fault, end: str) -> None:
-    """50 requests a second for 2 s."""
+    """50 requests a second for 2 s, or 6 where delays are real."""
     requests: list[asyncio.Future[JoinResult]] = []
-    for number in range(100):
+    for number in range(300 if FULL else 100):
         requests.append(asyncio.ensure_future(rig.leave() if number % 2 else rig.join(number % 4, member=number % 3)))
         await asyncio.sleep(0.02)
     last = rig.join(3) if end == "in" else rig.leave()
@@ -135,7 +145,7 @@ async def test_a_storm_of_joins_and_leaves(rig: Rig, fault: Fault, end: str) -> 
         await eventually(lambda: rig.place == wanted)
     assert result.told in (Told.JOINED, Told.LEFT, Told.NOT_IN_VOICE)
     times = [each["t"] for each in rig.sim.entries if each["kind"] == "op4"]
-    assert len(times) > 4
+    assert len(times) >= 4
     second = Timing().scaled(SCALE).op4_guild_s
     most = max(sum(at <= other < at + second for other in times) for at in times)
     assert most <= 2, "one a second leaves Roost, and two may arrive within a second"
