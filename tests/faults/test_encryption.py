@@ -47,6 +47,12 @@ def group_is(rig: Rig, *members: int) -> bool:
     return sorted(dave(rig).get("members", ())) == sorted(map(str, (rig.bot_id, *members)))
 
 
+def last_words(rig: Rig) -> list[str]:
+    """What the bot wrote about ends of sessions."""
+    messages = [each.body["content"] for each in rig.sim.book.in_channel(rig.text)]
+    return [each for each in messages if each.startswith("I am no longer in")]
+
+
 async def enter(rig: Rig, *members: int, channel: int = 0) -> None:
     for member in members:
         await rig.sim.voice.member(rig.guild, member, rig.guild.channels[rig.channels[channel]])
@@ -160,8 +166,9 @@ async def test_a_storm_of_damage_ends_in_the_breaker(rig: Rig, fault: Fault) -> 
     with fault.clock():
         session, _ = await join_and_listen(rig, ada)
         reason, stats = await rig.recorder.until("closed")
-    assert reason
+    assert reason == "voice kept failing: The end-to-end encryption could not be restored."
     assert session.closed
+    await eventually(lambda: len(last_words(rig)) == 1)
     await eventually(lambda: rig.place is None)
     assert rig.recorder.names.count("closed") == 1
     # Three reports a link, then another link; five of those at most.
@@ -284,6 +291,10 @@ async def test_a_downgrade_ends_the_session(rig: Rig, fault: Fault) -> None:
         reason, _stats = await rig.recorder.until("closed")
     assert "no longer be end-to-end encrypted" in reason
     await rig.at_rest()
+    await eventually(lambda: len(last_words(rig)) == 1)
+    assert last_words(rig) == [
+        f"I am no longer in <#{rig.channels[0]}>: The call would no longer be end-to-end encrypted, so the bot left it."
+    ]
     assert rig.place is None
     assert rig.op4() == [str(rig.channels[0]), None]
     # The call stays as it is, and the bot outside.

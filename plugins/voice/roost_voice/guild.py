@@ -74,6 +74,8 @@ class ActorHost:
     is_stage: Callable[[int], bool]
     """Whether a channel is known to be a stage."""
     retired: Callable[[GuildActor], None]
+    say_why: Callable[[Session, str], None]
+    """Tell people that a session ended that nobody here asked to end, and why."""
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
     barred: Callable[[int, int], str]
@@ -103,6 +105,8 @@ class GuildActor:
         self._announcer: asyncio.Task[None] | None = None
         self._alone_since: float | None = None
         self._running = True
+        self._to_tell = False
+        """The session is known to people, and its end not yet."""
 
     def _new_core(self) -> ActorCore:
         config = self._host.config
@@ -148,7 +152,9 @@ class GuildActor:
         Raises:
             BusyError: The mailbox is full.
         """
-        return self._ask(lambda ticket: moves.Unwant(ticket, reason))
+        asked = self._ask(lambda ticket: moves.Unwant(ticket, reason))
+        self._to_tell = False  # the reply will
+        return asked
 
     def abandon(self, ticket: int) -> None:
         """The waiter of a ticket is gone."""
@@ -426,6 +432,7 @@ class GuildActor:
         session = self.session
         assert session is not None
         _log.info("guild %d: in voice, channel %d", self.guild_id, session.channel_id)
+        self._to_tell = True
         session.link_live()
         session.attach_hooks()
         self.announce("voice_session_opened")
@@ -462,6 +469,9 @@ class GuildActor:
         session.close(asyncio.get_running_loop().time())
         self._alone_since = None
         _log.info("guild %d: voice ended: %s", self.guild_id, action.reason, extra=_report("session_closed", session))
+        if self._to_tell:
+            self._to_tell = False
+            self._host.say_why(session, action.reason)
         self._announce_call("closed", session=session, reason=action.reason)
         self._host.sessions_changed()
 

@@ -24,6 +24,25 @@ OPT_IN = "I am listening in <#{channel}>. Nobody is heard before they press **Ag
 NOTICE = "I am listening in <#{channel}>. Press **Don't** if you do not want to be heard."
 
 
+FAREWELL = "I am no longer in <#{channel}>: {reason}."
+
+
+async def say_why(rest: hikari.api.RESTClient, session: Session, reason: str) -> None:
+    """Post one line on a session that ended without anybody's command; what Discord refuses is logged."""
+    text = FAREWELL.format(channel=session.channel_id, reason=reason.removesuffix("."))
+    try:
+        async with asyncio.timeout(POST_S):
+            await rest.create_message(
+                session.text_channel_id or session.channel_id,
+                text,
+                mentions_everyone=False,
+                user_mentions=False,
+                role_mentions=False,
+            )
+    except (hikari.HikariError, TimeoutError) as error:
+        _log.info("guild %d: nobody could be told why voice ended (%s)", session.guild_id, type(error).__name__)
+
+
 def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
     """A function that posts the notice through `rest`."""
 

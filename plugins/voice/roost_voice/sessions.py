@@ -21,7 +21,7 @@ from roost_voice.config import VoiceConfig
 from roost_voice.guild import ActorHost, GuildActor, Outcome
 from roost_voice.journal import Journal
 from roost_voice.moves import Told, Wish
-from roost_voice.notice import notice_poster
+from roost_voice.notice import notice_poster, say_why
 from roost_voice.op4 import Op4Sender
 from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
@@ -91,6 +91,7 @@ class SessionManager:
             members_of=self._members_of,
             is_stage=self._is_stage,
             retired=self._retired,
+            say_why=self._say_why,
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
             barred=self._barred,
@@ -327,6 +328,10 @@ class SessionManager:
         self._tasks.pop(actor, None)
         if self._actors.get(actor.guild_id) is actor:
             del self._actors[actor.guild_id]
+
+    def _say_why(self, session: Session, reason: str) -> None:
+        if not self._stopping:
+            self._scope.spawn(say_why(self._bot.rest, session, reason), f"farewell {session.guild_id}")
 
     def _op4_sent(self, guild_id: int, sent: moves.Op4Sent) -> None:
         if sent.channel_id is not None:

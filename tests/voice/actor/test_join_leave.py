@@ -131,3 +131,25 @@ async def test_stop_in_order(sim: SimulatedDiscord, tmp_path: Path) -> None:
 async def test_stopping_refuses_joins(rig: Rig) -> None:
     await rig.plugin.on_stopping(rig.ctx.bot, asyncio.get_running_loop().time() + 1)
     assert (await rig.join(0)).told is Told.FAILED
+
+
+def last_words(rig: Rig) -> list[str]:
+    messages = [each.body["content"] for each in rig.sim.book.in_channel(rig.text)]
+    return [each for each in messages if each.startswith("I am no longer in")]
+
+
+async def test_an_end_that_nobody_asked_for_is_told_in_the_channel(rig: Rig) -> None:
+    await rig.join(0)
+    rig.sim.voice.remove(rig.guild, rig.bot_id)
+    await eventually(lambda: last_words(rig) != [])
+    assert last_words(rig) == [f"I am no longer in <#{rig.channels[0]}>: I was disconnected from the channel."]
+
+
+async def test_an_end_that_was_asked_for_is_told_by_the_reply_alone(rig: Rig) -> None:
+    await rig.join(0)
+    await rig.leave()
+    await rig.at_rest()
+    await rig.join(0)
+    rig.sim.voice.remove(rig.guild, rig.bot_id)
+    await eventually(lambda: last_words(rig) != [])
+    assert len(last_words(rig)) == 1

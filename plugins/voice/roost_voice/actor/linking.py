@@ -39,8 +39,9 @@ NO_ANSWER = "Discord did not answer in time; try again"
 class Linking(Leaving):
     """SIGNALLING, CONNECTING, LIVE, AWAIT_SERVER and SUSPENDED."""
 
-    def _trip(self, now: float) -> None:
-        self._leave("voice kept failing", now, cooldown_s=self._timing.failed_cooldown_s)
+    def _trip(self, now: float, why: str = "") -> None:
+        reason = f"voice kept failing: {why}" if why else "voice kept failing"
+        self._leave(reason, now, cooldown_s=self._timing.failed_cooldown_s)
 
     def _connect_if_known(self, now: float) -> bool:
         if not (self._seen_state and self._server):
@@ -88,7 +89,7 @@ class Linking(Leaving):
         if not self.gateway_up:
             self._suspend(2 * self._timing.reap_give_up_s, now)
         elif not self._attempt(now):
-            self._trip(now)
+            self._trip(now, reason)
         elif self.maybe_in:
             self._leave(reason, now, end=False)
         else:
@@ -258,11 +259,11 @@ class Linking(Leaving):
         if moved:
             assert old is not None
             self._emit(Moved(old, channel_id, by_request=not self._led_away))
-        self._led_away = False
         if self._interrupted:
             self._interrupted = False
             self._emit(Restored("connected again"))
         self._tell_all(Told.MOVED if moved else Told.JOINED, channel_id)
+        self._led_away = False
 
     def _connecting_link_gone(self, event: LinkGone, now: float) -> None:
         self._forget_link()
@@ -315,6 +316,7 @@ class Linking(Leaving):
             self.deadline = None
             assert self.wish is not None
             self._tell_all(Told.JOINED, self.wish.channel_id)
+            self._led_away = False
         else:
             self._interrupt("the link was lost while opening")
 
