@@ -60,6 +60,7 @@ class SimulatedDiscord:
         self._entries_dropped = 0
         self._wanted_port = port
         self._port = 0
+        self._relay_port: int | None = None
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,12 +110,21 @@ class SimulatedDiscord:
     # Addresses
 
     @property
+    def port(self) -> int:
+        """Where REST, gateway and control API listen."""
+        return self._port
+
+    def lead_through(self, port: int | None) -> None:
+        """Announce this port to bots in place of the true one: that of a relay, which leads there."""
+        self._relay_port = port
+
+    @property
     def rest_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/api/v10"
+        return f"http://127.0.0.1:{self._relay_port or self._port}/api/v10"
 
     @property
     def gateway_url(self) -> str:
-        return f"ws://127.0.0.1:{self._port}/gateway"
+        return f"ws://127.0.0.1:{self._relay_port or self._port}/gateway"
 
     @property
     def control_url(self) -> str:

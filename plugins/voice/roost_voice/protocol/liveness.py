@@ -15,6 +15,8 @@ from roost.audio import Timing
 
 KEEPALIVE_BYTES = 8
 MISSED_ECHOES = 3
+HASTE = 5
+"""Once an echo is missing the next keepalives follow so many times faster, to know sooner."""
 _COUNTER = struct.Struct("<Q")
 
 
@@ -99,7 +101,8 @@ class PathWatch:
         if self._keepalive_at is None:
             return actions
         if now >= self._keepalive_at:
-            self._keepalive_at = now + self._timing.keepalive_s
+            missing = self._echoed and self._unanswered
+            self._keepalive_at = now + self._timing.keepalive_s / (HASTE if missing else 1)
             if self._echoed and self._unanswered >= MISSED_ECHOES:
                 self._unanswered = 0
                 actions += self._suspect(now)

@@ -41,6 +41,7 @@ class _Running:
         self.relay = lambda packet: self.server.media.relay(packet, time.monotonic())
         self.encoders = ThreadPoolExecutor(1, thread_name_prefix="sim-opus")
         self.members: dict[tuple[int, int], tuple[Member, asyncio.Task[None]]] = {}
+        self.relay_port: int | None = None
 
 
 async def _end_member(member: Member, task: asyncio.Task[None]) -> None:
@@ -76,6 +77,22 @@ class SimulatedVoice:
     def endpoint(self) -> str:
         """``host:port`` of the voice gateway."""
         return f"{self.settings.endpoint_host}:{self._need().gateway.port}"
+
+    @property
+    def udp_address(self) -> tuple[str, int]:
+        """Where the voice server takes media."""
+        return self._need().server.udp_address
+
+    @property
+    def gateway_port(self) -> int:
+        """Where the voice gateway listens."""
+        return self._need().gateway.port
+
+    def lead_through(self, *, udp: tuple[str, int] | None = None, gateway_port: int | None = None) -> None:
+        """Announce these to bots in place of the true ones: relays, which lead there. None: the true one."""
+        running = self._need()
+        running.server.udp_relay = udp
+        running.relay_port = gateway_port
 
     async def start(self, host: SimHost) -> None:
         """Open the sockets. If it fails, everything opened so far is closed again."""
@@ -115,7 +132,8 @@ class SimulatedVoice:
     def allocate(self, guild_id: int, channel_id: int, user_id: int, session_id: str) -> Ticket:
         """A ticket; earlier ones of this user in this guild answer 4006 from now on."""
         grant = self._need().server.grant(guild_id, channel_id, user_id, session_id, virtual=False)
-        return Ticket(grant.token, self.endpoint)
+        relay_port = self._need().relay_port
+        return Ticket(grant.token, f"{self.settings.endpoint_host}:{relay_port}" if relay_port else self.endpoint)
 
     def end(self, guild_id: int, user_id: int, code: int) -> None:
         """Void the ticket and close the connection with `code`; without effect where there is none."""

@@ -79,6 +79,8 @@ class VoiceServer:
         self._next_ssrc = 1000
         self.udp_address = (settings.host, 0)
         """Told in op 2; set by whoever owns the socket."""
+        self.udp_relay: tuple[str, int] | None = None
+        """Told to bots in its place: what leads there."""
         self.media = MediaRelay(settings, self._find, self._take_for, forge)
 
     # Tickets
@@ -306,7 +308,7 @@ class VoiceServer:
             modes = list(self._settings.modes)
             if self._take_for("no_common_mode", session) is not None:
                 modes = ["aead_nobody_knows_rtpsize"]
-            host, port = self.udp_address
+            host, port = self.udp_address if session.grant.virtual else self.udp_relay or self.udp_address
             session.send(2, {"ssrc": session.ssrc, "ip": host, "port": port, "modes": modes, "experiments": []})
         others = room.others(session)
         if others:
