@@ -256,13 +256,17 @@ async def test_moved_while_joining(
             recorder.allowed.set()
             result = await joining
         if follow:
-            assert words(rig, result) == f"Moved to <#{rig.channels[2]}>: a later request won."
+            assert words(rig, result) == f"Moved to <#{rig.channels[2]}>: a moderator moved me."
             assert result.session is not None
             assert result.session.channel_id == rig.place == rig.channels[2]
             await eventually(lambda: rig.manager.state(rig.guild_id) is State.LIVE)
             (session,) = rig.sim.state()["voice_sessions"]
             assert session["channel_id"] == str(rig.channels[2])
             assert rig.op4() == [str(rig.channels[0])]
+            assert (await rig.join(1)).told is Told.MOVED
+            # A move while plugins were asked is announced, once they have been.
+            moves = 2 if moment == "plugins are asked" else 1
+            assert await recorder.until("moved", moves) == (rig.channels[2], rig.channels[1], True)
             await rig.leave()
         else:
             assert words(rig, result) == f"I could not join <#{rig.channels[0]}>: I was moved to another channel."

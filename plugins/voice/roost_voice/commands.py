@@ -21,7 +21,7 @@ JOIN_WORDS = {
     Told.JOINED: "Joined <#{channel}>.",
     Told.ALREADY: "Already in <#{channel}>.",
     Told.MOVED: "Moved to <#{channel}>.",
-    Told.SUPERSEDED: "Moved to <#{channel}>: a later request won.",
+    Told.SUPERSEDED: "Moved to <#{channel}>: {reason}.",
     Told.BUSY: (
         "Busy in <#{channel}>: other people are there. Ask who brought me, or someone who may move members, to move me."
     ),

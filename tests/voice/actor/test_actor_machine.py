@@ -431,8 +431,8 @@ def test_the_superseded_hear_of_the_winner_when_it_is_live() -> None:
     assert tells(core.handle(moves.OpeningDone(opening), 0.2)) == [
         (3, Told.JOINED, 13, ""),
         (4, Told.JOINED, 13, ""),
-        (1, Told.SUPERSEDED, 13, ""),
-        (2, Told.SUPERSEDED, 13, ""),
+        (1, Told.SUPERSEDED, 13, "a later request won"),
+        (2, Told.SUPERSEDED, 13, "a later request won"),
     ]
 
 
@@ -485,6 +485,6 @@ def test_an_old_wishs_news_while_the_server_is_awaited() -> None:
     actions += core.handle(moves.LinkLive(core.gen), 0.3)
     opening = next(each.serial for each in actions if isinstance(each, moves.StartOpening))
     assert tells(core.handle(moves.OpeningDone(opening), 0.4)) == [
-        (1, Told.SUPERSEDED, 12, ""),
+        (1, Told.SUPERSEDED, 12, "a moderator moved me"),
         (2, Told.JOINED, 12, ""),
     ]

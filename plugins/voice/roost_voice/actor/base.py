@@ -150,7 +150,11 @@ class Base:
         live = told in (Told.JOINED, Told.MOVED)
         for ticket, asked in self._superseded.items():
             if live:
-                self._emit(Tell(ticket, told if asked == channel_id else Told.SUPERSEDED, channel_id))
+                if asked == channel_id:
+                    self._emit(Tell(ticket, told, channel_id))
+                else:
+                    why = "a moderator moved me" if self._led_away else "a later request won"
+                    self._emit(Tell(ticket, Told.SUPERSEDED, channel_id, why))
             else:
                 self._emit(Tell(ticket, told, channel_id, _superseded_reason(told, channel_id, reason)))
         self._superseded.clear()
@@ -223,6 +227,7 @@ class Base:
     def _take_wish(self, event: Want) -> None:
         if self.wish is not None and self.wish.channel_id != event.wish.channel_id:
             self._supersede()
+            self._led_away = False
         self.wish = event.wish
         for ticket in [each for each, channel in self._superseded.items() if channel == event.wish.channel_id]:
             self._tickets[ticket] = self._superseded.pop(ticket)
