@@ -15,6 +15,8 @@ import types
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any
 
+from roost.strays import StrayError, being_cancelled
+
 TICK_S = 0.25
 LIMIT_S = 2.0
 """How long a hook or listener may keep the event loop from everything else."""
@@ -54,7 +56,7 @@ class Guard:
 
     @types.coroutine
     def stepped(self, coro: Coroutine[Any, Any, Any], limit_s: float = LIMIT_S) -> Generator[Any, Any, Any]:
-        """Await a coroutine of a plugin with each of its steps guarded."""
+        """Await a coroutine of a plugin with each of its steps guarded; what it raises is an `Exception`."""
         error: BaseException | None = None
         while True:
             before = self.enter(limit_s)
@@ -62,6 +64,12 @@ class Guard:
                 waits_for = coro.send(None) if error is None else coro.throw(error)
             except StopIteration as stop:
                 return stop.value
+            except Exception:
+                raise
+            except BaseException as stray:
+                if being_cancelled(stray):
+                    raise
+                raise StrayError(stray) from stray
             finally:
                 self.leave(before)
             error = None

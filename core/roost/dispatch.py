@@ -23,6 +23,7 @@ from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
 from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
+from roost.strays import StrayError, tamed, taming
 
 _log = logging.getLogger("roost.hooks")
 _trace = logging.getLogger("roost.hooks.trace")
@@ -132,8 +133,8 @@ class Dispatcher:
             try:
                 with self._traced(hook, impl, arguments):
                     answer = impl.function(*[arguments[name] for name in impl.argnames])
-            except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
-                self.failed(impl.plugin_name, hook, error)
+            except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
+                self.failed(impl.plugin_name, hook, tamed(error))
                 answer = Deny(f"the plugin {impl.plugin_name} failed")
             finally:
                 self.guard.leave(before)
@@ -196,12 +197,17 @@ class Dispatcher:
                 before = self.guard.enter(step_s)
                 try:
                     answer = impl.function(*[arguments[name] for name in impl.argnames])
+                except Exception:
+                    raise
+                except BaseException as stray:
+                    raise StrayError(stray) from stray
                 finally:
                     self.guard.leave(before)
                 if inspect.iscoroutine(answer):
                     answer = await self.guard.stepped(answer, step_s)
                 elif inspect.isawaitable(answer):
-                    answer = await answer
+                    with taming():
+                        answer = await answer
         return answer
 
     def hurry(self) -> None:
@@ -269,7 +275,7 @@ def log_failure(plugin: str, source: str, error: Exception) -> None:
     if isinstance(error, TimeoutError):
         what = "it blocked the event loop" if isinstance(error, BlockedError) else "ran out of time"
     else:
-        what = f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, StrayError) else f"{type(error).__name__}: {error}"
     _log.error(
         "plugin %s failed in %s (%s): %s",
         plugin,
@@ -283,6 +289,8 @@ def log_failure(plugin: str, source: str, error: Exception) -> None:
 
 def where(error: BaseException) -> str:
     """``file:line`` of the innermost frame of an error, or of a syntax error's own place."""
+    if isinstance(error, StrayError):
+        error = error.original
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     if isinstance(error, TimeoutError):

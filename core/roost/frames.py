@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from roost.strays import tamed
+
 if TYPE_CHECKING:
     from roost.audio import AudioFrame
     from roost.blocking import Guard
@@ -73,8 +75,8 @@ class FrameFan:
                     for _plugin, call in calls[done:] if done else calls:
                         done += 1
                         call(frame)
-                except Exception as error:  # noqa: BLE001 - one plugin must not silence the others
-                    self._hooks.failed(calls[done - 1][0], HOOK, error)
+                except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
+                    self._hooks.failed(calls[done - 1][0], HOOK, tamed(error))
         finally:
             guard.leave(before)
 
@@ -101,8 +103,8 @@ class FrameFan:
             started = time.perf_counter_ns()
             try:
                 call(frame)
-            except Exception as error:  # noqa: BLE001 - one plugin must not silence the others
-                self._hooks.failed(plugin, HOOK, error)
+            except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
+                self._hooks.failed(plugin, HOOK, tamed(error))
             finally:
                 guard.leave(before)
             now = time.perf_counter_ns()

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from roost.strays import Tamed
+
 T = TypeVar("T")
 _log = logging.getLogger("roost.scopes")
 
@@ -23,13 +25,15 @@ class Scope:
     Args:
         name: Prefix of the tasks' names, for logs and leak reports.
         on_failure: Called with (task name, error) when a task raises; by default the error is logged.
+        tames: The tasks are a plugin's: one that raises SystemExit and the like fails, and ends nothing else.
     """
 
-    def __init__(self, name: str, on_failure: FailureHandler | None = None) -> None:
+    def __init__(self, name: str, on_failure: FailureHandler | None = None, *, tames: bool = False) -> None:
         self.name = name
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._on_failure = on_failure
+        self._tames = tames
 
     @property
     def closed(self) -> bool:
@@ -56,7 +60,8 @@ class Scope:
         if self._closed:
             coro.close()
             raise RuntimeError(f"scope {self.name} is closed, {name} was not started")
-        task = asyncio.get_running_loop().create_task(coro, name=f"{self.name}/{name}")
+        run = Tamed(coro) if self._tames and asyncio.iscoroutine(coro) else coro
+        task = asyncio.get_running_loop().create_task(run, name=f"{self.name}/{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if not awaited:

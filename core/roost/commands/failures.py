@@ -4,7 +4,7 @@ their plugin's."""
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hikari
 import lightbulb
@@ -13,6 +13,7 @@ from roost.dispatch import log_failure
 from roost.errors import RoostError
 from roost.hooks import Deny
 from roost.plugins import State
+from roost.strays import taming
 
 if TYPE_CHECKING:
     from roost.commands.access import Access
@@ -56,6 +57,7 @@ class CommandFailures:
         owner = self._owner(ctx)
         if owner == CORE:
             return
+        _tame(ctx.command)
         record = self._host.records[owner]
         if record.state is State.QUARANTINED:
             raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
@@ -84,3 +86,15 @@ class CommandFailures:
             await ctx.respond(text, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)
         except (hikari.HikariError, RuntimeError) as error:
             _log.debug("a failed command could not be answered: %s", error)
+
+
+def _tame(command: lightbulb.CommandBase) -> None:
+    """Have what this one run of a command raises be an `Exception`, which is all that lightbulb catches."""
+    name = command._command_data.invoke_method
+    invoke = getattr(command, name)
+
+    async def tame(*arguments: Any) -> Any:
+        with taming():
+            return await invoke(*arguments)
+
+    setattr(command, name, tame)

@@ -16,6 +16,7 @@ import lightbulb
 
 from roost.errors import PluginError
 from roost.i18n import Texts, localise
+from roost.strays import taming
 
 _log = logging.getLogger("roost.commands")
 
@@ -32,6 +33,30 @@ def _paths(command: Command, above: str) -> list[str]:
         return [f"{above}{command._command_data.name}"]
     name = f"{above}{command.name}"
     return [name, *(path for inner in command.subcommands.values() for path in _paths(inner, f"{name} "))]
+
+
+def _tame_completion(command: Command) -> None:
+    """Have what a plugin's completion of options raises be an `Exception`, which is all that lightbulb catches."""
+    if hasattr(command, "subcommands"):
+        for inner in command.subcommands.values():
+            _tame_completion(inner)
+        return
+    for option in command._command_data.options.values():
+        complete = option.autocomplete_provider
+        if complete is hikari.UNDEFINED or isinstance(complete, _Tamed):
+            continue
+        option.autocomplete_provider = _Tamed(complete)
+
+
+class _Tamed:
+    """A completion of options."""
+
+    def __init__(self, complete: Any) -> None:
+        self._complete = complete
+
+    async def __call__(self, ctx: Any) -> Any:
+        with taming():
+            return await self._complete(ctx)
 
 
 class _Collector:
@@ -101,6 +126,7 @@ class CommandRegistry:
             if name in taken:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
+            _tame_completion(command)
         return collector.commands
 
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:

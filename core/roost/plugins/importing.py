@@ -28,6 +28,7 @@ from roost.errors import PluginError
 from roost.hooks import INFO, PROJECT, Meta, RoostSpec
 from roost.i18n import Texts
 from roost.plugins.records import Origin, PluginRecord
+from roost.strays import tamed
 
 API_VERSION = 1
 DROP_INS = "roost_dropins"
@@ -75,7 +76,7 @@ async def import_code(record: PluginRecord, limit_s: float) -> Code:
         try:
             code = import_now(record)
         except BaseException as caught:  # noqa: BLE001 - handed to the waiting task
-            error = caught
+            error = tamed(caught)
         if abandoned.is_set():
             forget_modules(record.origin.prefix)
             return
@@ -105,7 +106,7 @@ def import_waiting(record: PluginRecord, limit_s: float) -> Code:
         try:
             results.append(import_now(record))
         except BaseException as caught:  # noqa: BLE001 - raised in the waiting thread
-            results.append(caught)
+            results.append(tamed(caught))
 
     thread = threading.Thread(target=work, name=f"roost import {record.name}", daemon=True)
     thread.start()

@@ -14,6 +14,7 @@ import hikari
 from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
 from roost.scopes import Scope
+from roost.strays import StrayError, taming
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,7 +37,7 @@ class Context:
         self.handover = handover
         self._host = host
         self._config = config
-        self._scope = Scope(f"plugin:{name}", self._task_failed)
+        self._scope = Scope(f"plugin:{name}", self._task_failed, tames=True)
         self._guild_tasks: dict[int, set[asyncio.Task[Any]]] = {}
         self._cleanups: list[Callable[[], Awaitable[None] | None]] = []
         self._listeners: list[tuple[type[hikari.Event], Callable[[Any], Coroutine[Any, Any, None]]]] = []
@@ -114,7 +115,8 @@ class Context:
             assert task is not None
             self._handling.add(task)
             try:
-                await callback(received)
+                with taming():
+                    await callback(received)
             except Exception as error:  # noqa: BLE001 - isolated like a hook
                 host.failed(self.name, f"its listener for {event.__name__}", error)
             finally:
@@ -179,11 +181,13 @@ class Context:
             callback = self._cleanups.pop()
             try:
                 async with asyncio.timeout(CLEAN_UP_S):
-                    result = callback()
-                    if inspect.isawaitable(result):
-                        await result
+                    with taming():
+                        result = callback()
+                        if inspect.isawaitable(result):
+                            await result
             except Exception as error:  # noqa: BLE001 - a plugin's clean-up must not stop the others
-                problems.append(f"clean-up failed at {where(error)}: {type(error).__name__}: {error}")
+                what = str(error) if isinstance(error, StrayError) else f"{type(error).__name__}: {error}"
+                problems.append(f"clean-up failed at {where(error)}: {what}")
         for event, listener in self._listeners:
             with contextlib.suppress(ValueError):
                 self._host.bot.unsubscribe(event, listener)

@@ -12,6 +12,7 @@ import pluggy
 
 from roost.dispatch import where
 from roost.errors import RoostError
+from roost.strays import StrayError
 
 if TYPE_CHECKING:
     from roost.hooks import Meta
@@ -125,4 +126,5 @@ def describe(error: BaseException) -> str:
         return str(error).replace("\n", " ")
     if isinstance(error, TimeoutError):
         return f"it took too long ({where(error)})"
-    return f"{type(error).__name__} at {where(error)}: {error}"
+    raised = error.original if isinstance(error, StrayError) else error
+    return f"{type(raised).__name__} at {where(error)}: {raised}"
