@@ -14,6 +14,7 @@ from typing import Any
 import hikari
 import lightbulb
 
+from roost.commands.shapes import MOST, fault
 from roost.errors import PluginError
 from roost.i18n import Texts, localise
 from roost.strays import taming
@@ -115,7 +116,7 @@ class CommandRegistry:
         """The commands inside some loaders.
 
         Raises:
-            PluginError: A loader holds something else, or a command's name is taken.
+            PluginError: A loader holds something else, a command's name is taken, or Discord would refuse it.
         """
         collector = _Collector(owner)
         for loader in loaders:
@@ -127,6 +128,11 @@ class CommandRegistry:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
             _tame_completion(command)
+            wrong = fault((await self._builder("", command)).build(self._bot.entity_factory))
+            if wrong is not None:
+                raise PluginError(f"Discord would refuse {wrong}", plugin=owner)
+        if len(taken) > MOST:
+            raise PluginError(f"with its commands there are {len(taken)}, and Discord takes {MOST}", plugin=owner)
         return collector.commands
 
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:
@@ -193,7 +199,15 @@ class CommandRegistry:
             return
         self._told.pop(guild_id, None)
         self.puts += 1
-        await self._bot.rest.set_application_commands(await self.application(), builders, guild=guild_id)
+        application = await self.application()
+        try:
+            await self._bot.rest.set_application_commands(application, builders, guild=guild_id)
+        except hikari.BadRequestError:
+            # It refuses all for one. The core's own, which came first, must stay: with them this can be mended.
+            core = len(next(iter(self._owners.values()), ()))
+            if core < len(builders):
+                await self._bot.rest.set_application_commands(application, builders[:core], guild=guild_id)
+            raise
         self._told[guild_id] = said
         _log.debug("commands of guild %d: %d", guild_id, len(builders))
 

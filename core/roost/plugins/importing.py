@@ -155,9 +155,28 @@ def import_now(record: PluginRecord) -> Code:
     meta = ask()
     if not isinstance(meta, Meta):
         raise PluginError(f"plugin_meta gave {meta!r}, not a roost.Meta", plugin=record.name)
+    _check_meta(meta, record.name)
     if meta.name != record.name:
         raise PluginError(f"it calls itself {meta.name!r} but is installed as {record.name!r}", plugin=record.name)
     return Code(factory, instance, meta)
+
+
+def _check_meta(meta: Meta, plugin: str) -> None:
+    """Refuse a Meta whose fields are not what they are annotated to be: sorting and showing plugins relies on them."""
+    for field, kind in (
+        ("name", str),
+        ("version", str),
+        ("description", str),
+        ("roost_api", int),
+        ("data_version", int),
+    ):
+        value = getattr(meta, field)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise PluginError(f"Meta.{field} must be {kind.__name__}, and is {value!r}", plugin=plugin)
+    if not isinstance(meta.requires, tuple | list) or not all(isinstance(name, str) for name in meta.requires):
+        raise PluginError(
+            f"Meta.requires must be a tuple of names such as ('voice',), and is {meta.requires!r}", plugin=plugin
+        )
 
 
 def _same(found: Any) -> Any:
