@@ -46,10 +46,12 @@ class Leaving(Orphaned):
         """Go to LEAVING. With `end` the session ends and the wish with it; else this makes room for a rejoin."""
         self._drop_op4()
         if end:
+            self._cooldown_s = cooldown_s
+            self._failure = reason.rstrip(".")
+            if cooldown_s > 0:
+                reason = f"{self._failure}; try again in {max(1, round(cooldown_s))} s"
             self._give_up_wish(reason, told)
             self._begin_end(reason)
-            self._cooldown_s = cooldown_s
-            self._failure = reason
         self._set_state(State.LEAVING)
         self.phase = None
         self._leave_step(now)

@@ -110,7 +110,7 @@ class Linking(Leaving):
             retry = Retry.STOP
         reason = end.reason if end else (detail or "the voice server could not be reached")
         if retry is Retry.STOP:
-            self._leave(reason, now, cooldown_s=end.cooldown_s if end else 0.0)
+            self._leave(reason, now, cooldown_s=end.cooldown_s * self._timing.scale if end else 0.0)
         elif retry is Retry.AWAIT_SERVER:
             self._interrupt(reason)
             if self.gateway_up:
