@@ -166,7 +166,7 @@ async def test_a_storm_of_damage_ends_in_the_breaker(rig: Rig, fault: Fault) -> 
     with fault.clock():
         session, _ = await join_and_listen(rig, ada)
         reason, stats = await rig.recorder.until("closed")
-    assert reason == "voice kept failing: The end-to-end encryption could not be restored."
+    assert reason.startswith("voice kept failing: The end-to-end encryption could not be restored")
     assert session.closed
     await eventually(lambda: len(last_words(rig)) == 1)
     await eventually(lambda: rig.place is None)
@@ -298,8 +298,7 @@ async def test_a_downgrade_ends_the_session(rig: Rig, fault: Fault) -> None:
     assert rig.place is None
     assert rig.op4() == [str(rig.channels[0]), None]
     # The call stays as it is, and the bot outside.
-    with fault.clock():
-        result = await rig.join(0)
+    result = await rig.join(0)
     assert result.told is Told.FAILED
     assert "end-to-end encrypted" in result.reason
     await rig.at_rest()
