@@ -157,9 +157,9 @@ class GuildActor:
         return asked
 
     def abandon(self, ticket: int) -> None:
-        """The waiter of a ticket is gone."""
-        if self._waiting.pop(ticket, None) is not None:
-            self._post(moves.Abandon(ticket))
+        """The waiter of a ticket is gone, and has not heard the answer even if it was given in this moment."""
+        self._waiting.pop(ticket, None)
+        self._post(moves.Abandon(ticket))
 
     def stop(self, reason: str) -> None:
         self._post(moves.Stop(reason))

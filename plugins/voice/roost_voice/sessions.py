@@ -149,9 +149,11 @@ class SessionManager:
             async with asyncio.timeout(ANSWER_S):
                 return await future
         except TimeoutError:
-            return Outcome(Told.FAILED, 0, "voice did not answer; try again")
-        finally:
             actor.abandon(ticket)
+            return Outcome(Told.FAILED, 0, "voice did not answer; try again")
+        except asyncio.CancelledError:
+            actor.abandon(ticket)
+            raise
 
     @staticmethod
     def _may_move(session: Session | None, request: JoinRequest) -> bool:

@@ -79,6 +79,8 @@ class Base:
         """Those who wait for the wish, and the channel each asked for."""
         self._superseded: dict[int, int] = {}
         """Those whose channel a later wish took the place of: they hear where that one led, and no earlier."""
+        self._relying: int | None = None
+        """The one who was told that the session stands; 0 when there are several, None when nobody was told yet."""
         self._leavers: list[int] = []
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0
@@ -146,8 +148,10 @@ class Base:
     def _tell_all(self, told: Told, channel_id: int, reason: str = "") -> None:
         for ticket in self._tickets:
             self._emit(Tell(ticket, told, channel_id, reason))
-        self._tickets.clear()
         live = told in (Told.JOINED, Told.MOVED)
+        if live and (hear := [*self._tickets, *self._superseded]):
+            self._relying = hear[0] if len(hear) == 1 and self._relying is None else 0
+        self._tickets.clear()
         for ticket, asked in self._superseded.items():
             if live:
                 if asked == channel_id:

@@ -121,6 +121,7 @@ class ActorCore(Linking):
         assert self.wish is not None
         if event.wish.channel_id == self.wish.channel_id:
             if self.state is State.LIVE and self.stage is Stage.OPEN:
+                self._relying = 0
                 self._emit(Tell(event.ticket, Told.ALREADY, self.wish.channel_id))
             else:
                 self._tickets[event.ticket] = event.wish.channel_id
@@ -156,9 +157,14 @@ class ActorCore(Linking):
         if event.ticket in self._leavers:
             self._leavers.remove(event.ticket)
             return
-        if self._tickets or self.wish is None or self.stage is Stage.OPEN:
+        if self._tickets or self.wish is None:
             return
-        if self.state in (State.LEAVING, State.ORPHAN):
+        if self.stage is Stage.OPEN and self._relying not in (None, event.ticket):
+            return
+        if self.state is State.LEAVING:
+            self._give_up_wish(CANCELLED, Told.FAILED)
+            self._begin_end(CANCELLED)
+        elif self.state is State.ORPHAN:
             channel_id, self.wish = self.wish.channel_id, None
             self._tell_all(Told.FAILED, channel_id, CANCELLED)
         else:

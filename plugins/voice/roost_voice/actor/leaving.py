@@ -199,6 +199,7 @@ class Leaving(Orphaned):
             self.stage = Stage.NONE
             self._interrupted = False
             self._live_channel = None
+            self._relying = None
             self._serial += 1
             self._emit(Closed(self._end_reason))
         for ticket in self._leavers:
