@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 from roost.errors import UsageError
+from roost.plugins.discovery import RESERVED
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+TAKEN = RESERVED | {"bot", "config", "plugins", "privacy"}
+"""Names of the core and of its commands, which no plugin can have."""
 
 PLUGIN = '''\
 """/{name} for Roost. Try it: roost run --offline"""
@@ -55,6 +59,8 @@ def new_plugin(name: str, folder: Path) -> tuple[Path, Path]:
     Raises:
         UsageError: The name does not fit, or a file is in the way or cannot be written.
     """
+    if name in TAKEN:
+        raise UsageError(f"{name!r} is a name of Roost's own (so are {', '.join(sorted(TAKEN))}); take another")
     if not NAME.fullmatch(name) or keyword.iskeyword(name) or name == "plugin":
         raise UsageError(
             f"{name!r} cannot be a plugin's name: take 1 to 32 lower-case letters, digits and _, a letter first, "

@@ -1,4 +1,4 @@
-"""``--watch``: a plugin whose files change is reloaded at once."""
+"""``--watch``: a plugin whose files change is reloaded at once, one that is new or mended is loaded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def stamps(folder: Path) -> Stamps:
 
 
 async def watch(host: PluginHost, folder: Path, show: Callable[[str], None]) -> None:
-    """Reload changed plugins until cancelled. Code that does not load leaves the running version as it is."""
+    """Reload changed plugins until cancelled, and load new and mended ones. Code that does not load leaves the running
+    version as it is."""
     seen = await asyncio.to_thread(stamps, folder)
     while True:
         await asyncio.sleep(EVERY_S)
@@ -48,12 +49,12 @@ async def watch(host: PluginHost, folder: Path, show: Callable[[str], None]) -> 
         changed = [name for name in now if now[name] != seen.get(name)]
         seen = now
         for name in changed:
-            if name not in host.records:
-                continue
+            runs = name in host.loaded
+            done = "reloaded" if runs else "loaded"
             began = time.monotonic()
             try:
-                await host.reload(name)
+                await (host.reload(name) if runs else host.load(name))
             except RoostError as error:
-                show(f"plugin {name} was not reloaded: {error}")
+                show(f"plugin {name} was not {done}: {error}")
             else:
-                show(f"plugin {name} reloaded in {time.monotonic() - began:.2f} s")
+                show(f"plugin {name} {done} in {time.monotonic() - began:.2f} s")

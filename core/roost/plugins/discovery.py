@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import logging
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
+from roost.config import core_sections
 from roost.dispatch import Dispatcher
 from roost.errors import ConfigError
-from roost.plugins.importing import API_VERSION, DROP_INS, check_hooks, import_waiting
+from roost.plugins.declared import IncompatibleError
+from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
 
 if TYPE_CHECKING:
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
 GROUP = "roost.plugins"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_log = logging.getLogger("roost.plugins")
+RESERVED = frozenset({"core", *core_sections()})
+"""Names that are the core's: the owner of its commands, and its tables in the configuration."""
+_CODE = frozenset({".py", ".so", ".toml"})
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -45,6 +54,9 @@ def discover(config: Config) -> dict[str, PluginRecord]:
     for record in records.values():
         if (settings.allow is not None and record.name not in settings.allow) or record.name in settings.deny:
             record.state, record.detail = State.DISABLED, "the configuration does not allow it"
+        elif record.name in RESERVED:
+            record.state, record.namesake = State.FAILED, True
+            record.detail = f"no plugin can be called {record.name}: that is a name of the core; give it another"
     return records
 
 
@@ -77,10 +89,16 @@ def _dropped_in(config: Config) -> Iterator[PluginRecord]:
     for entry in entries:
         file = entry / "__init__.py" if entry.is_dir() else entry
         name = entry.stem if entry.suffix == ".py" and entry.is_file() else entry.name
-        if file.suffix != ".py" or not file.is_file() or not _NAME.fullmatch(name):
+        if file.suffix != ".py" or not file.is_file() or name.startswith(("_", ".")):
+            continue
+        if not _NAME.fullmatch(name):
+            _log.warning("%s is left out: a plugin's name is a-z, 0-9, _ and -, a letter first", entry)
             continue
         if not config.core.plugins.allow_writable_dir:
             refuse_writable(entry)
+            for inner in sorted(entry.rglob("*")) if entry.is_dir() else ():
+                if "__pycache__" not in inner.parts and (inner.is_dir() or inner.suffix in _CODE):
+                    refuse_writable(inner)
         yield PluginRecord(name, str(folder), "0", Origin(f"{DROP_INS}.{name}", file=str(file)))
 
 
@@ -129,6 +147,12 @@ def inspect_plugins(
     Raises:
         ConfigError: A table of the configuration belongs to no plugin (not when validating).
     """
+    # What a plugin prints while it is imported must not get into what a program reads from standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        return _inspected(config, validate, models)
+
+
+def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]] | None) -> list[dict[str, Any]]:
     dispatcher = Dispatcher(list, lambda _plugin, _guild: True)
     records = discover(config)
     if not validate:
@@ -151,17 +175,14 @@ def inspect_plugins(
                         models[record.name] = model
                     if validate:
                         config.plugin(record.name, model)
-                if code.meta.roost_api != API_VERSION:
-                    record.state, record.detail = State.INCOMPATIBLE, incompatible(code.meta.roost_api)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin is a row, not an end
+            except IncompatibleError as error:
+                record.state, record.detail = State.INCOMPATIBLE, error.detail
+                record.version = error.version or record.version
+            except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 record.state, record.detail = State.FAILED, describe(error)
                 problems = [record.detail, *(str(each) for each in getattr(error, "more", ()))]
         rows.append(record.summary(hooks) | ({"problems": problems or [record.detail]} if validate else {}))
     return sorted(rows, key=lambda row: str(row["name"]))
-
-
-def incompatible(written_for: int) -> str:
-    return f"it was written for hook interface {written_for}, this Roost has {API_VERSION}"
 
 
 def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -> None:

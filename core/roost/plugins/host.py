@@ -15,10 +15,10 @@ from roost.errors import ConfigError, PluginError
 from roost.frames import OverBudget
 from roost.hooks import Meta
 from roost.metrics import Metrics
-from roost.plugins.discovery import discover, incompatible, refuse_unknown_tables
+from roost.plugins.declared import IncompatibleError
+from roost.plugins.discovery import discover, refuse_unknown_tables
 from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
-    API_VERSION,
     Code,
     check_hooks,
     forget_modules,
@@ -275,7 +275,7 @@ class PluginHost:
         try:
             new = await self._checked_code(record)
             self._fits(new)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+        except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
             restore_modules(prefix, old_modules)
             raise PluginError(f"the running version stays: {_plain(error, name)}", plugin=name) from None
         new_modules = forget_modules(prefix)
@@ -307,8 +307,6 @@ class PluginHost:
     def _fits(self, code: Code) -> None:
         """Refuse new code for what can be known before the running version is unloaded."""
         name = code.meta.name
-        if code.meta.roost_api != API_VERSION:
-            raise PluginError(incompatible(code.meta.roost_api), plugin=name)
         missing = [needed for needed in code.meta.requires if needed not in self._order]
         if missing:
             raise PluginError(f"it needs the plugin {missing[0]}, which is not loaded", plugin=name)
@@ -323,7 +321,9 @@ class PluginHost:
             forget_modules(self.prefix(record))
             try:
                 record.meta = (await self._checked_code(record)).meta
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin is a row, not an end
+            except IncompatibleError as error:
+                record.set(State.INCOMPATIBLE, error.detail)
+            except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 if describe(error) != record.detail:
                     self._fail(record, describe(error))
             forget_modules(self.prefix(record))
@@ -427,16 +427,16 @@ class PluginHost:
         try:
             with self._ledger.watch(record):
                 code = await self._checked_code(record)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+        except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
             forget_modules(self.prefix(record))
+            if isinstance(error, IncompatibleError):
+                record.version = error.version or record.version
+                record.set(State.INCOMPATIBLE, error.detail)
+                return None
             detail = describe(error)
             self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")
             return None
         record.meta = code.meta
-        if code.meta.roost_api != API_VERSION:
-            forget_modules(self.prefix(record))
-            record.set(State.INCOMPATIBLE, incompatible(code.meta.roost_api))
-            return None
         return code
 
     async def _checked_code(self, record: PluginRecord) -> Code:
@@ -458,7 +458,7 @@ class PluginHost:
                 await self._migrate(record)
                 async with asyncio.timeout(self.config.core.plugins.load_timeout_s):
                     await self._open(record, handover)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin must not take the bot down
+        except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
             problems = await self._close(record, "failed")
             self._forget(record)
             problems += await self._ledger.residue(record)

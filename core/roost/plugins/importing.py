@@ -27,10 +27,10 @@ from roost.dispatch import where
 from roost.errors import PluginError
 from roost.hooks import INFO, PROJECT, Meta, RoostSpec
 from roost.i18n import Texts
+from roost.plugins.declared import API_VERSION, IncompatibleError, refuse_other_interface
 from roost.plugins.records import Origin, PluginRecord
 from roost.strays import tamed
 
-API_VERSION = 1
 DROP_INS = "roost_dropins"
 """The package that drop-in plugins are imported into, so that none can shadow another module."""
 
@@ -144,8 +144,13 @@ def _place(thread: threading.Thread, prefix: str) -> str:
 
 
 def import_now(record: PluginRecord) -> Code:
-    """Import in the calling thread; see `import_code`. Fills the record's meta."""
+    """Import in the calling thread; see `import_code`.
+
+    Raises:
+        IncompatibleError: It is for another hook interface; it was not imported if its source says so.
+    """
     importlib.invalidate_caches()
+    refuse_other_interface(record.name, record.origin)
     found = _find(record.origin)
     factory: Callable[[], Any] = found if inspect.isclass(found) else functools.partial(_same, found)
     instance = factory()
@@ -158,6 +163,8 @@ def import_now(record: PluginRecord) -> Code:
     _check_meta(meta, record.name)
     if meta.name != record.name:
         raise PluginError(f"it calls itself {meta.name!r} but is installed as {record.name!r}", plugin=record.name)
+    if meta.roost_api != API_VERSION:
+        raise IncompatibleError(record.name, meta.roost_api, meta.version)
     return Code(factory, instance, meta)
 
 

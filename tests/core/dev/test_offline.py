@@ -55,6 +55,16 @@ def test_the_generated_test_passes(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["plugins", "bot", "privacy", "config", "core", "discord"])
+def test_a_name_of_the_core_is_refused(tmp_path: Path, name: str) -> None:
+    from roost.dev.scaffold import new_plugin
+    from roost.errors import UsageError
+
+    with pytest.raises(UsageError, match="a name of Roost's own"):
+        new_plugin(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["Hello", "9lives", "class", "a-b", "../x", "", "x" * 33])
 def test_a_bad_name_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     from roost.dev.scaffold import new_plugin
@@ -114,8 +124,8 @@ def test_an_edit_is_live_within_two_seconds(tmp_path: Path) -> None:
     assert process.stdout is not None
     try:
 
-        def ask() -> str:
-            process.stdin.write("/hello\n")  # type: ignore[union-attr]
+        def ask(command: str = "/hello") -> str:
+            process.stdin.write(f"{command}\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
             return process.stdout.readline().strip()  # type: ignore[union-attr]
 
@@ -129,6 +139,12 @@ def test_an_edit_is_live_within_two_seconds(tmp_path: Path) -> None:
         file.write_text(good.replace("await", "awiat"))
         assert process.stdout.readline().startswith("plugin hello was not reloaded: ")
         assert ask() == "Good day, Ada!"
+        second = tmp_path / "plugins-dir" / "second.py"
+        second.write_text(good.replace('"hello"', '"second"').replace("await", "awiat"))
+        assert process.stdout.readline().startswith("plugin second was not loaded: ")
+        second.write_text(good.replace('"hello"', '"second"'))
+        assert process.stdout.readline().startswith("plugin second loaded in ")
+        assert ask("/second") == "Hello, Ada!"
         process.stdin.close()
         assert process.wait(20) == 0
     finally:

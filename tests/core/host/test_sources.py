@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from host_rig import running, source, transitions
 
+from roost.cli import main
 from roost.config import load
 from roost.errors import ConfigError
 from roost.plugins import State, inspect_plugins
+from roost.plugins.declared import IncompatibleError, refuse_other_interface
+from roost.plugins.records import Origin
 
 pytestmark = pytest.mark.sim
 Drop = Callable[..., Path]
@@ -84,6 +87,53 @@ def test_what_others_can_write_to_is_refused(tmp_path: Path, drop: Drop, name: s
     assert rows(tmp_path, "plugins.allow_writable_dir=true")["single"]["state"] == "found"
 
 
+@pytest.mark.parametrize("inside", ["pack/inner.py", "pack/deep/inner.py", "pack/deep"])
+def test_what_others_can_write_to_inside_a_package_is_refused(tmp_path: Path, drop: Drop, inside: str) -> None:
+    drop("pack", file="pack/__init__.py")
+    drop("inner", file="pack/inner.py")
+    drop("deep", file="pack/deep/inner.py")
+    assert rows(tmp_path)["pack"]["state"] == "found"
+    (tmp_path / "plugins" / inside).chmod(0o722)
+    with pytest.raises(ConfigError, match=f"{inside} can be written to by other users"):
+        rows(tmp_path)
+    assert rows(tmp_path, "plugins.allow_writable_dir=true")["pack"]["state"] == "found"
+
+
+async def test_names_of_the_core_are_not_for_plugins(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    for name in ("core", "discord", "plugins"):
+        drop(name, says="mine")
+    drop("good", says="hi")
+    async with running(tmp_path, card) as live:
+        for name in ("core", "discord", "plugins"):
+            assert live.state(name) is State.FAILED
+            assert "a name of the core" in live.host.records[name].detail
+            assert "a name of the core" in await live.slash("/bot plugins load", plugin=name)
+        assert set(await live.commands()) == {"privacy", "plugins", "config", "bot", "good"}
+
+
+def test_a_file_whose_name_no_plugin_can_have_is_said(
+    tmp_path: Path, drop: Drop, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Upper", "2nd", "_shared"):
+        drop(name)
+    assert not {"Upper", "2nd", "_shared"} & set(rows(tmp_path))
+    assert [each for each in ("Upper.py", "2nd.py", "_shared.py") if f"{each} is left out" in caplog.text] == [
+        "Upper.py",
+        "2nd.py",
+    ]
+
+
+@pytest.mark.parametrize("command", [["plugins", "--json"], ["hooks", "--json"], ["config", "schema"]])
+def test_what_a_plugin_prints_stays_out_of_the_json(
+    tmp_path: Path, drop: Drop, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drop("chatty", "print('hello')\n")
+    assert main([*command, "--plugins-dir", str(tmp_path / "plugins"), "--data-dir", str(tmp_path / "data")]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)
+    assert "hello" in said.err
+
+
 def test_namesakes_are_an_error_that_names_both(tmp_path: Path, drop: Drop) -> None:
     drop("voice")
     found = rows(tmp_path)["voice"]
@@ -123,7 +173,11 @@ async def test_every_state_is_reached_and_logged_once(
     tmp_path: Path, drop: Drop, card: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     drop("good", says="hello")
-    drop("newer", code=source("newer").replace('version="1"', 'version="1", roost_api=99'))
+    imported = tmp_path / "imported"
+    for_newer = source("newer", f"open({str(imported)!r}, 'w').close()\nfrom roost import NotYetThere\n")
+    drop("newer", code=for_newer.replace('version="1"', 'version="1", roost_api=99'))
+    computed = source("computed").replace('version="1"', 'version="1", roost_api=90 + 9')
+    drop("computed", code=computed)
     drop("broken", code="import nothing_of_that_name\n")
     drop("denied")
     with caplog.at_level(logging.INFO, "roost.plugins"):
@@ -133,12 +187,13 @@ async def test_every_state_is_reached_and_logged_once(
             await live.host.unload("good", "disable")
             with pytest.raises(Exception, match="disabled"):
                 await live.host.load("denied")
-            rows = {row["name"]: row["state"] for row in live.host.table()}
-    assert rows == {
+            states = {row["name"]: row["state"] for row in live.host.table()}
+    assert states == {
         "broken": "failed",
         "denied": "disabled",
         "good": "unloaded",
         "newer": "incompatible",
+        "computed": "incompatible",
         "stt": "disabled",
         "voice": "disabled",
     }
@@ -148,6 +203,33 @@ async def test_every_state_is_reached_and_logged_once(
     assert transitions(caplog.records, "broken") == ["failed"]
     assert transitions(caplog.records, "denied") == ["disabled"]
     assert transitions(caplog.records, "newer") == ["incompatible"]
+    assert rows(tmp_path)["newer"]["state"] == "incompatible"
+    assert not imported.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "module"),
+    [
+        ({"far.py": "Meta('far', roost_api=2)"}, "far"),
+        ({"far/__init__.py": "raise SystemExit", "far/inner.py": "roost.Meta('far', '1', (), '', 2)"}, "far.inner"),
+        ({"far/__init__.py": "raise SystemExit", "far/inner.py": "Meta('far', roost_api=2)"}, "far"),
+        ({"far/__init__.py": "", "far/inner/__init__.py": "Meta('far', roost_api=2)"}, "far.inner"),
+    ],
+    ids=["module", "submodule", "package", "subpackage"],
+)
+def test_an_installed_plugin_for_another_interface_is_not_imported(
+    files: dict[str, str], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(IncompatibleError, match="written for hook interface 2, this Roost has 1"):
+        refuse_other_interface("far", Origin(module, "Far"))
+    assert "far" not in sys.modules
+    for name in files:
+        (tmp_path / name).write_text("def broken(: Meta(roost_api=2)")
+    refuse_other_interface("far", Origin(module, "Far"))
 
 
 async def test_a_new_file_is_found_at_run_time(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
