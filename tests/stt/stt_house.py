@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import hikari
@@ -18,6 +20,7 @@ from roost.errors import ClosedError
 from roost.hooks import Meta, hookimpl
 from roost.scopes import Scope
 from roost.speech import Transcript
+from roost.store import Store, open_store
 from roost_stt.config import SttConfig
 from roost_stt.plugin import SttPlugin
 
@@ -84,7 +87,9 @@ class House:
     def __init__(self, **settings: Any) -> None:
         self.messages: list[tuple[int, str, dict[str, Any]]] = []
         self.posted = asyncio.Event()
-        self.kept: dict[tuple[int | None, str], Any] = {}
+        self.folder = tempfile.TemporaryDirectory()
+        self._stack = contextlib.AsyncExitStack()
+        self._store: Store | None = None
         self.dispatcher = Dispatcher(lambda: ["stt", "guest"], lambda plugin, guild: True)
         self.guest = Guest()
         self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
@@ -120,6 +125,9 @@ class House:
         self.posted.set()
 
     async def load(self) -> SttPlugin:
+        if self._store is None:
+            self._store = await self._stack.enter_async_context(open_store(Path(self.folder.name)))
+        kept = self._store.of_plugin("stt")
         self.plugin = SttPlugin()
         self.dispatcher.manager.register(self.plugin, "stt")
         self.scope = Scope("plugin:stt")
@@ -127,8 +135,10 @@ class House:
             name="stt",
             bot=self.bot,
             hooks=self.dispatcher,
-            settings=types.SimpleNamespace(get=self._get, set=self._set),
+            settings=kept.settings,
+            store=kept,
             config=self.config,
+            config_for=lambda guild: self.config,
             consent=types.SimpleNamespace(
                 allows=lambda guild, user: user not in self.refused, subscribe=self._subscribe
             ),
@@ -144,11 +154,9 @@ class House:
         assert await self.scope.aclose() == []
         self.dispatcher.manager.unregister(name="stt")
 
-    async def _get(self, guild: int | None, key: str, default: Any = None) -> Any:
-        return self.kept.get((guild, key), default)
-
-    async def _set(self, guild: int | None, key: str, value: Any) -> None:
-        self.kept[guild, key] = value
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+        self.folder.cleanup()
 
     @property
     def texts(self) -> list[str]:
@@ -194,3 +202,4 @@ async def houses() -> AsyncIterator[Callable[..., Awaitable[House]]]:
             await house.unload()
         assert house.workers() == []
         assert house.session.sinks == []
+        await house.aclose()

@@ -9,6 +9,7 @@ from typing import Literal
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
 
+from roost.schema import guild_setting
 from roost_stt.protocol.endpointing import Endpointing
 
 
@@ -53,6 +54,9 @@ class SttConfig(BaseModel):
     max_batch: int = Field(8, ge=1, le=64, description="Utterances decoded together.")
     idle_s: float = Field(60.0, ge=0, description="Seconds from the last transcription to the worker's end.")
     script: tuple[str, ...] = Field((), description="For the engine scripted: what it answers, in turn.")
+    retention_days: int = guild_setting(
+        7, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."
+    )
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import logging
 from pathlib import Path
@@ -26,8 +27,11 @@ from roost_stt.captions import ChannelRate, display_name
 from roost_stt.commands import NEEDED, transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
+from roost_stt.exports import Head
 from roost_stt.models import locate
+from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
+from roost_stt.transcripts import TranscriptBook
 
 _log = logging.getLogger("roost.stt")
 
@@ -50,6 +54,8 @@ class SttPlugin:
         self._rates: dict[int, ChannelRate] = {}
         self._starting = asyncio.Lock()
         self._idle: asyncio.Task[None] | None = None
+        self._book: TranscriptBook | None = None
+        self._interrupted: list[Head] = []
         self._stopping = False
 
     # ---- what the host asks
@@ -64,7 +70,7 @@ class SttPlugin:
 
     @hookimpl
     def register_loaders(self) -> list[lightbulb.Loader]:
-        return [transcribe_loader(self)]
+        return [transcribe_loader(self), transcript_loader(self)]
 
     @hookimpl
     async def on_load(self, ctx: PluginContext) -> None:
@@ -74,9 +80,36 @@ class SttPlugin:
         assert isinstance(ctx.config, SttConfig)
         self._ctx, self._config = ctx, ctx.config
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
+        book = self._book = TranscriptBook(ctx.store, self.days_of)
+        self._interrupted = await book.end_interrupted()
+        ctx.task(book.sweep_forever(), "retention")
         if self._config.engine == "faster-whisper":
             # Hashing the model takes a moment; the worker is spared it.
             self._model = await asyncio.to_thread(locate, self._config.model, self._config.model_path)
+
+    @hookimpl
+    async def on_started(self, bot: hikari.GatewayBot) -> None:
+        """Tell where a crash ended a transcription, and that what was said until then is kept."""
+        interrupted, self._interrupted = self._interrupted, []
+        for head in interrupted:
+            text = (
+                f"I was interrupted <t:{int(head.ended_at or head.started_at)}:R> while transcribing "
+                f"<#{head.voice_channel_id}>. What was said until then is kept: `/transcript show {head.id}`."
+            )
+            try:
+                await self._post(head.text_channel_id, text)
+            except ResourceError as error:
+                _log.warning("guild %d could not be told of transcript %s: %s", head.guild_id, head.id, error)
+
+    @hookimpl
+    async def user_data_export(self, user_id: int) -> dict[str, Any] | None:
+        return await self.book.about(user_id) or None
+
+    @hookimpl
+    async def user_data_delete(self, user_id: int, reason: str) -> None:
+        for transcription in self._running.values():
+            transcription.forget(user_id)
+        await self.book.forget(user_id)
 
     @hookimpl
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
@@ -147,7 +180,7 @@ class SttPlugin:
         before = await self._ctx.settings.get(session.guild_id, _ACTIVE)
         # Loaded again in the middle of a call: go on where the last one of us was.
         if isinstance(before, dict) and before.get("session") == session.id:
-            self._ctx.task(self._resume(session, int(before["channel"])), f"resume:{session.guild_id}")
+            self._ctx.task(self._resume(session, before), f"resume:{session.guild_id}")
 
     @hookimpl
     async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:
@@ -201,7 +234,7 @@ class SttPlugin:
                 return f"I am already transcribing <#{session.channel_id}> into <#{transcription.channel_id}>."
             if transcription is None:
                 self.check_channel(guild_id, channel_id)
-                await self._begin(session, channel_id)
+                await self._begin(session, channel_id, user_id)
             else:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
@@ -283,6 +316,31 @@ class SttPlugin:
 
     # ---- how it is done
 
+    @property
+    def book(self) -> TranscriptBook:
+        """The transcripts that are kept.
+
+        Raises:
+            ClosedError: The plugin is not loaded.
+        """
+        if self._book is None:
+            raise ClosedError("The speech-to-text plugin is not loaded.")
+        return self._book
+
+    @property
+    def bot(self) -> hikari.GatewayBot:
+        return self._context().bot
+
+    def keeps_on(self, record: str) -> bool:
+        """Whether lines are still added to a transcript."""
+        return any(each.keeper.key == record for each in self._running.values())
+
+    def days_of(self, guild_id: int) -> int:
+        """How long the server keeps transcripts."""
+        config = self._context().config_for(guild_id)
+        assert isinstance(config, SttConfig)
+        return config.retention_days
+
     def _has_failed(self) -> bool:
         return self._worker is not None and self._worker.state is State.FAILED
 
@@ -300,35 +358,27 @@ class SttPlugin:
         state = self._context().bot.cache.get_voice_state(session.guild_id, user_id)
         return state is not None and state.channel_id == session.channel_id
 
-    async def _begin(self, session: VoiceSession, channel_id: int) -> None:
+    async def _begin(
+        self, session: VoiceSession, channel_id: int, user_id: int = 0, *, record: str | None = None
+    ) -> None:
         ctx = self._context()
         worker = await self._ready_worker(ctx)
         if self._stopping or self._sessions.get(session.guild_id) is not session:
             raise ClosedError("The voice session ended before the transcription could begin.")
         guild_id = session.guild_id
-
-        async def post(text: str) -> None:
-            try:
-                await ctx.bot.rest.create_message(
-                    channel_id,
-                    text,
-                    flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
-                    mentions_everyone=False,
-                    user_mentions=False,
-                    role_mentions=False,
-                )
-            except hikari.HikariError as error:
-                raise ResourceError(f"channel {channel_id} refused a caption: {type(error).__name__}") from error
-
+        keeper = await self.book.resume(record) if record is not None else None
+        if keeper is None:
+            keeper = self.book.begin(guild_id, session.channel_id, channel_id, user_id)
         transcription = Transcription(
             session,
             channel_id,
             worker=worker,
             hooks=ctx.hooks,
             name_of=lambda user_id: self._name_of(guild_id, user_id),
-            post=post,
+            post=functools.partial(self._post, channel_id),
             rate=self._rates.setdefault(channel_id, ChannelRate()),
             may_show=lambda user_id: ctx.consent.allows(guild_id, user_id),
+            keeper=keeper,
         )
         self._running[guild_id] = transcription
         try:
@@ -337,6 +387,24 @@ class SttPlugin:
             self._running.pop(guild_id, None)
             await transcription.close()
             raise
+
+    async def _post(self, channel_id: int, text: str) -> None:
+        """One message that pings nobody.
+
+        Raises:
+            ResourceError: Discord refused it.
+        """
+        try:
+            await self._context().bot.rest.create_message(
+                channel_id,
+                text,
+                flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
+                mentions_everyone=False,
+                user_mentions=False,
+                role_mentions=False,
+            )
+        except hikari.HikariError as error:
+            raise ResourceError(f"channel {channel_id} refused a message: {type(error).__name__}") from error
 
     async def _ready_worker(self, ctx: PluginContext) -> SpeechWorker:
         if self._idle is not None:
@@ -359,12 +427,12 @@ class SttPlugin:
             raise
         return worker
 
-    async def _resume(self, session: VoiceSession, channel_id: int) -> None:
+    async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting:
             if session.guild_id in self._running:
                 return
             try:
-                await self._begin(session, channel_id)
+                await self._begin(session, int(before["channel"]), record=before.get("record"))
             except (ResourceError, ClosedError, ConfigError) as error:
                 _log.warning("guild %d: transcription could not go on: %s", session.guild_id, error)
 
@@ -383,6 +451,7 @@ class SttPlugin:
         if self._worker is not None:
             self._report("a transcription ended", self._worker, transcription)
         await transcription.close()
+        await transcription.keeper.close()
         self._arm_idle()
 
     def _arm_idle(self) -> None:
@@ -400,7 +469,11 @@ class SttPlugin:
                 self._report("the speech worker was idle and has ended", worker)
 
     async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
-        value = {"session": session.id, "channel": channel_id} if channel_id is not None else None
+        value = None
+        if channel_id is not None:
+            running = self._running.get(session.guild_id)
+            record = running.keeper.key if running is not None else None
+            value = {"session": session.id, "channel": channel_id, "record": record}
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 

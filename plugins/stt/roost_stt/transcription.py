@@ -10,10 +10,12 @@ from typing import Any
 
 from roost.audio import AudioFrame, VoiceSession
 from roost.context import HookCaller
+from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt.captions import Captioner, ChannelRate, Line, Post
 from roost_stt.engine import SpeechWorker
+from roost_stt.transcripts import Keeper
 
 _log = logging.getLogger("roost.stt")
 
@@ -32,6 +34,7 @@ class Transcription:
         post: Sends one message to the channel.
         rate: Of that channel.
         may_show: Whether a user's words may be posted, by their consent now.
+        keeper: Stores every line before it is posted.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Transcription:
         post: Post,
         rate: ChannelRate,
         may_show: Callable[[int], bool],
+        keeper: Keeper,
     ) -> None:
         self.session = session
         self.channel_id = channel_id
         self.guild_id = session.guild_id
         self.captioner = Captioner(post, rate, may_show=may_show)
         self._may_show = may_show
+        self.keeper = keeper
         self._in_hand = 0
         """Whose transcript the other plugins have now; 0 once it must not be published any more."""
         self._worker = worker
@@ -184,6 +189,23 @@ class Transcription:
         if not self._may_show(draft.user_id):
             return
         self.transcripts += 1
-        self.captioner.add(Line(self._name_of(final.user_id), final.text, draft.user_id))
+        name = self._name_of(final.user_id)
+        if not await self._keep(final, name, draft.user_id):
+            return
+        self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
             await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)
+
+    async def _keep(self, line: Transcript, name: str, user_id: int) -> bool:
+        """Store a line; whether it may be posted, which its speaker may have taken back meanwhile."""
+        try:
+            kept = await self.keeper.keep(line, name)
+            if self._in_hand == user_id and self._may_show(user_id):
+                return True
+            if kept is not None:
+                await self.keeper.drop(kept)
+        except RoostError as error:
+            _log.error("guild %d: a line could not be stored: %s", self.guild_id, error)
+            self.tell("unstored", "What follows could not be stored, so it will be missing from the transcript.")
+            return self._in_hand == user_id and self._may_show(user_id)
+        return False

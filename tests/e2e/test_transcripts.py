@@ -1,0 +1,119 @@
+"""Transcripts as members meet them: a real bot, killed in the middle, and what is left of what was said."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import srt
+
+from roost.demo.bot_process import run_bot
+from roost.sim import ControlClient, SimProcess, spawn
+
+pytestmark = pytest.mark.e2e
+
+
+class Scene:
+    """Ada, who owns the server, and Ben in a voice channel; a bot that answers every utterance with the same words."""
+
+    def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path) -> None:
+        guild = sim.card["guilds"][0]
+        self.discord = discord
+        self.guild_id = int(guild["id"])
+        self.ada, self.ben = (int(each["id"]) for each in guild["members"][:2])
+        self.voice = int(guild["voice_channels"][0]["id"])
+        self.text = int(guild["text_channels"][0]["id"])
+        settings = {
+            "discord.rest_url": sim.card["rest_url"],
+            "voice.ca_file": sim.card["ca_file"],
+            "voice.allowed_hosts": "localhost,127.0.0.1",
+            "stt.engine": "scripted",
+            "stt.script": "words that stay",
+            "log.format": "json",
+        }
+        self.arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        self.arguments += ["--data-dir", str(folder / "data")]
+        self.environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+        self.environ["ROOST_TOKEN"] = sim.card["bots"][0]["token"]
+
+    async def ask(self, command: str, member: int, **options: Any) -> dict[str, Any]:
+        answer = await self.discord.slash(
+            member_id=member, channel_id=self.text, command=command, options=options, wait_s=10.0
+        )
+        assert answer["replies"], command
+        return dict(answer["replies"][-1])
+
+    async def said(self, command: str, member: int, **options: Any) -> str:
+        return str((await self.ask(command, member, **options))["content"])
+
+    async def posted(self) -> list[str]:
+        return [str(each["content"]) for each in await self.discord.messages(channel_id=self.text)]
+
+    async def speak(self) -> None:
+        """Ben says something, and its caption stands."""
+        before = sum("words that stay" in text for text in await self.posted())
+        await self.discord.speak(member_id=self.ben, recording="lv_0880")
+        for _ in range(100):
+            if sum("words that stay" in text for text in await self.posted()) > before:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("no caption came")
+
+
+async def test_a_killed_bot_tells_and_the_transcript_so_far_is_there(tmp_path: Path) -> None:
+    async with spawn() as sim, ControlClient(sim.card["control_url"]) as discord:
+        scene = Scene(sim, discord, tmp_path)
+        for member in (scene.ada, scene.ben):
+            await discord.voice(member_id=member, channel_id=scene.voice)
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            await scene.ask("/voice join", scene.ben)
+            await scene.ask("/transcribe start", scene.ben)
+            notice = next(each for each in await discord.messages(channel_id=scene.text) if each["components"])
+            await discord.press(member_id=scene.ben, message_id=int(notice["id"]), label="Agree")
+            await scene.speak()
+            listed = await scene.said("/transcript list", scene.ben)
+            assert "1 lines, still going on" in listed
+            name = listed.split("`")[1]
+            assert "still going on" in await scene.said("/transcript delete", scene.ben, transcript=name)
+            bot.kill()
+            await bot.wait(5)
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            for _ in range(100):
+                if any(f"/transcript show {name}" in text for text in await scene.posted()):
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("nobody was told of the interruption")
+            assert "words that stay" in await scene.said("/transcript show", scene.ben, transcript=name)
+            reply = await scene.ask("/transcript export", scene.ben, transcript=name, format="srt")
+            (file,) = reply["files"]
+            assert file["name"] == f"transcript-{name}.srt"
+            (cue,) = srt.parse(base64.b64decode(file["data"]).decode(), ignore_errors=False)
+            assert cue.content.endswith(": words that stay")
+            choices = await discord.autocomplete(
+                member_id=scene.ben,
+                channel_id=scene.text,
+                command="/transcript show",
+                options={"transcript": name[:2]},
+                focused="transcript",
+            )
+            assert [each["value"] for each in choices] == [name]
+
+            # Who may not read the channel of the captions may not read the transcript.
+            carl = int(sim.card["guilds"][0]["members"][2]["id"])
+            await discord.permissions(member_id=carl, channel_id=scene.text, deny=["READ_MESSAGE_HISTORY"])
+            assert "There is no transcript" in await scene.said("/transcript list", carl)
+            assert "that you may read" in await scene.said("/transcript show", carl, transcript=name)
+            dan = int(sim.card["guilds"][0]["members"][3]["id"])
+            assert "Only whoever began it" in await scene.said("/transcript delete", dan, transcript=name)
+
+            assert "its 1 lines are deleted" in await scene.said("/transcript delete", scene.ben, transcript=name)
+            assert "There is no transcript" in await scene.said("/transcript list", scene.ada)
+            bot.terminate()
+            assert await bot.wait(10) == 0

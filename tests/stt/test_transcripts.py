@@ -1,0 +1,281 @@
+"""Transcripts that are kept: on disk before they are posted, found by who may read them, gone when they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import srt
+import webvtt
+from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
+from stt_rig import packets_of
+
+from roost.errors import ResourceError
+from roost.speech import Transcript
+from roost.store import open_store
+from roost_stt.exports import FORMATS, Head, StoredLine, export
+from roost_stt.transcripts import DAY_S, TranscriptBook
+
+HEAD = Head("abc234", GUILD, VOICE, TEXT, 1_800_000_000.0, 1_800_000_600.0, ADA)
+SAID = [
+    StoredLine(BEN, "Ben", "and I at the same time", 1_800_000_001.5, 1_800_000_004.0, "en", 0.8),
+    StoredLine(
+        ADA, "Ada *<b>*\n-->", "one --> two\n\n3\n00:00:01,000 & <i>", 1_800_000_001.0, 1_800_000_003.25, "en", 0.9
+    ),
+    StoredLine(ADA, "\u202e", "@everyone [x](http://y)", 1_800_003_700.0, 1_800_003_700.0),
+]
+
+
+@pytest.mark.unit
+def test_srt_is_what_a_strict_parser_takes() -> None:
+    cues = list(srt.parse(export(HEAD, SAID, "srt"), ignore_errors=False))
+    assert [cue.index for cue in cues] == [1, 2, 3]
+    assert [cue.start.total_seconds() for cue in cues] == [1.0, 1.5, 3700.0]
+    assert all(cue.end > cue.start for cue in cues)
+    assert cues[0].content == "Ada *<b>* ->: one -> two 3 00:00:01,000 & <i>"
+    assert cues[2].content.startswith("Someone: ")
+
+
+@pytest.mark.unit
+def test_vtt_is_what_a_strict_parser_takes() -> None:
+    text = export(HEAD, SAID, "vtt")
+    cues = webvtt.from_buffer(io.StringIO(text)).captions
+    assert [cue.start for cue in cues] == ["00:00:01.000", "00:00:01.500", "01:01:40.000"]
+    assert cues[1].voice == "Ben"
+    assert cues[1].text == "and I at the same time"
+    assert "<v Ada *&lt;b&gt;* --&gt;>one --&gt; two 3 00:00:01,000 &amp; &lt;i&gt;" in text
+
+
+@pytest.mark.unit
+def test_json_names_everything_with_ids_as_text() -> None:
+    found = json.loads(export(HEAD, SAID, "json"))
+    assert found["version"] == 1
+    assert found["guild_id"] == str(GUILD)
+    first = found["lines"][0]
+    assert first["text"] == SAID[1].text
+    assert (first["user_id"], first["language"], first["confidence"]) == (str(ADA), "en", 0.9)
+    assert first["started_at"] < first["ended_at"]
+
+
+@pytest.mark.unit
+def test_to_read_nothing_formats_or_breaks_a_line() -> None:
+    assert export(HEAD, SAID, "txt").splitlines()[1:] == [
+        "[08:00:01] Ben: and I at the same time",
+        "[09:01:40] Someone: @everyone [x](http://y)",
+    ]
+    shown = export(HEAD, SAID, "md").splitlines()
+    assert shown[0] == "# Transcript abc234, 2027-01-15 08:00 UTC"
+    assert len(shown) == 5
+    assert "\\[x\\]\\(http\\:\\/\\/y\\)" in shown[4]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", FORMATS)
+def test_one_without_lines_is_a_file_all_the_same(kind: str) -> None:
+    text = export(HEAD, [], kind)
+    if kind == "srt":
+        assert list(srt.parse(text)) == []
+    if kind == "vtt":
+        assert webvtt.from_buffer(io.StringIO(text)).captions == []
+    if kind == "json":
+        assert json.loads(text)["lines"] == []
+
+
+@pytest.fixture
+async def book(tmp_path: Path) -> AsyncIterator[TranscriptBook]:
+    async with open_store(tmp_path) as store:
+        yield TranscriptBook(store.of_plugin("stt"), {GUILD: 7, 2: 0}.__getitem__)
+
+
+def line(user: int = ADA, text: str = "hello", at: float = 100.0) -> Transcript:
+    return Transcript(1, GUILD, user, text, at, at + 1.0, "en", 0.5)
+
+
+@pytest.mark.sim
+async def test_a_record_is_made_with_its_first_line(book: TranscriptBook) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    assert await book.newest(GUILD, lambda _head: True) == []
+    await keeper.keep(line(at=102.0, text="second"), "Ada")
+    await keeper.keep(line(BEN, "first", 101.0), "Ben")
+    ((head, count),) = await book.newest(GUILD, lambda _head: True)
+    assert (head.id, head.ended_at, head.started_by, count) == (keeper.head.id, None, ADA, 2)
+    found = await book.find(GUILD, head.id)
+    assert found is not None
+    assert [each.text for each in await book.lines(found[0])] == ["first", "second"]
+    assert await book.find(2, head.id) is None
+    assert await book.newest(GUILD, lambda _head: False) == []
+    await keeper.close()
+    ((head, _),) = await book.newest(GUILD, lambda _head: True)
+    assert head.ended_at == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.sim
+async def test_where_none_are_kept_none_are(book: TranscriptBook) -> None:
+    keeper = book.begin(2, VOICE, TEXT, ADA)
+    assert await keeper.keep(line(), "Ada") is None
+    await keeper.close()
+    assert await book.newest(2, lambda _head: True) == []
+
+
+@pytest.mark.sim
+async def test_what_a_crash_left_open_ends_with_its_last_line(book: TranscriptBook) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    await keeper.keep(line(at=500.0), "Ada")
+    (ended,) = await book.end_interrupted()
+    assert ended.ended_at == 501.0
+    assert await book.end_interrupted() == []
+    again = await book.resume(keeper.key)
+    assert again is not None
+    assert again.key == keeper.key
+    await again.keep(line(at=600.0), "Ada")
+    ((head, count),) = await book.newest(GUILD, lambda _head: True)
+    assert (head.ended_at, count) == (None, 2)
+
+
+@pytest.mark.sim
+async def test_the_sweep_takes_what_is_over_its_time_and_nothing_else(book: TranscriptBook) -> None:
+    old, new, live = (book.begin(GUILD, VOICE, TEXT, ADA) for _ in range(3))
+    for keeper in (old, new, live):
+        await keeper.keep(line(), "Ada")
+    now = time.time()
+    await book.end(old.key, now - 7 * DAY_S - 1)
+    await book.end(new.key, now - 7 * DAY_S + 60)
+    assert await book.sweep(now) == 1
+    assert {head.id for head, _ in await book.newest(GUILD, lambda _head: True)} == {new.head.id, live.head.id}
+    assert await book.lines(old.key) == []
+
+
+@pytest.mark.sim
+async def test_a_person_can_see_and_delete_all_that_is_about_them(book: TranscriptBook) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    await keeper.keep(line(ADA, "mine"), "Ada")
+    await keeper.keep(line(BEN, "his"), "Ben")
+    told = await book.about(ADA)
+    assert [each["text"] for each in told["lines"].values()] == ["mine"]
+    await book.forget(ADA)
+    assert await book.about(ADA) == {}
+    ((head, count),) = await book.newest(GUILD, lambda _head: True)
+    assert (head.started_by, count) == (0, 1)
+
+
+# In the plugin --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Callable[..., Any]]:
+    async with houses() as build_house:
+        yield build_house
+
+
+@pytest.fixture(scope="module")
+def packets() -> list[bytes]:
+    return packets_of("lv_0880")
+
+
+async def stored(house: House) -> list[StoredLine]:
+    book = house.plugin.book
+    records = [await book.find(GUILD, head.id) for head, _ in await book.newest(GUILD, lambda _head: True)]
+    return [line for found in records if found is not None for line in await book.lines(found[0])]
+
+
+@pytest.mark.e2e
+async def test_a_line_is_on_disk_before_it_is_posted(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    at_posting: list[list[StoredLine]] = []
+    post = house.bot.rest.create_message
+
+    async def looks_first(channel: int, text: str, **options: Any) -> None:
+        at_posting.append(await stored(house))
+        await post(channel, text, **options)
+
+    house.bot.rest.create_message = looks_first
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    ((first,),) = at_posting
+    # What the other plugins made of it is what is kept.
+    assert (first.user_id, first.name, first.text) == (
+        ADA,
+        "Ada*",
+        house.guest.ready[0].text if house.guest.ready else "hello",
+    )
+    assert first.ended_at > first.started_at
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    ((head, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
+    assert (head.started_by, count, head.ended_at is not None) == (ADA, 1, True)
+
+
+@pytest.mark.e2e
+async def test_consent_taken_back_while_a_line_is_stored_takes_the_line_back(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    add, gone = house.plugin.book.add, asyncio.Event()
+
+    async def adds_slowly(*arguments: Any) -> str:
+        key = await add(*arguments)
+        house.opt_out(ADA)
+        gone.set()
+        return key
+
+    house.plugin.book.add = adds_slowly  # type: ignore[method-assign]
+    house.session.say(packets)
+    async with asyncio.timeout(10):
+        await gone.wait()
+    await house.close()
+    assert house.texts == []
+    assert await stored(house) == []
+
+
+@pytest.mark.e2e
+async def test_a_store_that_refuses_is_told_once_and_captions_go_on(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+
+    async def refuses(*_arguments: Any) -> str:
+        raise ResourceError("the disk is full")
+
+    house.plugin.book.add = refuses  # type: ignore[method-assign]
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) >= 2)
+    await house.close()
+    assert sum("could not be stored" in text for text in house.texts) == 1
+    assert any("Ada" in text for text in house.texts)
+
+
+@pytest.mark.e2e
+async def test_a_reload_goes_on_in_the_same_transcript(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) == 1)
+    await house.unload("reload")
+    await house.load()
+    await house.open()
+    await house.until(lambda: bool(house.session.sinks))
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) == 2)
+    ((head, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
+    assert (head.ended_at, count) == (None, 2)
+
+
+@pytest.mark.e2e
+async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) == 1)
+    assert await house.plugin.user_data_export(ADA) is not None
+    await house.plugin.user_data_delete(ADA, "user request")
+    assert await house.plugin.user_data_export(ADA) is None
+    assert await stored(house) == []
