@@ -31,6 +31,7 @@ from roost.errors import ConfigError, ResourceError
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
+from roost.reconnect import try_often
 from roost.scopes import Scope
 from roost.store import open_store
 
@@ -192,6 +193,7 @@ class App:
                 intents |= hikari.Intents[name.upper()]
             except KeyError:
                 raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
+        try_often()
         return hikari.GatewayBot(
             self._token,
             intents=intents,

@@ -25,6 +25,9 @@ from roost_voice.moves import (
 )
 from roost_voice.protocol.close_codes import policy
 
+AWAY = 4
+"""How many times `Timing.reap_give_up_s` a session outlives the main gateway, or the whole network."""
+
 
 class Base:
     """The state of one guild's actor; see `roost_voice.actor.ActorCore`."""
@@ -92,6 +95,8 @@ class Base:
         self._op4_pending = False
         self._in_before_op4 = False
         self._ask = 0
+        self._silent_since: float | None = None
+        """Since when neither Discord's gateway nor REST has answered: the network may be down."""
         self._serial = 0
         self._interrupted = False
         self._live_channel: int | None = None

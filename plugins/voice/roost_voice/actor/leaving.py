@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roost_voice.actor.base import AWAY
 from roost_voice.actor.orphan import Orphaned
 from roost_voice.moves import (
     CancelOpening,
@@ -118,6 +119,14 @@ class Leaving(Orphaned):
     def _leaving_rest(self, event: RestAnswer, now: float) -> None:
         if self.phase is not Phase.ASK:
             return
+        silent, self._silent_since = self._silent_since, None
+        if self._rejoining and event.presence is Presence.UNKNOWN:
+            self._silent_since = now if silent is None else silent
+            return
+        if self._rejoining and event.presence is Presence.IN and silent is not None:
+            # The null may still lie in a buffer of the network: this one comes after it.
+            self._leave_step(now)
+            return
         self.unacked_nulls = 0
         if event.presence is Presence.OUT:
             self.maybe_in = False
@@ -169,9 +178,25 @@ class Leaving(Orphaned):
         elif self.phase in (Phase.NULL, Phase.ACK):
             self._drop_op4()
             self._ask_in_leaving(now)
+        elif self._rejoining:
+            self._ask_again(now)
         else:
             self.unacked_nulls = 0
             self._leave_unconfirmed(now)
+
+    @property
+    def _rejoining(self) -> bool:
+        """A session that stands is on its way back."""
+        return not self._end and self.wish is not None and self.stage is Stage.OPEN
+
+    def _ask_again(self, now: float) -> None:
+        """Nobody answers, so nobody would hear an op 4: wait for REST, which does not count as a try."""
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since < AWAY * self._timing.reap_give_up_s:
+            self._ask_in_leaving(now)
+        else:
+            self._leave("Discord could not be reached", now)
 
     def _leave_unconfirmed(self, now: float) -> None:
         if not self._end and self.wish is not None:

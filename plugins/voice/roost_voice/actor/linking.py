@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roost.audio import LinkEnd, Retry
+from roost_voice.actor.base import AWAY
 from roost_voice.actor.leaving import CHANNEL_GONE, KICKED, Leaving
 from roost_voice.moves import (
     ChannelGone,
@@ -87,7 +88,7 @@ class Linking(Leaving):
         """
         self._interrupt(reason)
         if not self.gateway_up:
-            self._suspend(2 * self._timing.reap_give_up_s, now)
+            self._suspend(AWAY * self._timing.reap_give_up_s, now)
         elif not self._attempt(now):
             self._trip(now, reason)
         elif self.maybe_in:
@@ -116,7 +117,7 @@ class Linking(Leaving):
             if self.gateway_up:
                 self._await_server(self._timing.await_server_s, now)
             else:
-                self._suspend(2 * self._timing.reap_give_up_s, now)
+                self._suspend(AWAY * self._timing.reap_give_up_s, now)
         elif barred and self.wish is not None and self.wish.channel_id == self._link_channel:
             # Discord would ignore the op 4 of a rejoin.
             self._leave(barred, now)
@@ -165,7 +166,7 @@ class Linking(Leaving):
             self._follow(self._link_channel)
             self._set_state(State.LIVE)
             self.deadline = None
-        elif self.stage is Stage.OPEN and not self._tickets and sent:
+        elif self.stage is Stage.OPEN and not self._tickets and (sent or not self.gateway_up):
             self._rejoin("Discord did not answer", now)
         else:
             self._leave(reason, now)
@@ -379,7 +380,7 @@ class Linking(Leaving):
     def _gateway_down(self, event: GatewayDown, now: float) -> None:
         """A link does not need the main gateway; a new server would come through it."""
         if self.state is State.AWAIT_SERVER and self.link is None:
-            self._suspend(2 * self._timing.reap_give_up_s, now)
+            self._suspend(AWAY * self._timing.reap_give_up_s, now)
 
     def _suspended_here(self, event: GuildHere, now: float) -> None:
         self.server_channel = event.channel_id
