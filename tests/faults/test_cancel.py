@@ -345,18 +345,20 @@ async def test_the_end_of_voice_is_cancelled_at_each_of_its_awaits(
 async def test_an_actor_is_cancelled_at_each_of_its_awaits(rig: Rig, fault: Fault) -> None:
     """As by a host in a hurry: its link and tasks go with it, whoever waits is told, and the next one takes over."""
     steps, struck, channels = 0, True, itertools.cycle([0, 1])
+    counting: list[Countdown] = []
+
+    def suspended(task: str) -> None:
+        for countdown in counting:
+            if task == f"voice/guild {rig.guild_id}":
+                countdown.task = countdown.task or asyncio.current_task()
+                countdown.step()
+
     while struck:
         steps += 1
-        countdown = Countdown(steps)
-
-        def suspended(task: str, mine: Countdown = countdown) -> None:
-            if task == f"voice/guild {rig.guild_id}":
-                mine.task = mine.task or asyncio.current_task()
-                mine.step()
-
+        counting.append(Countdown(steps))
         with watching(suspended):
             result = await rig.join(next(channels))
-        struck = countdown.struck
+        struck = counting.pop().struck
         assert result.told is Told.JOINED or struck
         if struck:
             with fault.clock():
