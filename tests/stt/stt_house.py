@@ -84,10 +84,10 @@ class Guest:
 class House:
     """The parts of the host that the plugin touches."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
         self.messages: list[tuple[int, str, dict[str, Any]]] = []
         self.posted = asyncio.Event()
-        self.folder = tempfile.TemporaryDirectory()
         self._stack = contextlib.AsyncExitStack()
         self._store: Store | None = None
         self.dispatcher = Dispatcher(lambda: ["stt", "guest"], lambda plugin, guild: True)
@@ -126,7 +126,7 @@ class House:
 
     async def load(self) -> SttPlugin:
         if self._store is None:
-            self._store = await self._stack.enter_async_context(open_store(Path(self.folder.name)))
+            self._store = await self._stack.enter_async_context(open_store(self.folder))
         kept = self._store.of_plugin("stt")
         self.plugin = SttPlugin()
         self.dispatcher.manager.register(self.plugin, "stt")
@@ -156,7 +156,6 @@ class House:
 
     async def aclose(self) -> None:
         await self._stack.aclose()
-        self.folder.cleanup()
 
     @property
     def texts(self) -> list[str]:
@@ -191,15 +190,16 @@ async def houses() -> AsyncIterator[Callable[..., Awaitable[House]]]:
     built: list[House] = []
 
     async def build_house(**settings: Any) -> House:
-        house = House(**settings)
+        house = House(Path(folder), **settings)
         built.append(house)
         await house.load()
         return house
 
-    yield build_house
-    for house in built:
-        if not house.scope.closed:
-            await house.unload()
-        assert house.workers() == []
-        assert house.session.sinks == []
-        await house.aclose()
+    with tempfile.TemporaryDirectory() as folder:
+        yield build_house
+        for house in built:
+            if not house.scope.closed:
+                await house.unload()
+            await house.aclose()
+            assert house.workers() == []
+            assert house.session.sinks == []
