@@ -38,6 +38,7 @@ ACTIVE = {
     "new_streams": "op 5 names streams of users nobody knows, each with a packet; params: count (100), first, user_id",
     "unknown_transition": "op 22 executes a transition nobody prepared; params: transition_id (54321), user_id",
     "late_dave": "messages of the encryption group come late; params: op (0: any), n (1), delay_ms (1000), user_id",
+    "repeat_messages": "the last messages come again, newest first, numbered as before; params: count (5), user_id",
     "repeat_invalid_epoch": "op 24 asks for a new group though nothing changed; params: user_id",
 }
 """Faults that strike as soon as a connection they concern is live: `user_id`'s, else the bots' of the guild."""

@@ -596,5 +596,8 @@ class VoiceServer:
         delay_s = fault.integer("delay_ms", 1000) / 1000
         self._late[session] = LateMessages(fault.integer("op", 0), fault.integer("n", 1), delay_s)
 
+    def _fault_repeat_messages(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        session.repeat(fault.integer("count", 5))
+
     def _fault_repeat_invalid_epoch(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         session.send(24, {"protocol_version": 1, "epoch": 1})

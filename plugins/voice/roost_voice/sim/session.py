@@ -118,6 +118,12 @@ class Session:
         if self.pipe is not None:
             self.pipe.send(frame)
 
+    def repeat(self, count: int) -> None:
+        """Send the last messages once more, newest first."""
+        if self.pipe is not None:
+            for _, frame in list(self._buffer)[: -count - 1 : -1]:
+                self.pipe.send(frame)
+
     def missed(self, seq_ack: int) -> list[str | bytes] | None:
         """The frames after `seq_ack` (-1: after nothing), or None when one of them is gone."""
         wanted = self._first_seq if seq_ack == -1 else (seq_ack + 1) % SEQ_MODULUS
@@ -142,6 +148,8 @@ class Session:
             "mode": self.mode,
             "udp": self.address is not None,
             "speaking": self.speaking or 0,
+            "last_seq": self.last_seq,
+            "seq_ack": self.seq_ack,
             "packets_in": self.packets_in,
             "packets_out": self.packets_out,
             "relayed": self.relayed,
