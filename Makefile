@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test faults lint types check docs bench-plugins bench-voice clean
+.PHONY: help setup demo test faults fuzz lint types check docs bench-plugins bench-voice clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
 	@echo "make test   run the tests"
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays)"
+	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
@@ -45,6 +46,9 @@ test: $(STAMP)
 faults: $(STAMP)
 	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) $(BIN)/python -m pytest -q -m fault \
 	  $(if $(FULL),-n 6 --timeout 900,-n 3 --dist loadfile)
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS_EACH),30)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

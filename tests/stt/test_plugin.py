@@ -257,14 +257,10 @@ async def test_the_worker_ends_when_idle_and_comes_back(make: Any, packets: list
     assert len(house.workers()) == 1
 
 
-async def test_settings_are_checked() -> None:
+async def test_settings_are_checked(make: Any) -> None:
     with pytest.raises(ConfigError, match=r"stt\.device"):
         build(SttConfig, {"device": "tpu"}, "stt")
+    house: House = await make(engine="nonesuch")
+    await house.open()
     with pytest.raises(ConfigError, match="no plugin provides the engine nonesuch"):
-        house = House(engine="nonesuch")
-        await house.load()
-        await house.open()
-        try:
-            await start(house)
-        finally:
-            await house.unload()
+        await start(house)
