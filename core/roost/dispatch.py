@@ -163,6 +163,11 @@ class Dispatcher:
                 return await self._run(hook, impl, arguments)
         return None
 
+    def having(self, hook: str) -> frozenset[str]:
+        """All plugins with a hook, those that are not called at present included."""
+        caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
+        return frozenset(impl.plugin_name for impl in caller.get_hookimpls())
+
     def has(self, plugin: str, hook: str) -> bool:
         return plugin in self.implementers(hook)
 

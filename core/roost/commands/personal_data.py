@@ -51,12 +51,17 @@ class PersonalData:
         implementers = self._implementers(EXPORT)
         for plugin in implementers:
             worked, answer = await self._ask(plugin, EXPORT, user_id=user_id)
+            try:
+                plain = json.loads(json.dumps(answer, default=str)) if worked else None
+            except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
+                worked = False
+                self._host.failed(plugin, EXPORT, error)
             if not worked:
                 failed.append(plugin)
                 continue
             reached.append(plugin)
-            if answer:
-                data[plugin] = answer
+            if plain:
+                data[plugin] = plain
         return Outcome(tuple(reached), self._silent(implementers), tuple(failed), data)
 
     async def forget(self, user_id: int) -> Outcome:
@@ -72,13 +77,17 @@ class PersonalData:
         return Outcome(tuple(reached), self._silent(implementers), tuple(failed), kept_refusals=kept)
 
     def _implementers(self, hook: str) -> tuple[str, ...]:
-        return self._host.dispatcher.implementers(hook)
+        """All that have the hook, quarantined ones too: they hold data all the same."""
+        with_it = self._host.dispatcher.having(hook)
+        return tuple(name for name in self._host.loaded if name in with_it)
 
     def _silent(self, implementers: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(self._host.loaded) - set(implementers)))
 
     async def _ask(self, plugin: str, hook: str, **arguments: Any) -> tuple[bool, Any]:
         dispatcher = self._host.dispatcher
+        if not dispatcher.has(plugin, hook):
+            return False, None  # It is quarantined, so it is not called; whoever asked is told.
         before = dispatcher.failures[plugin, hook]
         answer = await dispatcher.call_plugin(plugin, hook, **arguments)
         return dispatcher.failures[plugin, hook] == before, answer

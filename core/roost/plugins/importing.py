@@ -36,6 +36,8 @@ DROP_INS = "roost_dropins"
 
 _MARK = f"{PROJECT}_impl"
 _RECENT_S = 2.0
+_begun: dict[str, int] = {}
+"""Package to how often its import was begun."""
 
 
 class Code:
@@ -61,6 +63,7 @@ async def import_code(record: PluginRecord, limit_s: float) -> Code:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Code] = loop.create_future()
     abandoned = threading.Event()
+    _begun[record.origin.prefix] = mine = _begun.get(record.origin.prefix, 0) + 1
 
     def finish(code: Code | None, error: BaseException | None) -> None:
         if done.done():
@@ -78,7 +81,8 @@ async def import_code(record: PluginRecord, limit_s: float) -> Code:
         except BaseException as caught:  # noqa: BLE001 - handed to the waiting task
             error = tamed(caught)
         if abandoned.is_set():
-            forget_modules(record.origin.prefix)
+            if _begun[record.origin.prefix] == mine:  # else those modules are a later import's, which may have worked
+                forget_modules(record.origin.prefix)
             return
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(finish, code, error)
@@ -216,7 +220,8 @@ def _import_file(origin: Origin) -> types.ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        sys.modules.pop(origin.module, None)
+        if sys.modules.get(origin.module) is module:
+            del sys.modules[origin.module]
         raise
     return module
 

@@ -212,8 +212,14 @@ class Context:
 
 
 def guild_of(event: Any) -> int | None:
-    """The guild that an event belongs to, if to any."""
-    for holder in (event, getattr(event, "interaction", None), getattr(event, "message", None)):
+    """The guild that an event belongs to, if to any: its own or that of the one thing it is about."""
+    if isinstance(event, hikari.ExceptionEvent):
+        return guild_of(event.failed_event)
+    if isinstance(event, hikari.ShardPayloadEvent):
+        raw = event.payload.get("guild_id")
+        return int(raw) if isinstance(raw, str | int) else None
+    fields = (field.name.lstrip("_") for field in getattr(type(event), "__attrs_attrs__", ()))
+    for holder in (event, *(getattr(event, name, None) for name in ("interaction", "message", *fields))):
         guild_id = getattr(holder, "guild_id", None)
         if guild_id is not None:
             return int(guild_id)

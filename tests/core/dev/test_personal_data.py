@@ -133,3 +133,37 @@ async def test_a_live_session_stops_hearing_who_is_forgotten(roost_bot: RoostBot
     heard.clear()
     await speaking
     assert heard == []
+
+
+class Circular:
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("circular")
+
+    @hookimpl
+    async def user_data_export(self) -> dict[str, Any]:
+        whole: dict[str, Any] = {"a secret": 1}
+        whole["itself"] = whole
+        return whole
+
+    @hookimpl
+    async def user_data_delete(self) -> None: ...
+
+
+async def test_what_is_no_json_costs_nobody_the_rest(tmp_path: Path) -> None:
+    keeper = Keeper()
+    async with running_bot(keeper, Circular(), data_dir=tmp_path) as bot:
+        keeper.notes = {bot.member("Ada"): ["likes owls"]}
+        reply = await bot.slash("/privacy my-data")
+        assert "failed; ask whoever runs this bot: circular" in reply.content
+        assert json.loads(reply.files[0].content)["data"]["keeper"]["notes"] == ["likes owls"]
+
+
+async def test_a_quarantined_plugin_is_not_said_to_hold_nothing(tmp_path: Path) -> None:
+    async with running_bot(Keeper(), Circular(), data_dir=tmp_path, settings={"plugins.quarantine_failures": 1}) as bot:
+        host = bot.app.plugins
+        host.failed("circular", "a test", RuntimeError("no"))
+        assert host.records["circular"].state.value == "quarantined"
+        for command in ("/privacy my-data", "/privacy forget-me"):
+            reply = await bot.slash(command)
+            assert "failed; ask whoever runs this bot: circular" in reply.content

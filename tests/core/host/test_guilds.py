@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
+import hikari
 import pytest
+from hikari.events.application_events import ApplicationCommandPermissionsUpdateEvent
+from hikari.events.auto_mod_events import AutoModRuleCreateEvent
+from hikari.events.stage_events import StageInstanceCreateEvent
 from host_rig import log_of, running
 
+from roost.plugins.plugin_context import guild_of
 from roost.sim.client import ControlError
 
 pytestmark = pytest.mark.sim
@@ -179,3 +185,55 @@ async def test_a_command_may_be_refused_by_a_plugin(tmp_path: Path, drop: Drop, 
         await live.slash("/plugins disable", plugin="denies")
         assert await live.slash("/says") == "hi"
         assert await live.slash("/says", guild=1) == "Not on Sundays."
+
+
+def belonging(guild_id: int) -> dict[str, hikari.Event]:
+    """Real events that name their guild in other places than ``guild_id``."""
+    thing: Any = types.SimpleNamespace(guild_id=hikari.Snowflake(guild_id))
+    shard: Any = None
+    app: Any = None
+    permissions: Any = thing
+    begun = hikari.ScheduledEventCreateEvent(shard=shard, event=thing)
+    return {
+        "scheduled": begun,
+        "stage": StageInstanceCreateEvent(shard=shard, stage_instance=thing),
+        "rule": AutoModRuleCreateEvent(shard=shard, rule=thing),
+        "permissions": ApplicationCommandPermissionsUpdateEvent(app=app, shard=shard, permissions=permissions),
+        "entitlement": hikari.EntitlementCreateEvent(app=app, shard=shard, entitlement=thing),
+        "raw": hikari.ShardPayloadEvent(app=app, shard=shard, name="X", payload={"guild_id": str(guild_id)}),
+        "failed": hikari.ExceptionEvent(
+            exception=RuntimeError(), failed_event=begun, failed_callback=cast("Any", belonging)
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(belonging(1)))
+def test_the_guild_of_an_event_is_found_wherever_it_stands(kind: str) -> None:
+    assert guild_of(belonging(5)[kind]) == 5
+
+
+def test_an_event_of_no_guild_has_none() -> None:
+    app: Any = None
+    assert guild_of(hikari.StartedEvent(app=app)) is None
+    assert guild_of(hikari.ShardPayloadEvent(app=app, shard=app, name="X", payload={})) is None
+
+
+async def test_such_events_do_not_reach_a_plugin_where_it_is_off(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop(
+        "planner",
+        """
+        async def heard(event): log.append(int(event.event.guild_id))
+        @hookimpl
+        def on_load(ctx): ctx.listen(hikari.ScheduledEventCreateEvent, heard)
+        """,
+    )
+    async with running(tmp_path, card, "discord.intents=GUILDS,GUILD_VOICE_STATES,GUILD_SCHEDULED_EVENTS") as live:
+        log = log_of("planner")
+        log.clear()
+        await live.slash("/plugins disable", plugin="planner")
+        for guild_id in live.guilds:
+            event = belonging(guild_id)["scheduled"]
+            await live.host.bot.event_manager.dispatch(event, return_tasks=True)
+        assert log == [live.guilds[1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,20 @@ async def test_going_down_ends_a_load_that_hangs(tmp_path: Path, drop: Drop, car
     assert log_of("hangs") == ["loading", "unwound"]
     with pytest.raises(asyncio.CancelledError):
         await load
+
+
+async def test_an_import_that_was_given_up_does_not_take_the_mended_codes_modules_along(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    go = tmp_path / "go"
+    drop("slow", code=f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n")
+    async with running(tmp_path, card, "plugins.load_timeout_s=0.3") as live:
+        assert live.state("slow") is State.FAILED
+        drop("slow", says="mended")
+        await live.host.load("slow")
+        go.touch()
+        for thread in threading.enumerate():
+            if thread.name == "roost import slow":
+                await asyncio.to_thread(thread.join, 5)
+        assert "roost_dropins.slow" in sys.modules
+        assert await live.slash("/slow") == "mended"
