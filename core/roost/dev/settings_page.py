@@ -28,7 +28,14 @@ def problems(config: Config, errors: list[ConfigError]) -> list[str]:
     """
     found = [str(error) for error in errors]
     try:
-        refuse_unknown_tables(config, discover(config))
+        records = discover(config)
+        known = ", ".join(sorted(records)) or "none"
+        found += [
+            f"plugins.allow: there is no plugin called {name} (found: {known})"
+            for name in config.core.plugins.allow or ()
+            if name not in records
+        ]
+        refuse_unknown_tables(config, records)
         rows = inspect_plugins(config, validate=True)
     except ConfigError as error:
         found += [str(each) for each in (error, *error.more)]

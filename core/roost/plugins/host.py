@@ -322,7 +322,7 @@ class PluginHost:
             try:
                 record.meta = (await self._checked_code(record)).meta
             except IncompatibleError as error:
-                record.set(State.INCOMPATIBLE, error.detail)
+                record.turned_down(error.detail, error.version)
             except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 if describe(error) != record.detail:
                     self._fail(record, describe(error))
@@ -429,12 +429,11 @@ class PluginHost:
                 code = await self._checked_code(record)
         except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
             forget_modules(self.prefix(record))
-            if isinstance(error, IncompatibleError):
-                record.version = error.version or record.version
-                record.set(State.INCOMPATIBLE, error.detail)
-                return None
             detail = describe(error)
-            self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")
+            if isinstance(error, IncompatibleError):
+                record.turned_down(error.detail, error.version)
+            else:
+                self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")
             return None
         record.meta = code.meta
         return code
@@ -562,9 +561,7 @@ class PluginHost:
 
     def _forget(self, record: PluginRecord) -> None:
         """Let go of a plugin's code."""
-        record.instance = None
-        record.context = None
-        record.factory = None
+        record.instance = record.context = record.factory = None
         forget_modules(self.prefix(record))
 
     def _fail(self, record: PluginRecord, detail: str) -> None:

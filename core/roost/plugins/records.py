@@ -106,6 +106,11 @@ class PluginRecord:
             extra={"plugin": self.name, "state": state.value},
         )
 
+    def turned_down(self, detail: str, version: str | None) -> None:
+        """It was written for another hook interface, and is not imported."""
+        self.meta, self.version = None, version or self.version
+        self.set(State.INCOMPATIBLE, detail)
+
     def summary(self, hooks: tuple[str, ...] = ()) -> dict[str, Any]:
         return {
             "name": self.name,

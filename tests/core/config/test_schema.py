@@ -207,3 +207,13 @@ def test_config_schema_prints_everything_or_one_table(arguments: list[str], caps
     assert json.loads(capsys.readouterr().out)["properties"] == loud["properties"]
     assert cli.main(["config", "schema", "nobody", *arguments]) == 2
     assert "nothing called nobody has settings (there is: consent" in capsys.readouterr().err
+
+
+def test_config_check_names_an_allowed_plugin_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOST_PLUGINS", "voice,vioce")
+    assert cli.main(["config", "check", "--data-dir", str(tmp_path)]) == 2
+    assert "plugins.allow: there is no plugin called vioce (found: stt, voice)" in capsys.readouterr().err
+    monkeypatch.setenv("ROOST_PLUGINS", "")
+    assert cli.main(["config", "check", "--data-dir", str(tmp_path)]) == 0
