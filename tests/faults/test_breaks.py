@@ -78,7 +78,7 @@ def joined_anew(rig: Rig, session: VoiceSession) -> None:
 BREAKS = [
     pytest.param("reset_tcp", None, marks=pytest.mark.fault(21), id="reset"),
     pytest.param("close", 1001, marks=pytest.mark.fault(21), id="1001"),
-    pytest.param("close", 1006, marks=pytest.mark.fault(21), id="no close frame"),
+    pytest.param("close", 1006, marks=pytest.mark.fault(21), id="1006 in a close frame"),
     pytest.param("close", 1000, marks=pytest.mark.fault(24), id="1000"),
 ]
 
