@@ -84,6 +84,8 @@ class Base:
         """Those whose channel a later wish took the place of: they hear where that one led, and no earlier."""
         self._relying: int | None = None
         """The one who was told that the session stands; 0 when there are several, None when nobody was told yet."""
+        self._forgotten = False
+        """In AWAIT_SERVER: Discord says that we are out, and nothing has said why."""
         self._leavers: list[int] = []
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0

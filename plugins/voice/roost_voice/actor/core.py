@@ -264,7 +264,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         GatewayDown: (_C._gateway_down, frozenset({_S.SUSPENDED})),
         Server: (_C._await_new_server, _RECONNECT),
         ServerNull: (_C._await_server_null, _STAY),
-        LinkGone: (_C._link_gone_early, _STAY),
+        LinkGone: (_C._await_link_gone, _OUT),
         Tick: (_C._await_tick, _RECONNECT),
     },
     _S.LEAVING: {

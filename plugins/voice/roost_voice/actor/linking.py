@@ -34,6 +34,7 @@ from roost_voice.moves import (
     Told,
 )
 
+FORGOTTEN = "Discord forgot me"
 NO_ANSWER = "Discord did not answer in time; try again"
 
 
@@ -77,8 +78,9 @@ class Linking(Leaving):
         self._seen_state = True
         self._connect_if_known(now)
 
-    def _await_server(self, seconds: float, now: float) -> None:
+    def _await_server(self, seconds: float, now: float, *, forgotten: bool = False) -> None:
         self._set_state(State.AWAIT_SERVER)
+        self._forgotten = forgotten
         self.deadline = now + seconds
 
     def _rejoin(self, reason: str, now: float) -> None:
@@ -297,9 +299,10 @@ class Linking(Leaving):
 
     def _live_rest(self, event: RestAnswer, now: float) -> None:
         if event.presence is Presence.OUT:
+            # Forgotten in an outage, or disconnected by somebody: then the link or a voice state is about to say so.
             self.maybe_in = False
-            self._close_link()
-            self._rejoin("Discord forgot me", now)
+            self._interrupt(FORGOTTEN)
+            self._await_server(self._timing.await_server_s, now, forgotten=True)
 
     def _live_link_gone(self, event: LinkGone, now: float) -> None:
         self._forget_link()
@@ -347,6 +350,8 @@ class Linking(Leaving):
 
     def _await_new_server(self, event: Server, now: float) -> None:
         self._server = (event.token, event.address)
+        # After a move it is the new channel's; else it may yet prove to be that of a move.
+        self._server_renewed = not self._led_away
         if self._session_id is None or not self._seen_state:
             self._set_state(State.SIGNALLING)
             self.deadline = now + self._timing.signalling_s
@@ -358,8 +363,16 @@ class Linking(Leaving):
         self._close_link()
         self.deadline = now + self._timing.await_server_null_s
 
+    def _await_link_gone(self, event: LinkGone, now: float) -> None:
+        self._forget_link()
+        if self._forgotten and event.end is not None and event.end.retry is Retry.AWAIT_SERVER:
+            self._kicked(now)
+
     def _await_tick(self, event: Tick, now: float) -> None:
-        if self.link is not None and self._server is not None:
+        if self._forgotten:
+            self._close_link()
+            self._rejoin(FORGOTTEN, now)
+        elif self.link is not None and self._server is not None:
             # Moved, but neither a new server nor the end of the old link came: they may be the same.
             self._reopen(now)
         else:
