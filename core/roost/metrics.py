@@ -1,7 +1,7 @@
 """What a running bot counts, in the format Prometheus reads: one registry per plugin, gone with the plugin.
 
-Served at ``http://<metrics.listen>/metrics`` when that is set. There are no names of members or servers in it, but who can
-reach the address can read it, so it belongs on loopback or in a private network.
+Served at ``http://<metrics.listen>/metrics`` when that is set. There are no names of members or servers in it, but
+who can reach the address can read it, so it belongs on loopback or in a private network.
 """
 
 from __future__ import annotations

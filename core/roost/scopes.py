@@ -7,6 +7,7 @@ once and never lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -95,3 +96,20 @@ class Scope:
         if mine:
             await asyncio.wait(mine, timeout=timeout_s)
         return sorted(task.get_name() for task in mine if not task.done())
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Await something that must not be cut short: whoever is cancelled meanwhile is so once it is done.
+
+    For work that is brief, and whose interruption would leave something open.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # its failure is of no interest to anybody any more
+        raise

@@ -16,9 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from roost.access import Rule
-from roost.store import database as db
 from roost.store import migrations, tables
-from roost.store.database import Address, Database, exclusive, open_database, translated, upsert
+from roost.store.database import Address, Database, exclusive, open_database, upsert
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
 from roost.store.migrations import Backup
@@ -154,10 +153,7 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
         ResourceError: The database cannot be reached.
     """
     async with open_database(data_dir, url) as database:
-        with translated(opening=database.engine.url):
-            async with database.engine.connect() as connection:
-                await connection.execution_options(**{db.BEGIN: "BEGIN IMMEDIATE"})
-                async with connection.begin():
-                    await exclusive(connection, "roost schema")
-                    await connection.run_sync(tables.metadata.create_all)
+        async with database.write(opening=True) as connection:
+            await exclusive(connection, "roost schema")
+            await connection.run_sync(tables.metadata.create_all)
         yield Store(database)

@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,6 +21,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from roost.errors import ConfigError, ResourceError, RoostError
+from roost.scopes import finished
+
+T = TypeVar("T")
 
 KEY = "store.url"
 FILE_NAME = "roost.sqlite3"
@@ -59,6 +62,34 @@ class Address:
     path: str | None = None
 
 
+class Connection:
+    """What readers and writers of the store are given.
+
+    With SQLite no statement is interrupted: whoever is cancelled is so after it. An interrupted one would leave the
+    file open until the garbage collector comes by.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._whole = connection.dialect.name == "sqlite"
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._connection.dialect
+
+    async def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
+        return await self._run(self._connection.execute(statement, parameters))
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None) -> sa.CursorResult[Any]:
+        return await self._run(self._connection.exec_driver_sql(statement, parameters))
+
+    async def run_sync(self, function: Callable[..., T]) -> T:
+        return await self._run(self._connection.run_sync(function))
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return await (finished(work) if self._whole else work)
+
+
 class Database:
     """Owns the engine. Made by `open_database`."""
 
@@ -82,41 +113,58 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Connection]:
         """Raises ResourceError when the database fails."""
-        with translated():
-            async with self.engine.connect() as connection:
-                yield connection
+        async with self._connected() as connection:
+            yield Connection(connection)
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction. Raises ResourceError when the database fails; then nothing of it was done."""
-        with translated():
-            async with self.engine.connect() as connection:
-                await connection.execution_options(**{BEGIN: "BEGIN IMMEDIATE"})
-                async with connection.begin():
-                    yield connection
+    async def write(self, *, opening: bool = False) -> AsyncIterator[Connection]:
+        """One transaction. Raises ResourceError when the database fails; then nothing of it was done.
+
+        Args:
+            opening: The store is being opened: refusals are the configuration's fault.
+        """
+        async with self._connected("BEGIN IMMEDIATE", opening=opening) as connection:
+            await finished(connection.begin().start())
+            try:
+                yield Connection(connection)
+            except BaseException:
+                await finished(connection.rollback())
+                raise
+            await finished(connection.commit())
 
     @asynccontextmanager
-    async def bare(self) -> AsyncIterator[AsyncConnection]:
+    async def bare(self) -> AsyncIterator[Connection]:
         """A connection outside any transaction, for statements that allow none. SQLite only."""
-        with translated():
-            async with self.engine.connect() as connection:
-                await connection.execution_options(**{BEGIN: ""})
+        async with self._connected("") as connection:
+            yield Connection(connection)
+
+    @asynccontextmanager
+    async def _connected(self, begin: str | None = None, *, opening: bool = False) -> AsyncIterator[AsyncConnection]:
+        with translated(opening=self.engine.url if opening else None):
+            connection = self.engine.connect()
+            try:
+                await finished(connection.start())
+                if begin is not None:
+                    await connection.execution_options(**{BEGIN: begin})
                 yield connection
+            finally:
+                if connection.sync_connection is not None:
+                    await finished(connection.close())
 
 
 class OpenTransaction:
     """A `Door` into one transaction that somebody else ends."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection: AsyncConnection | None = connection
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
 
     def close(self) -> None:
         self._connection = None
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Connection]:
         if self._connection is None:
             raise ResourceError("the store that a migration was given ended with it")
         with translated():
@@ -125,7 +173,7 @@ class OpenTransaction:
     write = read
 
 
-async def exclusive(connection: AsyncConnection, what: str) -> None:
+async def exclusive(connection: Connection, what: str) -> None:
     """Until the end of the transaction nobody else, in any process, is past this point for `what`.
 
     SQLite needs nothing: a write is alone there.
@@ -135,7 +183,7 @@ async def exclusive(connection: AsyncConnection, what: str) -> None:
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
-async def upsert(connection: AsyncConnection, table: sa.Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
+async def upsert(connection: Connection, table: sa.Table, keys: dict[str, Any], values: dict[str, Any]) -> None:
     """Insert a row or change the one that is there."""
     insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table).values(**keys, **values)

@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from roost.errors import UsageError
 from roost.store import tables
-from roost.store.database import Database, Door, exclusive, upsert
+from roost.store.database import Connection, Database, Door, exclusive, upsert
 
 KEY_CHARS = 255
 QUERY_LIMIT = 1000
@@ -311,7 +310,7 @@ class PluginStore:
             return int((await connection.execute(sa.delete(table).where(table.c.user_id == user_id))).rowcount)
 
 
-async def holds_anything(connection: AsyncConnection, table: sa.Table, plugin: str) -> bool:
+async def holds_anything(connection: Connection, table: sa.Table, plugin: str) -> bool:
     """Whether a plugin has stored something: documents or settings. Its table exists."""
     settings = tables.settings
     queries: Mapping[str, sa.Select[Any]] = {

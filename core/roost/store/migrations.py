@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from roost.errors import PluginError, ResourceError
 from roost.store import tables
-from roost.store.database import Database, OpenTransaction, exclusive, upsert
+from roost.store.database import Connection, Database, OpenTransaction, exclusive, upsert
 from roost.store.documents import PluginStore, PluginTable, holds_anything
 
 _log = logging.getLogger("roost.store")
@@ -140,7 +139,7 @@ async def restore(database: Database, backup: Backup) -> None:
             await connection.exec_driver_sql("DETACH DATABASE saved")
 
 
-async def _put_back(connection: AsyncConnection, table: sa.Table, backup: Backup, schema: str) -> None:
+async def _put_back(connection: Connection, table: sa.Table, backup: Backup, schema: str) -> None:
     quote = connection.dialect.identifier_preparer.quote
     columns = ", ".join(quote(column.name) for column in table.columns)
     await connection.execute(sa.delete(table))
@@ -199,11 +198,11 @@ async def _version(database: Database, plugin: str) -> int | None:
         return await _version_in(connection, plugin)
 
 
-async def _version_in(connection: AsyncConnection, plugin: str) -> int | None:
+async def _version_in(connection: Connection, plugin: str) -> int | None:
     table = tables.versions
     found = (await connection.execute(sa.select(table.c.version).where(table.c.plugin == plugin))).scalar()
     return None if found is None else int(found)
 
 
-async def _note_version(connection: AsyncConnection, plugin: str, version: int) -> None:
+async def _note_version(connection: Connection, plugin: str, version: int) -> None:
     await upsert(connection, tables.versions, {"plugin": plugin}, {"version": version})

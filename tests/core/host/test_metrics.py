@@ -65,7 +65,7 @@ async def test_an_address_that_is_taken_is_one_clear_line(tmp_path: Path, drop: 
 async def test_what_is_no_address_says_what_one_looks_like(
     wrong: str, tmp_path: Path, drop: Drop, card: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError, match="metrics.listen"):
+    with pytest.raises(ConfigError, match=r"metrics\.listen"):
         async with running(tmp_path, card, f"metrics.listen={wrong}"):
             pass
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sqlite3
@@ -235,3 +236,31 @@ async def test_a_lost_connection_is_an_error_that_says_so_and_the_next_call_work
             await store.set_setting("some", 1, "k", "a secret text")
         assert "a secret text" not in str(caught.value)
         assert caught.value.retryable
+
+
+async def test_readers_and_writers_that_are_cancelled_leave_nothing_open(tmp_path: Path) -> None:
+    """An interrupted statement would keep its file open until the garbage collector comes by."""
+    async with open_store(tmp_path) as store:
+        collection = store.of_plugin("birds").collection("eggs")
+        for number in range(20):
+            await collection.put(str(number), number)
+
+        async def works(number: int) -> None:
+            async for each in collection.scan():
+                await collection.put(each.key, number)
+
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            for number in range(60):
+                task = asyncio.ensure_future(works(number))
+                for _ in range(number):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        finally:
+            gc.enable()
+        assert await collection.count() == 20
