@@ -46,6 +46,7 @@ class Leaving(Orphaned):
     ) -> None:
         """Go to LEAVING. With `end` the session ends and the wish with it; else this makes room for a rejoin."""
         self._drop_op4()
+        self._silent_since = None
         if end:
             self._cooldown_s = cooldown_s
             self._failure = reason.rstrip(".")
