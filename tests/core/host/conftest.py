@@ -31,6 +31,11 @@ def modules_as_before() -> Iterator[None]:
         if name not in mine:
             del sys.modules[name]
     sys.modules.update(mine)
+    # ``from package import module`` looks at the package first.
+    for name, module in mine.items():
+        package, _, last = name.rpartition(".")
+        if package in mine:
+            setattr(mine[package], last, module)
 
 
 @pytest.fixture
