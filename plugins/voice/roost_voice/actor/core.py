@@ -76,12 +76,22 @@ class ActorCore(Linking):
             self.gateway_up = True
             if isinstance(event, GatewayReady):
                 self.unacked_nulls = 0
+                self._asked_in = False
+                self._join_unseen = None
         elif isinstance(event, GuildHere):
             self.unacked_nulls = 0
+            if event.channel_id is not None and self.wish is not None:
+                # Whosever it is: leaving must make sure of it.
+                self.maybe_in = self._in_before_op4 = True
         elif isinstance(event, OwnState):
             # Even if the op 4 that is still queued is withdrawn now, an earlier one has let us in.
             self.maybe_in = self._in_before_op4 = True
-        elif isinstance(event, Op4Sent) and event.channel_id is None and event.ticket != self._null_ticket:
+            if event.channel_id == self._join_unseen:
+                self._join_unseen = None
+        elif isinstance(event, Op4Sent) and event.channel_id is not None:
+            self._asked_in = True
+            self._join_unseen = event.channel_id
+        elif isinstance(event, Op4Sent) and event.ticket != self._null_ticket:
             self._null_ticket = event.ticket
             self.unacked_nulls += 1
         elif isinstance(event, Stop):

@@ -91,7 +91,8 @@ class Leaving(Orphaned):
     def _leaving_null(self, event: OwnNull, now: float) -> None:
         if self.unacked_nulls:
             self.unacked_nulls -= 1
-        elif not self._ours(event.session_id):
+        elif event.session_id != self._session_id or self._join_unseen is not None:
+            # An older stay's, while nothing of this one has been seen yet, says nothing about this one.
             return
         self.maybe_in = False
         self.server_channel = None
@@ -163,6 +164,8 @@ class Leaving(Orphaned):
             self._leave_step(now)
 
     def _leaving_here(self, event: GuildHere, now: float) -> None:
+        if event.channel_id is None and self._asked_in:
+            return
         self.server_channel = event.channel_id
         self.maybe_in = event.channel_id is not None
         if self.phase in (Phase.NULL, Phase.ACK, Phase.ASK):
@@ -246,6 +249,7 @@ class Leaving(Orphaned):
         self.maybe_in = False
         self.server_channel = None
         self._session_id = None
+        self._join_unseen = None
         self._server = None
         self._next(now, cooldown=ended)
 

@@ -10,6 +10,7 @@ from roost_voice.moves import (
     GuildGone,
     GuildHere,
     JournalRemove,
+    JournalWrite,
     Op4Sent,
     OwnNull,
     OwnState,
@@ -78,11 +79,11 @@ class Orphaned(Base):
         if self._ghost_channel is not None:
             self._emit(Reaped(self._ghost_channel, now - self._orphan_since, confirmed))
             self._ghost_channel = None
-        if confirmed:
-            self._emit(JournalRemove())
+        self._emit(JournalRemove())
         self.maybe_in = False
         self.server_channel = None
         self._session_id = None
+        self._join_unseen = None
         self._next(now)
 
     def _orphan_rest(self, event: RestAnswer, now: float) -> None:
@@ -145,7 +146,9 @@ class Orphaned(Base):
         self.deadline = now + self._timing.orphan_retry_s[0]
 
     def _orphan_here(self, event: GuildHere, now: float) -> None:
-        if event.channel_id is None:
+        if event.channel_id is None and self._asked_in:
+            self._orphan_ask(now)
+        elif event.channel_id is None:
             self._orphan_done(now)
         else:
             self.server_channel = event.channel_id
@@ -162,6 +165,8 @@ class Orphaned(Base):
         self._orphan_since = now
         self._orphan_pass = 0
         self._retry_index = 0
+        # A crash before it is gone must not make it nobody's.
+        self._emit(JournalWrite(event.channel_id, event.session_id or None))
         self._orphan_null(now, ladder=0)
 
     def _ghost_seen(self, event: Reap, now: float) -> None:
