@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -32,6 +33,10 @@ def modules_as_before() -> Iterator[None]:
             del sys.modules[name]
     sys.modules.update(mine)
     # ``from package import module`` looks at the package first.
+    for name, module in mine.items():
+        for last, value in list(vars(module).items()):
+            if isinstance(value, ModuleType) and value.__name__ == f"{name}.{last}":
+                delattr(module, last)
     for name, module in mine.items():
         package, _, last = name.rpartition(".")
         if package in mine:
