@@ -1,4 +1,4 @@
-"""A long random walk of the voice actor in virtual time: ``python tests/soak.py --steps 1000000`` or ``--seconds 3600``.
+"""A long random walk of the voice actor in virtual time: ``python tests/soak.py --steps N`` or ``--seconds N``.
 
 Every step is a command, an event, a close code, a timer, a cancellation or a kill; after each the invariants are
 checked, and every run of a few hundred steps must come to rest with nothing left. At a violation the seed of that run
@@ -14,70 +14,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "voice" / "actor"))
 
-from actor_world import OPERATIONS, World  # noqa: E402 - the folder is only now on the path
+from actor_runs import Violation, play, written
+from actor_world import World
 
-from roost_voice.actor import TRANSITIONS  # noqa: E402
-from roost_voice.moves import State  # noqa: E402
+from roost_voice.actor import TRANSITIONS
+from roost_voice.moves import State
 
-RUN_STEPS = 300
-"""Steps of one run, from a start to the last leave."""
 SHOWN = 60
 """Steps of a trace that are printed."""
-Step = tuple[str, dict[str, Any]]
-
-
-class Violation(AssertionError):
-    """An invariant broke.
-
-    Attributes:
-        seed: Plays the run again.
-        trace: What happened until then.
-    """
-
-    def __init__(self, seed: int, trace: list[Step], cause: BaseException) -> None:
-        super().__init__(f"seed {seed}, step {len(trace)}: {type(cause).__name__}: {cause}")
-        self.seed = seed
-        self.trace = trace
-
-
-def play(seed: int, steps: int = RUN_STEPS, *, loud: bool = False) -> World:
-    """One run, the same for the same seed.
-
-    Args:
-        loud: Print every input and what the actor decides.
-
-    Raises:
-        Violation: An invariant broke, or the actor raised.
-    """
-    random_ = random.Random(seed)
-    start = {name: random_.random() < 0.5 for name in ("null_honoured", "exclusive", "ghost")}
-    # Each run does without half of what can go wrong, so that some come far and others fail in one way again and again.
-    weights = {
-        name: 0.1 if operation.fault and random_.random() < 0.5 else operation.weight
-        for name, operation in OPERATIONS.items()
-    }
-    trace: list[Step] = [("start", start)]
-    try:
-        world = World(**start)
-        world.loud = loud
-        for _ in range(steps):
-            possible = [name for name, operation in OPERATIONS.items() if operation.possible(world)]
-            (name,) = random_.choices(possible, [weights[each] for each in possible])
-            choices = {key: random_.choice(values) for key, values in OPERATIONS[name].choices.items()}
-            trace.append((name, choices))
-            if loud:
-                print(f"{len(trace) - 1}. {written(name, choices)}")
-            getattr(world, name)(**choices)
-            world.check()
-        trace.append(("settle", {}))
-        world.settle()
-    except Exception as error:
-        raise Violation(seed, trace, error) from error
-    return world
 
 
 class Figures:
@@ -112,10 +59,6 @@ class Figures:
             f"{len(self.rows)} of {len(TRANSITIONS)} rows of the table, "
             f"at rest within {self.slowest_s:.0f} s, peak {rss:.0f} MiB"
         )
-
-
-def written(name: str, choices: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in choices.items())})"
 
 
 def show(violation: Violation) -> None:

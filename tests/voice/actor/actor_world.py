@@ -1,252 +1,25 @@
-"""One guild's actor in a small model of everything around it, in virtual time, with a fault at any step.
+"""One guild's actor in a small model of everything around it, with a fault at any step.
 
-What may happen is `OPERATIONS`: a name, when it can happen, and its finite choices. A Hypothesis machine and a seeded
-soak both draw from it. `World.check` holds after every step, `World.settle` at the end of every run.
+What may happen is a method of `World`; `World.check` holds after every step, `World.settle` at the end of every run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any
 
-from roost.audio import Timing
+from actor_driver import AT_REST, GUILD, Driver
+
 from roost_voice import moves
-from roost_voice.actor import ActorCore
 from roost_voice.actor.base import AWAY
-from roost_voice.journal import Claim, session_hash
-from roost_voice.moves import Presence, Priority, Stage, State, Told, Wish
-from roost_voice.op4 import Op4Queue
-from roost_voice.protocol.close_codes import CloseCode, policy
-from roost_voice.reaper import Verdict, judge
+from roost_voice.moves import Presence, Priority, Stage, State, Wish
+from roost_voice.protocol.close_codes import policy
 
-GUILD, OTHERS = 1, range(1000, 1100)
-CHANNELS = (11, 12, 13)
-CODES = (None, *CloseCode, 4099)
-FATES = ("done", "done", "server first", "first server null", "stale null first", "ignored", "late", "no state", "no server")
-AT_REST = (State.IDLE, State.FAILED)
+OTHERS = range(1000, 1100)
+"""Other guilds of the shard."""
 
 
-class Discord:
-    """The server's side of the guild: where the bot is, and what it will hear about it."""
-
-    def __init__(self, *, null_honoured: bool) -> None:
-        self.null_honoured = null_honoured
-        self.gateway = 1
-        self.up = True
-        self.channel: int | None = None
-        self.owner: int | None = None
-        self.token = 0
-        self.events: deque[moves.Input] = deque()
-        self.late: list[tuple[int, int]] = []
-        """Joins that are carried out later: (channel, gateway session)."""
-
-    def session_id(self, gateway: int) -> str:
-        return f"session {gateway}"
-
-    def op4(self, channel: int | None, fate: str = "done") -> None:
-        if fate == "ignored":
-            return
-        if channel is None:
-            if self.channel is not None and (self.null_honoured or self.owner == self.gateway):
-                self.set(None)
-            return
-        if fate == "late":
-            self.late.append((channel, self.gateway))
-            return
-        if channel == self.channel and self.owner == self.gateway:
-            return
-        self.owner = self.gateway
-        if fate == "stale null first":
-            self.events.append(moves.OwnNull("session of another day"))
-        if fate == "first server null":
-            self.events.append(moves.ServerNull())
-        if fate == "server first":
-            self.offer()
-        self.set(channel, told=fate != "no state")
-        if fate not in ("server first", "no server"):
-            self.offer()
-
-    def set(self, channel: int | None, *, told: bool = True) -> None:
-        self.channel = channel
-        session = self.session_id(self.gateway if self.owner is None else self.owner)
-        if channel is None:
-            self.owner = None
-        if told:
-            self.events.append(moves.OwnNull(session) if channel is None else moves.OwnState(channel, session))
-
-    def offer(self) -> None:
-        self.token += 1
-        self.events.append(moves.Server(f"token {self.token}", "server:443"))
-
-    def forget(self) -> None:
-        self.channel = self.owner = None
-
-    def here(self) -> moves.GuildHere:
-        owner = self.session_id(self.owner or 0) if self.channel is not None else None
-        return moves.GuildHere(self.channel, owner)
-
-
-class World:
-    """The driver's part, played by hand, and Discord's."""
-
-    def __init__(self, *, null_honoured: bool, exclusive: bool, ghost: bool) -> None:
-        self.now = 0.0
-        self.timing = Timing()
-        self.exclusive = exclusive
-        self.discord = Discord(null_honoured=null_honoured)
-        self.dead: Claim | None = None
-        """What a killed process's journal says of the guild."""
-        self.loud = False
-        """Print every input and what the actor decides."""
-        self.steps = 0
-        self.rows: set[tuple[State, type]] = set()
-        """Rows of the actor's table that came true."""
-        self.states: Counter[State] = Counter()
-        self.starts = 0
-        self.opened = 0
-        self.reaped = 0
-        self.slowest_s = 0.0
-        """The longest way to rest, once Discord works again and nobody wants anything."""
-        if ghost:
-            self.discord.channel, self.discord.owner = 11, 0
-        self.begin_process()
-
-    def begin_process(self) -> None:
-        """A fresh process, whose gateway has just said READY and GUILD_CREATE."""
-        self.starts += 1
-        self.core = ActorCore(GUILD, self.timing)
-        self.queue = Op4Queue(self.timing)
-        self.sent: deque[tuple[float, int]] = deque(maxlen=self.timing.op4_per_window + 1)
-        self.links: dict[int, str] = {}
-        self.asks: list[moves.AskRest] = []
-        self.opening: int | None = None
-        self.drain: int | None = None
-        self.next_ticket = 0
-        self.open_tickets: set[int] = set()
-        self.last_joined = 0
-        self.begun = 0
-        self.closed = 0
-        self.last_gen = 0
-        self.last_serial = 0
-        self.opened_at: list[float] = []
-        self.journal: Claim | None = None
-        self.stopped = False
-        self.asked: tuple[int, float] | None = None
-        self.left_alone = False
-        """A voice state stands of which nobody knows whose it is."""
-        self.uninvited = False
-        """Discord let us in after we had given up, so that no journal tells of it."""
-        if self.discord.channel is None:
-            self.dead = None
-        self.discord.events.append(self.discord.here())
-
-    # The driver's part ------------------------------------------------------------------------------------------------
-
-    def tell(self, event: moves.Input) -> list[moves.Action]:
-        self.rows.add((self.core.state, type(event)))
-        if isinstance(event, moves.OwnState) and self.core.state not in AT_REST:
-            self.asked = None
-        actions = self.core.handle(event, self.now)
-        if self.loud:
-            print(f"    {self.now:.1f} {event} -> {self.core.state.value} {self.core.phase or self.core.rung or ''}")
-        for action in actions:
-            if self.loud:
-                print(f"        {action}")
-            self.do(action)
-        return actions
-
-    def do(self, action: moves.Action) -> None:
-        match action:
-            case moves.SendOp4():
-                if action.channel_id is not None:
-                    assert self.journal is not None, "the journal is written before op 4"
-                    if action.priority is not Priority.REAP:
-                        assert self.core.unacked_nulls == 0, "a join while a null is unacknowledged"
-                self.queue.put(GUILD, action)
-            case moves.DropOp4():
-                self.queue.drop(GUILD)
-            case moves.JournalWrite():
-                digest = session_hash(action.session_id) if action.session_id else None
-                self.journal = Claim(action.channel_id, digest)
-            case moves.JournalRemove():
-                self.journal = self.dead = None
-            case moves.OpenLink():
-                self.open_link(action)
-            case moves.CloseLink():
-                if action.gen in self.links:
-                    self.links[action.gen] = "closing"
-            case moves.AskRest():
-                self.asks.append(action)
-            case moves.Tell():
-                self.told(action)
-            case moves.StartOpening():
-                assert self.begun == self.closed, "the last session has not been closed"
-                self.begun += 1
-                self.opening = self.serial(action.serial)
-            case moves.CancelOpening():
-                self.opening = None
-            case moves.Opened():
-                self.opened += 1
-            case moves.Drain():
-                assert self.core.stage is Stage.OPEN
-                self.drain = self.serial(action.serial)
-            case moves.Closed():
-                self.closed += 1
-                assert self.closed == self.begun, "closed exactly once"
-                self.opening = self.drain = None
-            case moves.Stray():
-                self.stray(action)
-            case moves.Reaped():
-                self.queue.release(GUILD)
-                self.reaped += action.confirmed
-                if not action.confirmed:
-                    assert self.discord.owner != self.discord.gateway, "gave up on a voice state of its own"
-                    self.discord.forget()
-            case _:
-                pass
-
-    def open_link(self, action: moves.OpenLink) -> None:
-        assert action.gen > self.last_gen, "a generation came back"
-        assert all(state == "closing" for state in self.links.values()), "two links at once"
-        assert action.token not in repr(action), "a token in a log line"
-        assert action.token == f"token {self.discord.token}" or self.discord.events, "a token of yesterday"
-        self.last_gen = action.gen
-        self.links[action.gen] = "opening"
-        self.opened_at.append(self.now)
-        recent = [at for at in self.opened_at if at > self.now - self.timing.reconnect_window_s]
-        assert len(recent) <= self.timing.reconnect_limit + 1, "the breaker did not trip"
-
-    def told(self, action: moves.Tell) -> None:
-        assert action.ticket in self.open_tickets, "told twice, or nobody asked"
-        self.open_tickets.discard(action.ticket)
-        if action.told in (Told.SUPERSEDED, Told.JOINED, Told.MOVED):
-            assert self.core.state is State.LIVE, "told of a channel that is not reached yet"
-            assert self.core.wish is not None
-            assert action.channel_id == self.core.wish.channel_id
-            self.last_joined = action.ticket
-        elif action.told is Told.LEFT:
-            assert not self.core.maybe_in or self.core.wish is not None, "told that it left though it may be in"
-
-    def serial(self, number: int) -> int:
-        assert number > self.last_serial
-        self.last_serial = number
-        return number
-
-    def stray(self, action: moves.Stray) -> None:
-        asked, self.asked = self.asked, None
-        verdict = judge(
-            action.session_id,
-            (),
-            in_dead_journal=self.dead is not None,
-            exclusive=self.exclusive,
-            asked=asked is not None and asked[0] == action.channel_id and self.now < asked[1],
-        )
-        if verdict is Verdict.GHOST:
-            self.discord.events.appendleft(moves.Reap(action.channel_id, action.session_id))
-        else:
-            self.left_alone = True
+class World(Driver):
+    """Commands, events, close codes, timers, cancellations and kills."""
 
     # Wishes -----------------------------------------------------------------------------------------------------------
 
@@ -287,6 +60,7 @@ class World:
         if not ghost:
             self.discord.forget()
         self.discord.events.clear()
+        self.discord.owed.clear()
         self.discord.late.clear()
         self.discord.gateway += 1
         self.discord.up = True
@@ -326,6 +100,12 @@ class World:
         if gateway == self.discord.gateway and (self.discord.channel, self.discord.owner) != (channel, gateway):
             self.uninvited = True
             self.discord.op4(channel)
+
+    def owed_state(self) -> None:
+        """A voice state that is told of long after the voice server was; of a stay that is over, it is not told."""
+        state = self.discord.owed.pop(0)
+        if isinstance(state, moves.OwnState) and state.channel_id == self.discord.channel:
+            self.discord.events.append(state)
 
     def deliver(self, count: int) -> None:
         for _ in range(count):
@@ -380,7 +160,7 @@ class World:
 
     def stale(self, kind: int) -> None:
         """News of what is over: nothing may come of them."""
-        before = dataclasses.replace(self.snapshot())
+        before = self.snapshot()
         old: list[moves.Input] = [
             moves.LinkLive(self.last_gen + 1),
             moves.LinkGone(self.last_gen - 1, policy(4006).end(4006)),
@@ -396,7 +176,9 @@ class World:
 
     def snapshot(self) -> Snapshot:
         core = self.core
-        return Snapshot(core.state, core.stage, core.phase, core.rung, core.deadline, core.wish, core.link, core.maybe_in)
+        return Snapshot(
+            core.state, core.stage, core.phase, core.rung, core.deadline, core.wish, core.link, core.maybe_in
+        )
 
     def wait(self, fraction: float) -> None:
         assert self.core.deadline is not None
@@ -450,6 +232,7 @@ class World:
         """The bot is removed from the guild, and added again."""
         self.discord.forget()
         self.discord.events.clear()
+        self.discord.owed.clear()
         self.discord.late.clear()
         self.tell(moves.GuildGone())
 
@@ -471,6 +254,7 @@ class World:
         self.discord.up = True
         self.discord.gateway += 1
         self.discord.events.clear()
+        self.discord.owed.clear()
         if not ghost:
             self.discord.forget()
         self.tell(moves.GatewayReady())
@@ -501,11 +285,12 @@ class World:
             assert core.stage is Stage.NONE
             assert core.wish is None
             assert self.begun == self.closed, "a session that nobody ends"
-            assert self.opening is None and self.drain is None, "hooks run for nobody"
+            assert self.opening is None, "hooks run for nobody"
+            assert self.drain is None, "hooks run for nobody"
             assert all(state == "closing" for state in self.links.values()), "a link that nobody owns"
             assert not self.open_tickets, "somebody waits for ever"
             assert GUILD not in self.queue_guilds(), "an op 4 that nobody wants"
-        if self.stopped or discord.events or not discord.up:
+        if self.stopped or discord.events or discord.owed or not discord.up:
             return
         # 3: nothing wanted, nothing held, once all news are heard.
         if idle:
@@ -513,10 +298,10 @@ class World:
         # 4: what Discord holds of this process has an owner, who would be found after a crash.
         if discord.channel is not None and discord.owner == discord.gateway and not self.left_alone:
             assert not idle, "a voice state without an owner"
-            assert self.journal is not None or self.uninvited, "a crash now would leave a ghost that no journal tells of"
+            assert self.journal is not None or self.uninvited, "a crash now would leave a ghost that no journal names"
 
     def queue_guilds(self) -> set[int]:
-        return {entry.guild_id for entry in self.queue._waiting.values()}  # noqa: SLF001 - it shows its length alone
+        return {entry.guild_id for entry in self.queue._waiting.values()}
 
     def settle(self) -> None:
         """Leave, with a Discord that works again: everything must come to rest, with nothing left anywhere."""
@@ -531,6 +316,8 @@ class World:
             assert steps < 2000, f"no rest: {self.core.state}, {self.core.phase or self.core.rung}"
             if discord.events:
                 self.tell(discord.events.popleft())
+            elif discord.owed:
+                self.owed_state()
             elif "closing" in self.links.values():
                 self.link_closes(None)
             elif self.asks:
@@ -569,63 +356,3 @@ class Snapshot:
     wish: Wish | None
     link: int | None
     maybe_in: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """Something that may happen, its choices, and how often a soak picks it."""
-
-    choices: dict[str, tuple[Any, ...]]
-    possible: Callable[[World], bool]
-    weight: int = 10
-
-    @property
-    def fault(self) -> bool:
-        """Something that a run can do without."""
-        return self.weight < 15
-
-
-BOTH = (False, True)
-
-
-def _any(_world: World) -> bool:
-    return True
-
-
-def _in_voice(world: World) -> bool:
-    return world.discord.channel is not None
-
-
-OPERATIONS: dict[str, Operation] = {
-    "want": Operation({"channel": CHANNELS, "may_move": BOTH}, _any, 15),
-    "unwant": Operation({}, _any, 4),
-    "unwant_unasked": Operation({}, _any, 1),
-    "cancel": Operation({"pick": tuple(range(8))}, lambda w: bool(w.open_tickets), 4),
-    "cancel_too_late": Operation({}, lambda w: bool(w.last_joined), 2),
-    "stop": Operation({}, lambda w: not w.stopped, 1),
-    "kill": Operation({"ghost": BOTH, "torn": BOTH}, _any, 1),
-    "send_op4": Operation({"fate": FATES}, lambda w: len(w.queue) > 0 and w.discord.up, 100),
-    "others_send": Operation({"count": (1, 20, 100)}, _any, 1),
-    "op4_late": Operation({}, lambda w: bool(w.discord.late) and w.discord.up),
-    "deliver": Operation({"count": (1, 2, 4)}, lambda w: bool(w.discord.events) and w.discord.up, 100),
-    "handshake": Operation({}, lambda w: "opening" in w.links.values(), 100),
-    "handshake_fails": Operation({"code": CODES, "barred": BOTH}, lambda w: "opening" in w.links.values(), 8),
-    "close_code": Operation({"code": CODES, "resumed": BOTH, "barred": BOTH}, lambda w: "live" in w.links.values()),
-    "link_closes": Operation({"code": (None, None, 4014, 4006)}, lambda w: "closing" in w.links.values(), 30),
-    "rest_answers": Operation({"known": (True, True, False)}, lambda w: bool(w.asks), 20),
-    "hooks_open": Operation({"denied": (False, False, False, True)}, lambda w: w.opening is not None, 60),
-    "hooks_drain": Operation({}, lambda w: w.drain is not None, 20),
-    "stale": Operation({"kind": tuple(range(5))}, _any, 3),
-    "wait": Operation({"fraction": (0.3, 1.0)}, lambda w: w.core.deadline is not None, 15),
-    "time_passes": Operation({"seconds": (0.01, 1.0, 70.0)}, _any, 5),
-    "kick": Operation({"told": BOTH}, _in_voice, 4),
-    "moderator_moves": Operation({"channel": CHANNELS, "server_first": BOTH}, _in_voice, 6),
-    "server_goes": Operation({"back": BOTH}, _in_voice, 4),
-    "server_changes": Operation({}, _in_voice, 4),
-    "channel_deleted": Operation({"channel": CHANNELS}, _any, 2),
-    "guild_leaves": Operation({}, _any, 1),
-    "outage": Operation({"lost": BOTH}, lambda w: w.discord.up, 2),
-    "gateway_drops": Operation({}, lambda w: w.discord.up, 4),
-    "gateway_resumes": Operation({}, lambda w: not w.discord.up, 10),
-    "gateway_identifies": Operation({"ghost": BOTH}, lambda w: not w.discord.up, 10),
-}

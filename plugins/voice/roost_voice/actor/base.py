@@ -97,8 +97,8 @@ class Base:
         self._op4_pending = False
         self._asked_in = False
         """A join went out in this gateway session: a GUILD_CREATE without us may be older than what came of it."""
-        self._join_unseen: int | None = None
-        """The channel of a join that went out and has brought no voice state yet."""
+        self._joins_unseen: deque[int] = deque(maxlen=8)
+        """The channels of joins that went out and have brought no voice state yet."""
         self._in_before_op4 = False
         self._ask = 0
         self._silent_since: float | None = None

@@ -77,7 +77,7 @@ class ActorCore(Linking):
             if isinstance(event, GatewayReady):
                 self.unacked_nulls = 0
                 self._asked_in = False
-                self._join_unseen = None
+                self._joins_unseen.clear()
         elif isinstance(event, GuildHere):
             self.unacked_nulls = 0
             if event.channel_id is not None and self.wish is not None:
@@ -86,11 +86,12 @@ class ActorCore(Linking):
         elif isinstance(event, OwnState):
             # Even if the op 4 that is still queued is withdrawn now, an earlier one has let us in.
             self.maybe_in = self._in_before_op4 = True
-            if event.channel_id == self._join_unseen:
-                self._join_unseen = None
+            if event.channel_id in self._joins_unseen:
+                while self._joins_unseen.popleft() != event.channel_id:
+                    pass
         elif isinstance(event, Op4Sent) and event.channel_id is not None:
             self._asked_in = True
-            self._join_unseen = event.channel_id
+            self._joins_unseen.append(event.channel_id)
         elif isinstance(event, Op4Sent) and event.ticket != self._null_ticket:
             self._null_ticket = event.ticket
             self.unacked_nulls += 1
@@ -305,7 +306,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         OwnState: (_C._orphan_state, _STAY),
         OwnNull: (_C._orphan_out, _OUT),
         GuildHere: (_C._orphan_here, _OUT),
-        GuildGone: (_C._orphan_out, _OUT),
+        GuildGone: (_C._orphan_gone, _OUT),
         GatewayReady: (_C._orphan_ready, _STAY),
         GatewayResumed: (_C._orphan_again, _STAY),
         Op4Sent: (_C._orphan_sent, _STAY),

@@ -91,7 +91,7 @@ class Leaving(Orphaned):
     def _leaving_null(self, event: OwnNull, now: float) -> None:
         if self.unacked_nulls:
             self.unacked_nulls -= 1
-        elif event.session_id != self._session_id or self._join_unseen is not None:
+        elif event.session_id != self._session_id or self._joins_unseen:
             # An older stay's, while nothing of this one has been seen yet, says nothing about this one.
             return
         self.maybe_in = False
@@ -249,7 +249,7 @@ class Leaving(Orphaned):
         self.maybe_in = False
         self.server_channel = None
         self._session_id = None
-        self._join_unseen = None
+        self._joins_unseen.clear()
         self._server = None
         self._next(now, cooldown=ended)
 

@@ -192,7 +192,7 @@ class Linking(Leaving):
 
     def _kicked(self, now: float, reason: str = KICKED) -> None:
         # A join that is still unanswered may come true after whatever ended the stay before it.
-        self.maybe_in = self._join_unseen is not None
+        self.maybe_in = bool(self._joins_unseen)
         self.server_channel = None
         self._leave(reason, now)
 
@@ -384,7 +384,7 @@ class Linking(Leaving):
             self._leave(CHANNEL_GONE, now)
 
     def _guild_gone(self, event: GuildGone, now: float) -> None:
-        self._join_unseen = None
+        self._joins_unseen.clear()
         self._kicked(now, "the bot was removed from the server")
 
     def _gateway_new(self, event: GatewayReady, now: float) -> None:

@@ -66,12 +66,19 @@ class Orphaned(Base):
         if self.rung in (Rung.CLAIM, Rung.CLAIMED):
             self._orphan_null(now, ladder=1)
 
-    def _orphan_out(self, _event: OwnNull | GuildGone, now: float) -> None:
-        if isinstance(_event, OwnNull) and self.unacked_nulls:
+    def _orphan_out(self, event: OwnNull, now: float) -> None:
+        if self.unacked_nulls:
             self.unacked_nulls -= 1
-        if isinstance(_event, GuildGone):
-            self.wish = None
-            self._tell_all(Told.FAILED, 0, "I am no longer in this server")
+            self._orphan_done(now)
+        elif event.session_id == self._session_id and not self._joins_unseen:
+            self._orphan_done(now)
+        else:
+            # Perhaps the ghost has run out, perhaps it is an older stay's.
+            self._orphan_ask(now)
+
+    def _orphan_gone(self, _event: GuildGone, now: float) -> None:
+        self.wish = None
+        self._tell_all(Told.FAILED, 0, "I am no longer in this server")
         self._orphan_done(now)
 
     def _orphan_done(self, now: float, *, confirmed: bool = True) -> None:
@@ -83,7 +90,7 @@ class Orphaned(Base):
         self.maybe_in = False
         self.server_channel = None
         self._session_id = None
-        self._join_unseen = None
+        self._joins_unseen.clear()
         self._next(now)
 
     def _orphan_rest(self, event: RestAnswer, now: float) -> None:
