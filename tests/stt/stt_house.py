@@ -27,6 +27,16 @@ from roost_stt.plugin import SttPlugin
 GUILD, VOICE, TEXT, ADA, BEN, ME = 1, 20, 30, 7, 8, 9
 
 
+PERMISSIONS = (
+    hikari.Permissions.VIEW_CHANNEL
+    | hikari.Permissions.SEND_MESSAGES
+    | hikari.Permissions.CREATE_PUBLIC_THREADS
+    | hikari.Permissions.SEND_MESSAGES_IN_THREADS
+)
+THREAD = 1000
+"""Threads have this and the id of the message above them."""
+
+
 class FakeSession:
     """What the voice plugin would hand out."""
 
@@ -87,6 +97,9 @@ class House:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.messages: list[tuple[int, str, dict[str, Any]]] = []
+        self.edits = 0
+        self.threads: list[str] = []
+        self.no_threads = False
         self.posted = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._store: Store | None = None
@@ -94,16 +107,28 @@ class House:
         self.guest = Guest()
         self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
         self.overwrites: dict[int, hikari.PermissionOverwrite] = {}
-        role = types.SimpleNamespace(permissions=hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES)
+        role = types.SimpleNamespace(permissions=PERMISSIONS)
         self.bot = types.SimpleNamespace(
             get_me=lambda: types.SimpleNamespace(id=ME),
-            rest=types.SimpleNamespace(create_message=self._create_message),
+            rest=types.SimpleNamespace(
+                create_message=self._create_message,
+                edit_message=self._edit_message,
+                delete_message=self._delete_message,
+                create_message_thread=self._create_thread,
+            ),
             cache=types.SimpleNamespace(
                 get_member=lambda guild, user: types.SimpleNamespace(
                     id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}.get(user, f"U{user}")
                 ),
                 get_guild=lambda guild: types.SimpleNamespace(id=guild, owner_id=0, get_roles=lambda: {guild: role}),
-                get_guild_channel=lambda channel: types.SimpleNamespace(permission_overwrites=self.overwrites),
+                get_guild_channel=lambda channel: types.SimpleNamespace(
+                    id=channel,
+                    guild_id=GUILD,
+                    name="perch" if channel == VOICE else "captions",
+                    type=hikari.ChannelType.GUILD_VOICE if channel == VOICE else hikari.ChannelType.GUILD_TEXT,
+                    permission_overwrites=self.overwrites,
+                ),
+                get_thread=lambda channel: None,
                 get_voice_state=lambda guild, user: None,
             ),
         )
@@ -120,9 +145,27 @@ class House:
         self.consent_callbacks.append(callback)
         return lambda: self.consent_callbacks.remove(callback)
 
-    async def _create_message(self, channel: int, text: str, **options: Any) -> None:
+    async def _create_message(self, channel: int, text: str, **options: Any) -> Any:
+        """Ids count from 1."""
         self.messages.append((channel, text, options))
         self.posted.set()
+        return types.SimpleNamespace(id=len(self.messages))
+
+    async def _edit_message(self, channel: int, message: int, text: str, **options: Any) -> None:
+        assert options == {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
+        self.messages[message - 1] = (channel, text, options)
+        self.edits += 1
+        self.posted.set()
+
+    async def _delete_message(self, channel: int, message: int) -> None:
+        self.messages[message - 1] = (channel, "", {})
+        self.posted.set()
+
+    async def _create_thread(self, channel: int, message: int, name: str, **options: Any) -> Any:
+        if self.no_threads:
+            raise hikari.ForbiddenError("https://discord.test", {}, b"", "Missing Permissions", 50013)
+        self.threads.append(name)
+        return types.SimpleNamespace(id=THREAD + message)
 
     async def load(self) -> SttPlugin:
         if self._store is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 
 from roost.errors import ResourceError
 from roost.scopes import Scope
-from roost_stt.captions import MESSAGE_LIMIT, QUEUE_LIMIT, Captioner, ChannelRate, Line, clean, display_name, render
+from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
+from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, render
 
 pytestmark = pytest.mark.unit
 
@@ -84,18 +88,44 @@ def test_five_messages_in_five_seconds() -> None:
 
 
 class Channel:
-    """Takes posts; may be slow or refuse."""
+    """Takes posts and edits; may be slow or refuse."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self.rows: dict[int, str] = {}
         self.delay_s = 0.0
         self.refuse = False
+        self.gate: asyncio.Event | None = None
+        """Closed: what is sent has arrived, but its sender does not know yet."""
+        self.arrived = asyncio.Event()
+        self.edited_at: list[float] = []
 
-    async def post(self, text: str) -> None:
+    @property
+    def messages(self) -> list[str]:
+        return list(self.rows.values())
+
+    async def post(self, text: str) -> int:
         await asyncio.sleep(self.delay_s)
         if self.refuse:
             raise ResourceError("no")
-        self.messages.append(text)
+        number = len(self.rows) + 1
+        self.rows[number] = text
+        await self._answer()
+        return number
+
+    async def edit(self, message: int, text: str) -> None:
+        if self.refuse or message not in self.rows:
+            raise ResourceError("no")
+        self.rows[message] = text
+        self.edited_at.append(asyncio.get_running_loop().time())
+        await self._answer()
+
+    async def delete(self, message: int) -> None:
+        del self.rows[message]
+
+    async def _answer(self) -> None:
+        self.arrived.set()
+        if self.gate is not None:
+            await self.gate.wait()
 
 
 def soon(seconds: float) -> float:
@@ -104,7 +134,7 @@ def soon(seconds: float) -> float:
 
 async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel.post, ChannelRate(3, 0.3))
+    captioner = Captioner(channel, ChannelRate(3, 0.3))
     scope.spawn(captioner.run(), "captions")
     for number in range(8):
         captioner.add(Line("A", str(number)))
@@ -119,7 +149,7 @@ async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
 
 async def test_a_flush_does_not_wait_for_the_rate() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel.post, ChannelRate(1, 60))
+    captioner = Captioner(channel, ChannelRate(1, 60))
     scope.spawn(captioner.run(), "captions")
     for number in range(3):
         captioner.add(Line("A", str(number)))
@@ -133,7 +163,7 @@ async def test_a_flush_does_not_wait_for_the_rate() -> None:
 async def test_a_flush_keeps_its_deadline() -> None:
     channel, scope = Channel(), Scope("test")
     channel.delay_s = 30
-    captioner = Captioner(channel.post, ChannelRate())
+    captioner = Captioner(channel, ChannelRate())
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x"))
     began = asyncio.get_running_loop().time()
@@ -144,7 +174,7 @@ async def test_a_flush_keeps_its_deadline() -> None:
 
 async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel.post, ChannelRate())
+    captioner = Captioner(channel, ChannelRate())
     for number in range(QUEUE_LIMIT + 5):
         captioner.add(Line("A", f"n{number}"))
     assert captioner.dropped == 5
@@ -159,7 +189,7 @@ async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
 
 async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel.post, ChannelRate())
+    captioner = Captioner(channel, ChannelRate())
     scope.spawn(captioner.run(), "captions")
     channel.refuse = True
     captioner.add(Line("A", "x"))
@@ -173,7 +203,7 @@ async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
 
 async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel.post, ChannelRate())
+    captioner = Captioner(channel, ChannelRate())
     captioner.add(Line("A", "x", 1))
     captioner.add(Line("B", "y", 2))
     captioner.forget(1)
@@ -183,28 +213,121 @@ async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
     await scope.aclose()
 
 
-async def test_a_speaker_forgotten_leaves_the_rendered_messages_too() -> None:
-    sent: list[str] = []
+@pytest.fixture
+async def scope() -> AsyncIterator[Scope]:
+    async with contextlib.aclosing(Scope("test")) as made:
+        yield made
+
+
+async def test_a_speaker_forgotten_leaves_the_rendered_messages_too(scope: Scope) -> None:
+    channel = Channel()
     refused: set[int] = set()
-    gate = asyncio.Event()
+    channel.gate = asyncio.Event()
+    captioner = Captioner(channel, ChannelRate(count=100), may_show=lambda user_id: user_id not in refused)
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("Ada", "long " * 1000, 7))
+    captioner.add(Line("Ben", "words", 8))
+    captioner.add(Line("Cleo", "more", 9))
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    captioner.forget(7)
+    refused.add(9)  # told to nobody: asked at the last moment
+    channel.gate.set()
+    assert await captioner.flush(soon(2))
+    assert channel.messages == ["**Ben**: words"]
 
-    async def post(text: str) -> None:
-        sent.append(text)
-        await gate.wait()
 
-    captioner = Captioner(post, ChannelRate(count=100), may_show=lambda user_id: user_id not in refused)
-    task = asyncio.ensure_future(captioner.run())
-    try:
-        captioner.add(Line("Ada", "long " * 1000, 7))
-        captioner.add(Line("Ben", "words", 8))
-        captioner.add(Line("Cleo", "more", 9))
+async def test_a_caption_on_its_way_is_taken_back(scope: Scope) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate())
+    channel.gate = asyncio.Event()
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("Ada", "x", 7))
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    assert channel.messages == ["**Ada**: x"]
+    captioner.forget(7)
+    channel.gate.set()
+    assert await captioner.flush(soon(2))
+    assert (channel.messages, captioner.recalled) == ([], 1)
+
+
+async def test_what_others_said_in_the_same_message_stays(scope: Scope) -> None:
+    channel = Channel()
+    refused: set[int] = set()
+    captioner = Captioner(channel, ChannelRate(1, 0.1), may_show=lambda user_id: user_id not in refused)
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("Ben", "first", 8))
+    await asyncio.sleep(0.01)
+    channel.arrived.clear()
+    channel.gate = asyncio.Event()
+    captioner.add(Line("Ada", "x", 7))
+    captioner.add(Line("Ben", "y", 8))
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    assert channel.messages[1] == "**Ada**: x\n**Ben**: y"
+    refused.add(7)
+    channel.gate.set()
+    assert await captioner.flush(soon(2))
+    assert channel.messages == ["**Ben**: first", "**Ben**: y"]
+
+
+async def test_one_message_is_edited_until_it_is_full(scope: Scope) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate(), edited=lambda: True, edit_every_s=0.15)
+    scope.spawn(captioner.run(), "captions")
+    for number in range(6):
+        captioner.add(Line("A", f"n{number}", 1))
+        await asyncio.sleep(0.05)
+    assert await captioner.flush(soon(2))
+    assert channel.messages == ["\n".join(f"**A**: n{number}" for number in range(6))]
+    # The last one may have been hurried by the flush.
+    gaps = [later - sooner for sooner, later in itertools.pairwise(channel.edited_at[:-1])]
+    assert all(gap >= 0.14 for gap in gaps)
+    assert captioner.edits <= 3
+    for number in range(6):
+        captioner.add(Line("B", f"{number} " + "word " * 100, 2))
+    assert await captioner.flush(soon(2))
+    assert len(channel.messages) == 2
+    assert channel.messages[0].endswith("word")
+    assert "\n".join(channel.messages).count("**B**: ") == 6
+    assert all(len(text) <= MESSAGE_LIMIT for text in channel.messages)
+
+
+async def test_a_page_that_somebody_deleted_is_followed_by_a_new_one(scope: Scope) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate(), edited=lambda: True)
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("A", "x", 1))
+    assert await captioner.flush(soon(1))
+    channel.rows.clear()
+    captioner.add(Line("A", "y", 1))
+    assert await captioner.flush(soon(1))
+    assert channel.messages == ["**A**: y"]
+
+
+@pytest.mark.parametrize("moment", ["between", "edit on its way"])
+async def test_a_page_loses_the_words_of_whoever_withdraws(scope: Scope, moment: str) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate(), edited=lambda: True, edit_every_s=0.0)
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("A", "x", 1))
+    captioner.add(Line("B", "y", 2))
+    assert await captioner.flush(soon(1))
+    channel.arrived.clear()
+    if moment != "between":
+        channel.gate = asyncio.Event()
+        captioner.add(Line("A", "z", 1))
         async with asyncio.timeout(2):
-            while not sent:
-                await asyncio.sleep(0)
-        captioner.forget(7)
-        refused.add(9)  # told to nobody: asked at the last moment
-        gate.set()
-        assert await captioner.flush(asyncio.get_running_loop().time() + 2)
-    finally:
-        task.cancel()
-    assert sent[1:] == ["**Ben**: words"]
+            await channel.arrived.wait()
+        captioner.forget(1)
+        channel.gate.set()
+    else:
+        captioner.forget(1)
+    async with asyncio.timeout(2):
+        await captioner._idle.wait()
+    assert channel.messages == ["**B**: y"]
+    captioner.forget(2)
+    async with asyncio.timeout(2):
+        await captioner._idle.wait()
+    assert channel.messages == []

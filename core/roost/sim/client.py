@@ -249,6 +249,10 @@ class ControlClient:
     async def messages(self, *, channel_id: int) -> list[Answer]:
         return list(await self.call("GET", "/messages", channel_id=str(channel_id)))
 
+    async def threads(self, *, channel_id: int) -> list[Answer]:
+        """Those made under messages of a channel: id and name."""
+        return list(await self.call("GET", "/threads", channel_id=str(channel_id)))
+
     async def log(self, since: float = 0.0) -> list[Answer]:
         return list((await self.call("GET", "/log", since=str(since)))["entries"])
 

@@ -63,6 +63,7 @@ class ControlApi:
         router.add_get(f"{PREFIX}/faults", self._faults)
         router.add_get(f"{PREFIX}/state", self._state)
         router.add_get(f"{PREFIX}/messages", self._messages)
+        router.add_get(f"{PREFIX}/threads", self._threads)
         router.add_get(f"{PREFIX}/log", self._log)
         router.add_get(f"{PREFIX}/recordings", self._recordings)
         router.add_get(f"{PREFIX}/card", self._card)
@@ -177,7 +178,7 @@ class ControlApi:
         wait_s, settle_s = float(body.get("wait_s", 3.0)), float(body.get("settle_s", SETTLE_S))
         guild = self._sim.world.guilds[interaction.guild_id]
         locales = {key: str(body[key]) for key in ("locale", "guild_locale") if body.get(key)}
-        whole = payload(interaction, guild, guild.channels[interaction.channel_id], data, **locales)
+        whole = payload(interaction, guild, self._channel({"channel_id": interaction.channel_id})[1], data, **locales)
         self._sim.gateway.dispatch("INTERACTION_CREATE", whole, guild_id=guild.id, bot=interaction.bot)
         end = time.monotonic() + wait_s
         source_edits = interaction.source.edits if interaction.source is not None else 0
@@ -404,6 +405,11 @@ class ControlApi:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.json_response(self._sim.state())
+
+    async def _threads(self, request: web.Request) -> web.Response:
+        guild, channel = self._channel({"channel_id": request.query["channel_id"]})
+        found = [each for each in guild.threads.values() if each.parent_id == channel.id]
+        return web.json_response([{"id": str(each.id), "name": each.name} for each in found])
 
     async def _messages(self, request: web.Request) -> web.Response:
         _, channel = self._channel({"channel_id": request.query["channel_id"]})

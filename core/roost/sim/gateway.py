@@ -50,7 +50,7 @@ class Gateway:
         Without the MESSAGE_CONTENT intent the text of others is empty, unless it mentions the bot.
         """
         guild = self._sim.world.guilds[message.guild_id]
-        channel = guild.channels[message.channel_id]
+        channel = guild.channels.get(message.channel_id) or guild.threads[message.channel_id]
         data = message.discord() | {"guild_id": str(guild.id)}
         author = int(message.author["id"])
         if author in guild.members and message.application_id is None:

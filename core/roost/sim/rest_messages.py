@@ -11,7 +11,7 @@ from aiohttp import web
 from roost.sim.answers import Problem, asking_bot, read_body
 from roost.sim.messages import File, Interaction, Message
 from roost.sim.validate import message_fault
-from roost.sim.world import Channel, Guild
+from roost.sim.world import TEXT, THREAD, Channel, Guild
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -36,6 +36,7 @@ class MessageRoutes:
         reactions = f"{base}/channels/{{channel}}/messages/{{message}}/reactions/{{emoji}}/@me"
         router.add_put(reactions, self._react)
         router.add_delete(reactions, self._react)
+        router.add_post(f"{base}/channels/{{channel}}/messages/{{message}}/threads", self._open_thread)
         router.add_post(f"{base}/channels/{{channel}}/typing", self._typing)
         router.add_get(f"{base}/channels/{{channel}}", self._channel)
 
@@ -179,7 +180,12 @@ class MessageRoutes:
         return message
 
     async def _post(self, request: web.Request) -> web.Response:
-        guild, channel = self._place(request, hikari.Permissions.SEND_MESSAGES)
+        guild, channel = self._place(request)
+        in_thread = channel.type == THREAD
+        self._place(
+            request,
+            hikari.Permissions.SEND_MESSAGES_IN_THREADS if in_thread else hikari.Permissions.SEND_MESSAGES,
+        )
         body, files = await read_body(request)
         if files:
             self._place(request, hikari.Permissions.ATTACH_FILES)
@@ -261,6 +267,33 @@ class MessageRoutes:
     async def _typing(self, request: web.Request) -> web.Response:
         self._place(request, hikari.Permissions.SEND_MESSAGES)
         return web.Response(status=204)
+
+    async def _open_thread(self, request: web.Request) -> web.Response:
+        """A public thread under a message, with the message's id."""
+        guild, channel = self._place(request, hikari.Permissions.CREATE_PUBLIC_THREADS)
+        if channel.type != TEXT:
+            raise Problem(400, 50024, "Cannot execute action on this channel type")
+        message = self._found(request, channel)
+        body, _ = await read_body(request)
+        name = body.get("name")
+        if not isinstance(name, str) or not 1 <= len(name) <= 100:
+            raise Problem(400, 50035, "Invalid Form Body: name must be between 1 and 100 in length")
+        if message.id in guild.threads:
+            raise Problem(400, 160004, "A thread has already been created for this message")
+        owner = asking_bot(self._sim.world, request).user.id
+        thread = Channel(
+            message.id,
+            guild.id,
+            name,
+            THREAD,
+            parent_id=channel.id,
+            owner_id=owner,
+            overwrites=channel.overwrites,
+        )
+        guild.threads[thread.id] = thread
+        self._sim.log("thread", channel_id=str(channel.id), thread_id=str(thread.id), name=name)
+        self._sim.gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
+        return web.json_response(thread.payload(), status=201)
 
     async def _channel(self, request: web.Request) -> web.Response:
         _, channel = self._place(request)

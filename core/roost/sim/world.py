@@ -13,6 +13,7 @@ JOINED_AT = "2026-01-01T00:00:00+00:00"
 EVERYONE = int(
     hikari.Permissions.VIEW_CHANNEL
     | hikari.Permissions.SEND_MESSAGES
+    | hikari.Permissions.CREATE_PUBLIC_THREADS
     | hikari.Permissions.SEND_MESSAGES_IN_THREADS
     | hikari.Permissions.EMBED_LINKS
     | hikari.Permissions.ATTACH_FILES
@@ -24,7 +25,7 @@ EVERYONE = int(
     | hikari.Permissions.USE_APPLICATION_COMMANDS
 )
 ADMINISTRATOR = int(hikari.Permissions.ADMINISTRATOR)
-TEXT, VOICE, STAGE = 0, 2, 13
+TEXT, VOICE, THREAD, STAGE = 0, 2, 11, 13
 SPOKEN = frozenset({VOICE, STAGE})
 """Kinds of channels that one can speak in."""
 
@@ -135,10 +136,15 @@ class Channel:
     name: str
     type: int
     user_limit: int = 0
+    parent_id: int | None = None
+    owner_id: int | None = None
+    """Both of a thread."""
     overwrites: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    """User id -> (allowed, denied) bits."""
+    """User id -> (allowed, denied) bits. A thread shares those of its channel."""
 
     def payload(self) -> Payload:
+        if self.type == THREAD:
+            return self._thread()
         base: Payload = {
             "id": str(self.id),
             "guild_id": str(self.guild_id),
@@ -156,6 +162,29 @@ class Channel:
         if self.type == TEXT:
             return base | {"topic": None, "rate_limit_per_user": 0, "last_message_id": None}
         return base | {"bitrate": 64000, "user_limit": self.user_limit, "rtc_region": None, "rate_limit_per_user": 0}
+
+    def _thread(self) -> Payload:
+        return {
+            "id": str(self.id),
+            "guild_id": str(self.guild_id),
+            "parent_id": str(self.parent_id),
+            "owner_id": str(self.owner_id),
+            "type": THREAD,
+            "name": self.name,
+            "last_message_id": None,
+            "message_count": 0,
+            "total_message_sent": 0,
+            "member_count": 1,
+            "rate_limit_per_user": 0,
+            "flags": 0,
+            "thread_metadata": {
+                "archived": False,
+                "auto_archive_duration": 1440,
+                "archive_timestamp": "2026-01-01T00:00:00+00:00",
+                "create_timestamp": "2026-01-01T00:00:00+00:00",
+                "locked": False,
+            },
+        }
 
 
 @dataclasses.dataclass
@@ -218,6 +247,8 @@ class Guild:
     owner_id: int
     channels: dict[int, Channel]
     members: dict[int, Member]
+    threads: dict[int, Channel] = dataclasses.field(default_factory=dict)
+    """Public ones, made under a message; each has the message's id."""
     voice_states: dict[int, VoiceState] = dataclasses.field(default_factory=dict)
 
     def permissions(self, user_id: int, channel: Channel | None = None) -> int:
@@ -337,7 +368,7 @@ class Guild:
             "member_count": len(self.members),
             "members": [self.member_payload(user_id) for user_id in seen],
             "channels": [channel.payload() for channel in self.channels.values()],
-            "threads": [],
+            "threads": [thread.payload() for thread in self.threads.values()],
             "presences": [],
             "stage_instances": [],
             "guild_scheduled_events": [],
@@ -397,8 +428,9 @@ class World:
 
     def channel(self, channel_id: int) -> tuple[Guild, Channel] | None:
         for guild in self.guilds.values():
-            if channel_id in guild.channels:
-                return guild, guild.channels[channel_id]
+            found = guild.channels.get(channel_id) or guild.threads.get(channel_id)
+            if found is not None:
+                return guild, found
         return None
 
 

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from roost.schema import guild_setting
 from roost_stt.protocol.endpointing import Endpointing
 
+Where = Literal["channel", "thread", "none"]
+"""``none``: captions are only stored; what the bot has to say about them goes to the channel."""
+
 
 class LeaseConfig(BaseModel):
     """How bots of one machine share a GPU."""
@@ -38,6 +41,19 @@ class EndpointingConfig(BaseModel):
         return Endpointing(**self.model_dump())
 
 
+class CaptionsConfig(BaseModel):
+    """What captions look like."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["messages", "edited"] = guild_setting(
+        "messages", description="A message for each utterance, or one that is edited until it is full."
+    )
+    where: Where = guild_setting(
+        "channel", description="In the channel, in a thread of it, or nowhere: then they are only stored."
+    )
+
+
 class SttConfig(BaseModel):
     """What the plugin reads from the configuration."""
 
@@ -57,6 +73,7 @@ class SttConfig(BaseModel):
     retention_days: int = guild_setting(
         7, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."
     )
+    captions: CaptionsConfig = CaptionsConfig()
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
 

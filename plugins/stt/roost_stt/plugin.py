@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib.util
 import logging
 from pathlib import Path
@@ -23,7 +22,9 @@ from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, S
 from roost.hooks import Meta, Report, hookimpl
 from roost.permissions import permissions_in
 from roost.speech import EngineSpec, Transcript
-from roost_stt.captions import ChannelRate, display_name
+from roost_stt.boards import ChannelBoard, say
+from roost_stt.captioner import Captioner, ChannelRate
+from roost_stt.captions import display_name
 from roost_stt.commands import NEEDED, transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
@@ -97,7 +98,7 @@ class SttPlugin:
                 f"<#{head.voice_channel_id}>. What was said until then is kept: `/transcript show {head.id}`."
             )
             try:
-                await self._post(head.text_channel_id, text)
+                await say(self._context().bot, head.text_channel_id, text)
             except ResourceError as error:
                 _log.warning("guild %d could not be told of transcript %s: %s", head.guild_id, head.id, error)
 
@@ -254,6 +255,8 @@ class SttPlugin:
         """
         session = self._session(guild_id)
         running = self._running.get(guild_id)
+        if not stop:
+            self.check_kept(guild_id)
         if stop and running is None:
             raise ResourceError("Nothing is being transcribed here.")
         if not manages and not self._is_present(session, user_id):
@@ -261,6 +264,19 @@ class SttPlugin:
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
         if not stop and running is not None and session.capture_state != "failed" and not self._has_failed():
             raise ResourceError(f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>.")
+
+    def check_kept(self, guild_id: int) -> None:
+        """Refuse what would neither be shown nor stored.
+
+        Raises:
+            ResourceError: The message is for the member who asked.
+        """
+        config = self.config_of(guild_id)
+        if config.captions.where == "none" and not config.retention_days:
+            raise ResourceError(
+                "Captions are switched off here and transcripts are not kept, so there would be nothing to read. "
+                "See `/config set stt captions.where` and `retention_days`."
+            )
 
     def check_channel(self, guild_id: int, channel_id: int) -> None:
         """Whether the bot may write there; what the cache does not know is left to Discord."""
@@ -337,9 +353,13 @@ class SttPlugin:
 
     def days_of(self, guild_id: int) -> int:
         """How long the server keeps transcripts."""
+        return self.config_of(guild_id).retention_days
+
+    def config_of(self, guild_id: int) -> SttConfig:
+        """The settings of a server, as they are now."""
         config = self._context().config_for(guild_id)
         assert isinstance(config, SttConfig)
-        return config.retention_days
+        return config
 
     def _has_failed(self) -> bool:
         return self._worker is not None and self._worker.state is State.FAILED
@@ -369,16 +389,31 @@ class SttPlugin:
         keeper = await self.book.resume(record) if record is not None else None
         if keeper is None:
             keeper = self.book.begin(guild_id, session.channel_id, channel_id, user_id)
+
+        def may_show(user_id: int) -> bool:
+            return ctx.consent.allows(guild_id, user_id)
+
+        captioner = Captioner(
+            ChannelBoard(
+                ctx.bot,
+                channel_id,
+                where=lambda: self.config_of(guild_id).captions.where,
+                voice_channel=lambda: session.channel_id,
+            ),
+            self._rates.setdefault(channel_id, ChannelRate()),
+            may_show=may_show,
+            edited=lambda: self.config_of(guild_id).captions.mode == "edited",
+        )
         transcription = Transcription(
             session,
             channel_id,
             worker=worker,
             hooks=ctx.hooks,
             name_of=lambda user_id: self._name_of(guild_id, user_id),
-            post=functools.partial(self._post, channel_id),
-            rate=self._rates.setdefault(channel_id, ChannelRate()),
-            may_show=lambda user_id: ctx.consent.allows(guild_id, user_id),
+            captioner=captioner,
+            may_show=may_show,
             keeper=keeper,
+            shown=lambda: self.config_of(guild_id).captions.where != "none",
         )
         self._running[guild_id] = transcription
         try:
@@ -387,24 +422,6 @@ class SttPlugin:
             self._running.pop(guild_id, None)
             await transcription.close()
             raise
-
-    async def _post(self, channel_id: int, text: str) -> None:
-        """One message that pings nobody.
-
-        Raises:
-            ResourceError: Discord refused it.
-        """
-        try:
-            await self._context().bot.rest.create_message(
-                channel_id,
-                text,
-                flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
-                mentions_everyone=False,
-                user_mentions=False,
-                role_mentions=False,
-            )
-        except hikari.HikariError as error:
-            raise ResourceError(f"channel {channel_id} refused a message: {type(error).__name__}") from error
 
     async def _ready_worker(self, ctx: PluginContext) -> SpeechWorker:
         if self._idle is not None:

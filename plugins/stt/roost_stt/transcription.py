@@ -13,7 +13,8 @@ from roost.context import HookCaller
 from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
-from roost_stt.captions import Captioner, ChannelRate, Line, Post
+from roost_stt.captioner import Captioner
+from roost_stt.captions import Line
 from roost_stt.engine import SpeechWorker
 from roost_stt.transcripts import Keeper
 
@@ -31,9 +32,9 @@ class Transcription:
         worker: Shared by all sessions.
         hooks: For ``transcript_process`` and ``transcript_ready``.
         name_of: A user's name in this guild, as their profile has it.
-        post: Sends one message to the channel.
-        rate: Of that channel.
+        captioner: Posts to the channel.
         may_show: Whether a user's words may be posted, by their consent now.
+        shown: Whether captions are posted at all; asked for each.
         keeper: Stores every line before it is posted.
     """
 
@@ -45,15 +46,16 @@ class Transcription:
         worker: SpeechWorker,
         hooks: HookCaller,
         name_of: Callable[[int], str],
-        post: Post,
-        rate: ChannelRate,
+        captioner: Captioner,
         may_show: Callable[[int], bool],
         keeper: Keeper,
+        shown: Callable[[], bool] = lambda: True,
     ) -> None:
         self.session = session
         self.channel_id = channel_id
         self.guild_id = session.guild_id
-        self.captioner = Captioner(post, rate, may_show=may_show)
+        self.captioner = captioner
+        self._shown = shown
         self._may_show = may_show
         self.keeper = keeper
         self._in_hand = 0
@@ -161,6 +163,8 @@ class Transcription:
             "dropped": self.transcripts_dropped + captions.dropped,
             "posted": captions.posted,
             "merged": captions.merged,
+            "edits": captions.edits,
+            "recalled": captions.recalled,
             "failed": captions.failed,
         }
 
@@ -192,7 +196,8 @@ class Transcription:
         name = self._name_of(final.user_id)
         if not await self._keep(final, name, draft.user_id):
             return
-        self.captioner.add(Line(name, final.text, draft.user_id))
+        if self._shown():
+            self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
             await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)
 

@@ -1,0 +1,163 @@
+"""Where captions stand at Discord: in the channel, or in a thread of it. Nothing sent from here pings anybody."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import hikari
+
+from roost.errors import ResourceError
+from roost.permissions import permissions_in
+from roost_stt.captions import clean
+from roost_stt.config import Where
+
+_log = logging.getLogger("roost.stt")
+
+THREADS = hikari.Permissions.CREATE_PUBLIC_THREADS | hikari.Permissions.SEND_MESSAGES_IN_THREADS
+THREAD_NAME_LIMIT = 100
+THREAD_IDLE = datetime.timedelta(days=1)
+NO_THREAD = (
+    "I cannot write captions into a thread here, so they go to this channel. "
+    "A thread needs a text channel, and Create Public Threads and Send Messages in Threads for me."
+)
+
+Standing = tuple[int, int]
+"""Channel and id of a message."""
+
+
+async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
+    """One message; gives its id.
+
+    Raises:
+        ResourceError: Discord refused it.
+    """
+    try:
+        message = await bot.rest.create_message(
+            channel_id,
+            text,
+            flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
+            mentions_everyone=False,
+            user_mentions=False,
+            role_mentions=False,
+        )
+    except hikari.HikariError as error:
+        raise ResourceError(f"channel {channel_id} refused a message: {type(error).__name__}") from error
+    return int(message.id)
+
+
+class ChannelBoard:
+    """`roost_stt.captioner.Board` of one text channel.
+
+    The thread is made under a first message when the first caption comes. Whoever may not have one is told so once,
+    and gets the captions in the channel.
+
+    Args:
+        bot: Whose.
+        channel_id: The text channel.
+        where: Asked for each message.
+        voice_channel: Which one is heard now; the thread is named after it.
+    """
+
+    def __init__(
+        self, bot: hikari.GatewayBot, channel_id: int, where: Callable[[], Where], voice_channel: Callable[[], int]
+    ) -> None:
+        self._bot = bot
+        self._channel_id = channel_id
+        self._where = where
+        self._voice_channel = voice_channel
+        self._refused = False
+        self.thread_id: int | None = None
+
+    async def post(self, text: str) -> Standing:
+        """One message, where captions are to stand now.
+
+        Raises:
+            ResourceError: Discord refused it.
+        """
+        place = await self._place()
+        try:
+            return place, await say(self._bot, place, text)
+        except ResourceError:
+            if place == self._channel_id:
+                raise
+        # The thread is gone, locked or closed to the bot.
+        self.thread_id = None
+        await self._refuse()
+        return self._channel_id, await say(self._bot, self._channel_id, text)
+
+    async def edit(self, message: Standing, text: str) -> None:
+        """Change a message.
+
+        Raises:
+            ResourceError: Discord refused it; the message may be gone.
+        """
+        try:
+            await self._bot.rest.edit_message(
+                *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
+            )
+        except hikari.HikariError as error:
+            raise ResourceError(f"a message in {message[0]} cannot be edited: {type(error).__name__}") from error
+
+    async def delete(self, message: Standing) -> None:
+        """Delete a message; one that is gone is deleted.
+
+        Raises:
+            ResourceError: Discord refused it.
+        """
+        try:
+            await self._bot.rest.delete_message(*message)
+        except hikari.NotFoundError:
+            return
+        except hikari.HikariError as error:
+            raise ResourceError(f"a message in {message[0]} cannot be deleted: {type(error).__name__}") from error
+
+    async def _place(self) -> int:
+        if self._where() != "thread" or self._refused:
+            return self._channel_id
+        if self.thread_id is not None:
+            return self.thread_id
+        if self._is_thread():
+            return self._channel_id
+        if not self._may_open():
+            await self._refuse()
+            return self._channel_id
+        voice = self._voice_channel()
+        channel = self._bot.cache.get_guild_channel(voice)
+        name = f"Captions of {clean((channel.name if channel is not None else None) or 'voice')}"[:THREAD_NAME_LIMIT]
+        first = await say(self._bot, self._channel_id, f"Captions of <#{voice}>")
+        try:
+            thread = await self._bot.rest.create_message_thread(
+                self._channel_id, first, name, auto_archive_duration=THREAD_IDLE
+            )
+        except hikari.HikariError as error:
+            _log.warning("channel %d: no thread: %s", self._channel_id, type(error).__name__)
+            self._refused = True
+            await self.edit((self._channel_id, first), NO_THREAD)
+            return self._channel_id
+        self.thread_id = int(thread.id)
+        return self.thread_id
+
+    async def _refuse(self) -> None:
+        """Say once that there is no thread."""
+        self._refused = True
+        await say(self._bot, self._channel_id, NO_THREAD)
+
+    def _is_thread(self) -> bool:
+        return self._bot.cache.get_thread(self._channel_id) is not None
+
+    def _may_open(self) -> bool:
+        """Whether it is worth trying; what the cache does not know is left to Discord."""
+        channel: Any = self._bot.cache.get_guild_channel(self._channel_id)
+        if channel is None:
+            return True
+        if channel.type not in (hikari.ChannelType.GUILD_TEXT, hikari.ChannelType.GUILD_NEWS):
+            return False
+        me = self._bot.get_me()
+        guild = self._bot.cache.get_guild(channel.guild_id)
+        member = self._bot.cache.get_member(channel.guild_id, me.id) if me is not None else None
+        if guild is None or member is None:
+            return True
+        return not THREADS & ~permissions_in(member, guild, channel)

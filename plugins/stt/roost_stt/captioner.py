@@ -1,0 +1,300 @@
+"""When captions are posted, in which messages, and how one is taken back.
+
+`Captioner` posts through a `Board`; it knows neither Discord nor consent but by what it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from roost.errors import RoostError
+from roost_stt.captions import MESSAGE_LIMIT, Line, Message, fill, fit, pack, text_of, units_of
+
+_log = logging.getLogger("roost.stt.captions")
+
+QUEUE_LIMIT = 256
+EDIT_EVERY_S = 2.0
+RECALLS = 3
+"""Attempts to take a caption back."""
+RECALL_AGAIN_S = 1.0
+
+
+class ChannelRate:
+    """How many messages a channel takes: Discord allows 5 in 5 seconds.
+
+    Args:
+        count: Messages per window.
+        window_s: Seconds.
+    """
+
+    def __init__(self, count: int = 5, window_s: float = 5.0) -> None:
+        self._count = count
+        self._window_s = window_s
+        self._sent: deque[float] = deque(maxlen=count)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next message is allowed."""
+        if len(self._sent) < self._count:
+            return 0.0
+        return max(0.0, self._sent[0] + self._window_s - now)
+
+    def sent(self, now: float) -> None:
+        self._sent.append(now)
+
+
+class Board(Protocol):
+    """Where captions stand. What `post` gives names the message for `edit` and `delete`.
+
+    All three raise `RoostError` for what was refused.
+    """
+
+    async def post(self, text: str) -> Any: ...
+
+    async def edit(self, message: Any, text: str) -> None: ...
+
+    async def delete(self, message: Any) -> None: ...
+
+
+@dataclasses.dataclass(slots=True)
+class _Page:
+    """The message that is being edited, and what stands in it."""
+
+    message: Any
+    pieces: Message
+
+
+class Captioner:
+    """Posts the captions of one session, in order.
+
+    Constructing it starts nothing: its owner runs `run` as a task. Lines that must wait for the rate limit are merged
+    into one message; lines beyond the queue's bound push out the oldest, which is counted and told once.
+
+    Args:
+        board: Each of its calls is bounded by `post_timeout_s`; errors are counted, logged and survived.
+        rate: Of the channel, shared by everybody who posts captions there.
+        may_show: Asked for every speaker at the moment before their words are sent, and once more after.
+        edited: Whether captions are collected in one message that is edited, until it is full; asked each time.
+        edit_every_s: The least time between two edits.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        rate: ChannelRate,
+        *,
+        may_show: Callable[[int], bool] = lambda _user_id: True,
+        edited: Callable[[], bool] = lambda: False,
+        edit_every_s: float = EDIT_EVERY_S,
+        post_timeout_s: float = 10.0,
+    ) -> None:
+        self._board = board
+        self._may_show = may_show
+        self._edited = edited
+        self._rate = rate
+        self._edit_every_s = edit_every_s
+        self._post_timeout_s = post_timeout_s
+        self._lines: deque[Line] = deque()
+        self._unsent: deque[Message] = deque()
+        self._page: _Page | None = None
+        self._page_stale = False
+        """Words in the page are of somebody who took their consent back."""
+        self._written_s = float("-inf")
+        self._withdrawn: set[int] = set()
+        """Who was forgotten while a message was on its way."""
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._hurry = False
+        self._told_overflow = False
+        self.posted = 0
+        self.captions = 0
+        """Pieces of speech in the messages posted."""
+        self.merged = 0
+        self.edits = 0
+        self.recalled = 0
+        self.dropped = 0
+        self.failed = 0
+
+    def add(self, line: Line) -> None:
+        """Queue a line; never blocks."""
+        if len(self._lines) >= QUEUE_LIMIT:
+            self._lines.popleft()
+            self.dropped += 1
+        self._lines.append(line)
+        self._has_work()
+
+    def forget(self, user_id: int) -> None:
+        """Drop all that is not yet sent of one speaker, what stands in a message with others' words too.
+
+        A message on its way is taken back when it has arrived, and the page that is being edited loses their words,
+        for the next edit would say them once more.
+        """
+        self._lines = deque(line for line in self._lines if line.user_id != user_id)
+        left = ([entry for entry in message if entry[0] != user_id] for message in self._unsent)
+        self._unsent = deque(message for message in left if message)
+        self._withdrawn.add(user_id)
+        page = self._page
+        if page is not None and any(entry[0] == user_id for entry in page.pieces):
+            page.pieces = [entry for entry in page.pieces if entry[0] != user_id]
+            self._page_stale = True
+            self._has_work()
+
+    async def run(self) -> None:
+        """Post for ever."""
+        loop = asyncio.get_running_loop()
+        waited = False
+        while True:
+            if not self._lines and not self._unsent and not self._page_stale:
+                self._idle.set()
+                self._wake.clear()
+                await self._wake.wait()
+            delay_s = self._delay_s(loop.time())
+            if delay_s > 0 and not self._hurry:
+                waited = True
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._wake.wait()
+                continue
+            if self._edited() or self._page_stale:
+                await self._write_page(loop)
+            else:
+                self._page = None
+                # With room for a message each, every utterance gets its own; else all that waits goes together.
+                await self._send(self._next(merge=waited or self._hurry), loop)
+            waited = False
+
+    async def flush(self, deadline: float) -> bool:
+        """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
+        self._hurry = True
+        self._wake.set()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._hurry = False
+        return True
+
+    def _has_work(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    def _delay_s(self, now: float) -> float:
+        if self._page_stale:
+            return 0.0
+        if self._edited() and self._page is not None and not self._unsent:
+            return max(0.0, self._written_s + self._edit_every_s - now)
+        return self._rate.wait_s(now)
+
+    def _next(self, *, merge: bool) -> Message:
+        if not self._unsent and self._lines:
+            self._unsent.extend(pack(self._taken(len(self._lines) if merge else 1)))
+        return self._unsent.popleft() if self._unsent else []
+
+    def _taken(self, count: int) -> list[Line]:
+        lines = [self._lines.popleft() for _ in range(count)]
+        self.merged += max(0, count - 1)
+        if lines and self.dropped and not self._told_overflow:
+            self._told_overflow = True
+            lines.insert(0, Line("Roost", f"{self.dropped} captions were left out: too much was said at once."))
+        return lines
+
+    # Messages -------------------------------------------------------------------------------------------------------
+
+    async def _send(self, message: Message, loop: asyncio.AbstractEventLoop) -> _Page | None:
+        """Post a message; gives it with what stands in it, or None where nothing does."""
+        shown = self._shown(message)
+        if not shown:
+            return None
+        self._rate.sent(loop.time())
+        self._withdrawn.clear()
+        made: list[Any] = []
+
+        async def post() -> None:
+            made.append(await self._board.post(text_of(shown)))
+
+        if not await self._tried(post):
+            self.failed += 1
+            return None
+        self.posted += 1
+        self.captions += sum(1 for user_id, _ in shown if user_id)
+        return await self._checked(_Page(made[0], shown))
+
+    async def _checked(self, page: _Page) -> _Page | None:
+        """Take back what may not be shown any more, although it was when it was sent."""
+        left = [entry for entry in self._shown(page.pieces) if entry[0] not in self._withdrawn]
+        if len(left) < len(page.pieces):
+            page.pieces = left
+            await self._take_back(page)
+        return page if left else None
+
+    async def _take_back(self, page: _Page) -> None:
+        """Write a message anew without the words that its pieces lack already."""
+        self.recalled += 1
+        for attempt in range(RECALLS):
+            if attempt:
+                await asyncio.sleep(RECALL_AGAIN_S)
+            if await self._tried(lambda: self._rewrite(page)):
+                return
+        _log.error("a caption could not be taken back")
+
+    async def _rewrite(self, page: _Page) -> None:
+        if page.pieces:
+            await self._board.edit(page.message, text_of(page.pieces))
+        else:
+            await self._board.delete(page.message)
+
+    def _shown(self, message: Message) -> Message:
+        return [entry for entry in message if not entry[0] or self._may_show(entry[0])]
+
+    async def _tried(self, what: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            async with asyncio.timeout(self._post_timeout_s):
+                await what()
+        except (TimeoutError, OSError, RoostError) as error:
+            _log.warning("a caption could not be written: %s", type(error).__name__)
+            return False
+        return True
+
+    # One message that is edited -------------------------------------------------------------------------------------
+
+    async def _write_page(self, loop: asyncio.AbstractEventLoop) -> None:
+        page = self._page
+        if self._page_stale:
+            self._page_stale = False
+            if page is not None:
+                await self._take_back(page)
+                self._page = page if page.pieces else None
+            return
+        if self._unsent or page is None:
+            if self._unsent or self._lines:
+                self._written_s = loop.time()
+                self._page = await self._send(self._next(merge=True), loop)
+            return
+        pieces = [entry for message in pack(self._taken(len(self._lines))) for entry in message]
+        fitting, rest = fit(self._shown(pieces), MESSAGE_LIMIT - units_of(text_of(page.pieces)) - 1)
+        if rest:
+            self._unsent.extend(fill(rest))
+        if not fitting:
+            return
+        before = self._shown(page.pieces)
+        page.pieces = [*before, *fitting]
+        self._written_s = loop.time()
+        if await self._tried(lambda: self._rewrite(page)):
+            self.edits += 1
+            self.captions += sum(1 for user_id, _ in fitting if user_id)
+            left = self._shown(page.pieces)
+            self._page_stale |= len(left) < len(page.pieces)
+            page.pieces = left
+            return
+        # Somebody may have deleted it: what was to be added begins a new one.
+        self._page = None
+        self._unsent.extendleft([[entry for entry in fitting if entry in page.pieces]])
