@@ -77,22 +77,6 @@ async def test_busy_where_other_people_are(rig: Rig) -> None:
     assert (await rig.join(1, member=1, force=True)).told is Told.MOVED
 
 
-async def test_cancelling_a_join_leaves_nothing(rig: Rig) -> None:
-    for delay_s in (0.0, 0.005, 0.02, 0.05, 0.1):
-        task = asyncio.create_task(rig.join(0))
-        await asyncio.sleep(delay_s)
-        if task.done():
-            await rig.leave()
-            continue
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await rig.at_rest()
-        assert rig.place is None
-    await eventually(lambda: not rig.sim.state()["voice_sessions"])
-    assert rig.most == 1
-
-
 async def test_twenty_rounds_leave_the_baseline(rig: Rig) -> None:
     await rig.join(0)
     await rig.leave()
