@@ -1,0 +1,68 @@
+"""Captions as a server sets them up with `/config`, at a simulated Discord."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from speech_scene import Scene
+
+from roost.demo.bot_process import run_bot
+from roost.sim import ControlClient, spawn
+
+pytestmark = pytest.mark.e2e
+
+WORDS = "words that stay"
+
+
+async def until(check: Callable[[], Awaitable[Any]], what: str) -> Any:
+    for _ in range(200):
+        if found := await check():
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(what)
+
+
+async def test_one_growing_message_in_a_thread_and_back_in_the_channel(tmp_path: Path) -> None:
+    async with spawn() as sim, ControlClient(sim.card["control_url"]) as discord:
+        scene = Scene(sim, discord, tmp_path)
+        for member in (scene.ada, scene.ben):
+            await discord.voice(member_id=member, channel_id=scene.voice)
+
+        async def set_to(key: str, value: str) -> None:
+            answer = await scene.said("/config set", scene.ada, plugin="stt", key=key, value=value)
+            assert value in answer, answer
+
+        async def speak() -> None:
+            await discord.speak(member_id=scene.ben, recording="lv_0880")
+
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            await set_to("captions.mode", "edited")
+            await set_to("captions.where", "thread")
+            await scene.ask("/voice join", scene.ben)
+            await scene.ask("/transcribe start", scene.ben)
+            notice = next(each for each in await discord.messages(channel_id=scene.text) if each["components"])
+            await discord.press(member_id=scene.ben, message_id=int(notice["id"]), label="Agree")
+            await speak()
+            (thread,) = await until(lambda: discord.threads(channel_id=scene.text), "no thread was made")
+            assert thread["name"] == "Captions of perch"
+
+            async def grown() -> Any:
+                rows = await discord.messages(channel_id=int(thread["id"]))
+                return rows if rows and rows[0]["content"].count(WORDS) == 2 else None
+
+            await speak()
+            (row,) = await until(grown, "the message did not grow")
+            assert row["edits"] == 1
+            assert not any(WORDS in text for text in await scene.posted())
+
+            await set_to("captions.where", "channel")
+            await set_to("captions.mode", "messages")
+            await scene.speak()
+            assert len(await discord.messages(channel_id=int(thread["id"]))) == 1
+            bot.terminate()
+            assert await bot.wait(10) == 0
