@@ -116,6 +116,7 @@ class App:
                 bot.subscribe(hikari.GuildAvailableEvent, self._on_guild_available)
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
                 bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
+                stack.enter_context(self._host.dispatcher.guard.watching())
                 try:
                     loaders = [
                         privacy_loader(consent, PersonalData(self._host, consent)),
@@ -125,9 +126,8 @@ class App:
                     ]
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)
-                    with self._host.dispatcher.guard.watching():
-                        await self._host.load_all(self._registry)
-                        await self._start_and_wait(bot)
+                    await self._host.load_all(self._registry)
+                    await self._start_and_wait(bot)
                 finally:
                     await self.stop(self.stop_reason or "the app ended")
         finally:
@@ -167,6 +167,8 @@ class App:
         loop = asyncio.get_running_loop()
         self._t0 = loop.time()
         _log.info("stopping: %s", reason)
+        if self._host is not None:
+            self._host.dispatcher.guard.stopping()
         backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_BACKSTOP,))
         backstop.daemon = True
         backstop.start()

@@ -22,6 +22,8 @@ LIMIT_S = 2.0
 """How long a hook or listener may keep the event loop from everything else."""
 OPENING_LIMIT_S = 10.0
 """For ``on_load`` and ``on_unload``, which may have files to read."""
+STOPPING_LIMIT_S = 0.5
+"""For everything, once the bot goes down: voice must be left in less than three seconds."""
 
 _SIGNAL = signal.SIGVTALRM
 
@@ -36,23 +38,29 @@ class BlockedError(TimeoutError):
 class Guard:
     """Knows which piece of plugin code the event loop is in. Entering and leaving cost no system call."""
 
-    __slots__ = ("_condemned", "_count", "_limit_s", "_token")
+    __slots__ = ("_condemned", "_count", "_limit_s", "_most_s", "_token")
 
     def __init__(self) -> None:
         self._token = 0
         self._count = 0
         self._limit_s = LIMIT_S
+        self._most_s = float("inf")
         self._condemned = 0
 
     def enter(self, limit_s: float = LIMIT_S) -> tuple[int, float]:
         """Plugin code begins; give the result to `leave`."""
         before = (self._token, self._limit_s)
         self._count += 1
-        self._token, self._limit_s = self._count, limit_s
+        self._token, self._limit_s = self._count, min(limit_s, self._most_s)
         return before
 
     def leave(self, before: tuple[int, float]) -> None:
         self._token, self._limit_s = before
+
+    def stopping(self) -> None:
+        """The bot goes down: nobody may block for long any more."""
+        self._most_s = STOPPING_LIMIT_S
+        self._limit_s = min(self._limit_s, self._most_s)
 
     @types.coroutine
     def stepped(self, coro: Coroutine[Any, Any, Any], limit_s: float = LIMIT_S) -> Generator[Any, Any, Any]:
@@ -105,7 +113,7 @@ class Guard:
             token = self._token
             same = same + 1 if token and token == last else 0
             last = token
-            if same * TICK_S >= self._limit_s:
+            if same and same * TICK_S >= self._limit_s:
                 self._condemned, same = token, 0
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 

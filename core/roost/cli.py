@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from roost.errors import ResourceError, RoostError, UsageError
 from roost.logs import set_up_logging
 
 EXIT_FAILED = 1
+EXIT_GRACE_S = 2.0
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 DROP_IN_DIR = Path("plugins-dir")
@@ -145,10 +147,29 @@ def _run(arguments: argparse.Namespace) -> int:
     _trace_hooks(arguments)
 
     async def run() -> None:
-        await App(config, token).run()
+        status = EXIT_FAILED
+        try:
+            await App(config, token).run()
+            status = 0
+        finally:
+            _exit_in_any_case(status)
 
     asyncio.run(run())
     return 0
+
+
+def _exit_in_any_case(status: int) -> None:
+    """End the process soon, even if a thread that somebody left behind would keep it for ever."""
+
+    def leave() -> None:
+        main = threading.main_thread()
+        left = [each.name for each in threading.enumerate() if each is not main and not each.daemon]
+        logging.getLogger("roost").error("these threads did not end, so the process ends them: %s", ", ".join(left))
+        os._exit(status)
+
+    timer = threading.Timer(EXIT_GRACE_S, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _run_offline(arguments: argparse.Namespace) -> int:
