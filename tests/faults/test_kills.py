@@ -1,0 +1,145 @@
+"""Processes that are killed, stopped for a while or started twice: rows 74, 76 and 77."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bot_scene import scenes
+from context import eventually, leave_ghost, running
+from fault_report import FULL, Fault
+
+from roost.instances import instances_dir
+from roost.sim.server import SimulatedDiscord
+from roost.sim.world import SimSettings
+from roost_voice.journal import Journal, parse, read_others
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from roost_voice.journal import Journal
+journal = Journal(Path(sys.argv[1]), "victim")
+print("writing", flush=True)
+for number in itertools.count(1):
+    for guild in range(1, 40):
+        journal.write(guild, number, f"session {number}")
+    for guild in range(2, 40):
+        journal.remove(guild)
+"""
+
+
+@pytest.mark.sim
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("kill", range(12))
+async def test_killed_while_it_writes_the_journal_is_whole(kill: int, fault: Fault, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), 20)
+    await asyncio.sleep(random.Random(kill).uniform(0.0, 0.1))
+    process.kill()
+    await process.wait()
+    with fault.clock():
+        found = parse((instances_dir(tmp_path) / "victim.json").read_bytes())
+        assert found
+        assert set(found) <= set(range(1, 40))
+        others = read_others(tmp_path, "me")
+    assert others.living == {}
+    assert [guilds for guilds in others.dead.values() if guilds == set(found)]
+
+
+@pytest.mark.sim
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("ghosts", ["honoured", "ignored"])
+async def test_a_torn_journal_is_ignored_and_the_ghost_ended(ghosts: str, fault: Fault, tmp_path: Path) -> None:
+    async with SimulatedDiscord(SimSettings(guilds=1, ghost_null=ghosts)) as sim:
+        guild = next(iter(sim.world.guilds.values()))
+        channel = guild.of_type(2)[1].id
+        Journal(tmp_path, "dead").write(guild.id, channel, "a session")
+        file = instances_dir(tmp_path) / "dead.json"
+        whole = file.read_bytes()
+        assert all(parse(whole[:length]) is None for length in range(len(whole)))
+        file.write_bytes(whole[: len(whole) // 2])
+        await leave_ghost(sim, channel)
+        async with running(sim, tmp_path) as rig:
+            with fault.clock():
+                await eventually(lambda: rig.place is None)
+            assert rig.most == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(76)
+@pytest.mark.parametrize("same_folder", [True, False], ids=["one data folder", "two deployments"])
+async def test_a_second_process_leaves_the_first_ones_session_alone(
+    same_folder: bool, fault: Fault, tmp_path: Path
+) -> None:
+    async with scenes(tmp_path) as scene:
+        settings = {} if same_folder else {"voice__exclusive": "false"}
+        async with scene.bot(**settings) as first:
+            assert "Joined" in await scene.join()
+            before = await scene.log("op4", "voice_state")
+            async with scene.bot(data="data" if same_folder else "other", **settings) as second:
+                await asyncio.sleep(2.5)  # the reaper's first step would have been done by now
+                with fault.clock():
+                    assert await scene.place() == scene.voice[0]
+                    assert await scene.log("op4", "voice_state") == before
+                second.terminate()
+                assert await second.wait(10) == 0
+            assert await scene.place() == scene.voice[0]
+            state = await scene.discord.state()
+            assert state["sessions"]["live"] == state["max_sessions_per_guild"] == 1
+            first.terminate()
+            assert await first.wait(10) == 0
+        assert await scene.place() is None
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(77)
+async def test_a_process_that_was_stopped_for_a_while_is_there_once(fault: Fault, tmp_path: Path) -> None:
+    async with scenes(tmp_path) as scene, scene.bot() as bot:
+        assert "Joined" in await scene.join()
+        os.kill(bot.pid, signal.SIGSTOP)
+        await asyncio.sleep(60 if FULL else 6)
+        os.kill(bot.pid, signal.SIGCONT)
+        woke = time.monotonic()
+        async with asyncio.timeout(15):
+            while True:
+                answer = await scene.discord.slash(
+                    member_id=scene.ada, channel_id=scene.text, command="/voice status", wait_s=2.0
+                )
+                said = answer["replies"][-1]["content"] if answer["replies"] else ""
+                live = (await scene.discord.state())["sessions"]["live"]
+                if (": live" in said and live == 1) or (said.startswith("I am in no voice channel.") and live == 0):
+                    break
+                await asyncio.sleep(0.1)
+        fault.note(time.monotonic() - woke, scaled=False)
+        assert (await scene.discord.state())["max_sessions_per_guild"] == 1
+        bot.terminate()
+        assert await bot.wait(10) == 0
+        assert await scene.place() is None
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(77)
+async def test_a_lease_outlives_a_pause(fault: Fault, tmp_path: Path) -> None:
+    """A process that is merely stopped still holds what it holds: another one does not reap it."""
+    async with scenes(tmp_path) as scene, scene.bot() as bot:
+        assert "Joined" in await scene.join()
+        os.kill(bot.pid, signal.SIGSTOP)
+        try:
+            async with scene.bot() as other:
+                await asyncio.sleep(2.5)
+                with fault.clock():
+                    assert await scene.place() == scene.voice[0]
+                other.terminate()
+                assert await other.wait(10) == 0
+        finally:
+            os.kill(bot.pid, signal.SIGCONT)
+        assert await scene.place() == scene.voice[0]
