@@ -22,7 +22,8 @@ from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice import moves
 from roost_voice.actor import ActorCore
-from roost_voice.moves import Presence, Told, Wish
+from roost_voice.metrics import VoiceMetrics, cause_of
+from roost_voice.moves import Presence, State, Told, Wish
 from roost_voice.reaper import Verdict
 from roost_voice.session import PostNotice, Session, SessionEvents
 
@@ -80,6 +81,7 @@ class ActorHost:
     since_ready_s: Callable[[int], float]
     barred: Callable[[int, int], str]
     """(guild id, channel id) to what keeps us out of the channel, in words for members; empty if nothing known."""
+    metrics: VoiceMetrics
     user_id: int = 0
     stop_deadline: float | None = None
 
@@ -106,6 +108,9 @@ class GuildActor:
         self._alone_since: float | None = None
         self._running = True
         self._to_tell = False
+        self._asked = False
+        self._counted = False
+        """The open session stands in the metrics."""
         """The session is known to people, and its end not yet."""
 
     def _new_core(self) -> ActorCore:
@@ -154,6 +159,7 @@ class GuildActor:
         """
         asked = self._ask(lambda ticket: moves.Unwant(ticket, reason))
         self._to_tell = False  # the reply will
+        self._asked = True
         return asked
 
     def abandon(self, ticket: int) -> None:
@@ -238,6 +244,7 @@ class GuildActor:
             alone_at = self._alone_at()
             if alone_at is not None and alone_at <= now:
                 self._alone_since = None
+                self._asked = True
                 return moves.Unwant(0, "everybody left the channel")
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
@@ -250,12 +257,15 @@ class GuildActor:
             self._do(action)
         if self._core.state is not before:
             _log.debug(
-                "guild %d: %s -> %s on %s",
+                "guild %d, generation %d: %s -> %s on %s",
                 self.guild_id,
+                self._core.gen,
                 before.value,
                 self._core.state.value,
                 type(event).__name__,
             )
+            if self._core.state is State.ORPHAN:
+                self._host.metrics.orphans.inc()
             self._watch_company()
 
     async def _start_over(self) -> None:
@@ -433,6 +443,8 @@ class GuildActor:
         assert session is not None
         _log.info("guild %d: in voice, channel %d", self.guild_id, session.channel_id)
         self._to_tell = True
+        self._host.metrics.opened.inc()
+        self._counted = True
         session.link_live()
         session.attach_hooks()
         self.announce("voice_session_opened")
@@ -468,6 +480,13 @@ class GuildActor:
             return
         session.close(asyncio.get_running_loop().time())
         self._alone_since = None
+        if self._counted:
+            self._counted = False
+            stopping = self._host.stop_deadline is not None
+            cause = cause_of(action.reason, asked=self._asked, stopping=stopping)
+            self._host.metrics.closed.labels(cause).inc()
+            self._host.metrics.resumes.inc(session.stats().link.resumes)
+        self._asked = False
         _log.info("guild %d: voice ended: %s", self.guild_id, action.reason, extra=_report("session_closed", session))
         if self._to_tell:
             self._to_tell = False
@@ -550,6 +569,7 @@ class GuildActor:
 
     def _reaped(self, action: moves.Reaped) -> None:
         self._host.op4.release(self.guild_id)
+        self._host.metrics.reaped.labels("gone" if action.confirmed else "given_up").inc()
         facts = {
             "event": "ghost_reaped" if action.confirmed else "ghost_given_up",
             "guild_id": self.guild_id,

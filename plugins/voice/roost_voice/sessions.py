@@ -20,6 +20,7 @@ from roost_voice.actor.linking import NO_ANSWER
 from roost_voice.config import VoiceConfig
 from roost_voice.guild import ActorHost, GuildActor, Outcome
 from roost_voice.journal import Journal
+from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
 from roost_voice.notice import notice_poster, say_why
 from roost_voice.op4 import Op4Sender
@@ -72,6 +73,7 @@ class SessionManager:
         self._config = config
         timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
         self.op4 = Op4Sender(timing, self._scope, self.shard_of, self._op4_sent)
+        metrics = VoiceMetrics(ctx.metrics, self.states, lambda: len(self.sessions))
         self.reaper = Reaper(
             ctx.data_dir, ctx.instance_id, exclusive=config.exclusive, late_answer_s=timing.late_answer_s
         )
@@ -95,6 +97,7 @@ class SessionManager:
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
             barred=self._barred,
+            metrics=metrics,
         )
         self.reaper.start()
 

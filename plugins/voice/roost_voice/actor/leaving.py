@@ -36,6 +36,7 @@ from roost_voice.moves import (
 
 KICKED = "I was disconnected from the channel"
 CHANNEL_GONE = "the channel was deleted"
+REMOVED = "the bot was removed from the server"
 
 
 class Leaving(Orphaned):
@@ -139,7 +140,7 @@ class Leaving(Orphaned):
     def _leaving_gone(self, event: GuildGone, now: float) -> None:
         self._drop_op4()
         self._give_up_wish("I am no longer in this server", Told.FAILED)
-        self._begin_end("the bot was removed from the server")
+        self._begin_end(REMOVED)
         self.maybe_in = False
         self.server_channel = None
         if self.phase in (Phase.NULL, Phase.ACK, Phase.ASK):
