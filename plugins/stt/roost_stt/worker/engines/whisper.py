@@ -7,6 +7,7 @@ the stock way.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import zlib
@@ -19,7 +20,8 @@ import numpy.typing as npt
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
-from roost.speech import EngineOptions, Transcript, Utterance
+from roost.errors import SpeechError
+from roost.speech import EngineOptions, Transcript, Utterance, Word
 
 _log = logging.getLogger("roost.stt.whisper")
 
@@ -32,6 +34,8 @@ MAX_TOKENS = 448
 LOWEST_LOGPROB = -1.0
 HIGHEST_COMPRESSION = 2.4
 NO_SPEECH = 0.6
+FEWEST_SAMPLES = 400
+"""25 ms, one analysis window of Whisper; in less there is nothing to hear."""
 UNCOVERED_S = 2.0
 """Speech left untranscribed after the last timestamp that makes an answer suspicious."""
 _FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
@@ -54,12 +58,26 @@ class WhisperEngine:
     def __init__(
         self, model: str, device: str, compute_type: str, threads: int, beam: int, *, short_window: bool = True
     ) -> None:
-        self._whisper = WhisperModel(model, device=device, compute_type=compute_type, cpu_threads=threads)
+        self._loaded: WhisperModel | None = WhisperModel(
+            model, device=device, compute_type=compute_type, cpu_threads=threads
+        )
         self._beam = beam
         self._short = short_window
         self._multilingual = bool(self._whisper.model.is_multilingual)
+        self._languages = frozenset(self._whisper.supported_languages)
         self.fallbacks = 0
         self.decoded = 0
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether the model understands more than English."""
+        return self._multilingual
+
+    @property
+    def _whisper(self) -> WhisperModel:
+        if self._loaded is None:
+            raise SpeechError("the engine is closed")
+        return self._loaded
 
     def warm_up(self) -> None:
         """Run once on silence: the first inference allocates."""
@@ -67,9 +85,18 @@ class WhisperEngine:
 
     def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
         """One transcript each; utterances are decoded together when their windows are alike."""
-        results: list[Transcript | None] = [None] * len(batch)
+        if self._loaded is None:
+            raise SpeechError("the engine is closed")
+        for utterance in batch:
+            if len(utterance.pcm) % 2:
+                raise SpeechError(f"{len(utterance.pcm)} bytes are no 16-bit samples")
         audio = [np.frombuffer(u.pcm, "<i2").astype(np.float32) / 32768.0 for u in batch]
-        short = [i for i in range(len(batch)) if self._short and len(audio[i]) <= (MAX_WINDOW_S - 0.5) * SAMPLE_RATE_HZ]
+        results = [
+            None if len(samples) >= FEWEST_SAMPLES else _transcript(utterance, "", 0.0, None)
+            for utterance, samples in zip(batch, audio, strict=True)
+        ]
+        longest = (MAX_WINDOW_S - 0.5) * SAMPLE_RATE_HZ
+        short = [i for i, known in enumerate(results) if self._short and known is None and len(audio[i]) <= longest]
         if options.word_timestamps or options.hints:
             short = []
         if short:
@@ -87,13 +114,17 @@ class WhisperEngine:
         return [result for result in results if result is not None]
 
     def close(self) -> None:
-        """Nothing here frees a GPU completely: the process must exit."""
+        """Forget the model. That frees a GPU only in part: the process must exit."""
+        self._loaded = None
 
     def stats(self) -> dict[str, int]:
         return {"decoded": self.decoded, "fallbacks": self.fallbacks}
 
     def _language(self, utterance: Utterance) -> str | None:
-        return utterance.language if self._multilingual else "en"
+        if not self._multilingual:
+            return "en"
+        # A language the model does not know is guessed rather than refused: the words matter more.
+        return utterance.language if utterance.language in self._languages else None
 
     def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[tuple[str, float] | None]:
         """Decode with a common short window; None for each answer that fails a check."""
@@ -164,20 +195,25 @@ class WhisperEngine:
             log_prob_threshold=LOWEST_LOGPROB,
             no_speech_threshold=NO_SPEECH,
             hotwords=" ".join(options.hints) or None,
-            word_timestamps=False,
+            word_timestamps=options.word_timestamps,
         )
         texts: list[str] = []
         weights: list[tuple[float, float]] = []
+        words: list[Word] = []
         for segment in segments:
             # Still repetitive after every temperature: better nothing than a loop.
             if segment.compression_ratio > HIGHEST_COMPRESSION and segment.avg_logprob < LOWEST_LOGPROB:
                 continue
             texts.append(segment.text.strip())
+            words += [
+                Word(round(float(w.start), 3), round(float(w.end), 3), w.word.strip()) for w in segment.words or ()
+            ]
             weights.append((segment.end - segment.start, segment.avg_logprob))
         total_s = sum(weight for weight, _ in weights) or 1.0
         mean = sum(weight * logprob for weight, logprob in weights) / total_s
         confidence = math.exp(min(0.0, mean)) if weights else 0.0
-        return _transcript(utterance, " ".join(texts).strip(), confidence, info.language)
+        transcript = _transcript(utterance, " ".join(texts).strip(), confidence, info.language)
+        return dataclasses.replace(transcript, words=tuple(words))
 
 
 def compression_ratio(text: str) -> float:
@@ -205,14 +241,25 @@ def _transcript(utterance: Utterance, text: str, confidence: float, language: st
 
 
 def create(config: Mapping[str, object]) -> WhisperEngine:
-    """Load a model; see `WhisperEngine` for the keys of `config`."""
-    engine = WhisperEngine(
-        str(config["model"]),
-        str(config.get("device", "auto")),
-        str(config.get("compute_type", "int8")),
-        int(str(config.get("threads", 2))),
-        int(str(config.get("beam", 1))),
-        short_window=bool(config.get("short_window", True)),
-    )
+    """Load a model; see `WhisperEngine` for the keys of `config`.
+
+    Raises:
+        SpeechError: It cannot be loaded.
+    """
+    try:
+        engine = WhisperEngine(
+            str(config["model"]),
+            str(config.get("device", "auto")),
+            str(config.get("compute_type", "int8")),
+            int(str(config.get("threads", 2))),
+            int(str(config.get("beam", 1))),
+            short_window=bool(config.get("short_window", True)),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise SpeechError(f"the model {config.get('model')} cannot be loaded: {_first_line(error)}") from error
     engine.warm_up()
     return engine
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
