@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test faults fuzz lint types check docs bench-plugins bench-voice clean
+.PHONY: help setup demo test faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-voice clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
 	@echo "make test   run the tests"
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
+	@echo "make kill-loop  a bot killed at random points, 1,000 times (N=)    make mutations  would the tests notice?"
+	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=)"
+	@echo "make live-soak  a real bot under random commands and faults, an hour (SECONDS=)"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
@@ -49,6 +52,18 @@ faults: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS_EACH),30)
+
+kill-loop: $(STAMP)
+	$(BIN)/python tests/kill_loop.py --n $(or $(N),1000)
+
+mutations: $(STAMP)
+	$(BIN)/python tests/mutations.py
+
+soak: $(STAMP)
+	$(BIN)/python tests/soak.py --steps $(or $(STEPS),1000000)
+
+live-soak: $(STAMP)
+	$(BIN)/python tests/live_soak.py --seconds $(or $(SECONDS),3600)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
 """A real bot under random commands and faults for as long as you like: ``python tests/live_soak.py --seconds 3600``.
 
 A bot process (speech-to-text off) at a simulated Discord in another one; every second or so somebody joins, leaves,
-moves or kicks it, the voice server or the gateway breaks, or people speak. Never may there be two sessions in a server, and
-at the end the bot must be at rest where it was after its first call: descriptors, threads, children, memory. Prints a
-line of figures a minute and a JSON summary; exit status 1 for a violation.
+moves or kicks it, the voice server or the gateway breaks, or people speak. Never may there be two sessions in a
+server, and at the end the bot must be at rest where it was after its first call: descriptors, threads, children,
+memory. Prints a line of figures a minute and a JSON summary; exit status 1 for a violation.
 """
 
 from __future__ import annotations
