@@ -161,6 +161,19 @@ more than before.
 """
 
 ADDING = """
+## How else it is proven
+
+| command | what it does |
+|---|---|
+| `make test` | the table; cancellation at every await; every order of the events of a kick and of a move; the actor's state machine with its invariants after each of more than 10,000 steps |
+| `make soak` | the same machine for a million steps, or `STEPS=`; a violation prints a seed that plays it again |
+| `make live-soak` | a real bot under random commands and faults for an hour, or `SECONDS=`; at the end it holds what it held after its first call |
+| `make kill-loop` | a real bot killed at random points, 1,000 times, or `N=`; no ghost 10 s after its next start, no other process's session touched |
+| `make fuzz` | every parser of foreign bytes, with an established encryption group too |
+| `make mutations` | the eight ways in which hikari's own voice component leaks, built into a copy of Roost: the tests must notice each |
+
+A plugin's own tests find what it leaves behind with `roost.testing.leak_check`; the fixture `roost_bot` does so by default.
+
 ## Adding a fault
 
 A row in `tests/faults/fault_table.py`, and a test in `tests/faults` that claims it. Here is a whole one:
