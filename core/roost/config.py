@@ -276,9 +276,17 @@ def _read_file(file: Path) -> dict[str, dict[str, Any]]:
 def _from_environment(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
     found = []
     for name, value in sorted(env.items()):
-        if not name.startswith("ROOST_") or name in _PLAIN_VARIABLES or "__" not in name:
+        if not name.startswith("ROOST_") or name in _PLAIN_VARIABLES:
             continue
-        section, _, key = name.removeprefix("ROOST_").lower().partition("__")
+        section, double, key = name.removeprefix("ROOST_").lower().partition("__")
+        if not double:
+            first, _, rest = section.partition("_")
+            if first in CoreConfig.model_fields and rest:
+                meant = f"ROOST_{first}__{rest}".upper()
+                raise ConfigError(f"{name} is no setting; write {meant}, with two underscores after the section")
+            continue
+        if not section or not key.strip("_"):
+            raise ConfigError(f"{name} is no setting; write ROOST_SECTION__KEY")
         found.append((section, key, value))
     return found
 

@@ -102,3 +102,19 @@ def test_a_malformed_token_is_refused_and_never_shown(token: str) -> None:
 
 def test_a_token_begins_with_its_bot() -> None:
     assert bot_id(TOKEN) == 900000000000000001
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ROOST_LOG_LEVEL", "ROOST_LOG_LEVEL is no setting; write ROOST_LOG__LEVEL"),
+        ("ROOST___X", "ROOST___X is no setting; write ROOST_SECTION__KEY"),
+    ],
+)
+def test_a_misspelt_variable_is_not_passed_over(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        load(environ={name: "DEBUG"}, data_dir=tmp_path / "data")
+
+
+def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+    load(environ={"ROOST_HOUSE": "1", "ROOSTER": "2", "ROOST_STT_SOMETHING": "3"}, data_dir=tmp_path / "data")
