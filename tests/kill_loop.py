@@ -1,0 +1,406 @@
+"""Kills the bot over and over: ``python tests/kill_loop.py --n 1000 [--seed S]``.
+
+A real ``roost run`` at a simulated Discord in a process of its own is killed (SIGKILL) at a random point of a random
+activity and started again on the same data folder. In every round: whatever it had started is gone within 2 s, its
+ghost within 10 s of READY, its journal with it; and the voice session of a bystander, a second bot in another server,
+is never touched. Half of the rounds are played where a new session's leave ends an old one's voice state, half where it
+does not. The last line is JSON; a violation is told as a story on standard error, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from roost.demo.bot_process import BotProcess, run_bot, wait_gone
+from roost.errors import RoostError
+from roost.sim import ControlClient, SimProcess, spawn
+
+GHOSTS = ("honoured", "ignored")
+GHOST_S = 10.0
+"""From READY until Discord shows the bot nowhere."""
+CHILDREN_S = 2.0
+READY_S = 30.0
+HOLD_S = 0.25
+"""For so long is looked whether the ghost stays gone."""
+POINTS = {"idle": 0.3, "start": 2.5, "joining": 1.2, "live": 0.5, "moving": 1.2, "leaving": 1.2}
+"""The activities, and how long after its beginning the kill comes at the latest: voice requests are a second apart."""
+SHOWN = 40
+ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+
+
+class Violation(Exception):
+    """What did not hold; `story` is the round's."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.story: list[str] = []
+
+
+@dataclasses.dataclass
+class Figures:
+    """What the rounds have shown."""
+
+    rounds: int = 0
+    starts: int = 0
+    ghosts: int = 0
+    worst_ghost_s: float = 0.0
+    worst_children_s: float = 0.0
+    activities: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def add(self, other: Figures) -> None:
+        self.rounds += other.rounds
+        self.starts += other.starts
+        self.ghosts += other.ghosts
+        self.worst_ghost_s = max(self.worst_ghost_s, other.worst_ghost_s)
+        self.worst_children_s = max(self.worst_children_s, other.worst_children_s)
+        self.activities += other.activities
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "rounds": self.rounds,
+            "starts": self.starts,
+            "ghosts_left": self.ghosts,
+            "worst_ghost_s": round(self.worst_ghost_s, 3),
+            "worst_children_s": round(self.worst_children_s, 3),
+            "activities": dict(sorted(self.activities.items())),
+        }
+
+
+class Loop:
+    """One simulator, the bot that is killed, and the bystander."""
+
+    def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path, dice: random.Random) -> None:
+        self._card = sim.card
+        self._discord = discord
+        self._folder = folder
+        self._dice = dice
+        self._bot_id, self._bystander_id = (each["user_id"] for each in sim.card["bots"])
+        self._here, self._there = sim.card["guilds"]
+        self._member = int(self._here["members"][0]["id"])  # who may send the bot anywhere
+        self._running = contextlib.AsyncExitStack()
+        self._at_start: dict[str, Any] = {}
+        self._looked_at = 0.0
+        self._story: list[str] = []
+        self.figures = Figures()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """The bystander is in voice and the bot is ready."""
+        neighbour = int(self._there["members"][2]["id"])
+        channel = int(self._there["voice_channels"][0]["id"])
+        await self._discord.voice(member_id=neighbour, channel_id=channel)
+        await self._discord.voice(member_id=self._member, channel_id=int(self._here["voice_channels"][0]["id"]))
+        async with run_bot(self._arguments("bystander"), self._environ(1)) as self._bystander:
+            await self._bystander.ready(READY_S)
+            text = int(self._there["text_channels"][0]["id"])
+            await self._slash("/voice join", member=neighbour, text=text, bot=1, wait_s=10.0)
+            self._at_start = _session_of(await self._discord.state(), self._bystander_id)
+            assert self._at_start["place"] == [str(channel)], "the bystander did not come into voice"
+            self._looked_at = time.monotonic()
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_callback(self._end_bot)
+                await self._start_bot()
+                await self._bot.ready(READY_S)
+                yield
+
+    async def round(self) -> None:
+        """Kill the bot once (twice, when it is killed while it starts), and see that nothing is left.
+
+        Raises:
+            Violation: Something is.
+        """
+        self._story, began = [], time.monotonic()
+        activity = self._dice.choice(list(POINTS))
+        after_s = self._dice.uniform(0.0, POINTS[activity])
+        try:
+            await getattr(self, f"_{activity}")(after_s)
+            await self._kill()
+            if await self._place():
+                self.figures.ghosts += 1
+            await self._start_bot()
+            await self._no_ghost()
+            await self._look_at_bystander()
+        except (Violation, RoostError, TimeoutError, AssertionError) as error:
+            violation = error if isinstance(error, Violation) else Violation(f"{type(error).__name__}: {error}")
+            violation.story = [
+                f"killed {after_s:.3f} s after the beginning of: {activity}",
+                *self._story,
+                "the bot's log:",
+                *self._bot.tail,
+                "the simulator's log:",
+                *[json.dumps(each) for each in (await self._discord.log(began))[-SHOWN:]],
+            ]
+            raise violation from None
+        self.figures.rounds += 1
+        self.figures.activities[activity] += 1
+
+    # What the bot is doing when it is killed
+
+    async def _idle(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+
+    async def _start(self, after_s: float) -> None:
+        """A ghost is already there when the bot that would end it is killed."""
+        await self._join()
+        await self._kill()
+        await self._start_bot()
+        await asyncio.sleep(after_s)
+
+    async def _joining(self, after_s: float) -> None:
+        async with self._meanwhile(self._slash("/voice join", channel=self._channel())):
+            await asyncio.sleep(after_s)
+
+    async def _live(self, after_s: float) -> None:
+        await self._join()
+        await asyncio.sleep(after_s)
+
+    async def _moving(self, after_s: float) -> None:
+        here = await self._join()
+        there = self._dice.choice([each for each in self._channels() if each != here])
+        if self._dice.random() < 0.5:
+            moved: Awaitable[Any] = self._slash("/voice join", channel=there)
+        else:
+            moved = self._discord.move(member_id=int(self._bot_id), channel_id=there)
+        async with self._meanwhile(moved):
+            await asyncio.sleep(after_s)
+
+    async def _leaving(self, after_s: float) -> None:
+        await self._join()
+        async with self._meanwhile(self._slash("/voice leave")):
+            await asyncio.sleep(after_s)
+
+    async def _join(self) -> int:
+        channel = self._channel()
+        await self._slash("/voice join", channel=channel, wait_s=10.0)
+        if await self._place() != [str(channel)]:
+            raise Violation("the bot did not come into voice")
+        return channel
+
+    @contextlib.asynccontextmanager
+    async def _meanwhile(self, doing: Awaitable[Any]) -> AsyncIterator[None]:
+        """Something goes on while the block waits; the bot is killed at its end, before the answer is there."""
+        task = asyncio.ensure_future(doing)
+        try:
+            yield
+            self._bot.kill()
+        finally:
+            await asyncio.wait([task])
+        task.result()
+
+    # The bot
+
+    def _arguments(self, name: str) -> list[str]:
+        settings = {
+            "discord.rest_url": self._card["rest_url"],
+            "voice.ca_file": self._card["ca_file"],
+            "voice.allowed_hosts": "localhost,127.0.0.1",
+            "plugins.deny": "stt",
+            "plugins.required": "voice",
+            "log.format": "json",
+        }
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        return [*words, "--data-dir", str(self._folder / name)]
+
+    def _environ(self, bot: int) -> dict[str, str]:
+        return {**ENVIRON, "ROOST_TOKEN": self._card["bots"][bot]["token"]}
+
+    async def _start_bot(self) -> None:
+        await self._end_bot()
+        self._bot: BotProcess = await self._running.enter_async_context(
+            run_bot(self._arguments("killed"), self._environ(0))
+        )
+        self.figures.starts += 1
+        self._tell("started")
+
+    async def _end_bot(self) -> None:
+        await self._running.aclose()
+
+    async def _kill(self) -> None:
+        below = [self._bot.pid, *self._bot.descendants()]
+        self._bot.kill()
+        self._tell(f"killed, with {len(below) - 1} processes below it; Discord shows it at {await self._place()}")
+        seconds = await wait_gone(below, CHILDREN_S)
+        if seconds is None:
+            raise Violation(f"{CHILDREN_S:.0f} s after the kill a process is still there: {below}")
+        self.figures.worst_children_s = max(self.figures.worst_children_s, seconds)
+
+    # What must hold
+
+    async def _no_ghost(self) -> None:
+        """READY is the simulator's: the moment in which it let the new session in."""
+        began = time.monotonic()
+        ready: float | None = None
+        gone: float | None = None
+        while gone is None:
+            if ready is None:
+                entries = await self._discord.log(began)
+                own = [each for each in entries if each["kind"] == "gateway_identify"]
+                ready = next((each["t"] for each in own if each["bot_id"] == self._bot_id), None)
+            if self._bot.returncode is not None:
+                raise Violation(f"the bot ended with {self._bot.returncode} when it was started again")
+            now = time.monotonic()
+            if not await self._place():
+                gone = now if ready is not None else None
+            if now - (ready or began) > (GHOST_S if ready else READY_S):
+                raise Violation(f"{now - began:.1f} s after the start the bot is not ready, or its ghost still there")
+            await asyncio.sleep(0.02)
+        assert ready is not None
+        self.figures.worst_ghost_s = max(self.figures.worst_ghost_s, gone - ready)
+        self._tell(f"no ghost {gone - ready:.3f} s after READY")
+        await self._bot.ready(READY_S)
+        until = time.monotonic() + HOLD_S
+        while time.monotonic() < until:
+            if place := await self._place():
+                raise Violation(f"the ghost came back, in {place}")
+            await asyncio.sleep(0.02)
+        left = sorted(path.name for path in (self._folder / "killed" / "instances").glob("*.json*"))
+        if left and time.monotonic() - ready < GHOST_S:
+            await asyncio.sleep(1.0)
+            left = sorted(path.name for path in (self._folder / "killed" / "instances").glob("*.json*"))
+        if left:
+            raise Violation(f"journals of the dead are left: {left}")
+
+    async def _look_at_bystander(self) -> None:
+        state = await self._discord.state()
+        now = _session_of(state, self._bystander_id)
+        if now != self._at_start:
+            raise Violation(f"the bystander's session changed from {self._at_start} to {now}")
+        if self._bystander.returncode is not None:
+            raise Violation("the bystander ended")
+        since, self._looked_at = self._looked_at, time.monotonic()
+        for each in await self._discord.log(since):
+            if self._bystander_id in (each.get("user_id"), each.get("bot_id")) and each["kind"] != "voice":
+                raise Violation(f"something befell the bystander: {each}")
+        if state["max_sessions_per_guild"] > 1:
+            raise Violation("there were two sessions in one server at once")
+
+    # Helpers
+
+    def _tell(self, what: str) -> None:
+        self._story.append(f"{time.monotonic():.3f} {what}")
+
+    def _channels(self) -> list[int]:
+        return [int(each["id"]) for each in self._here["voice_channels"]]
+
+    def _channel(self) -> int:
+        return self._dice.choice(self._channels())
+
+    async def _place(self) -> list[str]:
+        return list(_session_of(await self._discord.state(), self._bot_id)["place"])
+
+    async def _slash(
+        self,
+        command: str,
+        *,
+        channel: int | None = None,
+        member: int | None = None,
+        text: int | None = None,
+        bot: int = 0,
+        wait_s: float = 0.0,
+    ) -> None:
+        self._tell(f"{command} {channel or ''}")
+        await self._discord.slash(
+            member_id=member or self._member,
+            channel_id=text or int(self._here["text_channels"][0]["id"]),
+            command=command,
+            options={"channel": str(channel)} if channel else {},
+            wait_s=wait_s,
+            bot=bot,
+        )
+
+
+def _session_of(state: dict[str, Any], user_id: str) -> dict[str, Any]:
+    """Where a bot is, by which voice connections, and how many of its sessions were ever opened and closed."""
+    return {
+        "place": [each["channel_id"] for each in state["voice_states"] if each["user_id"] == user_id],
+        "connections": [
+            (each["connection_id"], each["ssrc"]) for each in state["voice_sessions"] if each["user_id"] == user_id
+        ],
+        "ever": [
+            (each["opened"], each["closed"]) for each in state["sessions"]["per_guild"] if each["user_id"] == user_id
+        ],
+    }
+
+
+async def play(ghosts: str, rounds: int, seed: int, figures: Figures, done: Callable[[], None]) -> None:
+    """So many rounds at one simulator.
+
+    Raises:
+        Violation: At the first.
+    """
+    dice = random.Random(f"{seed} {ghosts}")
+    with tempfile.TemporaryDirectory(prefix="roost-kill-") as folder:
+        async with spawn(["--ghosts", ghosts]) as sim, ControlClient(sim.card["control_url"]) as discord:
+            loop = Loop(sim, discord, Path(folder), dice)
+            loop.figures = figures
+            async with loop.open():
+                for _ in range(rounds):
+                    await loop.round()
+                    done()
+
+
+async def kill_loop(rounds: int, seed: int, done: Callable[[], None]) -> tuple[dict[str, Figures], list[str]]:
+    """Both halves at once; the figures of each, and the stories of the violations."""
+    figures = {ghosts: Figures() for ghosts in GHOSTS}
+    shares = {"honoured": rounds - rounds // 2, "ignored": rounds // 2}
+    halves = [play(ghosts, shares[ghosts], seed, figures[ghosts], done) for ghosts in GHOSTS if shares[ghosts]]
+    stories: list[str] = []
+    for ghosts, result in zip(GHOSTS, await asyncio.gather(*halves, return_exceptions=True), strict=False):
+        if isinstance(result, Violation):
+            head = f"VIOLATION in round {figures[ghosts].rounds + 1} with ghosts {ghosts}: {result}"
+            stories.append("\n  ".join([head, *result.story]))
+        elif result is not None:
+            raise result
+    return figures, stories
+
+
+def _progress(rounds: int) -> Iterator[None]:
+    """Counts, for people who watch."""
+    for count in range(1, rounds + 1):
+        if sys.stderr.isatty():
+            print(f"\r{count} of {rounds} rounds", end="" if count < rounds else "\n", file=sys.stderr, flush=True)
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=100, help="rounds (default: 100)")
+    parser.add_argument("--seed", type=int, help="by default a fresh one")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 40)
+    print(f"seed {seed}", flush=True)
+    began = time.monotonic()
+    progress = _progress(options.n)
+    figures, stories = asyncio.run(kill_loop(options.n, seed, lambda: next(progress)))
+    for story in stories:
+        print(story, file=sys.stderr)
+    total = Figures()
+    for half in figures.values():
+        total.add(half)
+    summary = {
+        "ok": not stories,
+        "violations": len(stories),
+        "seed": seed,
+        "seconds": round(time.monotonic() - began, 1),
+        **total.json(),
+        **{f"ghosts_{name}": half.json() for name, half in figures.items()},
+    }
+    print(json.dumps(summary))
+    return 1 if stories else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
