@@ -107,7 +107,8 @@ class House:
         self.guest = Guest()
         self.config = build(SttConfig, {"engine": "scripted", **settings}, "stt")
         self.overwrites: dict[int, hikari.PermissionOverwrite] = {}
-        role = types.SimpleNamespace(permissions=PERMISSIONS)
+        self.voice_overwrites: dict[int, hikari.PermissionOverwrite] = {}
+        role = types.SimpleNamespace(permissions=PERMISSIONS, bot_id=None, is_managed=False)
         self.bot = types.SimpleNamespace(
             get_me=lambda: types.SimpleNamespace(id=ME),
             rest=types.SimpleNamespace(
@@ -120,13 +121,16 @@ class House:
                 get_member=lambda guild, user: types.SimpleNamespace(
                     id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}.get(user, f"U{user}")
                 ),
-                get_guild=lambda guild: types.SimpleNamespace(id=guild, owner_id=0, get_roles=lambda: {guild: role}),
+                get_guild=lambda guild: types.SimpleNamespace(
+                    id=guild, owner_id=0, member_count=None, get_roles=lambda: {guild: role}
+                ),
+                get_members_view_for_guild=lambda guild: {},
                 get_guild_channel=lambda channel: types.SimpleNamespace(
                     id=channel,
                     guild_id=GUILD,
                     name="perch" if channel == VOICE else "captions",
                     type=hikari.ChannelType.GUILD_VOICE if channel == VOICE else hikari.ChannelType.GUILD_TEXT,
-                    permission_overwrites=self.overwrites,
+                    permission_overwrites=self.voice_overwrites if channel == VOICE else self.overwrites,
                 ),
                 get_thread=lambda channel: None,
                 get_voice_state=lambda guild, user: None,

@@ -55,6 +55,12 @@ def test_nothing_pings_links_or_formats(hostile: str) -> None:
         assert not re.search(r"[*_~`|<>@#\[\]()]|://|gg/|:\w+:", bare), message
 
 
+def test_the_bots_own_words_keep_their_links() -> None:
+    assert render([Line("Roost", "See <#1>: `/transcribe start`", own=True)]) == [
+        "**Roost**: See <#1>: `/transcribe start`"
+    ]
+
+
 def test_text_that_hides_or_turns_is_neutralised() -> None:
     assert clean("a\u202eb\u200bc\u2066d\u2069e\ufefff\x00g\u00adh\u061ci") == "abcdefghi"
     assert clean("one\ntwo\u2028three\r\n# four") == "one two three # four"

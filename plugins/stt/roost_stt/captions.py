@@ -21,11 +21,12 @@ _WORD_LIMIT = 400
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Line:
-    """One utterance to be shown."""
+    """One utterance to be shown; `own` are the bot's own words, whose formatting and links count."""
 
     name: str
     text: str = dataclasses.field(repr=False)
     user_id: int = 0
+    own: bool = False
 
 
 def clean(text: str) -> str:
@@ -86,7 +87,7 @@ def pack(lines: Sequence[Line], limit: int = MESSAGE_LIMIT) -> list[Message]:
         [
             (line.user_id, piece)
             for line in lines
-            for piece in _pieces(f"**{display_name(line.name)}**:", clean(line.text), limit)
+            for piece in _pieces(f"**{display_name(line.name)}**:", clean(line.text), limit, own=line.own)
         ],
         limit,
     )
@@ -113,12 +114,12 @@ def fit(pieces: Message, limit: int) -> tuple[Message, Message]:
     return pieces, []
 
 
-def _pieces(head: str, text: str, limit: int) -> list[str]:
+def _pieces(head: str, text: str, limit: int, *, own: bool = False) -> list[str]:
     pieces: list[str] = []
     current = head
     for word in text.split(" "):
         for part in [word[i : i + _WORD_LIMIT] for i in range(0, len(word), _WORD_LIMIT)]:
-            safe = escape(part)
+            safe = part if own else escape(part)
             if units_of(current) + 1 + units_of(safe) > limit:
                 pieces.append(current)
                 current = head

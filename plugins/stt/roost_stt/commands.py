@@ -11,18 +11,21 @@ import hikari
 import lightbulb
 
 from roost.errors import ResourceError, RoostError
+from roost_stt.checks import NEEDED
+from roost_stt.languages import language_code, suggestions
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
 
 _log = logging.getLogger("roost.stt")
 
-NEEDED = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES
-
 
 def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
     """The loader with the one command group."""
     group = lightbulb.Group("transcribe", "Turn what is said in voice into text")
+
+    async def languages(ctx: lightbulb.AutocompleteContext[str]) -> None:
+        await ctx.respond(dict(suggestions(str(ctx.focused.value or ""))))
 
     @group.register
     class Start(lightbulb.SlashCommand, name="start", description="Transcribe this server's voice session"):
@@ -38,11 +41,18 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
             ],
         )
 
+        language = lightbulb.string(
+            "language",
+            "What is spoken; the server's setting if you leave it out",
+            default=None,
+            autocomplete=languages,
+        )
+
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            chosen = self.channel
-            check = functools.partial(_check_start, plugin, ctx, chosen)
-            await _answer(ctx, functools.partial(_start, plugin, ctx, chosen), check)
+            chosen, language = self.channel, self.language
+            check = functools.partial(_check_start, plugin, ctx, chosen, language)
+            await _answer(ctx, functools.partial(_start, plugin, ctx, chosen, language), check)
 
     @group.register
     class Stop(lightbulb.SlashCommand, name="stop", description="Stop transcribing; what was said is still posted"):
@@ -50,6 +60,33 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
         async def invoke(self, ctx: lightbulb.Context) -> None:
             check = functools.partial(_check_stop, plugin, ctx)
             await _answer(ctx, functools.partial(_stop, plugin, ctx), check)
+
+    @group.register
+    class Pause(lightbulb.SlashCommand, name="pause", description="Hear nothing until it is resumed"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            check = functools.partial(_check_stop, plugin, ctx)
+            await _answer(ctx, functools.partial(_pause, plugin, ctx, paused=True), check)
+
+    @group.register
+    class Resume(lightbulb.SlashCommand, name="resume", description="Go on after a pause"):
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            check = functools.partial(_check_stop, plugin, ctx)
+            await _answer(ctx, functools.partial(_pause, plugin, ctx, paused=False), check)
+
+    @group.register
+    class Language(lightbulb.SlashCommand, name="language", description="Which language you speak, in every server"):
+        language = lightbulb.string(
+            "language",
+            "Its name or code, or auto; leave it out to see what is set",
+            default=None,
+            autocomplete=languages,
+        )
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            await _answer(ctx, functools.partial(_language, plugin, ctx, self.language), None)
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Is anything being transcribed, and how well?"):
@@ -83,8 +120,12 @@ async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]], ch
 _NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
 
 
-def _check_start(plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None) -> None:
+def _check_start(
+    plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None, language: str | None
+) -> None:
     assert ctx.guild_id is not None
+    if language is not None:
+        language_code(language)
     plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=False)
     permissions = ctx.member.permissions if ctx.member is not None else hikari.Permissions.NONE
     if isinstance(chosen, hikari.InteractionChannel):
@@ -92,7 +133,7 @@ def _check_start(plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.Parti
     if NEEDED & ~permissions and not permissions & hikari.Permissions.ADMINISTRATOR:
         channel_id = chosen.id if chosen is not None else ctx.channel_id
         raise ResourceError(f"You cannot write in <#{channel_id}>, so I do not put transcripts there.")
-    plugin.check_channel(int(ctx.guild_id), int(chosen.id) if chosen is not None else int(ctx.channel_id))
+    plugin.check_channel(int(ctx.guild_id), int(chosen.id) if chosen is not None else int(ctx.channel_id), _rank(ctx))
 
 
 def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:
@@ -100,11 +141,26 @@ def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:
     plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=True)
 
 
-async def _start(plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None) -> str:
+async def _start(
+    plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None, language: str | None
+) -> str:
     assert ctx.guild_id is not None
     return await plugin.start_transcribing(
-        int(ctx.guild_id), int(ctx.user.id), int(chosen.id) if chosen is not None else int(ctx.channel_id), _rank(ctx)
+        int(ctx.guild_id),
+        int(ctx.user.id),
+        int(chosen.id) if chosen is not None else int(ctx.channel_id),
+        _rank(ctx),
+        language_code(language) if language is not None else None,
     )
+
+
+async def _pause(plugin: SttPlugin, ctx: lightbulb.Context, *, paused: bool) -> str:
+    assert ctx.guild_id is not None
+    return await plugin.pause_transcribing(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), paused=paused)
+
+
+async def _language(plugin: SttPlugin, ctx: lightbulb.Context, language: str | None) -> str:
+    return await plugin.choose_language(int(ctx.user.id), language_code(language) if language is not None else None)
 
 
 async def _stop(plugin: SttPlugin, ctx: lightbulb.Context) -> str:

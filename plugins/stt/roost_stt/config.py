@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from roost.errors import UsageError
 from roost.schema import guild_setting
+from roost_stt.languages import AUTO, language_code
 from roost_stt.protocol.endpointing import Endpointing
 
 Where = Literal["channel", "thread", "none"]
 """``none``: captions are only stored; what the bot has to say about them goes to the channel."""
+
+
+MAX_HINTS = 50
+MAX_HINT_CHARS = 40
 
 
 class LeaseConfig(BaseModel):
@@ -73,9 +79,32 @@ class SttConfig(BaseModel):
     retention_days: int = guild_setting(
         7, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."
     )
+    language: str = guild_setting(AUTO, description="What is spoken: a code such as de, or auto. Members may differ.")
+    hints: tuple[str, ...] = guild_setting((), max_length=MAX_HINTS, description="Names and words likely to be said.")
+    word_timestamps: bool = guild_setting(False, description="Store when each word was said; costs speed.")
+    silence_minutes: float = guild_setting(
+        5.0, ge=0, le=1440, description="After so many minutes without a voice, say so once; 0: never."
+    )
+    max_hours: float = guild_setting(8.0, gt=0, le=24, description="The longest transcription.")
     captions: CaptionsConfig = CaptionsConfig()
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            return language_code(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("hints")
+    @classmethod
+    def _short(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        hints = tuple(" ".join(each.split()) for each in value)
+        if any(not 0 < len(each) <= MAX_HINT_CHARS for each in hints):
+            raise ValueError(f"each has 1 to {MAX_HINT_CHARS} characters")
+        return hints
 
 
 def lease_folder() -> Path:

@@ -23,6 +23,7 @@ from roost_stt import child
 from roost_stt.kept import KeptFrames, Key
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
+from roost_stt.protocol.wishes import Wish, Wishes
 
 _log = logging.getLogger("roost.stt")
 
@@ -145,6 +146,7 @@ class SpeechWorker:
         self._behind = asyncio.Event()
         """Set while frames wait in `_kept` because the pipe had no room."""
         self._kept = KeptFrames()
+        self._wishes = Wishes()
         self._tries: dict[Key, int] = {}
         self._in_engine: set[Key] = set()
         self._token = 0
@@ -215,6 +217,17 @@ class SpeechWorker:
         if self._live and not self._behind.is_set() and not self._send_audio(audio):
             self._behind.set()
 
+    def wish(self, wish: Wish) -> None:
+        """Say how a server or a person is to be understood: now, and by every later process."""
+        self._wishes.put(wish)
+        if self._process is not None:
+            self._send(ipc.encode_json(ipc.Kind.WISH, wish.fields()))
+
+    @property
+    def english_only(self) -> bool:
+        """Whether the engine has said that it understands English alone."""
+        return self._ready_info.get("multilingual") is False
+
     def purge(self, guild_id: int, user_id: int) -> None:
         """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
         key = (guild_id, user_id)
@@ -270,6 +283,7 @@ class SpeechWorker:
     def forget(self, guild_id: int) -> None:
         """Drop what is kept of a guild whose session is over."""
         self._drops_told.discard(guild_id)
+        self.wish(Wish(guild_id))
         for key in self._kept.speakers:
             if key[0] == guild_id:
                 self.purge(*key)
@@ -364,6 +378,8 @@ class SpeechWorker:
                             await ready.wait()
                     except TimeoutError:
                         raise _Died("it was not ready in time") from None
+                    for wish in self._wishes:
+                        self._send(ipc.encode_json(ipc.Kind.WISH, wish.fields()))
                     await self._catch_up(process)
                     self._behind.clear()
                     self._live = True

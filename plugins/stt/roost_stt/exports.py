@@ -26,6 +26,7 @@ class StoredLine:
         ended_at: Wall clock.
         language: ISO 639-1 code, if known.
         confidence: 0 to 1.
+        words: Of each its start and end in seconds from `started_at`, and its text; where the server wants them.
     """
 
     user_id: int
@@ -35,6 +36,7 @@ class StoredLine:
     ended_at: float
     language: str | None = None
     confidence: float = 0.0
+    words: Sequence[tuple[float, float, str]] = dataclasses.field(default=(), repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,16 +20,20 @@ from roost.audio import SessionStats, VoiceSession
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, SpeechError
 from roost.hooks import Meta, Report, hookimpl
-from roost.permissions import permissions_in
 from roost.speech import EngineSpec, Transcript
+from roost_stt import checks
+from roost_stt.audience import wider_by_cache
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import display_name
-from roost_stt.commands import NEEDED, transcribe_loader
+from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
 from roost_stt.exports import Head
+from roost_stt.guard import duration
+from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
+from roost_stt.protocol.wishes import Wish
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
 from roost_stt.transcripts import TranscriptBook
@@ -56,6 +60,7 @@ class SttPlugin:
         self._starting = asyncio.Lock()
         self._idle: asyncio.Task[None] | None = None
         self._book: TranscriptBook | None = None
+        self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
         self._stopping = False
 
@@ -84,6 +89,8 @@ class SttPlugin:
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
         ctx.task(book.sweep_forever(), "retention")
+        self._languages = UserLanguages(ctx.store)
+        await self._languages.load()
         if self._config.engine == "faster-whisper":
             # Hashing the model takes a moment; the worker is spared it.
             self._model = await asyncio.to_thread(locate, self._config.model, self._config.model_path)
@@ -111,6 +118,12 @@ class SttPlugin:
         for transcription in self._running.values():
             transcription.forget(user_id)
         await self.book.forget(user_id)
+        self.languages.forget(user_id)
+        self._wish_of_user(user_id)
+
+    @hookimpl
+    async def config_changed(self, ctx: PluginContext, guild_id: int, old: SttConfig, new: SttConfig) -> None:
+        self._wish_of_guild(guild_id)
 
     @hookimpl
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
@@ -187,16 +200,27 @@ class SttPlugin:
     async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:
         """Others may read along where nobody there has asked for it: a moderator's move ends the transcription."""
         transcription = self._running.get(session.guild_id)
-        if by_request or transcription is None or self._ctx is None:
+        if transcription is None or self._ctx is None:
             return
-        transcription.stop_intake()
-        transcription.tell(
-            "moved",
-            f"I was moved to another channel, so transcription of <#{old}> ends. `/transcribe start` begins anew.",
-        )
-        self._ctx.task(self._end_moved(session), f"moved:{session.guild_id}")
+        if not by_request:
+            why = f"I was moved to another channel, so transcription of <#{old}> ends."
+        elif wider_by_cache(self.bot, session.guild_id, new, transcription.channel_id):
+            why = f"There may be people here who cannot see <#{new}>, so transcription ends with <#{old}>."
+        else:
+            return
+        self._end_because(session, transcription, f"{why} `/transcribe start` begins anew.")
 
-    async def _end_moved(self, session: VoiceSession) -> None:
+    def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
+        """Hear nothing more at once, and end with the reason said."""
+        transcription.stop_intake()
+        transcription.tell("end", why)
+        self._context().task(self._end_for_good(session), f"end:{session.guild_id}")
+
+    def _too_long(self, session: VoiceSession, transcription: Transcription, cap_s: float) -> None:
+        why = f"Transcriptions last at most {duration(cap_s)} in this server, so this one ends."
+        self._end_because(session, transcription, f"{why} `/transcribe start` begins a new one.")
+
+    async def _end_for_good(self, session: VoiceSession) -> None:
         await self._end(session.guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
         await self._remember(session, None)
 
@@ -215,8 +239,17 @@ class SttPlugin:
 
     # ---- what members ask
 
-    async def start_transcribing(self, guild_id: int, user_id: int, channel_id: int, manages: bool) -> str:
+    async def start_transcribing(
+        self, guild_id: int, user_id: int, channel_id: int, manages: bool, language: str | None = None
+    ) -> str:
         """Begin, and say so in words for the member who asked.
+
+        Args:
+            guild_id: Where.
+            user_id: Who asks.
+            channel_id: Where the captions go.
+            manages: They manage the server.
+            language: Of those who have not chosen one for themselves; None: the server's.
 
         Raises:
             RoostError: It cannot be done; the message is for people.
@@ -227,15 +260,16 @@ class SttPlugin:
                 raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
             transcription = self._running.get(guild_id)
             failed = session.capture_state == "failed"
+            mind = ""
             if transcription is not None and self._has_failed():
                 await self._ready_worker(self._context())
                 transcription.forget_told(Trouble.FAILED.value)
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and not failed:
-                return f"I am already transcribing <#{session.channel_id}> into <#{transcription.channel_id}>."
+                return _already(session, transcription)
             if transcription is None:
-                self.check_channel(guild_id, channel_id)
-                await self._begin(session, channel_id, user_id)
+                mind = self.check_channel(guild_id, channel_id, manages)
+                await self._begin(session, channel_id, user_id, language=language)
             else:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
@@ -245,7 +279,42 @@ class SttPlugin:
                 "Give me View Channel and Send Messages there and use `/transcribe start` again."
             )
         again = " The notice stands now." if transcription is not None else ""
-        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>.{again}"
+        spoken = self._config.language if language is None else language
+        deaf = f" {ENGLISH_ONLY}" if self._is_deaf_to(language) else ""
+        said = f" Language: {language_name(spoken)}." if language is not None and not deaf else ""
+        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>.{said}{again}{deaf}{mind}"
+
+    async def choose_language(self, user_id: int, language: str | None) -> str:
+        """A member's own language, in every server; ``auto`` takes it back, None only asks."""
+        if language is not None:
+            await self.languages.choose(user_id, None if language == AUTO else language)
+            self._wish_of_user(user_id)
+        own = self.languages.of(user_id)
+        if own is None:
+            return "Your speech is taken for what the server has set, or guessed. `/transcribe language` changes that."
+        deaf = f" {ENGLISH_ONLY}" if self._is_deaf_to(own) else ""
+        return f"Your speech is taken for {language_name(own)}, in every server.{deaf}"
+
+    async def pause_transcribing(self, guild_id: int, user_id: int, manages: bool, *, paused: bool) -> str:
+        """Hear nothing for a while, or hear again; see `start_transcribing`."""
+        self.check(guild_id, user_id, manages, stop=True)
+        session, transcription = self._session(guild_id), self._running[guild_id]
+        if transcription.paused is paused:
+            return "Transcription is paused already." if paused else "Transcription is not paused."
+        if paused:
+            transcription.pause()
+            if self._worker is not None:
+                # What is being said becomes text now and not with the first words after the pause.
+                drain = self._worker.drain(guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
+                self._context().task(drain, f"drain:{guild_id}")
+        else:
+            transcription.resume()
+        await self._remember(session, transcription.channel_id)
+        if paused:
+            return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
+        if not await session.capturing():
+            raise ResourceError(f"I could not post the notice in <#{transcription.channel_id}>, so I hear nobody.")
+        return f"Transcription of <#{session.channel_id}> goes on."
 
     def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
         """Refuse what needs no trying.
@@ -256,48 +325,24 @@ class SttPlugin:
         session = self._session(guild_id)
         running = self._running.get(guild_id)
         if not stop:
-            self.check_kept(guild_id)
+            checks.is_of_use(self.config_of(guild_id))
         if stop and running is None:
             raise ResourceError("Nothing is being transcribed here.")
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
         if not stop and running is not None and session.capture_state != "failed" and not self._has_failed():
-            raise ResourceError(f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>.")
+            raise ResourceError(_already(session, running))
 
-    def check_kept(self, guild_id: int) -> None:
-        """Refuse what would neither be shown nor stored.
+    def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
+        """Whether captions may go there; gives what to say about it.
 
         Raises:
             ResourceError: The message is for the member who asked.
         """
-        config = self.config_of(guild_id)
-        if config.captions.where == "none" and not config.retention_days:
-            raise ResourceError(
-                "Captions are switched off here and transcripts are not kept, so there would be nothing to read. "
-                "See `/config set stt captions.where` and `retention_days`."
-            )
-
-    def check_channel(self, guild_id: int, channel_id: int) -> None:
-        """Whether the bot may write there; what the cache does not know is left to Discord."""
-        bot = self._context().bot
-        me = bot.get_me()
-        guild = bot.cache.get_guild(guild_id)
-        member = bot.cache.get_member(guild_id, me.id) if me is not None else None
-        channel = bot.cache.get_guild_channel(channel_id)
-        if guild is None or member is None or channel is None:
-            return
-        missing = NEEDED & ~permissions_in(member, guild, channel)
-        names = [
-            name
-            for flag, name in (
-                (hikari.Permissions.VIEW_CHANNEL, "View Channel"),
-                (hikari.Permissions.SEND_MESSAGES, "Send Messages"),
-            )
-            if missing & flag
-        ]
-        if names:
-            raise ResourceError(f"I cannot write in <#{channel_id}>. Give me {' and '.join(names)} there.")
+        checks.can_write(self.bot, guild_id, channel_id)
+        voice_id = self._session(guild_id).channel_id
+        return checks.audience(self.bot, guild_id, voice_id, channel_id, manages=manages)
 
     async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
         """End, with everything said so far posted; see `start_transcribing`."""
@@ -324,8 +369,9 @@ class SttPlugin:
         )
         failed = transcription.session.capture_state == "failed"
         trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again."
+        state = "Paused: transcribing" if transcription.paused else "Transcribing"
         return (
-            f"Transcribing <#{transcription.session.channel_id}> into <#{transcription.channel_id}>: "
+            f"{state} <#{transcription.session.channel_id}> into <#{transcription.channel_id}>: "
             f"{transcription.captioner.captions} captions so far, speech engine {worker.state.value}. "
             f"Decoded: {heard or 'nobody'}.{trouble if failed else ''}"
         )
@@ -342,6 +388,46 @@ class SttPlugin:
         if self._book is None:
             raise ClosedError("The speech-to-text plugin is not loaded.")
         return self._book
+
+    @property
+    def languages(self) -> UserLanguages:
+        """What people chose for themselves.
+
+        Raises:
+            ClosedError: The plugin is not loaded.
+        """
+        if self._languages is None:
+            raise ClosedError("The speech-to-text plugin is not loaded.")
+        return self._languages
+
+    def _is_deaf_to(self, language: str | None) -> bool:
+        """Whether the model does not understand a language that is asked of it."""
+        if language in (None, AUTO, "en"):
+            return False
+        config = self._config
+        named = config.engine == "faster-whisper" and config.model_path is None and config.model.endswith(".en")
+        return named or (self._worker is not None and self._worker.english_only)
+
+    def _wish_of_user(self, user_id: int) -> None:
+        if self._worker is not None:
+            self._worker.wish(Wish(0, user_id, self.languages.of(user_id)))
+
+    def _wish_of_guild(self, guild_id: int) -> None:
+        """Tell the worker how a server's speech is to be understood, and the server what cannot be."""
+        transcription = self._running.get(guild_id)
+        if self._worker is None or transcription is None:
+            return
+        config = self.config_of(guild_id)
+        language = transcription.language or config.language
+        spoken = None if language == AUTO else language
+        self._worker.wish(Wish(guild_id, 0, spoken, config.hints, config.word_timestamps))
+        # What was asked for with the start is answered there.
+        if transcription.language is None and self._is_deaf_to(spoken):
+            transcription.tell("english", ENGLISH_ONLY)
+
+    def _limits(self, guild_id: int) -> tuple[float, float]:
+        config = self.config_of(guild_id)
+        return config.silence_minutes * 60.0, config.max_hours * 3600.0
 
     @property
     def bot(self) -> hikari.GatewayBot:
@@ -379,7 +465,14 @@ class SttPlugin:
         return state is not None and state.channel_id == session.channel_id
 
     async def _begin(
-        self, session: VoiceSession, channel_id: int, user_id: int = 0, *, record: str | None = None
+        self,
+        session: VoiceSession,
+        channel_id: int,
+        user_id: int = 0,
+        *,
+        record: str | None = None,
+        language: str | None = None,
+        paused: bool = False,
     ) -> None:
         ctx = self._context()
         worker = await self._ready_worker(ctx)
@@ -414,10 +507,16 @@ class SttPlugin:
             may_show=may_show,
             keeper=keeper,
             shown=lambda: self.config_of(guild_id).captions.where != "none",
+            first_heard=self._wish_of_user,
+            language=language,
         )
         self._running[guild_id] = transcription
         try:
-            transcription.start()
+            self._wish_of_guild(guild_id)
+            transcription.start(paused=paused)
+            transcription.watch_with(
+                lambda: self._limits(guild_id), lambda cap_s: self._too_long(session, transcription, cap_s)
+            )
         except BaseException:
             self._running.pop(guild_id, None)
             await transcription.close()
@@ -449,7 +548,13 @@ class SttPlugin:
             if session.guild_id in self._running:
                 return
             try:
-                await self._begin(session, int(before["channel"]), record=before.get("record"))
+                await self._begin(
+                    session,
+                    int(before["channel"]),
+                    record=before.get("record"),
+                    language=before.get("language"),
+                    paused=bool(before.get("paused")),
+                )
             except (ResourceError, ClosedError, ConfigError) as error:
                 _log.warning("guild %d: transcription could not go on: %s", session.guild_id, error)
 
@@ -486,11 +591,13 @@ class SttPlugin:
                 self._report("the speech worker was idle and has ended", worker)
 
     async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
-        value = None
+        value: dict[str, Any] | None = None
         if channel_id is not None:
             running = self._running.get(session.guild_id)
             record = running.keeper.key if running is not None else None
             value = {"session": session.id, "channel": channel_id, "record": record}
+            if running is not None:
+                value |= {"language": running.language, "paused": running.paused}
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 
@@ -550,3 +657,9 @@ class SttPlugin:
         if self._ctx is None:
             raise ClosedError("The speech-to-text plugin is not loaded.")
         return self._ctx
+
+
+def _already(session: VoiceSession, running: Transcription) -> str:
+    if running.paused:
+        return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
+    return f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>."

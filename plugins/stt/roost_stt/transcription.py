@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from roost.audio import AudioFrame, VoiceSession
+from roost.audio import SILENCE_FRAME, AudioFrame, VoiceSession
 from roost.context import HookCaller
 from roost.errors import RoostError
 from roost.scopes import Scope
@@ -16,6 +17,7 @@ from roost.speech import Transcript
 from roost_stt.captioner import Captioner
 from roost_stt.captions import Line
 from roost_stt.engine import SpeechWorker
+from roost_stt.guard import Finding, Look, duration
 from roost_stt.transcripts import Keeper
 
 _log = logging.getLogger("roost.stt")
@@ -35,6 +37,8 @@ class Transcription:
         captioner: Posts to the channel.
         may_show: Whether a user's words may be posted, by their consent now.
         shown: Whether captions are posted at all; asked for each.
+        first_heard: Called with each user before their first frame is passed on.
+        language: What was asked for with the start: a code, ``auto``, or None for the server's.
         keeper: Stores every line before it is posted.
     """
 
@@ -50,12 +54,20 @@ class Transcription:
         may_show: Callable[[int], bool],
         keeper: Keeper,
         shown: Callable[[], bool] = lambda: True,
+        first_heard: Callable[[int], None] = lambda _user_id: None,
+        language: str | None = None,
     ) -> None:
         self.session = session
         self.channel_id = channel_id
         self.guild_id = session.guild_id
         self.captioner = captioner
         self._shown = shown
+        self._first_heard = first_heard
+        self._heard: set[int] = set()
+        self.language = language
+        self.paused = False
+        self.heard_s = time.monotonic()
+        """When somebody was heard last, or when hearing began."""
         self._may_show = may_show
         self.keeper = keeper
         self._in_hand = 0
@@ -79,18 +91,44 @@ class Transcription:
         """Whether frames are being taken."""
         return self._detach is not None
 
-    def start(self) -> None:
-        """Attach to the session.
+    def start(self, *, paused: bool = False) -> None:
+        """Attach to the session, unless it begins with a pause.
 
         Raises:
             ClosedError: The session has ended.
         """
-        self._detach = self.session.attach(self, notice_channel_id=self.channel_id)
+        self.paused = paused
+        if not paused:
+            self._attach()
         self._scope.spawn(self.captioner.run(), "captions")
         self._scope.spawn(self._pump(), "transcripts")
 
+    def pause(self) -> None:
+        """Hear nothing until `resume`. What was said becomes text."""
+        self.paused = True
+        self.stop_intake()
+
+    def resume(self) -> None:
+        """Hear again.
+
+        Raises:
+            ClosedError: The session has ended.
+        """
+        if self.paused:
+            self._attach()
+            self.paused = False
+
+    def _attach(self) -> None:
+        self._detach = self.session.attach(self, notice_channel_id=self.channel_id)
+        self.heard_s = time.monotonic()
+
     def write(self, frame: AudioFrame) -> None:
         """`roost.audio.FrameSink`: one frame for the worker."""
+        if frame.opus != SILENCE_FRAME:
+            self.heard_s = time.monotonic()
+        if frame.user_id not in self._heard:
+            self._heard.add(frame.user_id)
+            self._first_heard(frame.user_id)
         self._worker.write(frame)
 
     def purge(self, user_id: int) -> None:
@@ -127,7 +165,39 @@ class Transcription:
         """Say something to the channel, once per session for each `what`."""
         if what not in self._told:
             self._told.add(what)
-            self.captioner.add(Line("Roost", text))
+            self.captioner.add(Line("Roost", text, own=True))
+
+    def was_told(self, what: str) -> bool:
+        return what in self._told
+
+    async def watch(self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]) -> None:
+        """Warn of silence, and say when this has lasted long enough.
+
+        Args:
+            limits: Seconds of silence to warn after, and seconds this may last; asked each time.
+            too_long: Called once, with the latter.
+        """
+        # The record's beginning, so that a reload does not make it longer.
+        began_s = time.monotonic() - max(0.0, time.time() - self.keeper.head.started_at)
+        while True:
+            silence_s, cap_s = limits()
+            listening = self.hearing and not self.was_told("silence")
+            look = Look(time.monotonic(), began_s, self.heard_s, silence_s, cap_s, listening)
+            finding = look.finding()
+            if finding is Finding.TOO_LONG:
+                too_long(cap_s)
+                return
+            if finding is Finding.SILENT:
+                self.tell(
+                    "silence",
+                    f"I have heard nobody for {duration(silence_s)}. I hear only members who agreed and are not muted.",
+                )
+                continue
+            await asyncio.sleep(look.wait_s())
+
+    def watch_with(self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]) -> None:
+        """Run `watch` until `close`."""
+        self._scope.spawn(self.watch(limits, too_long), "watch")
 
     def forget_told(self, what: str) -> None:
         """The trouble is over; `tell` may speak of it again."""

@@ -103,7 +103,14 @@ class TranscriptBook:
     async def add(self, record: str, line: Transcript, name: str) -> str:
         """Store a line; gives its key."""
         stored = StoredLine(
-            line.user_id, name, line.text, line.started_at, line.ended_at, line.language, line.confidence
+            line.user_id,
+            name,
+            line.text,
+            line.started_at,
+            line.ended_at,
+            line.language,
+            line.confidence,
+            [(word.start_s, word.end_s, word.text) for word in line.words],
         )
         key = f"{record}/{round(line.started_at * 1000):014d}-{secrets.token_hex(3)}"
         await self._lines.put(key, dataclasses.asdict(stored), guild_id=line.guild_id, user_id=line.user_id)

@@ -31,6 +31,8 @@ class Kind(enum.IntEnum):
     """JSON ``{token, guild}``: end the open utterances of a guild, transcribe them; answered by `DRAINED`."""
     PING = 5
     """JSON ``{token}``; answered by `PONG`."""
+    WISH = 6
+    """JSON of a `roost_stt.protocol.wishes.Wish`: how a server or a person is to be understood from now on."""
 
     READY = 64
     """JSON: pid and how long the start took."""

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
+from roost_stt.protocol.wishes import Wish, Wishes
 from roost_stt.worker.pipes import Inbox, Outbox, read_forever
 
 if TYPE_CHECKING:
-    from roost.speech import SpeechEngine, Transcript
+    from roost.speech import EngineOptions, SpeechEngine, Transcript
     from roost_stt.worker.backlog import Backlog, Batch
     from roost_stt.worker.speakers import Speakers, Spoken
 
@@ -49,6 +50,7 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
 class _Worker:
     def __init__(self, greeting: Mapping[str, Any], inbox: Inbox, outbox: Outbox, started_s: float) -> None:
         self._inbox = inbox
+        self._wishes = Wishes()
         self._outbox = outbox
         self._max_batch = int(greeting.get("max_batch", 8))
         self._count = 0
@@ -63,13 +65,11 @@ class _Worker:
                 Path(lease["folder"]), str(lease.get("gpu", "0")), int(lease.get("slots", 1)), lease.get("wait_s", 2.0)
             )
         # Model libraries are imported only now: with a GPU, importing them may already take some of it.
-        from roost.speech import EngineOptions
         from roost_stt.worker.backlog import Backlog
         from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers
         from roost_stt.worker.vad import SileroModel
 
         imported_s = time.perf_counter()
-        self._options = EngineOptions()
         self._engine: SpeechEngine = _factory(str(greeting["factory"]))(greeting.get("config", {}))
         self._backlog: Backlog = Backlog(self._lost, lambda token: outbox.send(ipc.Kind.DRAINED, self._facts(token)))
         self._speakers: Speakers = Speakers(
@@ -83,6 +83,7 @@ class _Worker:
             ipc.Kind.READY,
             {
                 "pid": os.getpid(),
+                "multilingual": getattr(self._engine, "multilingual", None),
                 "import_s": round(imported_s - started_s, 3),
                 "load_s": round(ready_s - imported_s, 3),
                 "ready_s": round(ready_s - started_s, 3),
@@ -101,7 +102,7 @@ class _Worker:
             ipc.Kind.STARTED, {"speakers": sorted({(item.guild_id, item.user_id) for item in batch.items})}
         )
         began_s = time.monotonic()
-        answers = self._transcribe(batch.items)
+        answers = self._answers(batch.items)
         decode_s = time.monotonic() - began_s
         for item, answer in zip(batch.items, answers, strict=True):
             if isinstance(answer, str):
@@ -109,7 +110,20 @@ class _Worker:
             elif (item.guild_id, item.user_id) not in batch.discarded:
                 self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, answer, decode_s, len(batch.items)))
 
-    def _transcribe(self, items: Sequence[Spoken]) -> Sequence[Transcript | str]:
+    def _answers(self, items: Sequence[Spoken]) -> Sequence[Transcript | str]:
+        """`_transcribe`, with those together whose servers want the same."""
+        from roost.speech import EngineOptions
+
+        groups: dict[EngineOptions, list[int]] = {}
+        for place, item in enumerate(items):
+            wish = self._wishes.of_guild(item.guild_id)
+            groups.setdefault(EngineOptions(wish.word_timestamps, wish.hints), []).append(place)
+        answers: dict[int, Transcript | str] = {}
+        for options, places in groups.items():
+            answers |= zip(places, self._transcribe([items[place] for place in places], options), strict=True)
+        return [answers[place] for place in range(len(items))]
+
+    def _transcribe(self, items: Sequence[Spoken], options: EngineOptions) -> Sequence[Transcript | str]:
         """The transcript of each, or why there is none: one bad utterance costs no other its words.
 
         Raises:
@@ -117,7 +131,7 @@ class _Worker:
         """
         self._batch_began_s = time.monotonic()
         try:
-            transcripts = self._engine.transcribe([self._utterance(item) for item in items], self._options)
+            transcripts = self._engine.transcribe([self._utterance(item) for item in items], options)
             if len(transcripts) != len(items):
                 raise ValueError(f"{len(items)} utterances, {len(transcripts)} transcripts")
             return transcripts
@@ -126,7 +140,7 @@ class _Worker:
                 raise
             _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
             if len(items) > 1:
-                return [self._transcribe([item])[0] for item in items]
+                return [self._transcribe([item], options)[0] for item in items]
             return [f"the engine failed ({type(error).__name__})"]
         finally:
             self._batch_began_s = None
@@ -144,6 +158,7 @@ class _Worker:
             segment.pcm,
             round(segment.started_s + wall_s, 3),
             round(segment.ended_s + wall_s, 3),
+            self._wishes.language_of(item.guild_id, item.user_id),
         )
 
     def _listen(self) -> None:
@@ -168,6 +183,8 @@ class _Worker:
     def _obey(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
         if kind is ipc.Kind.PING:
             self._outbox.send(ipc.Kind.PONG, self._ack(fields.get("token", 0)))
+        elif kind is ipc.Kind.WISH:
+            self._wishes.put(Wish.of(fields))
         elif kind is ipc.Kind.PURGE:
             key = (fields["guild"], fields["user"])
             self._speakers.purge(*key)

@@ -1,0 +1,51 @@
+"""What is refused before anything is tried. Each raises `ResourceError` with words for the member who asked."""
+
+from __future__ import annotations
+
+import hikari
+
+from roost.errors import ResourceError
+from roost.permissions import permissions_in
+from roost_stt.audience import wider_by_cache
+from roost_stt.config import SttConfig
+
+NEEDED = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES
+_NAMES = (
+    (hikari.Permissions.VIEW_CHANNEL, "View Channel"),
+    (hikari.Permissions.SEND_MESSAGES, "Send Messages"),
+)
+
+
+def can_write(bot: hikari.GatewayBot, guild_id: int, channel_id: int) -> None:
+    """The bot may write there; what the cache does not know is left to Discord."""
+    me = bot.get_me()
+    guild = bot.cache.get_guild(guild_id)
+    member = bot.cache.get_member(guild_id, me.id) if me is not None else None
+    channel = bot.cache.get_guild_channel(channel_id)
+    if guild is None or member is None or channel is None:
+        return
+    missing = NEEDED & ~permissions_in(member, guild, channel)
+    names = [name for flag, name in _NAMES if missing & flag]
+    if names:
+        raise ResourceError(f"I cannot write in <#{channel_id}>. Give me {' and '.join(names)} there.")
+
+
+def is_of_use(config: SttConfig) -> None:
+    """What is said would be shown or stored."""
+    if config.captions.where == "none" and not config.retention_days:
+        raise ResourceError(
+            "Captions are switched off here and transcripts are not kept, so there would be nothing to read. "
+            "See `/config set stt captions.where` and `retention_days`."
+        )
+
+
+def audience(bot: hikari.GatewayBot, guild_id: int, voice_id: int, text_id: int, *, manages: bool) -> str:
+    """Nobody reads what they could not hear, unless somebody who manages the server wants it so: then what to say."""
+    if not wider_by_cache(bot, guild_id, voice_id, text_id):
+        return ""
+    if not manages:
+        raise ResourceError(
+            f"There may be people who can read <#{text_id}> and cannot see <#{voice_id}>, so only those who manage the "
+            "server can have it transcribed there. Choose another channel, such as the voice channel's own chat."
+        )
+    return f" Mind that <#{text_id}> can be read by people who cannot see <#{voice_id}>."
