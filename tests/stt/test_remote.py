@@ -1,0 +1,392 @@
+"""The remote engine: against a real service, and against one that answers whatever a test says."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import http.server
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engines import WORDS, speech
+
+from roost.errors import SpeechError
+from roost.speech import EngineOptions, SpeechEngine, Transcript, Utterance
+from roost.testing.engine_conformance import CHECKS, Bench, check_name
+from roost_stt.models import locate
+from roost_stt.worker.engines import remote
+
+pytestmark = pytest.mark.unit
+
+SERVER = "faster_whisper_server"
+TARGET = Path(__file__).parents[2] / "build" / "faster-whisper-server"
+PACKAGES = (
+    "faster-whisper-server==0.0.3",
+    "fastapi==0.115.12",
+    "starlette==0.46.2",
+    "uvicorn==0.34.2",
+    "python-multipart==0.0.20",
+)
+SECRET = "sk-test-4711-secret"
+
+
+def server_folder() -> Path | None:
+    """Where the service lies: installed, or fetched once into a folder of its own; None without a package index."""
+    if importlib.util.find_spec(SERVER) is not None:
+        return TARGET
+    if not (TARGET / SERVER).is_dir():
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(TARGET), *PACKAGES]
+        try:
+            subprocess.run(command, check=True, timeout=60, capture_output=True)
+        except (subprocess.SubprocessError, OSError):
+            return None
+    return TARGET
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real faster-whisper-server with tiny.en."""
+    folder = server_folder()
+    if folder is None:
+        pytest.skip("faster-whisper-server==0.0.3 is not installed and cannot be fetched")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    model = {
+        "name": "whisper-1",
+        "path": locate("tiny.en"),
+        "model_options": {"device": "cpu", "compute_type": "int8", "cpu_threads": 2},
+        "transcribe_options": {"beam_size": 1},
+    }
+    config = tmp_path_factory.mktemp("service") / "config.yaml"
+    config.write_text(json.dumps({"models": [model]}))  # JSON is YAML
+    process = subprocess.Popen(
+        [sys.executable, "-m", SERVER, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline_s = time.monotonic() + 30
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            try:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    break
+            except OSError:
+                assert process.poll() is None, "the service ended"
+                assert time.monotonic() < deadline_s, "the service did not start"
+                time.sleep(0.1)
+            finally:
+                connection.close()
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def bench(service: str) -> Iterator[Bench]:
+    made = Bench(
+        lambda: remote.create({"url": service, "timeout_s": 15}),
+        speech(),
+        WORDS,
+        broken=lambda: remote.create({"url": "ftp://nowhere"}),
+        largest_batch=2,
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=check_name)
+def test_conformance_against_a_real_service(check: Callable[[Bench], None], bench: Bench) -> None:
+    check(bench)
+
+
+@dataclasses.dataclass
+class Answer:
+    body: bytes = b'{"text": "hello"}'
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    delay_s: float = 0.0
+    hang_up: bool = False
+
+
+class Service:
+    """Answers with the next of a list, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = [Answer()]
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append((self.path, dict(self.headers), body))
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                time.sleep(answer.delay_s)
+                self.close_connection = self.close_connection or answer.hang_up
+                if answer.hang_up:
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer.body)))
+                self.end_headers()
+                try:
+                    self.wfile.write(answer.body)
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Stay quiet."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(remote, "BACKOFF_S", 0.01)
+    made = Service()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(fake: Service) -> Iterator[Callable[..., SpeechEngine]]:
+    engines: list[SpeechEngine] = []
+
+    def build(**changes: Any) -> SpeechEngine:
+        engines.append(remote.create({"url": fake.url, "timeout_s": 5, **changes}))
+        return engines[-1]
+
+    yield build
+    for engine in engines:
+        engine.close()
+
+
+def ask(engine: SpeechEngine, count: int = 1, language: str | None = "en", **options: Any) -> list[Transcript]:
+    batch = [Utterance(n, 1, n, bytes(32_000), 100.0 + n, 101.0 + n, language) for n in range(count)]
+    return engine.transcribe(batch, EngineOptions(**options))
+
+
+Make = Callable[..., SpeechEngine]
+
+
+def test_what_is_asked(fake: Service, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(remote.KEY_VARIABLE, SECRET)
+    assert ask(make(model="big"), hints=("Roost", "naïve"), word_timestamps=True)[0].text == "hello"
+    path, headers, body = fake.requests[0]
+    assert path == "/v1/audio/transcriptions"
+    assert headers["Authorization"] == f"Bearer {SECRET}"
+    parts = dict(re.findall(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', body))
+    assert parts[b"model"] == b"big"
+    assert parts[b"language"] == b"en"
+    assert parts[b"prompt"] == "Roost, naïve".encode()
+    assert parts[b"response_format"] == b"verbose_json"
+    assert b'filename="speech.wav"' in body
+    assert len(body[body.index(b"RIFF") :]) > 32_000
+
+
+def test_what_is_answered(fake: Service, make: Make) -> None:
+    answer = {
+        "text": " Hello \n there ",
+        "language": "german",
+        "segments": [{"start": 0, "end": 1, "avg_logprob": -0.2}, {"start": "x"}, 3],
+        "words": [
+            {"word": " Hello", "start": 0, "end": 0.4},
+            {"word": "there", "start": 0.2, "end": 0.3},
+            {"word": "there", "start": 0.5, "end": 0.9},
+            {"word": "far", "start": 50, "end": 60},
+            {"word": 1},
+            None,
+        ],
+    }
+    fake.answers = [Answer(json.dumps(answer).encode())]
+    got = ask(make())[0]
+    assert (got.text, got.language) == ("Hello there", "de")
+    assert got.confidence == pytest.approx(0.8187, abs=0.001)
+    assert [word.text for word in got.words] == ["Hello", "there"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_busy_services_are_asked_again(fake: Service, make: Make, status: int) -> None:
+    fake.answers = [Answer(b"busy", status), Answer(hang_up=True), Answer()]
+    assert ask(make())[0].text == "hello"
+
+
+def test_retry_after_is_kept(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b"", 429, (("Retry-After", "0.4"),)), Answer()]
+    began_s = time.monotonic()
+    assert ask(make())[0].text == "hello"
+    assert time.monotonic() - began_s >= 0.4
+
+
+def test_a_wait_beyond_the_budget_is_not_waited(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b"", 429, (("Retry-After", "3600"),))]
+    began_s = time.monotonic()
+    with pytest.raises(SpeechError, match="status 429"):
+        ask(make())
+    assert time.monotonic() - began_s < 2
+
+
+def test_only_the_failed_ones_are_asked_again(fake: Service, make: Make) -> None:
+    """A batch with a failed member comes back, one by one: what was answered is not sent a second time."""
+    engine = make(parallel=1)
+    fake.answers = [Answer(), Answer(b"{}", 418), Answer()]
+    with pytest.raises(SpeechError, match="status 418"):
+        ask(engine, 3)
+    fake.requests.clear()
+    assert [each.text for each in ask(engine, 3)] == ["hello"] * 3
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "no JSON"),
+        (b"<html>", "no JSON"),
+        (b"\xff\xfe", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"[]", "no text"),
+        (b"null", "no text"),
+        (b'{"text": 3}', "no text"),
+        (b'{"error": {"message": "?"}}', "no text"),
+        (b'{"text": "' + b"x" * (2 << 20) + b'"}', "more than 1 MiB"),
+    ],
+)
+def test_malformed_answers(fake: Service, make: Make, body: bytes, words: str) -> None:
+    engine = make()
+    fake.answers = [Answer(body), Answer()]
+    with pytest.raises(SpeechError, match=words) as caught:
+        ask(engine)
+    assert "\n" not in str(caught.value)
+    assert ask(engine)[0].text == "hello"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"text": "a", "segments": 3, "words": {"a": 1}}', b'{"text": "a", "language": ["x"], "segments": [NaN]}']
+)
+def test_odd_additions_do_no_harm(fake: Service, make: Make, body: bytes) -> None:
+    fake.answers = [Answer(body)]
+    assert ask(make())[0].text == "a"
+
+
+def test_a_broken_off_answer_is_asked_again(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b"abc", 200, (("Content-Length", "500"), ("Connection", "close"))), Answer()]
+    assert ask(make(timeout_s=0.5))[0].text == "hello"
+
+
+def test_a_slow_service_times_out(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(delay_s=1.0)]
+    began_s = time.monotonic()
+    with pytest.raises(SpeechError, match=r"no answer within 0\.2 s") as caught:
+        ask(make(timeout_s=0.2))
+    assert time.monotonic() - began_s < 2
+    assert caught.value.retryable
+
+
+def test_an_absent_service_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    engine = remote.create({"url": f"http://127.0.0.1:{port}/v1"})
+    with pytest.raises(SpeechError, match=rf"service at 127\.0\.0\.1:{port}: Connection refused"):
+        ask(engine)
+    engine.close()
+
+
+def test_what_a_service_does_not_know_is_left_out(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b'{"error": {"message": "language?"}}', 400), Answer(b"{}", 422), Answer()]
+    engine = make()
+    assert ask(engine, language="fr")[0].text == "hello"
+    assert b'name="language"' not in fake.requests[1][2]
+    assert b"verbose_json" not in fake.requests[2][2]
+    ask(engine)
+    assert b"verbose_json" not in fake.requests[3][2]
+
+
+def test_the_key_is_told_to_nobody(
+    fake: Service, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(remote.KEY_VARIABLE, SECRET)
+    echo = json.dumps({"error": {"message": f"Incorrect API key provided: {SECRET}"}}).encode()
+    for status in (401, 403, 404, 418, 500):
+        fake.answers = [Answer(echo, status)]
+        with pytest.raises(SpeechError) as caught:
+            ask(make())
+        assert SECRET not in str(caught.value)
+        assert str(status) in str(caught.value)
+    engine = make()
+    assert SECRET not in repr(engine) + json.dumps(engine.stats()) + caplog.text  # type: ignore[attr-defined]
+    assert "unencrypted" in caplog.text
+
+
+def test_a_redirect_is_not_followed(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b"", 307, (("Location", f"{fake.url}/elsewhere"),))]
+    with pytest.raises(SpeechError, match="status 307"):
+        ask(make())
+    assert len(fake.requests) == 1
+
+
+def test_keys_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(remote.KEY_VARIABLE, raising=False)
+    file = tmp_path / "key"
+    file.write_text(f"{SECRET}\n")
+    assert remote.read_key(str(file)) == SECRET
+    assert remote.read_key(None) is None
+    file.write_text(f"{SECRET}\r\nX-Other: 1")
+    with pytest.raises(SpeechError) as caught:
+        remote.read_key(str(file))
+    assert SECRET not in str(caught.value)
+    file.write_text(" \n")
+    with pytest.raises(SpeechError, match="is empty"):
+        remote.read_key(str(file))
+    with pytest.raises(SpeechError, match="cannot be read: No such file"):
+        remote.read_key(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8000", "file:///etc/passwd", "http://", "http://[::1", "http://u:p@host/v1", "http://h:x"]
+)
+def test_bad_addresses(url: str) -> None:
+    with pytest.raises(SpeechError, match=r"stt\.remote\.url") as caught:
+        remote.create({"url": url})
+    assert ":p@" not in str(caught.value)
+
+
+def test_one_connection_serves_many_requests(fake: Service, make: Make) -> None:
+    engine = make(parallel=1)
+    for _ in range(5):
+        ask(engine)
+    assert engine.stats() == {"decoded": 5, "requests": 5, "retries": 0, "errors": 0}  # type: ignore[attr-defined]
+
+
+def test_requests_of_a_batch_overlap(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(delay_s=0.3)]
+    began_s = time.monotonic()
+    assert [each.user_id for each in ask(make(), 4)] == [0, 1, 2, 3]
+    assert time.monotonic() - began_s < 0.9
