@@ -209,6 +209,7 @@ class Loop:
             "voice.allowed_hosts": "localhost,127.0.0.1",
             "plugins.deny": "stt",
             "plugins.required": "voice",
+            "start.max_identify_per_hour": "0",
             "log.format": "json",
         }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

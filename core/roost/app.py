@@ -28,6 +28,7 @@ from roost.commands.registry import CommandRegistry
 from roost.config import Config
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
+from roost.identifies import Identifies, Limit
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
@@ -231,6 +232,8 @@ class App:
         assert self._client is not None
         assert self._registry is not None
         try:
+            if per_hour := self.config.core.start.max_identify_per_hour:
+                await Identifies(self.config.data_dir, per_hour).wait(self._ask_limit)
             async with asyncio.timeout(self.config.core.start.timeout_s):
                 await bot.start(check_for_updates=False)
         except TimeoutError:
@@ -256,6 +259,19 @@ class App:
         )
         await self.plugins.started()
         self.ready.set()
+
+    async def _ask_limit(self) -> tuple[Limit, int]:
+        """How many sessions Discord still allows, and how many this bot begins; hikari's own client is not up yet."""
+        async with asyncio.timeout(self.config.core.start.timeout_s):
+            rest = hikari.RESTApp(url=self.config.core.discord.rest_url)
+            await rest.start()
+            try:
+                async with rest.acquire(self._token, hikari.TokenType.BOT) as client:
+                    info = await client.fetch_gateway_bot_info()
+            finally:
+                await rest.close()
+        left = info.session_start_limit
+        return Limit(left.total, left.remaining, left.reset_after.total_seconds()), info.shard_count
 
     async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
         self._guilds_to_come |= {int(guild) for guild in event.unavailable_guilds}

@@ -71,6 +71,11 @@ class StartConfig(Section):
     """Limits on starting."""
 
     timeout_s: float = Field(60.0, gt=0, description="Seconds until the bot must be connected.")
+    max_identify_per_hour: int = Field(
+        20,
+        ge=0,
+        description="Starts an hour; one more waits, so that a crash loop does not cost the token. 0: no limit.",
+    )
 
 
 class StoreConfig(Section):
