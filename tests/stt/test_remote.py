@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stt_rig import Build, packets_of, scripted
 from test_engines import WORDS, speech
 
 from roost.errors import SpeechError
-from roost.speech import EngineOptions, SpeechEngine, Transcript, Utterance
+from roost.speech import EngineOptions, EngineSpec, SpeechEngine, Transcript, Utterance
 from roost.testing.engine_conformance import CHECKS, Bench, check_name
+from roost_stt.config import SttConfig
+from roost_stt.engine import REMOTE, Trouble
 from roost_stt.models import locate
 from roost_stt.worker.engines import remote
 
@@ -376,6 +379,34 @@ def test_bad_addresses(url: str) -> None:
     with pytest.raises(SpeechError, match=r"stt\.remote\.url") as caught:
         remote.create({"url": url})
     assert ":p@" not in str(caught.value)
+
+
+async def test_through_the_worker(fake: Service, rig: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key gets to the worker of this engine, an error in one line to the people, and the words arrive."""
+    monkeypatch.setenv(remote.KEY_VARIABLE, SECRET)
+    config = SttConfig.model_validate({"engine": "openai", "remote": {"url": fake.url}})
+    made = await rig(EngineSpec(REMOTE, config.remote.model_dump(mode="json")))
+    await made.say(packets_of("lv_0880"))
+    assert await made.drain()
+    assert made.text() == "hello"
+    assert fake.requests[0][1]["Authorization"] == f"Bearer {SECRET}"
+    fake.answers = [Answer(b"{}", 401)]
+    await made.say(packets_of("lv_0880"), user=8)
+    assert await made.drain()
+    assert [(what, detail) for what, _, detail in made.troubles] == [
+        (
+            Trouble.LOST,
+            f"the transcription service at {fake.url[7:-3]}: it refuses the API key (status 401); "
+            "set ROOST_STT_API_KEY or stt.remote.api_key_file",
+        )
+    ]
+
+
+async def test_no_other_engine_gets_the_key(rig: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(remote.KEY_VARIABLE, SECRET)
+    made = await rig(scripted("x"))
+    assert made.worker.pid is not None
+    assert SECRET.encode() not in Path(f"/proc/{made.worker.pid}/environ").read_bytes()
 
 
 def test_one_connection_serves_many_requests(fake: Service, make: Make) -> None:

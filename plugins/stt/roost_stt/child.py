@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Collection
 
 _log = logging.getLogger("roost.stt")
 _worker_log = logging.getLogger("roost.stt.worker")
@@ -15,8 +16,8 @@ _worker_log = logging.getLogger("roost.stt.worker")
 MAX_LINE = 2000
 
 
-async def spawn(threads: int) -> asyncio.subprocess.Process:
-    """Start the interpreter with the worker in it.
+async def spawn(threads: int, kept: Collection[str] = ()) -> asyncio.subprocess.Process:
+    """Start the interpreter with the worker in it; `kept` names variables of ours that it gets.
 
     Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
     (PR_SET_PDEATHSIG).
@@ -30,7 +31,7 @@ async def spawn(threads: int) -> asyncio.subprocess.Process:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(threads),
+        env=_environment(threads, kept),
     )
 
 
@@ -76,11 +77,10 @@ def _forward(data: bytes) -> None:
     _worker_log.log(known if known is not None else logging.INFO, "%s", text if known is not None else line)
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, also: Collection[str]) -> dict[str, str]:
     """The worker's environment: no setting of the bot, above all not its token."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("ROOST_") or name == "ROOST_LEASE_DIR"
-    }
+    wanted = {"ROOST_LEASE_DIR", *also}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_") or name in wanted}
     kept["OMP_NUM_THREADS"] = str(threads)
     kept["PYTHONUNBUFFERED"] = "1"
     return kept

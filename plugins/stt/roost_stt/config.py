@@ -60,12 +60,26 @@ class CaptionsConfig(BaseModel):
     )
 
 
+class RemoteConfig(BaseModel):
+    """The transcription service that the engine ``openai`` asks. Its API key comes from ``ROOST_STT_API_KEY``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field("", description="Of its OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")
+    model: str = Field("whisper-1", min_length=1, description="The service's name for the model.")
+    timeout_s: float = Field(10.0, ge=0.5, le=20, description="For one request; it is tried three times.")
+    parallel: int = Field(4, ge=1, le=32, description="Requests at once.")
+    api_key_file: Path | None = Field(None, description="File that holds the API key; the variable wins over it.")
+
+
 class SttConfig(BaseModel):
     """What the plugin reads from the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: str = Field("faster-whisper", description="Name of the engine; other plugins may provide more.")
+    engine: str = Field(
+        "faster-whisper", description="faster-whisper, openai, scripted, or one of another plugin."
+    )
     model: str = Field("tiny.en", description="Bundled: tiny.en. Any other name is downloaded by faster-whisper.")
     model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,6 +101,7 @@ class SttConfig(BaseModel):
     )
     max_hours: float = guild_setting(8.0, gt=0, le=24, description="The longest transcription.")
     captions: CaptionsConfig = CaptionsConfig()
+    remote: RemoteConfig = RemoteConfig()
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
 

@@ -28,6 +28,9 @@ from roost_stt.protocol.wishes import Wish, Wishes
 _log = logging.getLogger("roost.stt")
 
 PIPE_LIMIT_BYTES = 64 * 1024
+REMOTE = "roost_stt.worker.engines.remote:create"
+REMOTE_KEPT = ("ROOST_STT_API_KEY",)
+"""What that engine alone gets of the bot's own environment."""
 MAX_RETRIES = 2
 SEND_STEP = 200
 TOO_MUCH = "the worker does not keep up, so audio is dropped"
@@ -361,7 +364,8 @@ class SpeechWorker:
 
     async def _life(self, *, after_crash: bool) -> str:
         """One process from start to end; gives how it ended."""
-        process = await child.spawn(self.settings.threads)
+        settings = self.settings
+        process = await child.spawn(settings.threads, kept=REMOTE_KEPT if settings.spec.factory == REMOTE else ())
         self._process = process
         self._sent = 0
         self._counters.starts += 1

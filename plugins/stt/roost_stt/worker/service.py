@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from roost.errors import SpeechError
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
@@ -138,9 +139,15 @@ class _Worker:
         except Exception as error:
             if _needs_new_process(error):
                 raise
-            _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
+            foreseen = isinstance(error, SpeechError)
+            if foreseen:
+                _log.error("%s", error)
+            else:
+                _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
             if len(items) > 1:
                 return [self._transcribe([item], options)[0] for item in items]
+            if foreseen:
+                return [str(error)]
             return [f"the engine failed ({type(error).__name__})"]
         finally:
             self._batch_began_s = None

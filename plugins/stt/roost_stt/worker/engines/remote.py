@@ -7,6 +7,7 @@ Authorization header and nowhere else: no message of this module contains it, an
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -110,7 +111,7 @@ class RemoteEngine:
         self._pool = ThreadPoolExecutor(parallel, "remote")
         self._mine = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
-        self._done: dict[tuple[int, int, float], Transcript] = {}
+        self._done: dict[tuple[int, int, bytes], Transcript] = {}
         self._counts = {"decoded": 0, "requests": 0, "retries": 0, "errors": 0}
         self._lock = threading.Lock()
 
@@ -125,17 +126,19 @@ class RemoteEngine:
         deadline_s = time.monotonic() + BUDGET_S
         futures = [self._pool.submit(self._one, utterance, options, deadline_s) for utterance in batch]
         answers: list[Transcript] = []
+        done: dict[tuple[int, int, bytes], Transcript] = {}
         failure: SpeechError | None = None
-        for future in futures:
+        for utterance, future in zip(batch, futures, strict=True):
             try:
                 answers.append(future.result())
+                done[_same(utterance)] = answers[-1]
             except SpeechError as error:
                 failure = error
         if failure is not None:
-            self._done = {(each.guild_id, each.user_id, each.started_at): each for each in answers} if answers else {}
+            self._done = done or self._done
             raise failure
-        for each in answers:
-            self._done.pop((each.guild_id, each.user_id, each.started_at), None)
+        for utterance in batch:
+            self._done.pop(_same(utterance), None)
         self._count("decoded", len(answers))
         return answers
 
@@ -151,7 +154,7 @@ class RemoteEngine:
         return dict(self._counts)
 
     def _one(self, utterance: Utterance, options: EngineOptions, deadline_s: float) -> Transcript:
-        known = self._done.get((utterance.guild_id, utterance.user_id, utterance.started_at))
+        known = self._done.get(_same(utterance))
         if known is not None:
             return _transcript(utterance, known.text, known.language, known.confidence, known.words)
         if len(utterance.pcm) % 2:
@@ -318,6 +321,11 @@ class RemoteEngine:
     def _count(self, what: str, number: int = 1) -> None:
         with self._lock:
             self._counts[what] += number
+
+
+def _same(utterance: Utterance) -> tuple[int, int, bytes]:
+    """What an utterance keeps when it comes back; its id is another then."""
+    return utterance.guild_id, utterance.user_id, hashlib.blake2b(utterance.pcm, digest_size=16).digest()
 
 
 def _parse(url: str) -> urllib.parse.SplitResult:
