@@ -25,7 +25,6 @@ from roost_stt import checks
 from roost_stt.audience import wider_by_cache
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
-from roost_stt.captions import display_name
 from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
@@ -34,6 +33,7 @@ from roost_stt.guard import duration
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.protocol.wishes import Wish
+from roost_stt.reports import TROUBLES, already, report, status
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
 from roost_stt.transcripts import TranscriptBook
@@ -136,7 +136,7 @@ class SttPlugin:
             self._sessions.clear()
             if worker is not None:
                 await worker.close()
-                self._report("the speech worker is gone", worker)
+                report("the speech worker is gone", worker)
 
     @hookimpl
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
@@ -266,7 +266,7 @@ class SttPlugin:
                 transcription.forget_told(Trouble.FAILED.value)
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and not failed:
-                return _already(session, transcription)
+                return already(session, transcription)
             if transcription is None:
                 mind = self.check_channel(guild_id, channel_id, manages)
                 await self._begin(session, channel_id, user_id, language=language)
@@ -332,7 +332,7 @@ class SttPlugin:
             what = "stop its transcription" if stop else "have it transcribed"
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
         if not stop and running is not None and session.capture_state != "failed" and not self._has_failed():
-            raise ResourceError(_already(session, running))
+            raise ResourceError(already(session, running))
 
     def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
         """Whether captions may go there; gives what to say about it.
@@ -361,20 +361,8 @@ class SttPlugin:
         worker = self._worker
         if transcription is None or worker is None:
             return "Nothing is being transcribed here."
-        self._report("asked for the status", worker)
-        heard = ", ".join(
-            f"{display_name(self._name_of(guild_id, user_id))} {frames * 0.02:.1f} s"
-            for user_id, frames in sorted(transcription.decoded().items())
-            if user_id in transcription.session.members
-        )
-        failed = transcription.session.capture_state == "failed"
-        trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again."
-        state = "Paused: transcribing" if transcription.paused else "Transcribing"
-        return (
-            f"{state} <#{transcription.session.channel_id}> into <#{transcription.channel_id}>: "
-            f"{transcription.captioner.captions} captions so far, speech engine {worker.state.value}. "
-            f"Decoded: {heard or 'nobody'}.{trouble if failed else ''}"
-        )
+        report("asked for the status", worker)
+        return status(transcription, worker, lambda user_id: self._name_of(guild_id, user_id))
 
     # ---- how it is done
 
@@ -571,7 +559,7 @@ class SttPlugin:
         if transcription is None:
             return
         if self._worker is not None:
-            self._report("a transcription ended", self._worker, transcription)
+            report("a transcription ended", self._worker, transcription)
         await transcription.close()
         await transcription.keeper.close()
         self._arm_idle()
@@ -588,7 +576,7 @@ class SttPlugin:
             if not self._running and self._worker is not None:
                 worker = self._worker
                 await worker.close()
-                self._report("the speech worker was idle and has ended", worker)
+                report("the speech worker was idle and has ended", worker)
 
     async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
         value: dict[str, Any] | None = None
@@ -617,33 +605,10 @@ class SttPlugin:
             transcription.take(transcript)
 
     def _trouble(self, what: Trouble, guild_id: int | None, detail: str) -> None:
-        texts = {
-            Trouble.CRASHED: "The speech engine failed and is starting again; captions may come late.",
-            Trouble.LOST: "Some of what was said could not be turned into text.",
-            Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
-            "again later.",
-        }
         _log.warning("speech: %s: %s", what.value, detail)
         for transcription in list(self._running.values()):
             if guild_id is None or transcription.guild_id == guild_id:
-                transcription.tell(what.value, texts[what])
-
-    def _report(self, why: str, worker: SpeechWorker, transcription: Transcription | None = None) -> None:
-        """Figures for the log; programs find them by ``event``. Never any text."""
-        stats = worker.stats()
-        extra: dict[str, Any] = {
-            "event": "speech_report",
-            "decoded": {str(user_id): frames for user_id, frames in stats["decoded"].items()},
-            "utterances": stats["utterances"],
-            "lost": stats["utterances_lost"],
-            "crashes": stats["crashes"],
-            "frames_sent": stats["frames_sent"],
-            "frames_dropped": stats["frames_dropped"],
-            "alive": stats["alive"],
-        }
-        if transcription is not None:
-            extra |= {"guild": str(transcription.guild_id), "captions": transcription.stats()}
-        _log.info("speech: %s", why, extra=extra)
+                transcription.tell(what.value, TROUBLES[what])
 
     def _name_of(self, guild_id: int, user_id: int) -> str:
         cache = self._context().bot.cache
@@ -657,9 +622,3 @@ class SttPlugin:
         if self._ctx is None:
             raise ClosedError("The speech-to-text plugin is not loaded.")
         return self._ctx
-
-
-def _already(session: VoiceSession, running: Transcription) -> str:
-    if running.paused:
-        return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
-    return f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>."

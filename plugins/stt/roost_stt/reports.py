@@ -1,0 +1,63 @@
+"""What is said of a transcription: to people in words, to the log in figures. Never any text of what was spoken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from roost.audio import VoiceSession
+from roost_stt.captions import display_name
+from roost_stt.engine import SpeechWorker, Trouble
+from roost_stt.transcription import Transcription
+
+_log = logging.getLogger("roost.stt")
+
+TROUBLES = {
+    Trouble.CRASHED: "The speech engine failed and is starting again; captions may come late.",
+    Trouble.LOST: "Some of what was said could not be turned into text.",
+    Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
+    "again later.",
+}
+
+
+def already(session: VoiceSession, running: Transcription) -> str:
+    """Why a second start does nothing."""
+    if running.paused:
+        return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
+    return f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>."
+
+
+def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str]) -> str:
+    """The state of a transcription."""
+    heard = ", ".join(
+        f"{display_name(name_of(user_id))} {frames * 0.02:.1f} s"
+        for user_id, frames in sorted(running.decoded().items())
+        if user_id in running.session.members
+    )
+    failed = running.session.capture_state == "failed"
+    trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again."
+    state = "Paused: transcribing" if running.paused else "Transcribing"
+    return (
+        f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "
+        f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "
+        f"Decoded: {heard or 'nobody'}.{trouble if failed else ''}"
+    )
+
+
+def report(why: str, worker: SpeechWorker, transcription: Transcription | None = None) -> None:
+    """Figures for the log; programs find them by ``event``."""
+    stats = worker.stats()
+    extra: dict[str, Any] = {
+        "event": "speech_report",
+        "decoded": {str(user_id): frames for user_id, frames in stats["decoded"].items()},
+        "utterances": stats["utterances"],
+        "lost": stats["utterances_lost"],
+        "crashes": stats["crashes"],
+        "frames_sent": stats["frames_sent"],
+        "frames_dropped": stats["frames_dropped"],
+        "alive": stats["alive"],
+    }
+    if transcription is not None:
+        extra |= {"guild": str(transcription.guild_id), "captions": transcription.stats()}
+    _log.info("speech: %s", why, extra=extra)
