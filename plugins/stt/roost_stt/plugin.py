@@ -27,7 +27,7 @@ from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig, lease_folder
-from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
+from roost_stt.engine import REMOTE, SpeechWorker, State, Trouble, WorkerSettings
 from roost_stt.exports import Head
 from roost_stt.guard import duration
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
@@ -180,6 +180,8 @@ class SttPlugin:
                 },
                 needs_gpu=config.device == "cuda" or (config.device == "auto" and Path("/dev/nvidiactl").exists()),
             )
+        if name == "openai":
+            return EngineSpec(REMOTE, config.remote.model_dump(mode="json"))
         if name == "scripted":
             return EngineSpec("roost_stt.worker.engines.scripted:create", {"texts": list(config.script)})
         return None
