@@ -77,9 +77,7 @@ class SttConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: str = Field(
-        "faster-whisper", description="faster-whisper, openai, scripted, or one of another plugin."
-    )
+    engine: str = Field("faster-whisper", description="faster-whisper, openai, scripted, or one of another plugin.")
     model: str = Field("tiny.en", description="Bundled: tiny.en. Any other name is downloaded by faster-whisper.")
     model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
