@@ -63,6 +63,7 @@ OPERATIONS: dict[str, Operation] = {
     "unwant": Operation({}, _any, 4),
     "unwant_unasked": Operation({}, _any, 1),
     "cancel": Operation({"pick": tuple(range(8))}, lambda w: bool(w.open_tickets), 4),
+    "cancel_all": Operation({}, lambda w: bool(w.open_tickets), 4),
     "cancel_too_late": Operation({}, lambda w: bool(w.last_joined), 2),
     "stop": Operation({}, lambda w: not w.stopped, 1),
     "kill": Operation({"ghost": BOTH, "torn": BOTH}, _any, 1),

@@ -44,6 +44,11 @@ class World(Driver):
         self.open_tickets.discard(ticket)
         self.tell(moves.Abandon(ticket))
 
+    def cancel_all(self) -> None:
+        """Everybody who waits is cancelled, one after another."""
+        while self.open_tickets:
+            self.cancel(0)
+
     def cancel_too_late(self) -> None:
         """Cancelled in the moment in which the answer came."""
         ticket, self.last_joined = self.last_joined, 0

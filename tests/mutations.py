@@ -1,0 +1,284 @@
+"""Are the tests worth anything? The eight ways in which hikari's own voice component leaks, built into a copy of Roost.
+
+``python tests/mutations.py`` changes a temporary copy of the source tree, one mutation at a time, runs the tests that
+should notice soonest, and prints who did. The exit status is 1 when a mutation survives, 2 when one no longer applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VOICE = "plugins/voice/roost_voice/"
+PARTS = ("core", "plugins", "tests", "docs", "pyproject.toml", "README.md")
+TIMEOUT_S = 240.0
+"""Of one mutation's tests; they take a few seconds on a machine with nothing else to do."""
+
+SOAK = "tests/voice/actor/test_actor_machine.py::test_a_short_soak"
+DOUBTS = "tests/voice/actor/test_doubts.py"
+CANCEL = "tests/faults/test_cancel.py::test_a_join_is_cancelled_at_any_await"
+STALE = "tests/faults/test_joining.py::test_an_old_voice_state_says_that_the_bot_is_out"
+SAME = "tests/faults/test_requests.py::test_many_joins_to_one_channel"
+ENDS = "tests/faults/test_ends.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """One of the faults, as a change of text.
+
+    Attributes:
+        leak: Its name in the list of hikari's leaks.
+        what: What the changed code does.
+        old: Must occur exactly once in the file.
+        tests: Where it should be noticed.
+    """
+
+    leak: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = (SOAK,)
+
+
+MUTATIONS = [
+    Mutation(
+        "H1",
+        "no leave after a join that was not answered",
+        VOICE + "actor/linking.py",
+        "        else:\n            self._leave(reason, now)\n\n    def _signalling_down",
+        "        else:\n            self.maybe_in = False\n"
+        "            self._leave(reason, now)\n\n    def _signalling_down",
+    ),
+    Mutation(
+        "H2",
+        "no leave when whoever waits is cancelled",
+        VOICE + "guild.py",
+        "        self._waiting.pop(ticket, None)\n        self._post(moves.Abandon(ticket))\n",
+        "        pass\n",
+        (CANCEL,),
+    ),
+    Mutation(
+        "H2",
+        "an answer that comes as its waiter is cancelled is nobody's",
+        VOICE + "guild.py",
+        "        self._waiting.pop(ticket, None)\n        self._post(moves.Abandon(ticket))\n",
+        "        if self._waiting.pop(ticket, None) is not None:\n            self._post(moves.Abandon(ticket))\n",
+        (CANCEL,),
+    ),
+    Mutation(
+        "H3",
+        "no leave when cancelled in the voice handshake",
+        VOICE + "actor/core.py",
+        "        else:\n            self._leave(CANCELLED, now)\n",
+        "        else:\n            self.maybe_in = self.state is not State.CONNECTING\n"
+        "            self._leave(CANCELLED, now)\n",
+    ),
+    Mutation(
+        "H4",
+        "a second join opens a link beside the first",
+        VOICE + "actor/linking.py",
+        "        self._set_state(State.CONNECTING)\n        if self.link is not None:\n",
+        "        self._set_state(State.CONNECTING)\n        if False:\n",
+    ),
+    Mutation(
+        "H4",
+        "each of two joins at once has an actor of its own",
+        VOICE + "sessions.py",
+        "        actor = self._actors.get(guild_id)\n"
+        "        if actor is None:\n            actor = self._actors[guild_id] = ",
+        "        actor = None\n        if actor is None:\n            actor = self._actors[guild_id] = ",
+        (SAME,),
+    ),
+    Mutation(
+        "H5",
+        "an assertion fails at a voice server without an address",
+        VOICE + "actor/linking.py",
+        "    def _signalling_server_null(self, event: ServerNull, now: float) -> None:\n",
+        "    def _signalling_server_null(self, event: ServerNull, now: float) -> None:\n        assert not event\n",
+    ),
+    Mutation(
+        "H5",
+        "a voice server without an address ends the join without a leave",
+        VOICE + "actor/linking.py",
+        "    def _signalling_server_null(self, event: ServerNull, now: float) -> None:\n        self._server = None\n",
+        "    def _signalling_server_null(self, event: ServerNull, now: float) -> None:\n        self._server = None\n"
+        "        self.maybe_in = False\n        return self._leave(NO_ANSWER, now)\n",
+    ),
+    Mutation(
+        "H6",
+        "any null during a join is taken for a kick",
+        VOICE + "actor/linking.py",
+        "        elif self._seen_state and self._ours(event.session_id):\n",
+        "        else:\n",
+        (STALE,),
+    ),
+    Mutation(
+        "H6",
+        "any null while in voice is taken for a kick",
+        VOICE + "actor/linking.py",
+        "        if self.unacked_nulls:\n"
+        "            self.unacked_nulls -= 1\n        elif self._ours(event.session_id):\n"
+        "            self._kicked(now)\n\n    def _new_server",
+        "        if self.unacked_nulls:\n            self.unacked_nulls -= 1\n        else:\n"
+        "            self._kicked(now)\n\n    def _new_server",
+        (STALE,),
+    ),
+    Mutation(
+        "H6",
+        "any null is taken for the acknowledgement of a leave",
+        VOICE + "actor/leaving.py",
+        "        elif event.session_id != self._session_id or self._joins_unseen:\n",
+        "        elif False:\n",
+        (DOUBTS,),
+    ),
+    Mutation(
+        "H7",
+        "the end of all returns with the end of one",
+        VOICE + "sessions.py",
+        "            await asyncio.wait(tasks, timeout=left_s)\n",
+        "            await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)\n",
+        (ENDS,),
+    ),
+    Mutation(
+        "H7",
+        "a link whose end hangs is waited for without limit",
+        VOICE + "actor/leaving.py",
+        "            self.phase = Phase.CLOSE\n            self.deadline = now + self._timing.close_local_s\n",
+        "            self.phase = Phase.CLOSE\n            self.deadline = None\n",
+    ),
+    Mutation(
+        "H8",
+        "a leave that was not confirmed is not tried again",
+        VOICE + "actor/leaving.py",
+        "        if self.stopping:\n            self._finish(now, confirmed=False)\n            return\n",
+        "        if True:\n            self._finish(now, confirmed=False)\n            return\n",
+    ),
+    Mutation(
+        "H8",
+        "a leave that the gateway did not take is taken for done",
+        VOICE + "actor/leaving.py",
+        "        elif self.phase in (Phase.NULL, Phase.ACK):\n"
+        "            self._drop_op4()\n            self._ask_in_leaving(now)\n",
+        "        elif self.phase in (Phase.NULL, Phase.ACK):\n            self._drop_op4()\n"
+        "            self._finish(now, confirmed=True)\n",
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the tests said of a mutation; `by` is empty when nobody noticed."""
+
+    by: str
+    seconds: float
+    trouble: str = ""
+
+
+def copy_tree(to: Path) -> None:
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, to / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        elif source.exists():
+            shutil.copy(source, to / part)
+
+
+def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run tests of a copy, with the copy's sources.
+
+    Raises:
+        subprocess.TimeoutExpired: It hung.
+    """
+    paths = [tree / "core", *sorted((tree / "plugins").iterdir())]
+    environ = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("ROOST_")},
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(
+        command, cwd=tree, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+
+def judge(mutation: Mutation) -> Verdict:
+    """Apply a mutation to a copy of its own and have it tested."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="roost-mutation-") as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        path = tree / mutation.file
+        text = path.read_text(encoding="utf-8")
+        found = text.count(mutation.old)
+        if found != 1:
+            return Verdict("", 0.0, f"no longer applies: its text occurs {found} times in {mutation.file}")
+        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        try:
+            done = run_tests(tree, mutation.tests)
+        except subprocess.TimeoutExpired:
+            return Verdict("", time.monotonic() - began, "the tests did not end")
+        seconds = time.monotonic() - began
+        if done.returncode == 0:
+            return Verdict("", seconds)
+        names = re.findall(r"^(?:FAILED|ERROR) \S*?([\w.]+::\w+)", done.stdout, re.MULTILINE)
+        if done.returncode != 1 or not names:
+            return Verdict("", seconds, "the tests could not run:\n" + (done.stdout + done.stderr)[-2000:])
+        return Verdict(names[0], seconds)
+
+
+def control() -> str:
+    """The tests must pass where nothing was changed, and run the copy's code; what is wrong, else nothing."""
+    with tempfile.TemporaryDirectory(prefix="roost-mutation-") as folder:
+        tree = Path(folder)
+        copy_tree(tree)
+        (tree / "tests" / "test_where.py").write_text(
+            "import pytest, roost, roost_voice.guild\n\n"
+            "pytestmark = pytest.mark.unit\n\n\n"
+            "def test_the_copy_is_tested():\n"
+            f"    assert roost_voice.guild.__file__.startswith({str(tree)!r})\n"
+            f"    assert roost.__file__.startswith({str(tree)!r})\n"
+        )
+        tests = dict.fromkeys(test for mutation in MUTATIONS for test in mutation.tests)
+        try:
+            done = run_tests(tree, ("tests/test_where.py", *tests))
+        except subprocess.TimeoutExpired:
+            return "they did not end"
+        return "" if done.returncode == 0 else done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        unchanged = pool.submit(control)
+        verdicts = list(pool.map(judge, MUTATIONS))
+        wrong = unchanged.result()
+    for mutation, verdict in zip(MUTATIONS, verdicts, strict=True):
+        outcome = verdict.by or ("TROUBLE" if verdict.trouble else "SURVIVED")
+        print(f"{mutation.leak}  {mutation.what:<66} {verdict.seconds:5.1f} s  {outcome}")
+        if verdict.trouble:
+            print(f"    {verdict.trouble}")
+    if wrong:
+        print(f"the tests fail without any mutation too:\n{wrong}")
+    caught = sum(bool(verdict.by) for verdict in verdicts)
+    print(f"{caught} of {len(MUTATIONS)} caught in {time.monotonic() - began:.0f} s")
+    if wrong or any(verdict.trouble for verdict in verdicts):
+        return 2
+    return 0 if caught == len(MUTATIONS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
