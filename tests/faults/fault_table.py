@@ -127,7 +127,7 @@ ROWS: tuple[Row, ...] = (
     Row(72, 8, "a thread keeps the process from ending", "the process ends itself", "The bot is offline within 8 s."),
     Row(73, 10, "SIGKILL in any state", "the next start finds the ghost and ends it", "The bot leaves the channel when it is back."),
     Row(74, 10, "SIGKILL while the journal is written", "the journal is replaced whole; a torn one is ignored", "As row 73."),
-    Row(75, 0, "the bot crashes in a loop", "waits longer before each start; Discord's limit of identifies is kept", "The bot comes back more slowly, its token stays valid."),
+    Row(75, 0, "the bot crashes in a loop", "starts 20 times an hour at most (`start.max_identify_per_hour`), and less often when Discord allows few", "The bot comes back later and its log says when; its token stays valid."),
     Row(76, 0, "two processes with one token", "neither ends what the other holds", NOTHING),
     Row(77, 15, "the process is stopped for a minute and goes on", "recovers or ends, never doubles", GAP),
     Row(78, 0, "a child process could inherit sockets", "none does", NOTHING),
