@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -102,3 +103,50 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         holder.kill()
         holder.communicate()
     acquire(tmp_path, "0", 1, 0.5).release()
+
+
+def parts(folder: Path, monkeypatch: pytest.MonkeyPatch, *halves: bytes) -> Path:
+    """Packages with a part of a model each; gives the cache folder in which they are joined."""
+    whole = hashlib.sha256(b"ab" * 500).hexdigest()
+    for number, half in enumerate(halves, start=1):
+        data = folder / f"fake_part{number}" / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        (data.parent / "__init__.py").touch()
+        (data / f"model.bin.part{number}").write_bytes(half)
+    (folder / "fake_part1" / "data" / "config.json").write_text("{}")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    fake = models.BundledModel("fake_part1", "data", whole, "fake-part1==1 fake-part2==1", ("fake_part2",))
+    monkeypatch.setitem(models.BUNDLED, "base", fake)
+    return folder / "cache"
+
+
+def test_a_model_in_parts_is_joined_once_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts(tmp_path, monkeypatch, b"ab" * 200, b"ab" * 300)
+    folder = Path(models.locate("base"))
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.bin"]
+    assert (folder / "model.bin").read_bytes() == b"ab" * 500
+    made = (folder / "model.bin").stat().st_mtime_ns
+    assert Path(models.locate("base")) == folder
+    assert (folder / "model.bin").stat().st_mtime_ns == made
+    (folder / "model.bin").write_bytes(b"damaged")
+    assert Path(models.locate("base")) == folder
+    assert (folder / "model.bin").read_bytes() == b"ab" * 500
+    assert [each.name for each in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_model_of_the_wrong_parts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = parts(tmp_path, monkeypatch, b"ab" * 200, b"ba" * 300)
+    with pytest.raises(ConfigError, match=r"damaged .*; run: pip install .* fake-part1==1 fake-part2==1"):
+        models.locate("base")
+    assert [file for file in cache.rglob("*") if file.is_file()] == []
+
+
+def test_a_model_that_misses_a_part_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts(tmp_path, monkeypatch, b"ab" * 200)
+    with pytest.raises(ConfigError, match="base is not installed; run: pip install"):
+        models.locate("base")
+    parts(tmp_path, monkeypatch, b"ab" * 200, b"")
+    (tmp_path / "fake_part2" / "data" / "model.bin.part2").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be put together: .*part2: No such file"):
+        models.locate("base")

@@ -78,7 +78,7 @@ class SttConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = Field("faster-whisper", description="faster-whisper, openai, scripted, or one of another plugin.")
-    model: str = Field("tiny.en", description="Bundled: tiny.en. Any other name is downloaded by faster-whisper.")
+    model: str = Field("tiny.en", description="In packages: tiny.en, base. Any other name is downloaded.")
     model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compute_type: str = Field("int8", description="Of CTranslate2: int8, int8_float16, float16, float32, default.")

