@@ -44,7 +44,7 @@ demo: $(STAMP)
 	@$(BIN)/roost demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 faults: $(STAMP)
 	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) $(BIN)/python -m pytest -q -m fault \

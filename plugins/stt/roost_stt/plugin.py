@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hikari
 import lightbulb
@@ -76,7 +77,9 @@ class SttPlugin:
 
     @hookimpl
     def register_loaders(self) -> list[lightbulb.Loader]:
-        return [transcribe_loader(self), transcript_loader(self)]
+        # lightbulb keeps what it has made of a command for ever; it must not keep us.
+        me = cast("SttPlugin", weakref.proxy(self))
+        return [transcribe_loader(me), transcript_loader(me)]
 
     @hookimpl
     async def on_load(self, ctx: PluginContext) -> None:

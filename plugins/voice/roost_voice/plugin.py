@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -68,7 +69,9 @@ class VoicePlugin:
     @hookimpl
     def register_loaders(self) -> list[lightbulb.Loader]:
         assert self._bot is not None
-        return [voice_loader(self._bot, lambda: self.manager)]
+        # lightbulb keeps what it has made of a command for ever; it must not keep us.
+        me = weakref.ref(self)
+        return [voice_loader(self._bot, lambda: plugin.manager if (plugin := me()) is not None else None)]
 
     @hookimpl
     async def on_load(self, ctx: PluginContext) -> None:
@@ -80,7 +83,9 @@ class VoicePlugin:
         manager = self.manager = SessionManager(ctx, config, ChosenDriver(ctx.hooks, config.driver))
         ctx.on_unload(self._forget)
         ctx.on_unload(ctx.consent.subscribe(on_consent(manager)))
-        Signalling(manager).listen(ctx)
+        signalling = Signalling(manager)
+        signalling.listen(ctx)
+        signalling.catch_up(ctx.bot)
 
     @hookimpl
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:

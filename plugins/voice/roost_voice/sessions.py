@@ -193,6 +193,10 @@ class SessionManager:
 
     # What Discord says ----------------------------------------------------------------------------------------------
 
+    def user_is(self, user_id: int) -> None:
+        """Who we are at Discord."""
+        self._host.user_id = user_id
+
     def ready(self, shard: hikari.api.GatewayShard, user_id: int) -> None:
         """A shard has a new session."""
         self._host.user_id = user_id

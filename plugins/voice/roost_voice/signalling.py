@@ -32,6 +32,21 @@ class Signalling:
         ctx.listen(hikari.GuildLeaveEvent, self.on_guild_leave)
         ctx.listen(hikari.GuildChannelDeleteEvent, self.on_channel_delete)
 
+    def catch_up(self, bot: hikari.GatewayBot) -> None:
+        """Learn what the events before us said: the plugin may be loaded into a bot that has long been running."""
+        me = bot.get_me()
+        if me is None:
+            return
+        self._manager.user_is(int(me.id))
+        for shard in bot.shards.values():
+            if shard.is_connected:
+                self._manager.ready(shard, int(me.id))
+        for guild_id in bot.cache.get_guilds_view():
+            state = bot.cache.get_voice_state(guild_id, me.id)
+            channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
+            session_id = state.session_id if state is not None else None
+            self._manager.tell(int(guild_id), moves.GuildHere(channel_id, session_id))
+
     async def on_voice_state(self, event: hikari.VoiceStateUpdateEvent) -> None:
         state = event.state
         guild_id = int(state.guild_id)

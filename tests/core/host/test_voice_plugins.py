@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_report import Fault
 from host_rig import Live, eventually, log_of, running
 
 from roost import leaks
@@ -109,7 +112,30 @@ async def test_disabling_voice_in_a_guild_ends_its_session_there(
         await live.control.voice(member_id=live.members[1], channel_id=None)
 
 
-async def test_a_hundred_cycles_end_where_they_began(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+@pytest.mark.fault(67)
+async def test_unloaded_in_a_call_it_leaves_and_nothing_of_it_stays(
+    tmp_path: Path, drop: Drop, card: dict[str, Any], fault: Fault
+) -> None:
+    async with speaking_bot(tmp_path, card) as live:
+        for _ in range(3):
+            await join(live, 0)
+            old = weakref.ref(live.host.records["voice"].instance)
+            with fault.clock(scaled=False):
+                assert await live.host.unload("voice", "disable") == ["stt", "voice"]
+            assert (await opened(live))[0] == 0
+            assert live.state("voice") is State.UNLOADED, live.host.records["voice"].detail
+            gc.collect()
+            gone = old() is None  # an assert would hold it itself
+            assert gone, "the plugin could not be collected"
+            await live.host.load("voice")
+            await live.host.load("stt")
+        assert (await live.control.state())["max_sessions_per_guild"] == 1
+
+
+@pytest.mark.fault(67)
+async def test_a_hundred_cycles_end_where_they_began(
+    tmp_path: Path, drop: Drop, card: dict[str, Any], fault: Fault
+) -> None:
     async with speaking_bot(tmp_path, card) as live:
         host = live.host
 
@@ -126,6 +152,12 @@ async def test_a_hundred_cycles_end_where_they_began(tmp_path: Path, drop: Drop,
             }
 
         async def cycle(number: int) -> None:
+            with fault.clock(scaled=False):
+                await turn(number)
+            assert {live.state("voice"), live.state("stt")} == {State.LOADED}
+            assert not host.records["voice"].detail + host.records["stt"].detail
+
+        async def turn(number: int) -> None:
             if number % 5 == 0:
                 assert await host.unload("voice", "disable") == ["stt", "voice"]
                 assert {live.state("voice"), live.state("stt")} == {State.UNLOADED}, host.records["voice"].detail
@@ -133,8 +165,6 @@ async def test_a_hundred_cycles_end_where_they_began(tmp_path: Path, drop: Drop,
                 await host.load("stt")
             else:
                 await host.reload("voice" if number % 2 else "stt")
-            assert {live.state("voice"), live.state("stt")} == {State.LOADED}
-            assert not host.records["voice"].detail + host.records["stt"].detail
 
         async def at_rest() -> dict[str, int]:
             """Once what begins with a load is done: what is held for a quarter of a second."""
