@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-voice clean
+.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-voice clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
-	@echo "make test   run the tests"
+	@echo "make test   run the tests       make test-all  the long ones too"
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
 	@echo "make kill-loop  a bot killed at random points, 1,000 times (N=)    make mutations  would the tests notice?"
@@ -44,6 +44,9 @@ demo: $(STAMP)
 	@$(BIN)/roost demo
 
 test: $(STAMP)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long"
+
+test-all: $(STAMP)
 	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 faults: $(STAMP)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fault_report import Fault
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 LOOP = Path(__file__).parents[1] / "kill_loop.py"
 ROUNDS = 6

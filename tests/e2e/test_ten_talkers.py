@@ -20,7 +20,7 @@ from roost.demo.bot_process import run_bot
 from roost.sim import ControlClient, spawn
 from roost.text import normalise, wer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ROUNDS = 2
 PIECES: tuple[tuple[str, float, float, str], ...] = (

@@ -32,7 +32,7 @@ from roost_voice.sim import rtp
 from roost_voice.sim.part import SimulatedVoice
 from roost_voice.sim.settings import VoiceSettings
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]
 
 REAL = Timing()
 BAD = Shares(loss=0.3, reorder=0.1, duplicate=0.05, jitter_s=0.02)

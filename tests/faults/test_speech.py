@@ -292,6 +292,7 @@ async def test_the_words_of_an_ended_session_are_not_posted_in_the_next(
 # Row 84
 
 
+@pytest.mark.long
 @pytest.mark.fault(84)
 async def test_twenty_models_loaded_and_released_leave_nothing(make: Make, fault: Fault) -> None:
     house = await make(engine="faster-whisper", model="tiny.en", idle_s=0.0)

@@ -27,7 +27,7 @@ from roost_stt.worker.speakers import MAX_SPEAKERS
 from roost_voice.protocol.jitter import SequenceTracker
 from roost_voice.protocol.receive import MAX_SOURCES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CROWD = range(101, 126)
 MIB = 1 << 20

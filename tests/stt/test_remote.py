@@ -112,6 +112,7 @@ def bench(service: str) -> Iterator[Bench]:
     made.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", CHECKS, ids=check_name)
 def test_conformance_against_a_real_service(check: Callable[[Bench], None], bench: Bench) -> None:
     check(bench)

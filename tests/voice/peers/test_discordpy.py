@@ -197,6 +197,7 @@ async def test_members_hear_it(scene: Scene) -> None:
     await peer.leave()
 
 
+@pytest.mark.long
 async def test_keys_change_while_it_is_there(scene: Scene) -> None:
     """Members join and leave; the bot stays in the group, also through a time alone."""
     await scene.enter(scene.ada)
