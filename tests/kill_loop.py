@@ -2,9 +2,10 @@
 
 A real ``roost run`` at a simulated Discord in a process of its own is killed (SIGKILL) at a random point of a random
 activity and started again on the same data folder. In every round: whatever it had started is gone within 2 s, its
-ghost within 10 s of READY, its journal with it; and the voice session of a bystander, a second bot in another server,
-is never touched. Half of the rounds are played where a new session's leave ends an old one's voice state, half where it
-does not. The last line is JSON; a violation is told as a story on standard error, and the exit status is 1.
+ghost within 10 s of READY, its journal with it; and nothing befalls the voice sessions of two others in another server:
+a second process of the same bot, and a second bot. Half of the rounds are played where a new session's leave ends an
+old one's voice state, half where it does not. The last line is JSON; a violation is told as a story on standard error,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from kill_loop_parts import MOMENTS, Figures, Violation, progress, second_instance, session_of, watch
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
 from roost.errors import RoostError
 from roost.sim import ControlClient, SimProcess, spawn
@@ -35,52 +35,17 @@ CHILDREN_S = 2.0
 READY_S = 30.0
 HOLD_S = 0.25
 """For so long is looked whether the ghost stays gone."""
-POINTS = {"idle": 0.3, "start": 2.5, "joining": 1.2, "live": 0.5, "moving": 1.2, "leaving": 1.2}
-"""The activities, and how long after its beginning the kill comes at the latest: voice requests are a second apart."""
+POINTS = {"idle": 0.3, "start": 2.5, "joining": 1.2, "live": 0.5, "moving": 1.2, "leaving": 1.2, "journal": 0.0}
+"""The activities, and how long after its beginning the kill comes at the latest: voice requests are a second apart. In
+"journal" it comes at once in one of the moments in which the journal changes."""
 SHOWN = 40
+BATCH = 500
+"""Rounds at one simulator: Discord lets a bot begin 1,000 sessions a day."""
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
 
 
-class Violation(Exception):
-    """What did not hold; `story` is the round's."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.story: list[str] = []
-
-
-@dataclasses.dataclass
-class Figures:
-    """What the rounds have shown."""
-
-    rounds: int = 0
-    starts: int = 0
-    ghosts: int = 0
-    worst_ghost_s: float = 0.0
-    worst_children_s: float = 0.0
-    activities: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def add(self, other: Figures) -> None:
-        self.rounds += other.rounds
-        self.starts += other.starts
-        self.ghosts += other.ghosts
-        self.worst_ghost_s = max(self.worst_ghost_s, other.worst_ghost_s)
-        self.worst_children_s = max(self.worst_children_s, other.worst_children_s)
-        self.activities += other.activities
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "rounds": self.rounds,
-            "starts": self.starts,
-            "ghosts_left": self.ghosts,
-            "worst_ghost_s": round(self.worst_ghost_s, 3),
-            "worst_children_s": round(self.worst_children_s, 3),
-            "activities": dict(sorted(self.activities.items())),
-        }
-
-
 class Loop:
-    """One simulator, the bot that is killed, and the bystander."""
+    """One simulator, the bot that is killed, and the two others."""
 
     def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path, dice: random.Random) -> None:
         self._card = sim.card
@@ -93,24 +58,30 @@ class Loop:
         self._running = contextlib.AsyncExitStack()
         self._struck: list[int] = []
         self._struck_at = 0.0
-        self._at_start: dict[str, Any] = {}
+        self._twin_id = ""
+        self._others: dict[str, Any] = {}
         self._looked_at = 0.0
         self._story: list[str] = []
         self.figures = Figures()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """The bystander is in voice and the bot is ready."""
+        """The others are in voice and the bot is ready."""
         neighbour = int(self._there["members"][2]["id"])
         channel = int(self._there["voice_channels"][0]["id"])
         await self._discord.voice(member_id=neighbour, channel_id=channel)
         await self._discord.voice(member_id=self._member, channel_id=int(self._here["voice_channels"][0]["id"]))
-        async with run_bot(self._arguments("bystander"), self._environ(1)) as self._bystander:
+        twin_in = int(self._there["voice_channels"][1]["id"])
+        async with (
+            second_instance(self._card, self._folder / "killed", int(self._there["id"]), twin_in) as (self._twin_id, _),
+            run_bot(self._arguments("bystander"), self._environ(1)) as self._bystander,
+        ):
             await self._bystander.ready(READY_S)
             text = int(self._there["text_channels"][0]["id"])
             await self._slash("/voice join", member=neighbour, text=text, bot=1, wait_s=10.0)
-            self._at_start = _session_of(await self._discord.state(), self._bystander_id)
-            assert self._at_start["place"] == [str(channel)], "the bystander did not come into voice"
+            self._others = self._others_in(await self._discord.state())
+            assert self._others["bystander"]["place"] == [str(channel)], "the bystander did not come into voice"
+            assert self._others["second process"]["place"] == [str(twin_in)], "the second process did not"
             self._looked_at = time.monotonic()
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(self._end_bot)
@@ -134,7 +105,7 @@ class Loop:
                 self.figures.ghosts += 1
             await self._start_bot()
             await self._no_ghost()
-            await self._look_at_bystander()
+            await self._look_at_others()
         except (Violation, RoostError, TimeoutError, AssertionError) as error:
             violation = error if isinstance(error, Violation) else Violation(f"{type(error).__name__}: {error}")
             violation.story = [
@@ -184,6 +155,21 @@ class Loop:
         async with self._meanwhile(self._slash("/voice leave")):
             await asyncio.sleep(after_s)
 
+    async def _journal(self, _after_s: float) -> None:
+        moment = self._dice.choice(list(MOMENTS))
+        if moment == "removed":
+            await self._join()
+        below = self._bot.descendants()
+        with watch(self._instances, moment, self._twin_id) as come:
+            doing = (
+                self._slash("/voice leave")
+                if moment == "removed"
+                else self._slash("/voice join", channel=self._channel())
+            )
+            async with self._meanwhile(doing, below):
+                await asyncio.wait_for(come.wait(), 5)
+        self._tell(f"its journal was {moment}")
+
     async def _join(self) -> int:
         channel = self._channel()
         await self._slash("/voice join", channel=channel, wait_s=10.0)
@@ -192,12 +178,12 @@ class Loop:
         return channel
 
     @contextlib.asynccontextmanager
-    async def _meanwhile(self, doing: Awaitable[Any]) -> AsyncIterator[None]:
+    async def _meanwhile(self, doing: Awaitable[Any], below: list[int] | None = None) -> AsyncIterator[None]:
         """Something goes on while the block waits; the bot is killed at its end, before the answer is there."""
         task = asyncio.ensure_future(doing)
         try:
             yield
-            self._strike()
+            self._strike(below)
         finally:
             await asyncio.wait([task])
         task.result()
@@ -232,8 +218,9 @@ class Loop:
     async def _end_bot(self) -> None:
         await self._running.aclose()
 
-    def _strike(self) -> None:
-        self._struck = [self._bot.pid, *self._bot.descendants()]
+    def _strike(self, below: list[int] | None = None) -> None:
+        """Kill it; what is below it is looked up first, unless that has been done."""
+        self._struck = [self._bot.pid, *(self._bot.descendants() if below is None else below)]
         self._struck_at = time.monotonic()
         self._bot.kill()
 
@@ -247,6 +234,7 @@ class Loop:
         seconds = time.monotonic() - self._struck_at
         self.figures.worst_children_s = max(self.figures.worst_children_s, seconds)
         await self._bot.wait(CHILDREN_S)
+        self.figures.drafts += any(path.suffix == ".new" for path in self._instances.iterdir())
         self._tell(f"killed, with {len(self._struck) - 1} processes below; Discord shows it at {await self._place()}")
 
     # What must hold
@@ -278,28 +266,42 @@ class Loop:
             if place := await self._place():
                 raise Violation(f"the ghost came back, in {place}")
             await asyncio.sleep(0.02)
-        left = sorted(path.name for path in (self._folder / "killed" / "instances").glob("*.json*"))
-        if left and time.monotonic() - ready < GHOST_S:
-            await asyncio.sleep(1.0)
-            left = sorted(path.name for path in (self._folder / "killed" / "instances").glob("*.json*"))
+        while (left := self._journals()) and time.monotonic() - ready < GHOST_S:
+            await asyncio.sleep(0.05)
         if left:
             raise Violation(f"journals of the dead are left: {left}")
 
-    async def _look_at_bystander(self) -> None:
+    async def _look_at_others(self) -> None:
         state = await self._discord.state()
-        now = _session_of(state, self._bystander_id)
-        if now != self._at_start:
-            raise Violation(f"the bystander's session changed from {self._at_start} to {now}")
+        if (now := self._others_in(state)) != self._others:
+            raise Violation(f"the others' sessions changed from {self._others} to {now}")
         if self._bystander.returncode is not None:
             raise Violation("the bystander ended")
         since, self._looked_at = self._looked_at, time.monotonic()
         for each in await self._discord.log(since):
             if self._bystander_id in (each.get("user_id"), each.get("bot_id")) and each["kind"] != "voice":
                 raise Violation(f"something befell the bystander: {each}")
+            if each["kind"] in ("op4", "voice_state") and each.get("guild_id") == self._there["id"]:
+                raise Violation(f"something befell the second process: {each}")
         if state["max_sessions_per_guild"] > 1:
             raise Violation("there were two sessions in one server at once")
 
     # Helpers
+
+    @property
+    def _instances(self) -> Path:
+        return self._folder / "killed" / "instances"
+
+    def _journals(self) -> list[str]:
+        """Those of the killed."""
+        return sorted(path.name for path in self._instances.glob("*.json*") if not path.match(f"{self._twin_id}.*"))
+
+    def _others_in(self, state: dict[str, Any]) -> dict[str, Any]:
+        there = self._there["id"]
+        return {
+            "bystander": session_of(state, self._bystander_id, there),
+            "second process": session_of(state, self._bot_id, there),
+        }
 
     def _tell(self, what: str) -> None:
         self._story.append(f"{time.monotonic():.3f} {what}")
@@ -311,7 +313,7 @@ class Loop:
         return self._dice.choice(self._channels())
 
     async def _place(self) -> list[str]:
-        return list(_session_of(await self._discord.state(), self._bot_id)["place"])
+        return list(session_of(await self._discord.state(), self._bot_id, self._here["id"])["place"])
 
     async def _slash(
         self,
@@ -334,34 +336,22 @@ class Loop:
         )
 
 
-def _session_of(state: dict[str, Any], user_id: str) -> dict[str, Any]:
-    """Where a bot is, by which voice connections, and how many of its sessions were ever opened and closed."""
-    return {
-        "place": [each["channel_id"] for each in state["voice_states"] if each["user_id"] == user_id],
-        "connections": [
-            (each["connection_id"], each["ssrc"]) for each in state["voice_sessions"] if each["user_id"] == user_id
-        ],
-        "ever": [
-            (each["opened"], each["closed"]) for each in state["sessions"]["per_guild"] if each["user_id"] == user_id
-        ],
-    }
-
-
 async def play(ghosts: str, rounds: int, seed: int, figures: Figures, done: Callable[[], None]) -> None:
-    """So many rounds at one simulator.
+    """So many rounds with one of the semantics.
 
     Raises:
         Violation: At the first.
     """
     dice = random.Random(f"{seed} {ghosts}")
-    with tempfile.TemporaryDirectory(prefix="roost-kill-") as folder:
-        async with spawn(["--ghosts", ghosts]) as sim, ControlClient(sim.card["control_url"]) as discord:
-            loop = Loop(sim, discord, Path(folder), dice)
-            loop.figures = figures
-            async with loop.open():
-                for _ in range(rounds):
-                    await loop.round()
-                    done()
+    for first in range(0, rounds, BATCH):
+        with tempfile.TemporaryDirectory(prefix="roost-kill-") as folder:
+            async with spawn(["--ghosts", ghosts]) as sim, ControlClient(sim.card["control_url"]) as discord:
+                loop = Loop(sim, discord, Path(folder), dice)
+                loop.figures = figures
+                async with loop.open():
+                    for _ in range(min(BATCH, rounds - first)):
+                        await loop.round()
+                        done()
 
 
 async def kill_loop(rounds: int, seed: int, done: Callable[[], None]) -> tuple[dict[str, Figures], list[str]]:
@@ -379,14 +369,6 @@ async def kill_loop(rounds: int, seed: int, done: Callable[[], None]) -> tuple[d
     return figures, stories
 
 
-def _progress(rounds: int) -> Iterator[None]:
-    """Counts, for people who watch."""
-    for count in range(1, rounds + 1):
-        if sys.stderr.isatty():
-            print(f"\r{count} of {rounds} rounds", end="" if count < rounds else "\n", file=sys.stderr, flush=True)
-        yield
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=100, help="rounds (default: 100)")
@@ -395,8 +377,8 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 40)
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
-    progress = _progress(options.n)
-    figures, stories = asyncio.run(kill_loop(options.n, seed, lambda: next(progress)))
+    counter = progress(options.n)
+    figures, stories = asyncio.run(kill_loop(options.n, seed, lambda: next(counter)))
     for story in stories:
         print(story, file=sys.stderr)
     total = Figures()
