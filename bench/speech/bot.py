@@ -77,8 +77,9 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
     return float(np.polyfit(kept[:, 0], kept[:, 1], 1)[0] * 3600)
 
 
-def memory(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
+def memory(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {
+        "mib": [round(each) for _, each in samples[:: max(1, len(samples) // 30)]],
         "first_mib": round(samples[0][1], 1),
         "last_mib": round(samples[-1][1], 1),
         "max_mib": round(max(each for _, each in samples), 1),

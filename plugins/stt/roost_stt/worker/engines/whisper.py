@@ -132,9 +132,7 @@ class WhisperEngine:
         window_s = min(MAX_WINDOW_S, max(MIN_WINDOW_S, longest_s + WINDOW_MARGIN_S))
         frames = min(3000, math.ceil(window_s * 50) * 2)
         extractor = self._whisper.feature_extractor
-        mels = np.stack(
-            [extractor(np.pad(samples, (0, frames * 160 - len(samples))), padding=160)[:, :frames] for samples in audio]
-        )
+        mels = np.stack([_fit(extractor(samples)[:, :-1], frames) for samples in audio])
         tokenizers = [self._tokenizer(language) for language in languages]
         if any(tokenizer is None for tokenizer in tokenizers):
             return [None] * len(audio)  # the language must be guessed, which the stock way does
@@ -220,6 +218,12 @@ def compression_ratio(text: str) -> float:
     """How repetitive a text is: its length over its deflated length."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def _fit(mel: Audio, frames: int) -> Audio:
+    """Filled up with zeros as faster-whisper does: with silence instead, more words come out wrong."""
+    mel = mel[:, :frames]
+    return np.pad(mel, ((0, 0), (0, frames - mel.shape[1])))
 
 
 def _token_cap(seconds: float) -> int:
