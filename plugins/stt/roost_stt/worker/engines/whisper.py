@@ -43,6 +43,13 @@ _FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
 Audio = npt.NDArray[np.float32]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    confidence: float
+    language: str
+
+
 class WhisperEngine:
     """One loaded model.
 
@@ -103,8 +110,7 @@ class WhisperEngine:
             languages = [self._language(batch[i]) for i in short]
             for i, answer in zip(short, self._generate([audio[i] for i in short], languages), strict=True):
                 if answer is not None:
-                    text, confidence = answer
-                    results[i] = _transcript(batch[i], text, confidence, self._language(batch[i]) or "en")
+                    results[i] = _transcript(batch[i], answer.text, answer.confidence, answer.language)
         for i, utterance in enumerate(batch):
             if results[i] is None:
                 if i in short:
@@ -126,20 +132,25 @@ class WhisperEngine:
         # A language the model does not know is guessed rather than refused: the words matter more.
         return utterance.language if utterance.language in self._languages else None
 
-    def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[tuple[str, float] | None]:
-        """Decode with a common short window; None for each answer that fails a check."""
+    def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[_Answer | None]:
+        """Decode with a common short window, guessing languages not given; None for each answer that fails a check."""
         longest_s = max(len(samples) for samples in audio) / SAMPLE_RATE_HZ
         window_s = min(MAX_WINDOW_S, max(MIN_WINDOW_S, longest_s + WINDOW_MARGIN_S))
         frames = min(3000, math.ceil(window_s * 50) * 2)
         extractor = self._whisper.feature_extractor
         mels = np.stack([_fit(extractor(samples)[:, :-1], frames) for samples in audio])
-        tokenizers = [self._tokenizer(language) for language in languages]
-        if any(tokenizer is None for tokenizer in tokenizers):
-            return [None] * len(audio)  # the language must be guessed, which the stock way does
-        chosen = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
+        features = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, np.float32))
+        known = list(languages)
+        if None in known:
+            features = self._whisper.model.encode(features)
+            guesses = self._whisper.model.detect_language(features)
+            known = [
+                language or str(guess[0][0]).strip("<|>") for language, guess in zip(languages, guesses, strict=True)
+            ]
+        chosen = [self._tokenizer(language or "en") for language in known]
         caps = [_token_cap(len(samples) / SAMPLE_RATE_HZ) for samples in audio]
         results = self._whisper.model.generate(
-            ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, np.float32)),
+            features,
             [list(tokenizer.sot_sequence) for tokenizer in chosen],
             beam_size=self._beam,
             max_length=max(caps),
@@ -154,9 +165,7 @@ class WhisperEngine:
             for result, tokenizer, samples, cap in zip(results, chosen, audio, caps, strict=True)
         ]
 
-    def _tokenizer(self, language: str | None) -> Tokenizer | None:
-        if self._multilingual and language is None:
-            return None
+    def _tokenizer(self, language: str) -> Tokenizer:
         return Tokenizer(
             self._whisper.hf_tokenizer,
             self._multilingual,
@@ -165,7 +174,7 @@ class WhisperEngine:
         )
 
     @staticmethod
-    def _check(result: Any, tokenizer: Tokenizer, seconds: float, cap: int) -> tuple[str, float] | None:
+    def _check(result: Any, tokenizer: Tokenizer, seconds: float, cap: int) -> _Answer | None:
         tokens: list[int] = list(result.sequences_ids[0])
         if len(tokens) >= cap - 4:
             return None  # ran into the cap: a loop
@@ -173,14 +182,14 @@ class WhisperEngine:
         words = [token for token in tokens if token < tokenizer.eot]
         text = str(tokenizer.decode(words)).strip()
         if result.no_speech_prob > NO_SPEECH and logprob < LOWEST_LOGPROB:
-            return "", 0.0
+            return _Answer("", 0.0, tokenizer.language_code)
         if logprob < LOWEST_LOGPROB or compression_ratio(text) > HIGHEST_COMPRESSION:
             return None
         stamps = [token - tokenizer.timestamp_begin for token in tokens if token >= tokenizer.timestamp_begin]
         last_s = stamps[-1] * 0.02 if stamps else 0.0
         if seconds - last_s > UNCOVERED_S or not text:
             return None
-        return text, math.exp(min(0.0, logprob))
+        return _Answer(text, math.exp(min(0.0, logprob)), tokenizer.language_code)
 
     def _stock(self, utterance: Utterance, audio: Audio, options: EngineOptions) -> Transcript:
         segments, info = self._whisper.transcribe(
