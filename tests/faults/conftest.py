@@ -10,7 +10,6 @@ from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
 from roost.testing.leftovers import leak_check
 
-
 LEAK_GRACE_S = 15.0
 """On a busy machine the other ends of closed TLS connections take their time; what is gone sooner costs no wait."""
 
