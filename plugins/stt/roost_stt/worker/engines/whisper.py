@@ -141,7 +141,7 @@ class WhisperEngine:
         mels = np.stack([_fit(extractor(samples)[:, :-1], frames) for samples in audio])
         features = ctranslate2.StorageView.from_array(np.ascontiguousarray(mels, np.float32))
         known = list(languages)
-        if None in known:
+        if self._multilingual and None in known:
             features = self._whisper.model.encode(features)
             guesses = self._whisper.model.detect_language(features)
             known = [
