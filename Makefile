@@ -44,10 +44,10 @@ demo: $(STAMP)
 	@$(BIN)/roost demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 4 --dist worksteal -m "not long"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long"
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest -n 4 --dist worksteal
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: $(STAMP)
 	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) $(BIN)/python -m pytest -q -m fault \
