@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-voice clean
+.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
@@ -18,6 +18,7 @@ help:
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
+	@echo "make bench-speech  speech-to-text beside stock faster-whisper (half an hour)"
 	@echo "make bench-voice  what joining, receiving, stopping and reaping cost (five minutes)"
 
 setup: $(STAMP)
@@ -84,6 +85,9 @@ docs: $(STAMP)
 
 bench-plugins: $(STAMP)
 	$(BIN)/python bench/plugins.py build/bench-plugins.json
+
+bench-speech: $(STAMP)
+	$(BIN)/python bench/speech/run.py build/bench-speech.json
 
 bench-voice: $(STAMP)
 	$(BIN)/python bench/voice/run.py build/bench-voice.json
