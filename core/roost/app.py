@@ -123,7 +123,7 @@ class App:
                         privacy_loader(consent, PersonalData(self._host, consent)),
                         plugins_loader(self._host),
                         config_loader(configure, access, registry),
-                        bot_loader(self._host, self._registry, self.request_stop),
+                        bot_loader(self._host, self.request_stop),
                     ]
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)

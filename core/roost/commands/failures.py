@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
+from roost.commands.registry import OWNERS_GROUP
 from roost.dispatch import log_failure
 from roost.errors import RoostError
 from roost.hooks import Deny
@@ -30,6 +31,13 @@ class DeniedError(RoostError):
     """A command was refused; the message is for the member who ran it."""
 
 
+def owners_of(application: hikari.Application) -> frozenset[int]:
+    """The owner of an application, or the members of the team that owns it."""
+    if application.team is not None:
+        return frozenset(int(user_id) for user_id in application.team.members)
+    return frozenset({int(application.owner.id)})
+
+
 class CommandFailures:
     """The client-wide check and error handler.
 
@@ -45,8 +53,8 @@ class CommandFailures:
         self.check = lightbulb.hook(lightbulb.ExecutionSteps.CHECKS, skip_when_failed=True)(self._check)
 
     def _owner(self, ctx: lightbulb.Context) -> str:
-        name = ctx.command._command_data.qualified_name.split(" ")[0]
-        return (self.registry.owner_of(name) if self.registry is not None else None) or CORE
+        path = ctx.command._command_data.qualified_name
+        return (self.registry.owner_of(path) if self.registry is not None else None) or CORE
 
     async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
         guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
@@ -54,6 +62,8 @@ class CommandFailures:
             denial = self._access.denial(ctx.command._command_data.qualified_name, guild_id, ctx.member)
             if denial is not None:
                 raise DeniedError(denial)
+        if ctx.command._command_data.qualified_name.split(" ")[0] == OWNERS_GROUP:
+            await self._check_owner(ctx)
         owner = self._owner(ctx)
         if owner == CORE:
             return
@@ -64,6 +74,14 @@ class CommandFailures:
         deny = await self._host.dispatcher.call("command_check", guild_id=guild_id, ctx=ctx)
         if isinstance(deny, Deny):
             raise DeniedError(deny.reason)
+
+    async def _check_owner(self, ctx: lightbulb.Context) -> None:
+        assert self.registry is not None
+        if int(ctx.user.id) not in owners_of(await self.registry.application()):
+            _log.warning("user %d may not use /bot: not an owner of the application", ctx.user.id)
+            raise DeniedError(
+                "Only the owners of this bot may do that: those who own its application at Discord. You are not one."
+            )
 
     async def on_error(self, failure: lightbulb.exceptions.ExecutionPipelineFailedException) -> bool:
         """Count the failure against the plugin and answer the member, once."""

@@ -14,13 +14,15 @@ from typing import Any
 import hikari
 import lightbulb
 
-from roost.commands.shapes import MOST, fault
+from roost.commands.shapes import MOST, MOST_INSIDE, fault
 from roost.errors import PluginError
 from roost.i18n import Texts, localise
 from roost.strays import taming
 
 _log = logging.getLogger("roost.commands")
 
+OWNERS_GROUP = "bot"
+"""The core's command for the owners of the bot. Plugins add subgroups to it with a group of the same name."""
 Command = Any
 """A `lightbulb.Group` or a subclass of `lightbulb.SlashCommand` and its kin."""
 
@@ -101,6 +103,8 @@ class CommandRegistry:
         self._enabled = enabled
         self._owners: dict[str, list[Command]] = {}
         self._texts: dict[str, Texts] = {}
+        self._guests: dict[str, dict[str, Command]] = {}
+        """Plugin to the subgroups of ``/bot`` that are its."""
         self._guilds: set[int] = set()
         self._told: dict[int, str] = {}
         """Guild to what Discord was told last."""
@@ -124,7 +128,9 @@ class CommandRegistry:
         taken = {name: other for other in self._owners if other != owner for name in self.names(other)}
         for command in collector.commands:
             name = command_name(command)
-            if name in taken:
+            if name == OWNERS_GROUP and name in taken:
+                self._check_guests(owner, command)
+            elif name in taken:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
             _tame_completion(command)
@@ -137,12 +143,43 @@ class CommandRegistry:
 
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:
         """Take an owner's commands, and the catalogues that translate their names and descriptions."""
-        self._owners[owner] = list(commands)
+        present = self._for_owners(owner)
+        guests = [] if present is None else [each for each in commands if command_name(each) == OWNERS_GROUP]
+        self._owners[owner] = [each for each in commands if each not in guests]
+        for guest in guests:
+            self._guests.setdefault(owner, {}).update(guest.subcommands)
+        if present is not None:
+            present.update(self._guests.get(owner, {}))
         if texts is not None:
             self._texts[owner] = texts
 
+    def _for_owners(self, besides: str) -> dict[str, Command] | None:
+        """What is in ``/bot``, which is another's; None before it is there."""
+        others = (each for owner, each in self._all() if owner != besides and command_name(each) == OWNERS_GROUP)
+        return next((each.subcommands for each in others), None)
+
+    def _all(self) -> list[tuple[str, Command]]:
+        return [(owner, command) for owner, commands in self._owners.items() for command in commands]
+
+    def _check_guests(self, owner: str, guest: Command) -> None:
+        """What a plugin adds to ``/bot`` must be subgroups, under names of their own."""
+        present = set(self._for_owners(owner) or ()) - set(self._guests.get(owner, ()))
+        for name, inner in getattr(guest, "subcommands", {"itself": None}).items():
+            if not hasattr(inner, "subcommands"):
+                raise PluginError(f"only subgroups can be added to /{OWNERS_GROUP}, and {name} is none", plugin=owner)
+            if name in present:
+                raise PluginError(f"its command /{OWNERS_GROUP} {name} is there already", plugin=owner)
+            present.add(name)
+        if len(present) > MOST_INSIDE:
+            raise PluginError(
+                f"/{OWNERS_GROUP} would have {len(present)} parts, and Discord takes {MOST_INSIDE}", plugin=owner
+            )
+
     def remove(self, owner: str) -> None:
         self._texts.pop(owner, None)
+        guests, present = self._guests.pop(owner, {}), self._for_owners(owner) or {}
+        for name in guests:
+            present.pop(name, None)
         for command in self._owners.pop(owner, []):
             self._client.unregister(command)
 
@@ -235,8 +272,13 @@ class CommandRegistry:
         except hikari.HikariError as error:
             _log.error("the global commands could not be tidied: %s", error)
 
-    def owner_of(self, name: str) -> str | None:
-        """The owner of the top-level command of that name."""
+    def owner_of(self, path: str) -> str | None:
+        """The owner of a command, by its whole path, such as ``voice join``."""
+        name, *inner = path.split(" ")
+        if name == OWNERS_GROUP and inner:
+            guest = next((owner for owner, guests in self._guests.items() if inner[0] in guests), None)
+            if guest is not None:
+                return guest
         return next((owner for owner in self._owners if name in self.names(owner)), None)
 
     def paths(self) -> list[str]:

@@ -11,7 +11,8 @@ MOST = 100
 
 _SLASH = 1
 _SUBCOMMAND, _SUBGROUP = 1, 2
-_OPTIONS = _CHOICES = 25
+MOST_INSIDE = 25
+_OPTIONS = _CHOICES = MOST_INSIDE
 
 
 def fault(command: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from hikari.events.auto_mod_events import AutoModRuleCreateEvent
 from hikari.events.stage_events import StageInstanceCreateEvent
 from host_rig import log_of, running
 
+from roost.plugins import State
 from roost.plugins.plugin_context import guild_of
 from roost.sim.client import ControlError
 
@@ -237,3 +238,56 @@ async def test_such_events_do_not_reach_a_plugin_where_it_is_off(
             event = belonging(guild_id)["scheduled"]
             await live.host.bot.event_manager.dispatch(event, return_tasks=True)
         assert log == [live.guilds[1]]
+
+
+IN_BOT = """
+bot = lightbulb.Group("bot", "For owners")
+inner = bot.subgroup(NAME, "Something of the whole bot")
+
+@inner.register
+class Show(lightbulb.SlashCommand, name="show", description="shows"):
+    @lightbulb.invoke
+    async def invoke(self, ctx: lightbulb.Context) -> None:
+        if NAME == "odd":
+            raise ValueError("boom")
+        await ctx.respond("shown to an owner")
+
+@hookimpl
+def register_loaders():
+    loader = lightbulb.Loader()
+    loader.command(bot)
+    return [loader]
+"""
+
+
+async def test_a_plugin_adds_to_the_owners_command(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    """Its subgroup is there while it is loaded, refused to all but the owners, and its failures are its own."""
+    drop("some", IN_BOT.replace("NAME", "'card'"))
+    drop("odd", IN_BOT.replace("NAME", "'odd'"))
+    drop("thief", IN_BOT.replace("NAME", "'plugins'"))
+    async with running(tmp_path, card) as live:
+        assert live.host.records["thief"].state is State.FAILED
+        assert "/bot plugins is there already" in live.host.records["thief"].detail
+        assert await live.slash("/bot card show") == "shown to an owner"
+        await live.control.permissions(member_id=live.members[1], allow=("ADMINISTRATOR",))
+        try:
+            assert "Only the owners" in await live.slash("/bot card show", member=1)
+        finally:
+            await live.control.permissions(member_id=live.members[1], deny=("ADMINISTRATOR",))
+        assert "Something went wrong" in await live.slash("/bot odd show")
+        assert "some" in await live.slash("/bot plugins reload", plugin="some")
+        assert await live.slash("/bot card show") == "shown to an owner"
+        await live.slash("/bot plugins unload", plugin="some")
+        with pytest.raises(ControlError, match="no subcommand .card."):
+            await live.slash("/bot card show")
+        assert "is loaded" in await live.slash("/bot plugins load", plugin="some")
+        assert await live.slash("/bot card show") == "shown to an owner"
+
+
+async def test_only_subgroups_are_added_to_the_owners_command(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    drop("some", IN_BOT.replace("inner.register", "bot.register").replace("NAME", "'card'"))
+    drop("other", says="hi")
+    async with running(tmp_path, card) as live:
+        assert live.host.records["some"].state is State.FAILED
+        assert "only subgroups can be added to /bot, and show is none" in live.host.records["some"].detail
+        assert await live.slash("/other") == "hi"
