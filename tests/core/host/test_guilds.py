@@ -278,7 +278,7 @@ async def test_a_plugin_adds_to_the_owners_command(tmp_path: Path, drop: Drop, c
         assert "some" in await live.slash("/bot plugins reload", plugin="some")
         assert await live.slash("/bot card show") == "shown to an owner"
         await live.slash("/bot plugins unload", plugin="some")
-        with pytest.raises(ControlError, match="no subcommand .card."):
+        with pytest.raises(ControlError, match="has no subcommand"):
             await live.slash("/bot card show")
         assert "is loaded" in await live.slash("/bot plugins load", plugin="some")
         assert await live.slash("/bot card show") == "shown to an owner"
