@@ -82,8 +82,11 @@ class EngineSpec:
         factory: ``module:callable``; called in the worker with `config`, returns a `SpeechEngine`.
         config: JSON-serialisable.
         needs_gpu: Whether the worker must hold the GPU lease first.
+        smaller: What to run instead, in turn, each in a fresh process, when memory runs out; their own are not looked
+            at.
     """
 
     factory: str
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     needs_gpu: bool = False
+    smaller: tuple[EngineSpec, ...] = ()

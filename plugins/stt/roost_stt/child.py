@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _log = logging.getLogger("roost.stt")
 _worker_log = logging.getLogger("roost.stt.worker")
@@ -16,8 +16,10 @@ _worker_log = logging.getLogger("roost.stt.worker")
 MAX_LINE = 2000
 
 
-async def spawn(threads: int, kept: Collection[str] = ()) -> asyncio.subprocess.Process:
-    """Start the interpreter with the worker in it; `kept` names variables of ours that it gets.
+async def spawn(
+    threads: int, kept: Collection[str] = (), more: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    """Start the interpreter with the worker in it; `kept` names variables of ours that it gets, `more` are further ones.
 
     Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
     (PR_SET_PDEATHSIG).
@@ -31,7 +33,7 @@ async def spawn(threads: int, kept: Collection[str] = ()) -> asyncio.subprocess.
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(threads, kept),
+        env=_environment(threads, kept) | dict(more or {}),
     )
 
 

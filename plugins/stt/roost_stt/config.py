@@ -17,6 +17,19 @@ from roost_stt.protocol.endpointing import Endpointing
 Where = Literal["channel", "thread", "none"]
 """``none``: captions are only stored; what the bot has to say about them goes to the channel."""
 
+ComputeType = Literal[
+    "auto",
+    "default",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int16",
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+]
+"""CTranslate2's, but for ``auto``, which is ours."""
 
 MAX_HINTS = 50
 MAX_HINT_CHARS = 40
@@ -28,8 +41,9 @@ class LeaseConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     slots: int = Field(1, ge=1, le=64, description="How many workers may use the GPU at once.")
-    gpu: str = Field("0", description="The GPU's UUID or index.")
-    wait_s: float = Field(2.0, ge=0, le=60, description="Seconds to wait for a free slot.")
+    gpu: str = Field("0", pattern=r"^(\d+|(GPU|MIG)-[0-9A-Za-z/-]+)$", description="The GPU's UUID or index.")
+    wait_s: float = Field(2.0, ge=0, le=10, description="Seconds to wait for a free slot, and for free memory.")
+    memory_mib: int = Field(0, ge=0, description="GPU memory to wait for; 0: by the size of the model.")
 
 
 class EndpointingConfig(BaseModel):
@@ -81,7 +95,9 @@ class SttConfig(BaseModel):
     model: str = Field("tiny.en", description="In packages: tiny.en, base. Any other name is downloaded.")
     model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    compute_type: str = Field("int8", description="Of CTranslate2: int8, int8_float16, float16, float32, default.")
+    compute_type: ComputeType = Field(
+        "auto", description="Of the model's arithmetic. auto: int8 on a CPU, float16 on a GPU."
+    )
     threads: int = Field(2, ge=1, le=64, description="CPU threads for one inference.")
     beam: int = Field(1, ge=1, le=10, description="Beam size; 1 is fastest and, with tiny.en, also best.")
     short_window: bool = Field(True, description="Encode only as much time as was spoken, not always 30 s.")

@@ -21,6 +21,7 @@ from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript, Word
 from roost_stt import child
 from roost_stt.kept import KeptFrames, Key
+from roost_stt.ladder import Ladder
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
@@ -56,6 +57,8 @@ class Trouble(enum.Enum):
     CRASHED = "crashed"
     LOST = "lost"
     FAILED = "failed"
+    SMALLER = "smaller"
+    """The card has no room; what runs now is less exact or slower."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ class WorkerSettings:
         threads: CPU threads for one inference.
         max_batch: Utterances decoded together.
         lease: Folder, GPU and slots of the GPU lease, or None.
+        environment: More variables for the worker.
+        cpu_if_gpu_fails: Go on with the step of the engine that needs no card when the card is not usable.
         timing: See `WorkerTiming`.
     """
 
@@ -96,11 +101,17 @@ class WorkerSettings:
     threads: int = 2
     max_batch: int = 8
     lease: Mapping[str, Any] | None = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cpu_if_gpu_fails: bool = False
     timing: WorkerTiming = WorkerTiming()
 
 
 class _Died(Exception):
-    """The worker's life is over; the text says how."""
+    """The worker's life is over; the text says how, `step` what the engine's ladder is asked for."""
+
+    def __init__(self, how: str, step: str = "") -> None:
+        super().__init__(how)
+        self.step = step
 
 
 @dataclasses.dataclass(slots=True)
@@ -137,6 +148,10 @@ class SpeechWorker:
         self._state = State.STOPPED
         self._changed = asyncio.Condition()
         self._wanted = False
+        self.ladder = Ladder(settings.spec, cpu_if_gpu_fails=settings.cpu_if_gpu_fails)
+        self.last_pid: int | None = None
+        """Of the worker that lives or lived last."""
+        self._step = ""
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._live = False
@@ -183,10 +198,11 @@ class SpeechWorker:
         if self._task is None or self._task.done():
             self._wanted = True
             self._failure = ""
+            self.ladder.reset()
             self._state = State.STARTING
             self._task = scope.spawn(self._run(), "speech-worker")
         try:
-            async with asyncio.timeout(timeout_s or self._timing.handshake_s + 1), self._changed:
+            async with asyncio.timeout(timeout_s or self._timing.handshake_s * len(self.ladder) + 1), self._changed:
                 await self._changed.wait_for(lambda: self._state in (State.READY, State.FAILED, State.STOPPED))
         except TimeoutError:
             raise SpeechError("the speech worker did not become ready in time", retryable=True) from None
@@ -342,6 +358,13 @@ class SpeechWorker:
                 now = asyncio.get_running_loop().time()
                 while crashes and now - crashes[0] > self._timing.window_s:
                     crashes.popleft()
+                if self.ladder.down(self._step, how):
+                    # Nobody's words are to blame for a card without room, and the next worker is another one.
+                    self._in_engine.clear()
+                    self._failure = ""
+                    self._after_death(self.ladder.why)
+                    self._on_trouble(Trouble.SMALLER, None, self.ladder.why)
+                    continue
                 crashes.append(now)
                 self._after_death(how)
                 if len(crashes) >= self._timing.crashes_per_window or self._failure:
@@ -364,9 +387,13 @@ class SpeechWorker:
 
     async def _life(self, *, after_crash: bool) -> str:
         """One process from start to end; gives how it ended."""
-        settings = self.settings
-        process = await child.spawn(settings.threads, kept=REMOTE_KEPT if settings.spec.factory == REMOTE else ())
-        self._process = process
+        settings, spec = self.settings, self.ladder.spec
+        process = await child.spawn(
+            settings.threads,
+            kept=REMOTE_KEPT if spec.factory == REMOTE else (),
+            more=settings.environment if spec.needs_gpu else {},
+        )
+        self._process, self.last_pid, self._step = process, process.pid, ""
         self._sent = 0
         self._counters.starts += 1
         how = ""
@@ -392,6 +419,7 @@ class SpeechWorker:
                     await self._watch()
             except* _Died as group_error:
                 how = "; ".join(str(error) for error in group_error.exceptions)
+                self._step = next((e.step for e in group_error.exceptions if isinstance(e, _Died) and e.step), "")
         finally:
             self._live = False
             try:
@@ -403,7 +431,7 @@ class SpeechWorker:
         return f"{how} (status {returncode})" if returncode is not None else how
 
     def _greeting(self, after_crash: bool) -> dict[str, Any]:
-        spec = self.settings.spec
+        spec = self.ladder.spec
         return {
             "factory": spec.factory,
             "config": dict(spec.config),
@@ -506,7 +534,7 @@ class SpeechWorker:
             # Memory or a slot that was short may be there a moment later; a first start is told at once.
             if not (fields.get("retry") and self._was_ready):
                 self._failure = message
-            raise _Died(message)
+            raise _Died(message, str(fields.get("step", "")))
 
     def _take_transcript(self, fields: dict[str, Any]) -> None:
         key = (int(fields["guild"]), int(fields["user"]))

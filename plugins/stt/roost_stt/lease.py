@@ -12,6 +12,10 @@ from pathlib import Path
 from roost.errors import SpeechError
 
 
+class CardTakenError(SpeechError):
+    """All slots of the card are taken."""
+
+
 class GpuLease:
     """A held slot. The descriptor is close-on-exec and never duplicated; closing it, or dying, gives the slot back."""
 
@@ -44,7 +48,7 @@ def acquire(
         timeout_s: How long to wait for a free slot.
 
     Raises:
-        SpeechError: All slots stayed taken.
+        CardTakenError: All slots stayed taken.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9-]", "_", gpu) or "gpu"
@@ -60,7 +64,7 @@ def acquire(
                 continue
             return GpuLease(path, fd)
         if clock() >= deadline:
-            raise SpeechError(
+            raise CardTakenError(
                 f"all {slots} slots of GPU {gpu} in {folder} are taken; raise stt.lease.slots or set stt.device = cpu",
                 retryable=True,
                 retry_after_s=5.0,

@@ -16,6 +16,8 @@ _log = logging.getLogger("roost.stt")
 TROUBLES = {
     Trouble.CRASHED: "The speech engine failed and is starting again; captions may come late.",
     Trouble.LOST: "Some of what was said could not be turned into text.",
+    Trouble.SMALLER: "The graphics card has no room for the speech engine, so it runs with less; captions may come "
+    "later or be less exact.",
     Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
     "again later.",
 }

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from roost.errors import SpeechError
+from roost_stt.ladder import CPU, SMALLER
+from roost_stt.lease import CardTakenError
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from roost_stt.worker.speakers import Speakers, Spoken
 
 _log = logging.getLogger("roost.stt.worker")
+
+_NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
+"""Of what CTranslate2 and CUDA say; the last when a card cannot compute with that type."""
+_CARD = ("cuda", "cublas", "cudnn")
 
 
 def serve(requests: int, replies: int, started_s: float) -> NoReturn:
@@ -43,7 +49,7 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
         _log.exception("the worker cannot go on")
         retry = _needs_new_process(error) or bool(getattr(error, "retryable", False))
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        outbox.send(ipc.Kind.FAILED, {"message": message, "retry": retry})
+        outbox.send(ipc.Kind.FAILED, {"message": message, "retry": retry, "step": _step(error)})
     sys.stderr.flush()
     os._exit(3)
 
@@ -59,12 +65,13 @@ class _Worker:
         self._batch_began_s: float | None = None
         lease = greeting.get("lease")
         if greeting.get("needs_gpu") and lease:
+            from roost_stt.gpu import wait_for_room
             from roost_stt.lease import acquire
 
+            gpu, wait_s = str(lease.get("gpu", "0")), float(lease.get("wait_s", 2.0))
             # Kept for the life of the process: the lock ends with it and with nothing else.
-            self._lease = acquire(
-                Path(lease["folder"]), str(lease.get("gpu", "0")), int(lease.get("slots", 1)), lease.get("wait_s", 2.0)
-            )
+            self._lease = acquire(Path(lease["folder"]), gpu, int(lease.get("slots", 1)), wait_s)
+            wait_for_room(gpu, int(lease.get("needed_bytes", 0)), wait_s)
         # Model libraries are imported only now: with a GPU, importing them may already take some of it.
         from roost_stt.worker.backlog import Backlog
         from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers
@@ -85,6 +92,7 @@ class _Worker:
             {
                 "pid": os.getpid(),
                 "multilingual": getattr(self._engine, "multilingual", None),
+                "runs_on": getattr(self._engine, "runs_on", ""),
                 "import_s": round(imported_s - started_s, 3),
                 "load_s": round(ready_s - imported_s, 3),
                 "ready_s": round(ready_s - started_s, 3),
@@ -267,9 +275,15 @@ def _needs_new_process(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        word in text for word in ("out of memory", "cuda", "cublas", "cudnn", "bad_alloc")
-    )
+    return isinstance(error, RuntimeError) and any(word in text for word in (*_NO_ROOM, *_CARD))
+
+
+def _step(error: Exception) -> str:
+    """What the engine's ladder is asked for; see `roost_stt.ladder`."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(word in text for word in _NO_ROOM):
+        return SMALLER
+    return CPU if isinstance(error, CardTakenError) or any(word in text for word in _CARD) else ""
 
 
 def _factory(name: str) -> Callable[[Mapping[str, object]], SpeechEngine]:

@@ -55,7 +55,7 @@ class WhisperEngine:
 
     Args:
         model: Folder of a CTranslate2 Whisper model, or a name that faster-whisper can download.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``; of several cards the first that the process sees.
         compute_type: Of CTranslate2, such as ``int8``; ``default`` keeps the model's own.
         threads: For one inference.
         beam: Beam size; 1 is greedy.
@@ -85,6 +85,11 @@ class WhisperEngine:
         if self._loaded is None:
             raise SpeechError("the engine is closed")
         return self._loaded
+
+    @property
+    def runs_on(self) -> str:
+        """Device and compute type, as CTranslate2 has chosen them."""
+        return f"{self._whisper.model.device} {self._whisper.model.compute_type}"
 
     def warm_up(self) -> None:
         """Run once on silence: the first inference allocates."""
