@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hikari
+from prometheus_client import CollectorRegistry
 from stt_rig import worker_pids
 
 from roost.audio import AudioFrame, FrameSink, VoiceSession
@@ -192,6 +193,7 @@ class House:
             on_unload=lambda callback: None,
             scope=self.scope,
             task=self.scope.spawn,
+            metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)
         return self.plugin

@@ -19,7 +19,7 @@ MAX_LINE = 2000
 async def spawn(
     threads: int, kept: Collection[str] = (), more: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:
-    """Start the interpreter with the worker in it; `kept` names variables of ours that it gets, `more` are further ones.
+    """Start the interpreter with the worker in it; `kept` names variables of ours that it gets, `more` are others.
 
     Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
     (PR_SET_PDEATHSIG).

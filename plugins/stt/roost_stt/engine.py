@@ -243,6 +243,11 @@ class SpeechWorker:
             self._send(ipc.encode_json(ipc.Kind.WISH, wish.fields()))
 
     @property
+    def runs_on(self) -> str:
+        """Device and compute type, by the engine's own word; empty where it says nothing."""
+        return str(self._ready_info.get("runs_on", ""))
+
+    @property
     def english_only(self) -> bool:
         """Whether the engine has said that it understands English alone."""
         return self._ready_info.get("multilingual") is False

@@ -126,7 +126,7 @@ def device_holders(proc: Path = Path("/proc"), device: re.Pattern[str] = _DEVICE
         if not folder.name.isdigit():
             continue
         try:
-            if any(device.search(os.readlink(link)) for link in (folder / "fd").iterdir()):
+            if any(device.search(str(link.readlink())) for link in (folder / "fd").iterdir()):
                 found[int(folder.name)] = (folder / "comm").read_text().strip()
         except OSError:
             continue  # ended, or another user's

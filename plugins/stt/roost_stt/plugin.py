@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import logging
 import weakref
-from pathlib import Path
 from typing import Any, cast
 
 import hikari
@@ -19,18 +18,21 @@ import lightbulb
 
 from roost.audio import SessionStats, VoiceSession
 from roost.context import PluginContext
-from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, SpeechError
+from roost.errors import ClosedError, ConfigError, PluginError, ResourceError
 from roost.hooks import Meta, Report, hookimpl
 from roost.speech import EngineSpec, Transcript
-from roost_stt import checks
+from roost_stt import checks, gpu, gpu_report
 from roost_stt.audience import wider_by_cache
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.commands import transcribe_loader
-from roost_stt.config import SttConfig, lease_folder
-from roost_stt.engine import REMOTE, SpeechWorker, State, Trouble, WorkerSettings
+from roost_stt.config import SttConfig
+from roost_stt.engine import REMOTE, SpeechWorker, State, Trouble
 from roost_stt.exports import Head
+from roost_stt.gpu_commands import gpu_loader
+from roost_stt.gpu_report import GpuMetrics
 from roost_stt.guard import duration
+from roost_stt.ladder import whisper_ladder
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.protocol.wishes import Wish
@@ -38,6 +40,7 @@ from roost_stt.reports import TROUBLES, already, report, status
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
 from roost_stt.transcripts import TranscriptBook
+from roost_stt.worker_owner import WorkerOwner
 
 _log = logging.getLogger("roost.stt")
 
@@ -54,12 +57,11 @@ class SttPlugin:
         self._ctx: PluginContext | None = None
         self._config = SttConfig()
         self._model = ""
-        self._worker: SpeechWorker | None = None
+        self._owner: WorkerOwner | None = None
         self._sessions: dict[int, VoiceSession] = {}
         self._running: dict[int, Transcription] = {}
         self._rates: dict[int, ChannelRate] = {}
         self._starting = asyncio.Lock()
-        self._idle: asyncio.Task[None] | None = None
         self._book: TranscriptBook | None = None
         self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
@@ -79,7 +81,7 @@ class SttPlugin:
     def register_loaders(self) -> list[lightbulb.Loader]:
         # lightbulb keeps what it has made of a command for ever; it must not keep us.
         me = cast("SttPlugin", weakref.proxy(self))
-        return [transcribe_loader(me), transcript_loader(me)]
+        return [transcribe_loader(me), transcript_loader(me), gpu_loader(me)]
 
     @hookimpl
     async def on_load(self, ctx: PluginContext) -> None:
@@ -88,6 +90,8 @@ class SttPlugin:
             raise PluginError(f"{missing[0]} is not installed; run: pip install 'roost[stt]'", plugin="stt")
         assert isinstance(ctx.config, SttConfig)
         self._ctx, self._config = ctx, ctx.config
+        self._owner = WorkerOwner(ctx, ctx.config, lambda: bool(self._running), self._take, self._trouble)
+        ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
@@ -135,11 +139,9 @@ class SttPlugin:
         try:
             await asyncio.gather(*(each.close() for each in running))
         finally:
-            worker, self._worker = self._worker, None
             self._sessions.clear()
-            if worker is not None:
-                await worker.close()
-                report("the speech worker is gone", worker)
+            if self._owner is not None:
+                await self._owner.close(stopping=reason == "shutdown")
 
     @hookimpl
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
@@ -158,6 +160,9 @@ class SttPlugin:
     @hookimpl
     async def health(self) -> Report:
         state = self._worker.state if self._worker is not None else State.STOPPED
+        card = self._owner.card if self._owner is not None else None
+        if card is not None and card.last is not None and card.last.outcome == "kept":
+            return Report(False, f"GPU {card.key} was not given back: {card.last.detail}")
         return Report(state is not State.FAILED, f"speech worker {state.value}")
 
     @hookimpl
@@ -171,17 +176,16 @@ class SttPlugin:
     def stt_engine(self, name: str) -> EngineSpec | None:
         config = self._config
         if name == "faster-whisper":
-            return EngineSpec(
-                "roost_stt.worker.engines.whisper:create",
+            return whisper_ladder(
                 {
                     "model": self._model,
-                    "device": config.device,
-                    "compute_type": config.compute_type,
                     "threads": config.threads,
                     "beam": config.beam,
                     "short_window": config.short_window,
                 },
-                needs_gpu=config.device == "cuda" or (config.device == "auto" and Path("/dev/nvidiactl").exists()),
+                "roost_stt.worker.engines.whisper:create",
+                gpu=config.device == "cuda" or (config.device == "auto" and gpu.is_there()),
+                compute_type=config.compute_type,
             )
         if name == "openai":
             return EngineSpec(REMOTE, config.remote.model_dump(mode="json"))
@@ -267,7 +271,7 @@ class SttPlugin:
             failed = session.capture_state == "failed"
             mind = ""
             if transcription is not None and self._has_failed():
-                await self._ready_worker(self._context())
+                await self._worker_owner().ready()
                 transcription.forget_told(Trouble.FAILED.value)
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and not failed:
@@ -369,7 +373,56 @@ class SttPlugin:
         report("asked for the status", worker)
         return status(transcription, worker, lambda user_id: self._name_of(guild_id, user_id))
 
+    # ---- what the owners of the bot ask
+
+    async def gpu_status(self) -> str:
+        """The card and the worker, in words."""
+        owner = self._worker_owner()
+        if owner.card is not None:
+            await owner.card.sample()
+        return gpu_report.status(owner, len(self._running))
+
+    async def release_gpu(self, *, force: bool) -> str:
+        """End the worker, and say what became of the card.
+
+        Args:
+            force: End running transcriptions first, with their last words posted.
+
+        Raises:
+            ResourceError: Transcriptions run, and `force` is not given.
+        """
+        owner = self._worker_owner()
+        if owner.worker is None or owner.worker.pid is None:
+            return gpu_report.status(owner, 0)
+        if self._running and not force:
+            raise ResourceError(
+                f"{len(self._running)} transcriptions are going on. `/bot gpu release force:True` ends them."
+            )
+        async with self._starting:
+            deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
+            for transcription in list(self._running.values()):
+                transcription.stop_intake()
+                transcription.tell("end", "Whoever runs me needs the machine, so transcription ends.")
+                await self._end(transcription.guild_id, deadline)
+                await self._remember(transcription.session, None)
+            await owner.release()
+        last = owner.card.last if owner.card is not None else None
+        return (
+            f"The speech worker has ended. The card is {gpu_report.released(last)}"
+            if last
+            else ("The speech worker has ended; it used no GPU.")
+        )
+
     # ---- how it is done
+
+    def _worker_owner(self) -> WorkerOwner:
+        if self._owner is None:
+            raise ClosedError("The speech-to-text plugin is not loaded.")
+        return self._owner
+
+    @property
+    def _worker(self) -> SpeechWorker | None:
+        return self._owner.worker if self._owner is not None else None
 
     @property
     def book(self) -> TranscriptBook:
@@ -468,7 +521,7 @@ class SttPlugin:
         paused: bool = False,
     ) -> None:
         ctx = self._context()
-        worker = await self._ready_worker(ctx)
+        worker = await self._worker_owner().ready()
         if self._stopping or self._sessions.get(session.guild_id) is not session:
             raise ClosedError("The voice session ended before the transcription could begin.")
         guild_id = session.guild_id
@@ -504,6 +557,8 @@ class SttPlugin:
             language=language,
         )
         self._running[guild_id] = transcription
+        if worker.ladder.why:
+            transcription.tell(Trouble.SMALLER.value, TROUBLES[Trouble.SMALLER])
         try:
             self._wish_of_guild(guild_id)
             transcription.start(paused=paused)
@@ -514,27 +569,6 @@ class SttPlugin:
             self._running.pop(guild_id, None)
             await transcription.close()
             raise
-
-    async def _ready_worker(self, ctx: PluginContext) -> SpeechWorker:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-        if self._worker is None:
-            spec = await ctx.hooks.call("stt_engine", name=self._config.engine)
-            if spec is None:
-                raise ConfigError(f"no plugin provides the engine {self._config.engine}", key="stt.engine")
-            lease = {"folder": str(lease_folder()), **self._config.lease.model_dump()} if spec.needs_gpu else None
-            settings = WorkerSettings(
-                spec, self._config.endpointing.options(), self._config.threads, self._config.max_batch, lease
-            )
-            self._worker = SpeechWorker(settings, self._take, self._trouble)
-        worker = self._worker
-        try:
-            await worker.start(ctx.scope)
-        except SpeechError:
-            self._arm_idle()
-            raise
-        return worker
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting:
@@ -567,21 +601,8 @@ class SttPlugin:
             report("a transcription ended", self._worker, transcription)
         await transcription.close()
         await transcription.keeper.close()
-        self._arm_idle()
-
-    def _arm_idle(self) -> None:
-        if self._running or self._worker is None or self._stopping or self._ctx is None:
-            return
-        if self._idle is None or self._idle.done():
-            self._idle = self._ctx.task(self._close_when_idle(), "idle")
-
-    async def _close_when_idle(self) -> None:
-        await asyncio.sleep(self._config.idle_s)
-        async with self._starting:
-            if not self._running and self._worker is not None:
-                worker = self._worker
-                await worker.close()
-                report("the speech worker was idle and has ended", worker)
+        if self._owner is not None and not self._stopping:
+            self._owner.arm_idle()
 
     async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
         value: dict[str, Any] | None = None
