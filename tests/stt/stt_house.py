@@ -250,5 +250,6 @@ async def houses() -> AsyncIterator[Callable[..., Awaitable[House]]]:
             if not house.scope.closed:
                 await house.unload()
             await house.aclose()
+        for house in built:
             assert house.workers() == []
             assert house.session.sinks == []
