@@ -14,7 +14,7 @@ class Utterance:
     """A stretch of one person's speech.
 
     Attributes:
-        id: Unique within the worker's life.
+        id: Unique within the worker's life; drafts of an utterance have the id of the utterance.
         guild_id: Where it was said.
         user_id: Who said it.
         pcm: 16 kHz mono signed 16-bit little-endian samples.
@@ -34,10 +34,17 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a batch is to be decoded. `hints` are words likely to occur."""
+    """How a batch is to be decoded.
+
+    Attributes:
+        word_timestamps: Each word's time is wanted.
+        hints: Words likely to occur.
+        draft: The utterances are not over, others may be waiting: rather no text than a slow one.
+    """
 
     word_timestamps: bool = False
     hints: tuple[str, ...] = ()
+    draft: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

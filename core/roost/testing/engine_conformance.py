@@ -176,6 +176,7 @@ def bears_hints_and_word_times(bench: Bench) -> None:
     """Options that an engine may ignore but not die of."""
     for options in (
         EngineOptions(word_timestamps=True),
+        EngineOptions(draft=True),
         EngineOptions(hints=("Roost", "", "naïve", "<|endoftext|>")),
         EngineOptions(word_timestamps=True, hints=tuple(f"word{number}" for number in range(300))),
     ):

@@ -47,6 +47,9 @@ class Kind(enum.IntEnum):
     """JSON ``{guild, user, reason, seconds}``: speech that will not become text."""
     FAILED = 71
     """JSON ``{message}``: the worker cannot work and exits."""
+    PARTIAL = 72
+    """JSON ``{guild, user, mark, text}``: the certain beginning of the utterance that began at audio index `mark`, or,
+    with an empty text, that nothing comes of it; its transcript says so by itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

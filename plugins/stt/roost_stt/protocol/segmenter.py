@@ -25,6 +25,8 @@ class Cut(enum.Enum):
     LENGTH = "length"
     ORDER = "order"
     """Someone asked: a drain."""
+    NONE = "none"
+    """It has not ended: the audio so far."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Segmenter:
         self._chunks: list[_Chunk] = []
         self._speaking = False
         self._last_speech = -1
+        self._speech = 0
         self.dropped_chunks = 0
         self.noises = 0
 
@@ -89,6 +92,20 @@ class Segmenter:
         if self._chunks:
             return self._chunks[0].mark
         return self._pre_roll[0].mark if self._pre_roll else None
+
+    @property
+    def speech_ms(self) -> int:
+        """How much of the open utterance was detected as speech."""
+        return self._speech * CHUNK_MS
+
+    def so_far(self) -> Segment | None:
+        """The open utterance as it is now; it goes on."""
+        if not self._speaking:
+            return None
+        chunks = self._chunks
+        ended_s = chunks[self._last_speech].at_s + CHUNK_MS / 1000
+        pcm = b"".join(chunk.pcm for chunk in chunks)
+        return Segment(pcm, chunks[0].mark, chunks[-1].mark, chunks[0].at_s, ended_s, self.speech_ms, Cut.NONE)
 
     def push(self, pcm: bytes, probability: float, at_s: float, mark: int = 0) -> list[Segment]:
         """Take one chunk of `CHUNK_BYTES`.
@@ -132,6 +149,7 @@ class Segmenter:
 
     def _append(self, chunk: _Chunk) -> None:
         self._chunks.append(chunk)
+        self._speech += chunk.probability >= self._options.start_probability
         # Between the two thresholds speech goes on but does not begin.
         if chunk.probability >= self._options.stop_probability:
             self._last_speech = len(self._chunks) - 1
@@ -188,3 +206,4 @@ class Segmenter:
     def _reset(self) -> None:
         self._speaking = False
         self._last_speech = -1
+        self._speech = 0

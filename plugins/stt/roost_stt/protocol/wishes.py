@@ -15,6 +15,7 @@ class Wish:
         language: Code of the spoken language; None: whatever counts next, in the end the engine's guess.
         hints: Words likely to occur. Of a server alone.
         word_timestamps: Whether each word's time is wanted. Of a server alone.
+        partials: Whether what is being said is wanted before it is finished. Of a server alone.
     """
 
     guild_id: int
@@ -22,6 +23,7 @@ class Wish:
     language: str | None = None
     hints: tuple[str, ...] = ()
     word_timestamps: bool = False
+    partials: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -30,7 +32,7 @@ class Wish:
     @property
     def empty(self) -> bool:
         """Whether it asks for nothing."""
-        return not (self.language or self.hints or self.word_timestamps)
+        return not (self.language or self.hints or self.word_timestamps or self.partials)
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -39,6 +41,7 @@ class Wish:
             "language": self.language,
             "hints": list(self.hints),
             "words": self.word_timestamps,
+            "partials": self.partials,
         }
 
     @classmethod
@@ -49,6 +52,7 @@ class Wish:
             fields.get("language") or None,
             tuple(str(each) for each in fields.get("hints") or ()),
             bool(fields.get("words")),
+            bool(fields.get("partials")),
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 
 from roost_stt.worker.speakers import Key, Spoken
 
 MAX_SECONDS = 120.0
+MAX_DRAFTS = 16
 
 
 @dataclasses.dataclass(slots=True)
@@ -17,10 +19,15 @@ class Batch:
 
     items: list[Spoken]
     discarded: set[Key] = dataclasses.field(default_factory=set)
+    is_draft: bool = False
+    """Of an utterance that is not over."""
 
 
 class Backlog:
     """First in, first out, but guilds that are being drained go first.
+
+    Drafts come last: one at a time, so that a finished utterance never waits for more than one, and only while none
+    waits. Those that wait when there is real work are dropped.
 
     Args:
         lost: Called, without the lock held, with each utterance that had to give way.
@@ -36,6 +43,10 @@ class Backlog:
         self._items: list[Spoken] = []
         self._drains: list[tuple[int, int]] = []
         self._running: Batch | None = None
+        self._drafts: dict[Key, Spoken] = {}
+        self._rested_s = 0.0
+        self._drafts_taken = 0
+        self._drafts_shed = 0
         self._condition = threading.Condition()
 
     def put(self, spoken: Spoken) -> None:
@@ -48,6 +59,28 @@ class Backlog:
             self._condition.notify()
         for item in overflow:
             self._lost(item)
+
+    def draft(self, spoken: Spoken) -> None:
+        """Offer an utterance that is not over, in place of what was offered of it before."""
+        key = (spoken.guild_id, spoken.user_id)
+        with self._condition:
+            full = key not in self._drafts and len(self._drafts) >= MAX_DRAFTS
+            if self._items or full:
+                self._drafts_shed += 1
+                return
+            self._drafts_shed += key in self._drafts
+            self._drafts[key] = spoken
+            self._condition.notify()
+
+    def drop_draft(self, key: Key) -> None:
+        """The utterance is over, or its speaker is to be forgotten."""
+        with self._condition:
+            self._drafts.pop(key, None)
+
+    def rest_drafts(self, seconds: float) -> None:
+        """Give no draft out for so long from now."""
+        with self._condition:
+            self._rested_s = time.monotonic() + seconds
 
     def drain(self, guild_id: int, token: int) -> None:
         """Report `token` once nothing of this guild waits or runs."""
@@ -67,10 +100,16 @@ class Backlog:
         return removed
 
     def take(self, most: int) -> Batch:
-        """Wait for work; gives utterances of like length, in each speaker's order."""
+        """Wait for work; gives utterances of like length, in each speaker's order, or a single draft."""
         with self._condition:
             while not self._items:
-                self._condition.wait()
+                rest_s = self._rested_s - time.monotonic() if self._drafts else None
+                if rest_s is not None and rest_s <= 0:
+                    self._drafts_taken += 1
+                    return Batch([self._drafts.pop(next(iter(self._drafts)))], is_draft=True)
+                self._condition.wait(rest_s)
+            self._drafts_shed += len(self._drafts)
+            self._drafts.clear()
             urgent = {guild_id for guild_id, _ in self._drains}
             order = sorted(self._items, key=lambda item: item.guild_id not in urgent)
             limit_s = max(8.0, order[0].segment.duration_s * 1.25)
@@ -105,7 +144,12 @@ class Backlog:
 
     def stats(self) -> dict[str, float]:
         with self._condition:
-            return {"waiting": len(self._items), "waiting_s": round(self._seconds(), 2)}
+            return {
+                "waiting": len(self._items),
+                "waiting_s": round(self._seconds(), 2),
+                "drafts": self._drafts_taken,
+                "partials_shed": self._drafts_shed,
+            }
 
     def _seconds(self) -> float:
         return sum(item.segment.duration_s for item in self._items)

@@ -26,10 +26,12 @@ from roost_stt.worker.pipes import Inbox, Outbox, read_forever
 if TYPE_CHECKING:
     from roost.speech import EngineOptions, SpeechEngine, Transcript
     from roost_stt.worker.backlog import Backlog, Batch
-    from roost_stt.worker.speakers import Speakers, Spoken
+    from roost_stt.worker.drafts import Drafts
+    from roost_stt.worker.speakers import Key, Speakers, Spoken
 
 _log = logging.getLogger("roost.stt.worker")
 
+FAILED_DRAFT_REST_S = 5.0
 _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
 """Of what CTranslate2 and CUDA say; the last when a card cannot compute with that type."""
 _CARD = ("cuda", "cublas", "cudnn")
@@ -48,7 +50,8 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
     except Exception as error:  # noqa: BLE001  the bot must learn why; stderr has the details
         _log.exception("the worker cannot go on")
         retry = _needs_new_process(error) or bool(getattr(error, "retryable", False))
-        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        known = isinstance(error, SpeechError)
+        message = (str(error) if known else f"{type(error).__name__}: {error}").splitlines()[0]
         outbox.send(ipc.Kind.FAILED, {"message": message, "retry": retry, "step": _step(error)})
     sys.stderr.flush()
     os._exit(3)
@@ -60,7 +63,6 @@ class _Worker:
         self._wishes = Wishes()
         self._outbox = outbox
         self._max_batch = int(greeting.get("max_batch", 8))
-        self._count = 0
         self._seen = 0
         self._batch_began_s: float | None = None
         lease = greeting.get("lease")
@@ -74,17 +76,23 @@ class _Worker:
             wait_for_room(gpu, int(lease.get("needed_bytes", 0)), wait_s)
         # Model libraries are imported only now: with a GPU, importing them may already take some of it.
         from roost_stt.worker.backlog import Backlog
+        from roost_stt.worker.drafts import Drafts
         from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers
         from roost_stt.worker.vad import SileroModel
 
         imported_s = time.perf_counter()
         self._engine: SpeechEngine = _factory(str(greeting["factory"]))(greeting.get("config", {}))
         self._backlog: Backlog = Backlog(self._lost, lambda token: outbox.send(ipc.Kind.DRAINED, self._facts(token)))
+        self._backlog.rest_drafts(float(greeting.get("draft_rest_s", 0.0)))
+        self._drafts: Drafts = Drafts(
+            lambda guild_id: self._wishes.of_guild(guild_id).partials, self._backlog, self._tell_partial
+        )
         self._speakers: Speakers = Speakers(
             SileroModel(),
             Endpointing(**greeting.get("endpointing", {})),
             self._backlog.put,
             idle_s=float(greeting.get("decoder_idle_s", IDLE_DECODER_S)),
+            drafts=self._drafts,
         )
         ready_s = time.perf_counter()
         outbox.send(
@@ -103,7 +111,10 @@ class _Worker:
         threading.Thread(target=self._listen, name="audio", daemon=True).start()
         while True:
             batch = self._backlog.take(self._max_batch)
-            self._work(batch)
+            if batch.is_draft:
+                self._draft(batch.items[0])
+            else:
+                self._work(batch)
             self._backlog.done()
 
     def _work(self, batch: Batch) -> None:
@@ -118,6 +129,25 @@ class _Worker:
                 self._tell_lost(item, answer)
             elif (item.guild_id, item.user_id) not in batch.discarded:
                 self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, answer, decode_s, len(batch.items)))
+
+    def _draft(self, item: Spoken) -> None:
+        """Show what two drafts agree on. Nothing is lost with one that fails: the utterance itself comes yet."""
+        from roost.speech import EngineOptions
+
+        # If the process dies of this, nobody is to blame: only the utterance itself counts as a try.
+        self._outbox.send(ipc.Kind.STARTED, {"speakers": []})
+        began_s = time.monotonic()
+        hints = self._wishes.of_guild(item.guild_id).hints
+        (answer,) = self._transcribe([item], EngineOptions(hints=hints, draft=True))
+        if isinstance(answer, str):
+            self._backlog.rest_drafts(FAILED_DRAFT_REST_S)
+            return
+        self._drafts.heard(item, answer.text)
+        # Half of the engine's time at most.
+        self._backlog.rest_drafts(time.monotonic() - began_s)
+
+    def _tell_partial(self, key: Key, mark: int, text: str) -> None:
+        self._outbox.send(ipc.Kind.PARTIAL, {"guild": key[0], "user": key[1], "mark": mark, "text": text})
 
     def _answers(self, items: Sequence[Spoken]) -> Sequence[Transcript | str]:
         """`_transcribe`, with those together whose servers want the same."""
@@ -163,11 +193,10 @@ class _Worker:
     def _utterance(self, item: Spoken) -> Any:
         from roost.speech import Utterance
 
-        self._count += 1
         wall_s = time.time() - time.monotonic()
         segment = item.segment
         return Utterance(
-            self._count,
+            segment.first_mark,
             item.guild_id,
             item.user_id,
             segment.pcm,
@@ -253,7 +282,7 @@ class _Worker:
 
 def _transcript_fields(item: Spoken, transcript: Transcript, decode_s: float, batch: int) -> dict[str, Any]:
     return {
-        "id": transcript.utterance_id,
+        "id": item.segment.first_mark,
         "guild": item.guild_id,
         "user": item.user_id,
         "text": transcript.text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
 from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import CHUNK_SAMPLES, Cut, Segment, Segmenter
 from roost_stt.worker.vad import SileroModel, SileroStream
+
+if TYPE_CHECKING:
+    from roost_stt.worker.drafts import Drafts
 
 IDLE_DECODER_S = 50.0
 MAX_CONCEAL_FRAMES = 20
@@ -34,7 +38,7 @@ Key = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spoken:
-    """A finished utterance and whose it is."""
+    """An utterance, finished or offered as a draft, and whose it is."""
 
     guild_id: int
     user_id: int
@@ -67,6 +71,19 @@ class Speaker:
     @property
     def speaking(self) -> bool:
         return self._segmenter.speaking
+
+    @property
+    def open_mark(self) -> int | None:
+        """The first mark of the open utterance, or None."""
+        return self._segmenter.first_mark if self.speaking else None
+
+    @property
+    def speech_ms(self) -> int:
+        return self._segmenter.speech_ms
+
+    def so_far(self) -> Segment | None:
+        """The open utterance."""
+        return self._segmenter.so_far()
 
     def frame(self, audio: Audio, now: float) -> list[Segment]:
         """Take one frame."""
@@ -162,6 +179,7 @@ class Speakers:
         emit: Callable[[Spoken], None],
         *,
         idle_s: float = IDLE_DECODER_S,
+        drafts: Drafts | None = None,
     ) -> None:
         self._model = model
         self._options = options
@@ -171,6 +189,7 @@ class Speakers:
         self._damaged = 0
         self._checked_s = 0.0
         self._idle_s = idle_s
+        self._drafts = drafts
         self._freed_s = 0.0
 
     def frame(self, audio: Audio, now: float) -> None:
@@ -215,6 +234,8 @@ class Speakers:
         if speaker is not None:
             speaker.clear()
             self._drop((guild_id, user_id))
+        if self._drafts is not None:
+            self._drafts.forget((guild_id, user_id))
 
     @property
     def any_active(self) -> bool:
@@ -250,5 +271,8 @@ class Speakers:
             self._decoded[key[1]] = self._decoded.get(key[1], 0) + speaker.decoded
 
     def _give(self, key: Key, segments: list[Segment]) -> None:
+        speaker = self._speakers[key]
+        if self._drafts is not None:
+            self._drafts.look(key, speaker.open_mark, speaker.speech_ms, speaker.so_far, segments)
         for segment in segments:
             self._emit(Spoken(key[0], key[1], segment))

@@ -39,6 +39,7 @@ FEWEST_BYTES = ENGINE_SAMPLE_RATE_HZ // 10 * 2
 MAX_ANSWER_BYTES = 1 << 20
 BUDGET_S = 20.0
 """For one batch with all its retries; the supervisor takes a worker that is busy for 25 s to hang."""
+DRAFT_BUDGET_S = 2.0
 TRIES = 3
 BACKOFF_S = 0.4
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -123,7 +124,7 @@ class RemoteEngine:
         """
         if self._closed:
             raise SpeechError("the engine is closed")
-        deadline_s = time.monotonic() + BUDGET_S
+        deadline_s = time.monotonic() + (DRAFT_BUDGET_S if options.draft else BUDGET_S)
         futures = [self._pool.submit(self._one, utterance, options, deadline_s) for utterance in batch]
         answers: list[Transcript] = []
         done: dict[tuple[int, int, bytes], Transcript] = {}

@@ -109,7 +109,7 @@ class WhisperEngine:
         ]
         longest = (MAX_WINDOW_S - 0.5) * SAMPLE_RATE_HZ
         short = [i for i, known in enumerate(results) if self._short and known is None and len(audio[i]) <= longest]
-        if options.word_timestamps or options.hints:
+        if (options.word_timestamps or options.hints) and not options.draft:
             short = []
         if short:
             languages = [self._language(batch[i]) for i in short]
@@ -118,6 +118,9 @@ class WhisperEngine:
                     results[i] = _transcript(batch[i], answer.text, answer.confidence, answer.language)
         for i, utterance in enumerate(batch):
             if results[i] is None:
+                if i in short and options.draft:
+                    results[i] = _transcript(utterance, "", 0.0, None)
+                    continue
                 if i in short:
                     self.fallbacks += 1
                 results[i] = self._stock(utterance, audio[i], options)
@@ -200,8 +203,8 @@ class WhisperEngine:
         segments, info = self._whisper.transcribe(
             audio,
             language=self._language(utterance),
-            beam_size=max(self._beam, 5),
-            temperature=list(_FALLBACK_TEMPERATURES),
+            beam_size=self._beam if options.draft else max(self._beam, 5),
+            temperature=list(_FALLBACK_TEMPERATURES[: 1 if options.draft else None]),
             condition_on_previous_text=False,
             compression_ratio_threshold=HIGHEST_COMPRESSION,
             log_prob_threshold=LOWEST_LOGPROB,
