@@ -22,6 +22,7 @@ from roost.speech import EngineSpec, Transcript, Word
 from roost_stt import child
 from roost_stt.kept import KeptFrames, Key
 from roost_stt.ladder import Ladder
+from roost_stt.partials import OpenPartials, Partial
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
@@ -133,6 +134,7 @@ class SpeechWorker:
         settings: What to run.
         on_transcript: Called on the event loop with every final transcript, empty ones too; may not block or raise.
         on_trouble: Called with (what, guild id or None for all, detail); may not block or raise.
+        on_partial: Called with what is certain of utterances that are not over; may not block or raise.
     """
 
     def __init__(
@@ -140,11 +142,13 @@ class SpeechWorker:
         settings: WorkerSettings,
         on_transcript: Callable[[Transcript], None],
         on_trouble: Callable[[Trouble, int | None, str], None],
+        on_partial: Callable[[Partial], None] = lambda _partial: None,
     ) -> None:
         self.settings = settings
         self._timing = settings.timing
         self._on_transcript = on_transcript
         self._on_trouble = on_trouble
+        self._partials = OpenPartials(on_partial)
         self._state = State.STOPPED
         self._changed = asyncio.Condition()
         self._wanted = False
@@ -257,6 +261,7 @@ class SpeechWorker:
         key = (guild_id, user_id)
         self._kept.forget(key)
         self._tries.pop(key, None)
+        self._partials.over(key)
         if self._process is not None:
             token = self._next_token()
             self._purging[token] = key
@@ -446,6 +451,8 @@ class SpeechWorker:
             "decoder_idle_s": self._timing.decoder_idle_s,
             # After a crash one at a time, so that the next one can be put on the right utterance's account.
             "max_batch": 1 if after_crash else self.settings.max_batch,
+            # A draft may have been what it died of. Without drafts it is the utterance, and that is given up in time.
+            "draft_rest_s": self._timing.window_s if after_crash else 0.0,
         }
 
     async def _catch_up(self, process: asyncio.subprocess.Process) -> None:
@@ -506,6 +513,10 @@ class SpeechWorker:
     async def _take(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> None:
         if kind is ipc.Kind.TRANSCRIPT:
             self._take_transcript(fields)
+        elif kind is ipc.Kind.PARTIAL:
+            partial = Partial(int(fields["guild"]), int(fields["user"]), int(fields["mark"]), str(fields["text"]))
+            if partial.key not in self._purging.values():
+                self._partials.take(partial)
         elif kind is ipc.Kind.STARTED:
             self._in_engine = {(int(guild), int(user)) for guild, user in fields["speakers"]}
         elif kind is ipc.Kind.PONG:
@@ -528,6 +539,7 @@ class SpeechWorker:
         elif kind is ipc.Kind.LOST:
             key = (int(fields["guild"]), int(fields["user"]))
             self._heard(key, int(fields["last"]))
+            self._partials.over(key, int(fields["last"]))
             self._counters.utterances_lost += 1
             self._on_trouble(Trouble.LOST, key[0], str(fields["reason"]))
         elif kind is ipc.Kind.READY:
@@ -555,6 +567,7 @@ class SpeechWorker:
             words=tuple(Word(float(start), float(end), str(text)) for start, end, text in fields["words"]),
         )
         self._heard(key, int(fields["last"]))
+        self._partials.final(key, transcript.utterance_id)
         self._counters.utterances += 1
         self._counters.decode_s += float(fields["decode_s"])
         if key not in self._purging.values():
@@ -586,6 +599,7 @@ class SpeechWorker:
 
     def _after_death(self, how: str) -> None:
         self._counters.crashes += 1
+        self._partials.all_over()
         _log.warning("the speech worker ended: %s", how)
         self._purging.clear()
         for key in self._in_engine:
