@@ -37,6 +37,8 @@ class Stage:
     bot: BotProcess
     ada: int
     text: int
+    owner: int
+    """Of the bot."""
 
     @property
     def worker(self) -> int:
@@ -60,7 +62,8 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def transcribing_bot(folder: Path, *, started: bool = True) -> AsyncIterator[Stage]:
+async def transcribing_bot(folder: Path, *, started: bool = True, **more: object) -> AsyncIterator[Stage]:
+    """A bot in its own process; `more` are settings, with ``__`` for the dots in their names."""
     async with spawn([]) as sim, ControlClient(sim.card["control_url"]) as discord:
         guild = sim.card["guilds"][0]
         ada = int(guild["members"][1]["id"])
@@ -70,16 +73,17 @@ async def transcribing_bot(folder: Path, *, started: bool = True) -> AsyncIterat
             "voice.ca_file": sim.card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
             "log.format": "json",
+            **{key.replace("__", "."): value for key, value in more.items()},
         }
         arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
-        environ["ROOST_TOKEN"] = sim.card["bots"][0]["token"]
+        environ |= {"ROOST_TOKEN": sim.card["bots"][0]["token"], "ROOST_LEASE_DIR": str(folder / "leases")}
         await discord.voice(member_id=ada, channel_id=channel)
         async with run_bot([*arguments, "--data-dir", str(folder / "data")], environ) as bot:
             await bot.ready()
             joined = await discord.slash(member_id=ada, channel_id=text, command="/voice join")
             assert "Joined" in joined["replies"][-1]["content"]
-            stage = Stage(discord, bot, ada, text)
+            stage = Stage(discord, bot, ada, text, int(guild["members"][0]["id"]))
             if started:
                 answer = await discord.slash(member_id=ada, channel_id=text, command="/transcribe start", wait_s=15)
                 assert "Transcribing" in answer["replies"][-1]["content"]

@@ -24,7 +24,9 @@ import pytest
 from prometheus_client import generate_latest
 from stt_house import ADA, GUILD, TEXT, FakeSession, House, houses
 from stt_rig import packets_of
+from test_speech_process import transcribing_bot
 
+from roost.demo.bot_process import wait_gone
 from roost.errors import ConfigError, ResourceError, RoostError
 from roost.hooks import hookimpl
 from roost.speech import EngineSpec
@@ -417,3 +419,50 @@ async def test_settings_that_name_no_card(make: Make, card: PretendCard) -> None
         await make(lease={"gpu": "first"})
     with pytest.raises(ConfigError, match="compute_type"):
         await make(compute_type="float8")
+
+
+DROP_IN = """
+from roost import Meta, hookimpl
+from roost_stt.ladder import whisper_ladder
+
+@hookimpl
+def plugin_meta(): return Meta("card")
+
+@hookimpl
+def stt_engine(name):
+    return whisper_ladder({}, "card_engine:create", gpu=True, compute_type="auto") if name == "card" else None
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "release"])
+async def test_a_whole_bot_gives_the_card_back(card: PretendCard, tmp_path: Path, how: str) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "card.py").write_text(DROP_IN)
+    settings = {"plugins__dir": tmp_path / "plugins", "stt__engine": "card", "stt__device": "cuda"}
+    async with transcribing_bot(tmp_path, **settings) as stage:
+
+        async def ask(command: str, **options: Any) -> str:
+            answer = await stage.discord.slash(
+                member_id=stage.owner, channel_id=stage.text, command=command, options=options, wait_s=10
+            )
+            return str(answer["replies"][-1]["content"])
+
+        await stage.speak()
+        await stage.until(lambda captions: any("heard on cuda" in each for each in captions))
+        assert card.used == 4300
+        worker = stage.worker
+        assert f"process {worker}) runs on cuda float16" in await ask("/bot gpu status")
+        if how == "SIGKILL":
+            stage.bot.kill()
+        elif how == "SIGTERM":
+            stage.bot.terminate()
+            await stage.bot.wait_for(
+                lambda event: event.get("event") == "gpu_release" and event.get("outcome") == "clean", 10, "release"
+            )
+        else:
+            assert "are going on" in await ask("/bot gpu release")
+            assert "The card is free after" in await ask("/bot gpu release", force=True)
+        assert await wait_gone([worker], 5.0) is not None
+        assert card.used == 0
