@@ -67,13 +67,28 @@ class _Page:
 
     message: Any
     pieces: Message
+    partials: Message = dataclasses.field(default_factory=list)
+    """Its last lines, which are written over. Nobody counts on them."""
+
+    @property
+    def text(self) -> str:
+        return text_of([*self.pieces, *self.partials])
+
+    def shows(self, user_id: int) -> bool:
+        return any(entry[0] == user_id for entry in (*self.pieces, *self.partials))
+
+    def lose(self, user_id: int) -> None:
+        self.pieces = [entry for entry in self.pieces if entry[0] != user_id]
+        self.partials = [entry for entry in self.partials if entry[0] != user_id]
 
 
 class Captioner:
     """Posts the captions of one session, in order.
 
     Constructing it starts nothing: its owner runs `run` as a task. Lines that must wait for the rate limit are merged
-    into one message; lines beyond the queue's bound push out the oldest, which is counted and told once.
+    into one message; lines beyond the queue's bound push out the oldest, which is counted and told once. In the message
+    that is edited, what is being said may stand below what was said; it has no place of its own, gives way to every
+    line, and is never tried twice.
 
     Args:
         board: Each of its calls is bounded by `post_timeout_s`; errors are counted, logged and survived.
@@ -104,6 +119,8 @@ class Captioner:
         self._page: _Page | None = None
         self._page_stale = False
         """Words in the page are of somebody who took their consent back."""
+        self._partials: dict[int, tuple[int, Line]] = {}
+        """By user: the mark of their utterance, and how it begins."""
         self._written_s = float("-inf")
         self._withdrawn: set[int] = set()
         """Who was forgotten while a message was on its way."""
@@ -129,6 +146,24 @@ class Captioner:
         self._lines.append(line)
         self._has_work()
 
+    def show_partial(self, line: Line, mark: int) -> None:
+        """Show how an utterance begins until `end_partial`; never blocks."""
+        self._partials[line.user_id] = mark, line
+        self._has_work()
+
+    def end_partial(self, user_id: int, mark: int) -> None:
+        """A user's utterance is over, and the ones before it; its line, if it has one, is to be added at once."""
+        known = self._partials.get(user_id)
+        if known is not None and known[0] <= mark:
+            del self._partials[user_id]
+            self._has_work()
+
+    def end_partials(self) -> None:
+        """Show only what is final."""
+        if self._partials:
+            self._partials.clear()
+            self._has_work()
+
     def forget(self, user_id: int) -> None:
         """Drop all that is not yet sent of one speaker, what stands in a message with others' words too.
 
@@ -139,9 +174,10 @@ class Captioner:
         left = ([entry for entry in message if entry[0] != user_id] for message in self._unsent)
         self._unsent = deque(message for message in left if message)
         self._withdrawn.add(user_id)
+        self._partials.pop(user_id, None)
         page = self._page
-        if page is not None and any(entry[0] == user_id for entry in page.pieces):
-            page.pieces = [entry for entry in page.pieces if entry[0] != user_id]
+        if page is not None and page.shows(user_id):
+            page.lose(user_id)
             self._page_stale = True
             self._has_work()
 
@@ -150,7 +186,12 @@ class Captioner:
         loop = asyncio.get_running_loop()
         waited = False
         while True:
-            if not self._lines and not self._unsent and not self._page_stale:
+            page = self._page
+            if page is not None and page.partials and not self._edited():
+                page.partials = []
+                await self._take_back(page)
+                continue
+            if not self._has_to_write():
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
@@ -172,6 +213,7 @@ class Captioner:
 
     async def flush(self, deadline: float) -> bool:
         """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
+        self.end_partials()
         self._hurry = True
         self._wake.set()
         try:
@@ -182,6 +224,20 @@ class Captioner:
         finally:
             self._hurry = False
         return True
+
+    def _has_to_write(self) -> bool:
+        if self._lines or self._unsent or self._page_stale:
+            return True
+        page = self._page
+        return self._partials_below(page.pieces if page else []) != (page.partials if page else [])
+
+    def _partials_below(self, pieces: Message) -> Message:
+        """Those that fit into a message below what stands in it."""
+        if not self._partials or not self._edited():
+            return []
+        packed = [pack([line]) for _, line in self._partials.values()]
+        whole = [messages[0][0] for messages in packed if len(messages) == 1]
+        return fit(self._shown(whole), _room_below(pieces))[0]
 
     def _has_work(self) -> None:
         self._idle.clear()
@@ -212,33 +268,38 @@ class Captioner:
     async def _send(self, message: Message, loop: asyncio.AbstractEventLoop) -> _Page | None:
         """Post a message; gives it with what stands in it, or None where nothing does."""
         shown = self._shown(message)
-        if not shown:
+        # What waits comes into a message below this one, and partials stand below everything.
+        partials = self._partials_below(shown) if not self._unsent else []
+        if not shown and not partials:
             return None
         self._rate.sent(loop.time())
         self._withdrawn.clear()
         made: list[Any] = []
 
         async def post() -> None:
-            made.append(await self._board.post(text_of(shown)))
+            made.append(await self._board.post(text_of([*shown, *partials])))
 
         if not await self._tried(post):
             self.failed += 1
+            self._partials.clear()
             return None
         self.posted += 1
-        self.captions += sum(1 for user_id, _ in shown if user_id)
-        return await self._checked(_Page(made[0], shown))
+        self.captions += _captions_in(shown)
+        return await self._checked(_Page(made[0], shown, partials))
 
     async def _checked(self, page: _Page) -> _Page | None:
         """Take back what may not be shown any more, although it was when it was sent."""
-        left = [entry for entry in self._shown(page.pieces) if entry[0] not in self._withdrawn]
-        if len(left) < len(page.pieces):
-            page.pieces = left
+        sent = [*page.pieces, *page.partials]
+        for user_id in {user_id for user_id, _ in sent}:
+            if user_id in self._withdrawn or (user_id and not self._may_show(user_id)):
+                page.lose(user_id)
+        if len(page.pieces) + len(page.partials) < len(sent):
+            self.recalled += 1
             await self._take_back(page)
-        return page if left else None
+        return page if page.pieces or page.partials else None
 
     async def _take_back(self, page: _Page) -> None:
-        """Write a message anew without the words that its pieces lack already."""
-        self.recalled += 1
+        """Write a message anew without the words that it lacks already."""
         for attempt in range(RECALLS):
             if attempt:
                 await asyncio.sleep(RECALL_AGAIN_S)
@@ -247,10 +308,12 @@ class Captioner:
         _log.error("a caption could not be taken back")
 
     async def _rewrite(self, page: _Page) -> None:
-        if page.pieces:
-            await self._board.edit(page.message, text_of(page.pieces))
+        if page.text:
+            await self._board.edit(page.message, page.text)
         else:
             await self._board.delete(page.message)
+            if self._page is page:
+                self._page = None
 
     def _shown(self, message: Message) -> Message:
         return [entry for entry in message if not entry[0] or self._may_show(entry[0])]
@@ -271,30 +334,42 @@ class Captioner:
         if self._page_stale:
             self._page_stale = False
             if page is not None:
+                self.recalled += 1
                 await self._take_back(page)
-                self._page = page if page.pieces else None
             return
         if self._unsent or page is None:
-            if self._unsent or self._lines:
-                self._written_s = loop.time()
-                self._page = await self._send(self._next(merge=True), loop)
+            self._written_s = loop.time()
+            self._page = await self._send(self._next(merge=True), loop)
             return
         pieces = [entry for message in pack(self._taken(len(self._lines))) for entry in message]
-        fitting, rest = fit(self._shown(pieces), MESSAGE_LIMIT - units_of(text_of(page.pieces)) - 1)
+        fitting, rest = fit(self._shown(pieces), _room_below(page.pieces))
         if rest:
             self._unsent.extend(fill(rest))
-        if not fitting:
+        page.pieces = [*self._shown(page.pieces), *fitting]
+        shown, page.partials = page.partials, [] if rest else self._partials_below(page.pieces)
+        if not fitting and page.partials == shown:
             return
-        before = self._shown(page.pieces)
-        page.pieces = [*before, *fitting]
         self._written_s = loop.time()
         if await self._tried(lambda: self._rewrite(page)):
             self.edits += 1
-            self.captions += sum(1 for user_id, _ in fitting if user_id)
-            left = self._shown(page.pieces)
-            self._page_stale |= len(left) < len(page.pieces)
-            page.pieces = left
+            self.captions += _captions_in(fitting)
+            left = self._shown(page.pieces), self._shown(page.partials)
+            self._page_stale |= left != (page.pieces, page.partials)
+            page.pieces, page.partials = left
             return
         # Somebody may have deleted it: what was to be added begins a new one.
         self._page = None
+        self._partials.clear()
         self._unsent.extendleft([[entry for entry in fitting if entry in page.pieces]])
+        if shown or self._page_stale:
+            # If it is there after all, what is not final or was taken back may not stay in it.
+            page.pieces, page.partials = [entry for entry in page.pieces if entry not in fitting], []
+            await self._tried(lambda: self._rewrite(page))
+
+
+def _room_below(pieces: Message) -> int:
+    return MESSAGE_LIMIT - units_of(text_of(pieces)) - 1 if pieces else MESSAGE_LIMIT
+
+
+def _captions_in(message: Message) -> int:
+    return sum(1 for user_id, _ in message if user_id)

@@ -69,6 +69,9 @@ class CaptionsConfig(BaseModel):
     mode: Literal["messages", "edited"] = guild_setting(
         "messages", description="A message for each utterance, or one that is edited until it is full."
     )
+    partials: bool = guild_setting(
+        False, description="With edited: show what is being said before it is finished; costs speed."
+    )
     where: Where = guild_setting(
         "channel", description="In the channel, in a thread of it, or nowhere: then they are only stored."
     )

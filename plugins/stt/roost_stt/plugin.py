@@ -35,6 +35,7 @@ from roost_stt.guard import duration
 from roost_stt.ladder import whisper_ladder
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
+from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reports import TROUBLES, already, report, status
 from roost_stt.transcript_commands import transcript_loader
@@ -90,7 +91,9 @@ class SttPlugin:
             raise PluginError(f"{missing[0]} is not installed; run: pip install 'roost[stt]'", plugin="stt")
         assert isinstance(ctx.config, SttConfig)
         self._ctx, self._config = ctx, ctx.config
-        self._owner = WorkerOwner(ctx, ctx.config, lambda: bool(self._running), self._take, self._trouble)
+        self._owner = WorkerOwner(
+            ctx, ctx.config, lambda: bool(self._running), self._take, self._trouble, on_partial=self._take_partial
+        )
         ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
         book = self._book = TranscriptBook(ctx.store, self.days_of)
@@ -466,7 +469,10 @@ class SttPlugin:
         config = self.config_of(guild_id)
         language = transcription.language or config.language
         spoken = None if language == AUTO else language
-        self._worker.wish(Wish(guild_id, 0, spoken, config.hints, config.word_timestamps))
+        captions = config.captions
+        partials = captions.partials and captions.mode == "edited" and captions.where != "none"
+        transcription.show_partials(wanted=partials)
+        self._worker.wish(Wish(guild_id, 0, spoken, config.hints, config.word_timestamps, partials))
         # What was asked for with the start is answered there.
         if transcription.language is None and self._is_deaf_to(spoken):
             transcription.tell("english", ENGLISH_ONLY)
@@ -629,6 +635,11 @@ class SttPlugin:
         transcription = self._running.get(transcript.guild_id)
         if transcription is not None:
             transcription.take(transcript)
+
+    def _take_partial(self, partial: Partial) -> None:
+        transcription = self._running.get(partial.guild_id)
+        if transcription is not None:
+            transcription.take_partial(partial)
 
     def _trouble(self, what: Trouble, guild_id: int | None, detail: str) -> None:
         _log.warning("speech: %s: %s", what.value, detail)

@@ -18,6 +18,7 @@ from roost_stt.captioner import Captioner
 from roost_stt.captions import Line
 from roost_stt.engine import SpeechWorker
 from roost_stt.guard import Finding, Look, duration
+from roost_stt.partials import Partial
 from roost_stt.transcripts import Keeper
 
 _log = logging.getLogger("roost.stt")
@@ -66,6 +67,8 @@ class Transcription:
         self._heard: set[int] = set()
         self.language = language
         self.paused = False
+        self.wants_partials = False
+        """Whether what is being said is shown before it is finished."""
         self.heard_s = time.monotonic()
         """When somebody was heard last, or when hearing began."""
         self._may_show = may_show
@@ -152,14 +155,32 @@ class Transcription:
     def take(self, transcript: Transcript) -> None:
         """A transcript from the worker; never blocks."""
         if not transcript.text:
+            self._end_partial(transcript)
             return
         if len(self._transcripts) >= TRANSCRIPT_LIMIT:
-            self._transcripts.popleft()
+            self._end_partial(self._transcripts.popleft())
             self.transcripts_dropped += 1
             self.tell("overflow", "Some of what was said is missing above: too much was said at once.")
         self._transcripts.append(transcript)
         self._settled.clear()
         self._wake.set()
+
+    def take_partial(self, partial: Partial) -> None:
+        """How an utterance begins that is not over: shown until its transcript has been seen to, and nothing else."""
+        if not partial.text:
+            self.captioner.end_partial(partial.user_id, partial.mark)
+        elif self.wants_partials and self._may_show(partial.user_id):
+            line = Line(self._name_of(partial.user_id), f"{partial.text} …", partial.user_id)
+            self.captioner.show_partial(line, partial.mark)
+
+    def show_partials(self, *, wanted: bool) -> None:
+        """From now on, or not any more."""
+        self.wants_partials = wanted
+        if not wanted:
+            self.captioner.end_partials()
+
+    def _end_partial(self, transcript: Transcript) -> None:
+        self.captioner.end_partial(transcript.user_id, transcript.utterance_id)
 
     def tell(self, what: str, text: str) -> None:
         """Say something to the channel, once per session for each `what`."""
@@ -206,6 +227,8 @@ class Transcription:
     async def drain(self, deadline: float) -> bool:
         """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time)."""
         self.stop_intake()
+        # What the deadline cuts off may not stand there as if more of it came.
+        self.show_partials(wanted=False)
         complete = await self._worker.drain(self.guild_id, deadline)
         try:
             async with asyncio.timeout_at(deadline):
@@ -245,7 +268,11 @@ class Transcription:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._publish(self._transcripts.popleft())
+            transcript = self._transcripts.popleft()
+            try:
+                await self._publish(transcript)
+            finally:
+                self._end_partial(transcript)
 
     async def _publish(self, draft: Transcript) -> None:
         final = draft
@@ -266,6 +293,7 @@ class Transcription:
         name = self._name_of(final.user_id)
         if not await self._keep(final, name, draft.user_id):
             return
+        self._end_partial(draft)
         if self._shown():
             self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):

@@ -13,6 +13,7 @@ from roost.speech import EngineSpec, Transcript
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
 from roost_stt.gpu import MIB, Card
+from roost_stt.partials import Partial
 from roost_stt.reports import report
 
 _log = logging.getLogger("roost.stt")
@@ -34,6 +35,7 @@ class WorkerOwner:
         in_use: Whether anything is being transcribed.
         on_transcript: See `SpeechWorker`.
         on_trouble: See `SpeechWorker`.
+        on_partial: See `SpeechWorker`.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class WorkerOwner:
         in_use: Callable[[], bool],
         on_transcript: Callable[[Transcript], None],
         on_trouble: Callable[[Trouble, int | None, str], None],
+        *,
+        on_partial: Callable[[Partial], None],
     ) -> None:
         self._ctx = ctx
         self._config = config
         self._in_use = in_use
         self._on_transcript = on_transcript
         self._on_trouble = on_trouble
+        self._on_partial = on_partial
         self.worker: SpeechWorker | None = None
         self.card: Card | None = None
         """None while no engine has wanted one."""
@@ -106,7 +111,7 @@ class WorkerOwner:
             environment,
             cpu_if_gpu_fails=config.device == "auto",
         )
-        return SpeechWorker(settings, self._on_transcript, self._trouble)
+        return SpeechWorker(settings, self._on_transcript, self._trouble, self._on_partial)
 
     def _needed(self, spec: EngineSpec) -> int:
         """Bytes that the card should have free: as was set, or by the size of the model."""
