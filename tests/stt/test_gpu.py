@@ -171,6 +171,16 @@ def test_the_card_meant_is_one_that_may_be_used() -> None:
     assert not any(gpu.is_there({"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1", "NoDevFiles"))
 
 
+@pytest.mark.unit
+def test_libraries_installed_as_packages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia" / "cublas" / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    folders = gpu.Card("0").environment()["LD_LIBRARY_PATH"].split(os.pathsep)
+    assert folders[0] == "/before"
+    assert str(tmp_path / "nvidia" / "cublas" / "lib") in folders
+
+
 def steps(compute_type: str, **options: bool) -> list[str]:
     spec = whisper_ladder({}, "x:y", gpu=options.get("gpu", True), compute_type=compute_type)
     return [f"{each.config['device']} {each.config['compute_type']}" for each in (spec, *spec.smaller)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
 import os
 import re
 import threading
@@ -80,6 +81,13 @@ def chosen(gpu: str, environ: Mapping[str, str] = os.environ) -> str:
     """The card meant by ``stt.lease.gpu``: an index counts among those that CUDA_VISIBLE_DEVICES leaves."""
     visible = [each.strip() for each in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     return visible[int(gpu)] if gpu.isdigit() and int(gpu) < len(visible) else gpu
+
+
+def library_folders() -> list[Path]:
+    """Where packages such as nvidia-cublas-cu12 put the libraries that CTranslate2 asks the loader for."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec is not None else None
+    return sorted(folder for root in roots or () for folder in Path(root).glob("*/lib") if folder.is_dir())
 
 
 def look(gpu: str) -> Look:
@@ -184,8 +192,13 @@ class Card:
         return self.seen.uuid if self.seen is not None else self.gpu
 
     def environment(self) -> dict[str, str]:
-        """What makes the worker see this card and no other, as its number 0."""
-        return {"CUDA_VISIBLE_DEVICES": self.key, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        """What makes the worker see this card and no other, as its number 0, and NVIDIA's libraries."""
+        folders = [os.environ.get("LD_LIBRARY_PATH", ""), *map(str, library_folders())]
+        return {
+            "CUDA_VISIBLE_DEVICES": self.key,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "LD_LIBRARY_PATH": os.pathsep.join(folder for folder in folders if folder),
+        }
 
     async def sample(self) -> Look | None:
         """Look, in a thread."""
