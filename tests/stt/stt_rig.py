@@ -21,6 +21,7 @@ from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
 from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings, WorkerTiming
 from roost_stt.models import locate
+from roost_stt.partials import Partial
 
 RECORDINGS = Path(roost_voice.sim.__file__).parent / "recordings"
 SCRIPTED = "roost_stt.worker.engines.scripted:create"
@@ -59,6 +60,16 @@ class Rig:
     arrived_s: list[float]
     troubles: list[tuple[Trouble, int | None, str]]
     changed: asyncio.Event
+    partials: list[Partial] = dataclasses.field(default_factory=list)
+    events: list[Partial | Transcript] = dataclasses.field(default_factory=list)
+    """Partials and transcripts as they came."""
+
+    async def until_partial(self, count: int = 1, timeout_s: float = 20.0) -> None:
+        """Wait for that many partials."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.partials) < count:
+                self.changed.clear()
+                await self.changed.wait()
 
     async def until(self, count: int, timeout_s: float = 20.0) -> None:
         """Wait for that many transcripts."""
@@ -122,6 +133,7 @@ async def workers() -> AsyncIterator[Build]:
 
         def take(transcript: Transcript) -> None:
             transcripts.append(transcript)
+            made.events.append(transcript)
             arrived.append(asyncio.get_running_loop().time())
             changed.set()
 
@@ -129,7 +141,13 @@ async def workers() -> AsyncIterator[Build]:
             troubles.append((what, guild, detail))
             changed.set()
 
-        worker = SpeechWorker(WorkerSettings(spec, lease=lease, timing=WorkerTiming(**timing)), take, trouble)
+        def take_partial(partial: Partial) -> None:
+            made.partials.append(partial)
+            made.events.append(partial)
+            changed.set()
+
+        settings = WorkerSettings(spec, lease=lease, timing=WorkerTiming(**timing))
+        worker = SpeechWorker(settings, take, trouble, take_partial)
         made = Rig(worker, Scope("test"), transcripts, arrived, troubles, changed)
         rigs.append(made)
         await worker.start(made.scope)
