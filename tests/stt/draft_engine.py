@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from roost.errors import SpeechError
-from roost.speech import EngineOptions, EngineSpec, Transcript, Utterance
+from roost.speech import EngineOptions, EngineSpec, SpeechEngine, Transcript, Utterance
+from roost_stt.models import locate
 
 
 class DraftEngine:
@@ -46,6 +47,29 @@ class DraftEngine:
         """Nothing to release."""
 
 
+class Recorded:
+    """Whisper, whose answers are written down."""
+
+    def __init__(self, engine: SpeechEngine, folder: Path) -> None:
+        self._engine = engine
+        self._calls = folder / "calls"
+
+    def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
+        answers = self._engine.transcribe(batch, options)
+        call = {
+            "draft": options.draft,
+            "users": [each.user_id for each in batch],
+            "ids": [each.id for each in batch],
+            "texts": [each.text for each in answers],
+        }
+        with self._calls.open("a") as file:
+            file.write(json.dumps(call) + "\n")
+        return answers
+
+    def close(self) -> None:
+        self._engine.close()
+
+
 def words(seconds: float) -> str:
     return " ".join(f"w{number}" for number in range(int(seconds * 2)))
 
@@ -60,5 +84,16 @@ def create(config: Mapping[str, object]) -> DraftEngine:
     return DraftEngine(Path(str(config["folder"])), float(str(config["delay_s"])), str(config["draft"]))
 
 
+def create_recorded(config: Mapping[str, object]) -> Recorded:
+    from roost_stt.worker.engines import whisper
+
+    return Recorded(whisper.create(config), Path(str(config["folder"])))
+
+
 def spec(folder: Path, *, delay_s: float = 0.0, draft: str = "") -> EngineSpec:
     return EngineSpec("draft_engine:create", {"folder": str(folder), "delay_s": delay_s, "draft": draft})
+
+
+def recorded(folder: Path) -> EngineSpec:
+    config = {"model": locate("tiny.en"), "device": "cpu", "folder": str(folder)}
+    return EngineSpec("draft_engine:create_recorded", config)

@@ -53,6 +53,13 @@ def test_words_shown_are_never_taken_back() -> None:
     assert agreement.text == "the cat sat on it"
 
 
+def test_a_full_stop_where_the_audio_stops_is_left_out() -> None:
+    assert grown("And so my...", "and so my.", "and so my fellow", "and so my fellow, who") == [
+        "and so my",
+        "and so my fellow,",
+    ]
+
+
 def test_where_no_blanks_part_the_words() -> None:
     assert grown("你好，世", "你好，世界。今") == ["你好，世"]
     assert grown("สวัส", "สวัสดี") == ["สวัส"]

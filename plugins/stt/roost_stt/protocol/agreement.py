@@ -22,6 +22,8 @@ _UNSPACED = (
 )
 """Scripts without blanks between words: there, each character counts as one."""
 
+_STOPS = ".,;:!?-\u2013\u2014\u2026\u3002\u3001\uff0c\uff01\uff1f"
+
 
 class Agreement:
     """The committed beginning of one utterance. It only grows, and only by words that the engine has said twice."""
@@ -43,7 +45,9 @@ class Agreement:
         if agreed <= known or words[:known] != self._words:
             return False
         begin = tokens[known - 1][1] if known else 0
-        self.text = (self.text + text[begin : tokens[agreed - 1][1]]).strip()
+        more = text[begin : tokens[agreed - 1][1]]
+        # A full stop where the audio stops says nothing.
+        self.text = (self.text + (more.rstrip(_STOPS) if agreed == len(tokens) else more)).strip()
         self._words = words[:agreed]
         return True
 
