@@ -195,6 +195,7 @@ class Captioner:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
+                continue
             delay_s = self._delay_s(loop.time())
             if delay_s > 0 and not self._hurry:
                 waited = True
