@@ -66,3 +66,37 @@ async def test_one_growing_message_in_a_thread_and_back_in_the_channel(tmp_path:
             assert len(await discord.messages(channel_id=int(thread["id"]))) == 1
             bot.terminate()
             assert await bot.wait(10) == 0
+
+
+async def test_what_is_being_said_stands_there_before_it_is_finished(tmp_path: Path) -> None:
+    async with spawn() as sim, ControlClient(sim.card["control_url"]) as discord:
+        scene = Scene(sim, discord, tmp_path)
+        for member in (scene.ada, scene.ben):
+            await discord.voice(member_id=member, channel_id=scene.voice)
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            for key, value in (("captions.mode", "edited"), ("captions.partials", "true")):
+                await scene.said("/config set", scene.ada, plugin="stt", key=key, value=value)
+            await scene.ask("/voice join", scene.ben)
+            await scene.ask("/transcribe start", scene.ben)
+            notice = next(each for each in await discord.messages(channel_id=scene.text) if each["components"])
+            await discord.press(member_id=scene.ben, message_id=int(notice["id"]), label="Agree")
+
+            async def standing() -> Any:
+                return [text for text in await scene.posted() if WORDS in text]
+
+            async def half() -> Any:
+                texts = await standing()
+                return texts if texts and texts[0].endswith(f"{WORDS} …") else None
+
+            async def whole() -> Any:
+                texts = await standing()
+                return texts if texts and texts[0].endswith(WORDS) else None
+
+            speaking = asyncio.create_task(discord.speak(member_id=scene.ben, recording="lv_0920"))
+            assert len(await until(half, "nothing was shown before the end")) == 1
+            assert len(await until(whole, "the transcript did not take its place")) == 1
+            await speaking
+            bot.terminate()
+            assert await bot.wait(10) == 0
+            assert not any("…" in text for text in await standing())
