@@ -29,6 +29,7 @@ from roost.speech import EngineSpec, Transcript
 from roost.text import wer
 from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings
 from roost_stt.models import locate
+from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
 
 GUILD = 1
@@ -62,11 +63,17 @@ class Listener:
         self.heard: list[tuple[Transcript, float]] = []
         self.troubles: list[tuple[Trouble, str]] = []
         self.news = asyncio.Event()
-        self.worker = SpeechWorker(settings, self._text, self._trouble)
+        self.partials: list[tuple[int, float]] = []
+        """Whose and when, by the wall clock."""
+        self.worker = SpeechWorker(settings, self._text, self._trouble, self._partial)
 
     def _text(self, transcript: Transcript) -> None:
         self.heard.append((transcript, asyncio.get_running_loop().time()))
         self.news.set()
+
+    def _partial(self, partial: Partial) -> None:
+        if partial.text:
+            self.partials.append((partial.user_id, time.time()))
 
     def _trouble(self, what: Trouble, _guild: int | None, detail: str) -> None:
         self.troubles.append((what, detail))

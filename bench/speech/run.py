@@ -2,8 +2,9 @@
 
 Everything is measured beside stock faster-whisper with the same model (int8, greedy, timestamps on) in the same run, on
 recordings of people. The parts: ``decode`` (the engine alone, and words that are wrong), ``ttfs`` (end of speech to
-its text, through the worker), ``talkers`` (how many at once), ``no-speech`` (sounds that must give no line), ``crash``
-and ``ends`` (the worker dies, or its bot does), ``bot`` (processor and memory of a real bot while ten talk).
+its text, through the worker), ``talkers`` (how many at once), ``partials`` (what it costs to show words before they
+are finished), ``no-speech`` (sounds that must give no line), ``crash`` and ``ends`` (the worker dies, or its bot
+does), ``bot`` (processor and memory of a real bot while ten talk).
 
 Usage: python bench/speech/run.py build/bench-speech.json [--only decode,ttfs] [--quick] [--minutes 3] [--model tiny.en]
 """
@@ -26,11 +27,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.g
 import bot  # noqa: E402
 import decode  # noqa: E402
 import live  # noqa: E402
+import partials  # noqa: E402
 from recordings import Clip, fetched, shipped  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-PARTS = ("decode", "ttfs", "talkers", "no-speech", "crash", "ends", "bot")
+PARTS = ("decode", "ttfs", "talkers", "partials", "no-speech", "crash", "ends", "bot")
 LONGEST_S = 13.0
 PROGRESS = Console(stderr=True)
 
@@ -61,6 +63,8 @@ async def measure(wanted: list[str], options: dict[str, Any], *, quick: bool, mi
             figures[part] = await live.ttfs(options, material(), 20 if quick else 90)
         elif part == "talkers":
             figures[part] = await live.talkers(options, material(), 8 if quick else 20)
+        elif part == "partials":
+            figures[part] = await partials.measure(options, material(), 15 if quick else 60)
         elif part == "no-speech":
             figures[part] = await live.no_speech(options, 60)
         elif part == "crash":
@@ -104,6 +108,11 @@ def goals(figures: dict[str, Any]) -> list[Goal]:
         ours, stock = part["ours"]["talkers"], part["stock"]["talkers"]
         least = 40 if figures["model"] == "tiny.en" else 15
         found.append(("talkers at p95 of 1 s", f"{ours} / {stock}", f"{least}, 4x", ours >= max(least, 4 * stock)))
+    for count, part in figures.get("partials", {}).items():
+        ours, more = part["without"], part["with"]
+        measured = " ".join(f"{name} {more[f'{name}_ms']} (without {ours[f'{name}_ms']})" for name in ("p50", "p95"))
+        measured += f", first words {part['first_words_p50_s']} s, {part['shown_pct']} % shown"
+        found.append((f"text with partials, {count} talking, ms", measured, "none lost", not more["lost"]))
     if part := figures.get("no-speech"):
         for name, lines in part["lines"].items():
             said = part["stock_says"][name]

@@ -120,7 +120,7 @@ def test_after_a_draft_the_engine_rests_but_not_from_finals() -> None:
 
 @pytest.mark.unit
 def test_every_so_much_speech_a_draft_and_none_in_silence() -> None:
-    desk = Desk()
+    desk = Desk(700)
     for speech_ms in range(0, 3000, 32):
         desk.hear(ADA, 1, speech_ms)
         desk.hear(ADA, 1, speech_ms)  # silence: no more speech than before

@@ -15,7 +15,7 @@ from roost_stt.protocol.segmenter import Segment
 from roost_stt.worker.backlog import Backlog
 from roost_stt.worker.speakers import Key, Spoken
 
-EVERY_MS = 700
+EVERY_MS = 500
 """Of new speech, between one draft and the next. The first words are shown after the second one."""
 
 Tell = Callable[[Key, int, str], None]
