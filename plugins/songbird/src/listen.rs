@@ -1,0 +1,236 @@
+//! Songbird's events, turned into messages for the hub.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use pyo3::prelude::*;
+use songbird::events::context_data::{ConnectData, DisconnectData, DisconnectKind, DisconnectReason, RtpData};
+use songbird::packet::Packet;
+use songbird::tracks::{LoopState, PlayMode, ReadyState, TrackState};
+use songbird::{Event as SongbirdEvent, EventContext, EventHandler};
+
+use crate::decode::Speaker;
+use crate::hub::{Event, Inner, Received, TrackReport};
+use crate::link::Alive;
+
+/// What a driver's listeners share.
+pub struct Ear {
+    pub hub: Arc<Inner>,
+    pub driver: u64,
+    pub wants_packets: AtomicBool,
+    pub decodes: AtomicBool,
+    users: Mutex<HashMap<u32, u64>>,
+    decoders: Mutex<HashMap<u32, Speaker>>,
+}
+
+impl Ear {
+    pub fn new(hub: Arc<Inner>, driver: u64, decodes: bool) -> Self {
+        Self {
+            hub,
+            driver,
+            wants_packets: AtomicBool::new(false),
+            decodes: AtomicBool::new(decodes),
+            users: Mutex::default(),
+            decoders: Mutex::default(),
+        }
+    }
+
+    fn rtp(&self, data: &RtpData) {
+        let view = data.rtp();
+        let whole = view.payload().len();
+        let header = data.packet.len() - whole;
+        let (from, to) = (header + data.payload_offset, data.packet.len().saturating_sub(data.payload_end_pad));
+        if to < from {
+            return;
+        }
+        let ssrc = view.get_ssrc();
+        let opus = &data.packet[from..to];
+        let pcm = if self.decodes.load(Ordering::Acquire) { self.decode(ssrc, opus) } else { None };
+        let user = self.users.lock().unwrap().get(&ssrc).copied();
+        let received = Received {
+            ssrc,
+            user,
+            sequence: view.get_sequence().into(),
+            timestamp: view.get_timestamp().into(),
+            packet: data.packet.clone(),
+            from,
+            to,
+            pcm,
+        };
+        self.hub.packet(self.driver, received);
+    }
+
+    fn decode(&self, ssrc: u32, opus: &[u8]) -> Option<Vec<u8>> {
+        let mut decoders = self.decoders.lock().unwrap();
+        if !decoders.contains_key(&ssrc) {
+            decoders.insert(ssrc, Speaker::new(true)?);
+        }
+        decoders.get_mut(&ssrc)?.decode(opus, true)
+    }
+
+    fn forget(&self, user: u64) {
+        let mut users = self.users.lock().unwrap();
+        let mut decoders = self.decoders.lock().unwrap();
+        users.retain(|ssrc, owner| {
+            let stays = *owner != user;
+            if !stays {
+                decoders.remove(ssrc);
+            }
+            stays
+        });
+    }
+}
+
+/// One listener of a driver. Its end tells that Songbird has given up the driver's events.
+pub struct Listener {
+    pub ear: Arc<Ear>,
+    pub _alive: Alive,
+}
+
+#[async_trait]
+impl EventHandler for Listener {
+    async fn act(&self, context: &EventContext<'_>) -> Option<SongbirdEvent> {
+        let ear = &self.ear;
+        let event = match context {
+            EventContext::RtpPacket(data) => {
+                if !ear.wants_packets.load(Ordering::Acquire) {
+                    return Some(SongbirdEvent::Cancel);
+                }
+                ear.rtp(data);
+                return None;
+            }
+            EventContext::SpeakingStateUpdate(speaking) => {
+                let user = speaking.user_id.map(|user| user.0);
+                if let Some(user) = user {
+                    ear.users.lock().unwrap().insert(speaking.ssrc, user);
+                }
+                Event::Speaking { user, ssrc: speaking.ssrc, flags: speaking.speaking.bits(), delay: speaking.delay }
+            }
+            EventContext::ClientDisconnect(left) => {
+                ear.forget(left.user_id.0);
+                Event::Left { user: left.user_id.0 }
+            }
+            EventContext::DriverConnect(data) => connected(data, false),
+            EventContext::DriverReconnect(data) => connected(data, true),
+            EventContext::DriverDisconnect(data) => disconnected(data),
+            _ => return None,
+        };
+        ear.hub.event(ear.driver, event);
+        None
+    }
+}
+
+fn connected(data: &ConnectData<'_>, again: bool) -> Event {
+    Event::Connected {
+        again,
+        channel: data.channel_id.0.get(),
+        guild: data.guild_id.0.get(),
+        session: data.session_id.to_owned(),
+        server: data.server.to_owned(),
+        ssrc: data.ssrc,
+    }
+}
+
+fn disconnected(data: &DisconnectData<'_>) -> Event {
+    let kind = match data.kind {
+        DisconnectKind::Connect => "connect",
+        DisconnectKind::Reconnect => "reconnect",
+        DisconnectKind::Runtime => "runtime",
+        _ => "unknown",
+    };
+    let (reason, code) = match &data.reason {
+        Some(reason) => reason_of(reason),
+        None => ("requested", None),
+    };
+    Event::Disconnected {
+        kind,
+        reason,
+        code,
+        channel: data.channel_id.0.get(),
+        guild: data.guild_id.0.get(),
+        session: data.session_id.to_owned(),
+    }
+}
+
+pub fn reason_of(reason: &DisconnectReason) -> (&'static str, Option<u16>) {
+    match reason {
+        DisconnectReason::AttemptDiscarded => ("attempt_discarded", None),
+        DisconnectReason::Internal => ("internal", None),
+        DisconnectReason::Io => ("io", None),
+        DisconnectReason::ProtocolViolation => ("protocol_violation", None),
+        DisconnectReason::TimedOut => ("timed_out", None),
+        DisconnectReason::Requested => ("requested", None),
+        DisconnectReason::WsClosed(code) => ("ws_closed", code.map(|code| code as u16)),
+        _ => ("unknown", None),
+    }
+}
+
+pub fn track_report(state: &TrackState, uuid: String) -> TrackReport {
+    let (playing, error) = match &state.playing {
+        PlayMode::Play => ("play", None),
+        PlayMode::Pause => ("pause", None),
+        PlayMode::Stop => ("stop", None),
+        PlayMode::End => ("end", None),
+        PlayMode::Errored(error) => ("errored", Some(error.to_string())),
+        _ => ("unknown", None),
+    };
+    TrackReport {
+        uuid,
+        playing,
+        error,
+        volume: state.volume,
+        position_s: state.position.as_secs_f64(),
+        play_time_s: state.play_time.as_secs_f64(),
+        loops: match state.loops {
+            LoopState::Infinite => None,
+            LoopState::Finite(count) => Some(count.get()),
+        },
+        ready: match state.ready {
+            ReadyState::Uninitialised => "uninitialised",
+            ReadyState::Preparing => "preparing",
+            ReadyState::Playable => "playable",
+        },
+    }
+}
+
+/// Somebody in Python who wants to know of tracks. Cancelled, it takes itself out at its next event.
+#[pyclass(frozen, module = "songbird._songbird")]
+#[derive(Clone)]
+pub struct Subscription {
+    pub id: u64,
+    pub cancelled: Arc<AtomicBool>,
+}
+
+#[pymethods]
+impl Subscription {
+    #[new]
+    fn new(id: u64) -> Self {
+        Self { id, cancelled: Arc::default() }
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+}
+
+pub struct TrackListener {
+    pub ear: Arc<Ear>,
+    pub subscription: Subscription,
+    pub _alive: Alive,
+}
+
+#[async_trait]
+impl EventHandler for TrackListener {
+    async fn act(&self, context: &EventContext<'_>) -> Option<SongbirdEvent> {
+        if self.subscription.cancelled.load(Ordering::Acquire) {
+            return Some(SongbirdEvent::Cancel);
+        }
+        if let EventContext::Track(tracks) = context {
+            let tracks = tracks.iter().map(|(state, handle)| track_report(state, handle.uuid().to_string())).collect();
+            self.ear.hub.event(self.ear.driver, Event::Tracks { subscription: self.subscription.id, tracks });
+        }
+        None
+    }
+}
