@@ -121,6 +121,7 @@ class Captioner:
         """Words in the page are of somebody who took their consent back."""
         self._partials: dict[int, tuple[int, Line]] = {}
         """By user: the mark of their utterance, and how it begins."""
+        self._at_once = False
         self._written_s = float("-inf")
         self._withdrawn: set[int] = set()
         """Who was forgotten while a message was on its way."""
@@ -158,10 +159,11 @@ class Captioner:
             del self._partials[user_id]
             self._has_work()
 
-    def end_partials(self) -> None:
-        """Show only what is final."""
-        if self._partials:
-            self._partials.clear()
+    def end_partials(self, *, at_once: bool = False) -> None:
+        """Show only what is final; `at_once`: whenever the last edit was."""
+        self._partials.clear()
+        self._at_once = at_once
+        if self._has_to_write():
             self._has_work()
 
     def forget(self, user_id: int) -> None:
@@ -192,6 +194,7 @@ class Captioner:
                 await self._take_back(page)
                 continue
             if not self._has_to_write():
+                self._at_once = False
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
@@ -214,7 +217,7 @@ class Captioner:
 
     async def flush(self, deadline: float) -> bool:
         """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
-        self.end_partials()
+        self.end_partials(at_once=True)
         self._hurry = True
         self._wake.set()
         try:
@@ -245,7 +248,7 @@ class Captioner:
         self._wake.set()
 
     def _delay_s(self, now: float) -> float:
-        if self._page_stale:
+        if self._page_stale or (self._at_once and self._page is not None and self._page.partials):
             return 0.0
         if self._edited() and self._page is not None and not self._unsent:
             return max(0.0, self._written_s + self._edit_every_s - now)
@@ -281,7 +284,7 @@ class Captioner:
             made.append(await self._board.post(text_of([*shown, *partials])))
 
         if not await self._tried(post):
-            self.failed += 1
+            self.failed += bool(shown)
             self._partials.clear()
             return None
         self.posted += 1

@@ -167,7 +167,8 @@ class Transcription:
 
     def take_partial(self, partial: Partial) -> None:
         """How an utterance begins that is not over: shown until its transcript has been seen to, and nothing else."""
-        if not partial.text:
+        # What another plugin would change or drop nobody may see before it has.
+        if not partial.text or self._hooks.implementers("transcript_process", self.guild_id):
             self.captioner.end_partial(partial.user_id, partial.mark)
         elif self.wants_partials and self._may_show(partial.user_id):
             line = Line(self._name_of(partial.user_id), f"{partial.text} …", partial.user_id)
@@ -228,7 +229,8 @@ class Transcription:
         """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time)."""
         self.stop_intake()
         # What the deadline cuts off may not stand there as if more of it came.
-        self.show_partials(wanted=False)
+        self.wants_partials = False
+        self.captioner.end_partials(at_once=True)
         complete = await self._worker.drain(self.guild_id, deadline)
         try:
             async with asyncio.timeout_at(deadline):
