@@ -78,9 +78,9 @@ class Backlog:
             self._drafts.pop(key, None)
 
     def rest_drafts(self, seconds: float) -> None:
-        """Give no draft out for so long from now."""
+        """Give no draft out for so long from now, or longer if that was said before."""
         with self._condition:
-            self._rested_s = time.monotonic() + seconds
+            self._rested_s = max(self._rested_s, time.monotonic() + seconds)
 
     def drain(self, guild_id: int, token: int) -> None:
         """Report `token` once nothing of this guild waits or runs."""

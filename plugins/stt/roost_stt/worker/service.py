@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.stt.worker")
 
 FAILED_DRAFT_REST_S = 5.0
+BUSY_REST = 2.0
+"""Times what finals have taken: an engine that is busy with them leaves drafts alone."""
 _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
 """Of what CTranslate2 and CUDA say; the last when a card cannot compute with that type."""
 _CARD = ("cuda", "cublas", "cudnn")
@@ -114,7 +116,9 @@ class _Worker:
             if batch.is_draft:
                 self._draft(batch.items[0])
             else:
+                began_s = time.monotonic()
                 self._work(batch)
+                self._backlog.rest_drafts(BUSY_REST * (time.monotonic() - began_s))
             self._backlog.done()
 
     def _work(self, batch: Batch) -> None:
