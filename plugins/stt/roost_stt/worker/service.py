@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.stt.worker")
 
 FAILED_DRAFT_REST_S = 5.0
-BUSY_REST = 2.0
+BUSY_REST = 1.0
 """Times what finals have taken: an engine that is busy with them leaves drafts alone."""
 _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
 """Of what CTranslate2 and CUDA say; the last when a card cannot compute with that type."""
