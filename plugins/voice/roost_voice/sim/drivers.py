@@ -53,10 +53,11 @@ class WebSocketPipe:
     """A client's websocket: a bounded queue and the task that writes from it."""
 
     def __init__(
-        self, number: int, socket_: web.WebSocketResponse, transport: asyncio.Transport, virtual: bool
+        self, number: int, socket_: web.WebSocketResponse, transport: asyncio.Transport, virtual: bool, version: int
     ) -> None:
         self.id = number
         self.virtual = virtual
+        self.version = version
         self.session: Session | None = None
         self.last_heartbeat = 0.0
         self._socket = socket_
@@ -167,7 +168,9 @@ class GatewayDriver:
         if not isinstance(transport, asyncio.Transport):
             return websocket
         virtual = request.headers.get(MEMBER_HEADER) == self._secret
-        pipe = WebSocketPipe(next(self._numbers), websocket, transport, virtual)
+        asked = request.query.get("v", "")
+        version = int(asked) if asked in ("4", "5", "6", "7") else 8
+        pipe = WebSocketPipe(next(self._numbers), websocket, transport, virtual, version)
         self._pipes[pipe.id] = pipe
         writer = self._scope.spawn(pipe.write(), f"ws-{pipe.id}")
         code: int | None = None

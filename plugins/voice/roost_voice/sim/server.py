@@ -14,7 +14,7 @@ from roost_voice.sim import faults, mls, nonsense, rtp
 from roost_voice.sim.delivery import OP_ANNOUNCE_COMMIT, OP_WELCOME, DeliveryService
 from roost_voice.sim.late import LateMessages
 from roost_voice.sim.media import Loss, MediaRelay, Sendto
-from roost_voice.sim.session import Grant, Pipe, Room, Session, json_frame
+from roost_voice.sim.session import NUMBERED_SINCE, Grant, Pipe, Room, Session, json_frame
 from roost_voice.sim.settings import VoiceSettings
 
 _MAX_GRANTS = 10_000
@@ -122,7 +122,7 @@ class VoiceServer:
         if not pipe.virtual and self._take_any("mute_hello") is not None:
             return
         interval_ms = round(self._settings.heartbeat_interval_s * 1000)
-        pipe.send(json_frame(8, {"v": 8, "heartbeat_interval": interval_ms}))
+        pipe.send(json_frame(8, {"v": pipe.version, "heartbeat_interval": interval_ms}))
 
     def received(self, pipe: Pipe, raw: str | bytes, now: float) -> None:
         """One message of a client. Whatever it holds, the worst that happens is a close code."""
@@ -197,7 +197,7 @@ class VoiceServer:
             raise Refused(4002, "not a voice gateway message") from error
         payload = message.get("d")
         if op == 3:
-            self._heartbeat(pipe, _mapping(payload), now)
+            self._heartbeat(pipe, {"t": payload} if pipe.version < NUMBERED_SINCE else _mapping(payload), now)
         elif op == 0:
             self._identify(pipe, _mapping(payload), now)
         elif op == 7:
@@ -252,7 +252,7 @@ class VoiceServer:
             session.seq_ack = -1 if seq_ack is None else _integer(seq_ack, -1, 0xFFFF)
             if self._take_for("wrong_heartbeat_nonce", session) is not None:
                 nonce = nonce + 1 if isinstance(nonce, int | float) else nonce + "x"
-        pipe.send(json_frame(6, {"t": nonce}))
+        pipe.send(json_frame(6, nonce if pipe.version < NUMBERED_SINCE else {"t": nonce}))
 
     def _identify(self, pipe: Pipe, payload: Mapping[str, Any], now: float) -> None:
         if pipe.session is not None:
@@ -337,7 +337,7 @@ class VoiceServer:
             raise Refused(faults.integer(fault, "code", 4006), "fault")
         if self._take_for("mute_resume", session) is not None:
             return
-        frames = session.missed(seq_ack)
+        frames = session.missed(seq_ack) if pipe.version >= NUMBERED_SINCE else []
         if frames is None:
             self._end_session(session, 4006, now)
             raise Refused(4006, "a missed message has left the buffer")

@@ -16,12 +16,20 @@ UNNUMBERED = frozenset({2, 6, 8, 9})
 
 SEQ_MODULUS = 1 << 16
 
+NUMBERED_SINCE = 8
+"""The gateway version from which on JSON has sequence numbers, heartbeats are objects and resumes make up for losses.
+
+Songbird still asks for 4, and reads no message that has anything after its ``d``.
+"""
+
 
 class Pipe(Protocol):
     """A client's websocket. Calls never block; what cannot be sent any more is dropped."""
 
     id: int
     virtual: bool
+    version: int
+    """Of the gateway, as the client asked for it (``?v=``)."""
     session: Session | None
     last_heartbeat: float
 
@@ -104,7 +112,8 @@ class Session:
     def send(self, op: int, payload: Any) -> None:
         """Number the message where its op has a number, keep it for a resume, and send it."""
         frame: str | bytes
-        if op in UNNUMBERED:
+        unnumbered = op in UNNUMBERED or (self.pipe is not None and self.pipe.version < NUMBERED_SINCE)
+        if unnumbered and not isinstance(payload, bytes):
             frame = json_frame(op, payload)
         else:
             seq = self._next_seq
