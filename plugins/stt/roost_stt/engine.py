@@ -337,6 +337,7 @@ class SpeechWorker:
             if task.done():
                 self._task = None
             self._kept.clear()
+            self._partials.all_over()
 
     def stats(self) -> dict[str, Any]:
         """Counters since this object was made; the process's own figures are those of its last answer."""
