@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from recordings import Clip, Samples, fetched, shipped, words_of
+from recordings import Clip, Samples, fetched, noisy, shipped, words_of
 from stock_engine import StockEngine
 
 from roost.speech import EngineOptions, Utterance
@@ -143,6 +143,7 @@ def measure(options: dict[str, Any], *, rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"load_s": round(loaded, 3), "shipped": compare(ours, stock, shipped(), rounds)}
     if fetched():
         figures["fetched"] = compare(ours, stock, fetched(), rounds)
+    figures["noisy"] = compare(ours, stock, noisy([*shipped(), *fetched()]), 1)
     if ours.multilingual and fetched(foreign=True):
         figures["foreign"] = compare(ours, stock, fetched(foreign=True), rounds)
         figures["guessed"] = compare(ours, stock, fetched(), 1, guess=True)

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,18 @@ def fetched(*, foreign: bool = False) -> tuple[Clip, ...]:
             text = " ".join(read(f"lab/{lab}").decode().split())
             found.append(clip(Path(wav).stem, text, language, read(f"wav/{wav}")))
     return tuple(found)
+
+
+def noisy(clips: Sequence[Clip], decibels: float = 10.0) -> list[Clip]:
+    """The same in a loud room: with white noise so much below the speech."""
+    random = np.random.default_rng(1)
+
+    def mixed(samples: Samples) -> Samples:
+        loudness = float(np.sqrt((samples.astype(np.float64) ** 2).mean()))
+        noise = random.normal(0.0, loudness / 10 ** (decibels / 20), len(samples))
+        return np.clip(samples + noise, -32768, 32767).astype(np.int16)
+
+    return [
+        dataclasses.replace(each, name=f"{each.name}+noise", samples=mixed(each.samples), wide=mixed(each.wide))
+        for each in clips
+    ]

@@ -28,6 +28,8 @@ _log = logging.getLogger("roost.stt.whisper")
 SAMPLE_RATE_HZ = 16_000
 MAX_WINDOW_S = 30.0
 MIN_WINDOW_S = 10.0
+MULTILINGUAL_MIN_WINDOW_S = 15.0
+"""The multilingual models lose more words to a short window than the English ones."""
 WINDOW_MARGIN_S = 2.0
 MAX_TOKENS = 448
 
@@ -143,7 +145,8 @@ class WhisperEngine:
     def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[_Answer | None]:
         """Decode with a common short window, guessing languages not given; None for each answer that fails a check."""
         longest_s = max(len(samples) for samples in audio) / SAMPLE_RATE_HZ
-        window_s = min(MAX_WINDOW_S, max(MIN_WINDOW_S, longest_s + WINDOW_MARGIN_S))
+        least_s = MULTILINGUAL_MIN_WINDOW_S if self._multilingual else MIN_WINDOW_S
+        window_s = min(MAX_WINDOW_S, max(least_s, longest_s + WINDOW_MARGIN_S))
         frames = min(3000, math.ceil(window_s * 50) * 2)
         extractor = self._whisper.feature_extractor
         mels = np.stack([_fit(extractor(samples)[:, :-1], frames) for samples in audio])
