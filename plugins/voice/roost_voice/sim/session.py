@@ -17,9 +17,10 @@ UNNUMBERED = frozenset({2, 6, 8, 9})
 SEQ_MODULUS = 1 << 16
 
 NUMBERED_SINCE = 8
-"""The gateway version from which on JSON has sequence numbers, heartbeats are objects and resumes make up for losses.
+"""The gateway version from which on messages have sequence numbers, heartbeats are objects and resumes make up for losses.
 
-Songbird still asks for 4, and reads no message that has anything after its ``d``.
+Source: Discord's documentation, and for binary messages serenity-voice-model 0.3.0, which Songbird uses: it asks for 4,
+and can read neither a number before a binary op nor anything after the ``d`` of JSON.
 """
 
 
@@ -113,8 +114,8 @@ class Session:
         """Number the message where its op has a number, keep it for a resume, and send it."""
         frame: str | bytes
         unnumbered = op in UNNUMBERED or (self.pipe is not None and self.pipe.version < NUMBERED_SINCE)
-        if unnumbered and not isinstance(payload, bytes):
-            frame = json_frame(op, payload)
+        if unnumbered:
+            frame = bytes((op,)) + payload if isinstance(payload, bytes) else json_frame(op, payload)
         else:
             seq = self._next_seq
             self._next_seq = (seq + 1) % SEQ_MODULUS
