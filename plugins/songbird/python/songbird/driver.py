@@ -409,7 +409,7 @@ class Driver:
 
     async def _end_tasks(self) -> None:
         """End listeners that still run; one of them may be who calls."""
-        tasks = self._tasks - {asyncio.current_task()}  # type: ignore[arg-type]
+        tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         if tasks:

@@ -1,17 +1,17 @@
 """What can go wrong.
 
-    SongbirdError
-    +-- ConnectError (= CouldNotConnectToRTPError)   Discord, or the way to it, refused
-    +-- EndpointError (also a ValueError)            not the address of a voice server
-    +-- NotConnectedError                            the driver was left
-    +-- TrackError                                   the track is over, or its sound cannot be played
-    +-- SourceError                                  the origin of a sound cannot be read
-    |   +-- CouldNotOpenFileError
-    |   +-- YtdlError
-    |   +-- FfmpegError
-    +-- ConsumedSourceError                          a source was played before
-    +-- UseAsyncConstructorError                     `Driver()` instead of `await Driver.create()`
-    +-- QueueError
+SongbirdError
++-- ConnectError (= CouldNotConnectToRTPError)   Discord, or the way to it, refused
++-- EndpointError (also a ValueError)            not the address of a voice server
++-- NotConnectedError                            the driver was left
++-- TrackError                                   the track is over, or its sound cannot be played
++-- SourceError                                  the origin of a sound cannot be read
+|   +-- CouldNotOpenFileError
+|   +-- YtdlError
+|   +-- FfmpegError
++-- ConsumedSourceError                          a source was played before
++-- UseAsyncConstructorError                     `Driver()` instead of `await Driver.create()`
++-- QueueError
 """
 
 from __future__ import annotations

@@ -165,9 +165,7 @@ class TrackState:
     @staticmethod
     def of(report: tuple[Any, ...]) -> TrackState:
         uuid, playing, error, volume, position, play_time, loops, ready = report
-        return TrackState(
-            uuid, PlayMode(playing), error, volume, position, play_time, loops, ReadyState(ready)
-        )
+        return TrackState(uuid, PlayMode(playing), error, volume, position, play_time, loops, ReadyState(ready))
 
 
 class TrackHandle:
