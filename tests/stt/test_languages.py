@@ -50,6 +50,8 @@ def test_a_persons_language_counts_before_the_servers() -> None:
         None,
     ]
     assert wishes.of_guild(GUILD) == Wish(GUILD, 0, "de", ("Roost",), True)
+    assert not Wish(GUILD, partials=True).empty
+    assert Wish.of(Wish(GUILD, partials=True).fields()).partials
     wishes.put(Wish(0, ADA))
     wishes.put(Wish(GUILD))
     assert list(wishes) == []
@@ -73,6 +75,7 @@ def test_settings_of_servers_are_checked() -> None:
         "silence_minutes",
         "max_hours",
         "captions.mode",
+        "captions.partials",
         "captions.where",
     }
     assert build(SttConfig, {"language": "German", "hints": "Roost, perch"}, "stt").hints == ("Roost", "perch")

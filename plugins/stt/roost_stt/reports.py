@@ -58,6 +58,7 @@ def report(why: str, worker: SpeechWorker, transcription: Transcription | None =
         "crashes": stats["crashes"],
         "frames_sent": stats["frames_sent"],
         "frames_dropped": stats["frames_dropped"],
+        "partials_shed": stats["worker"].get("partials_shed", 0),
         "alive": stats["alive"],
     }
     if transcription is not None:
