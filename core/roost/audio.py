@@ -10,6 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 SAMPLE_RATE_HZ = 48_000
@@ -171,6 +172,21 @@ class VoiceLink(Protocol):
     async def wait_closed(self) -> LinkEnd:
         """Wait, without limit, until the link has ended by itself; never returns while it can still resume."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """What the owner of the voice connections asks of every driver.
+
+    Attributes:
+        timing: Every delay.
+        ca_file: A certificate authority to trust besides the system's (PEM).
+        allowed_hosts: Patterns of the voice servers that may be called.
+    """
+
+    timing: Timing
+    ca_file: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
 
 @runtime_checkable

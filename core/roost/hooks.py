@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import lightbulb
     from pydantic import BaseModel
 
-    from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceDriver, VoiceSession
+    from roost.audio import AudioFrame, DriverSettings, JoinRequest, SessionStats, VoiceDriver, VoiceSession
     from roost.context import PluginContext
     from roost.speech import EngineSpec, Transcript
     from roost.store import PluginStore
@@ -112,7 +112,7 @@ INFO: dict[str, HookInfo] = {
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
-    "command_check": HookInfo(Kind.FIRST),
+    "command_check": HookInfo(Kind.ALL),
     "handle_error": HookInfo(Kind.FIRST),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
@@ -215,7 +215,7 @@ class RoostSpec:
 
     @hookspec
     async def command_check(self, ctx: Any) -> Deny | None:
-        """Refuse a slash command before it runs."""
+        """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses too."""
 
     @hookspec
     async def handle_error(self, error: BaseException, source: str, plugin: str) -> bool | None:
@@ -240,8 +240,8 @@ class RoostSpec:
         """Delete everything you hold about a user."""
 
     @hookspec
-    async def voice_driver(self, name: str) -> VoiceDriver | None:
-        """Provide the voice driver called `name`."""
+    async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:
+        """Provide the voice driver called `name`; asked for at each connection, so keep what you made."""
 
     @hookspec
     async def voice_join_check(self, request: JoinRequest) -> Deny | None:

@@ -274,7 +274,7 @@ async def hold_a_link(rig: Rig) -> None:
     channel_id, session_id = rig.channels[0], "a session"
     ticket = rig.sim.part.allocate(rig.guild_id, channel_id, rig.bot_id, session_id)
     credentials = Credentials(rig.guild_id, channel_id, rig.bot_id, session_id, ticket.token, ticket.endpoint)
-    driver = await rig.plugin.voice_driver("native")
+    driver = await rig.plugin.voice_driver("native", plugin.settings_of(rig.ctx.config))
     assert driver is not None
     async with driver.open(credentials, Nobody()) as link:
         assert held(rig)

@@ -12,8 +12,8 @@ from fuzzing import Script, Target, mutate_json
 
 from roost.audio import AudioFrame, Credentials, Timing
 from roost.errors import VoiceError
-from roost_voice._gateway import ALLOWED_HOSTS, check_address
 from roost_voice.protocol import messages
+from roost_voice.protocol.address import ALLOWED_HOSTS, check_address
 from roost_voice.protocol.close_codes import policy
 from roost_voice.protocol.gateway import GatewayState, VoiceGateway
 from roost_voice.protocol.link import MAX_MEMBERS, LinkProtocol
@@ -209,12 +209,12 @@ SENT = [*PACKETS, *REPLIES, *REPORTS, bytes(8), b"\1" + bytes(7)]
 
 
 def run_address(data: bytes) -> None:
-    """`check_address`: the URL of an allowed host, or `VoiceError`."""
+    """`check_address`: an allowed host with its port, or `VoiceError`."""
     try:
-        url = check_address(data.decode("utf-8", "replace"), ALLOWED_HOSTS)
+        address = check_address(data.decode("utf-8", "replace"), ALLOWED_HOSTS)
     except VoiceError:
         return
-    host = url.removeprefix("wss://").split(":", 1)[0]
+    host = address.split(":", 1)[0]
     assert host.endswith(".discord.media")
     assert not set(host) & set("/#?@\\ \n")
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import re
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
 
-from roost.errors import ConfigError, VoiceError
+from roost.errors import ConfigError
 
 from .protocol.messages import MAX_BINARY_BYTES
-from .protocol.opcodes import GATEWAY_VERSION
 
-ALLOWED_HOSTS = ("*.discord.media",)
-"""Where Discord's voice servers live."""
 MAX_MESSAGE_BYTES = MAX_BINARY_BYTES
 CODE_LEFT = 1000
 CODE_RESUMING = 4900
@@ -27,8 +21,6 @@ CODE_RESUMING = 4900
 
 TLS_BUFFER_BYTES = 32 * 1024
 """A TLS record holds 16 KiB at most. asyncio would give each connection 256 KiB, most of what an idle session takes."""
-
-_ADDRESS = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(?::([0-9]{1,5}))?")
 
 
 class OpenError(Exception):
@@ -42,28 +34,6 @@ class OpenError(Exception):
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.retryable = retryable
-
-
-def check_address(server_address: str, allowed_hosts: Sequence[str]) -> str:
-    """The URL of a voice gateway, if it may be called.
-
-    Args:
-        server_address: ``host`` or ``host:port``, as Discord sends it.
-        allowed_hosts: Patterns (``*`` and ``?``) of host names.
-
-    Raises:
-        VoiceError: It is no address, or its host is not allowed.
-    """
-    match = _ADDRESS.fullmatch(server_address)
-    if match is None or int(match[2] or 443) > 0xFFFF:
-        raise VoiceError("Discord named a voice server whose address cannot be read.")
-    host = match[1].lower()
-    if not any(fnmatch.fnmatchcase(host, pattern.lower()) for pattern in allowed_hosts):
-        raise VoiceError(
-            f"The voice server {host} is not among the allowed hosts; "
-            "if it is yours, add it to the setting voice.allowed_hosts."
-        )
-    return f"wss://{host}:{match[2] or 443}/?v={GATEWAY_VERSION}"
 
 
 def make_tls(ca_file: Path | None) -> ssl.SSLContext:

@@ -19,8 +19,9 @@ from roost.scopes import Scope
 from . import _gateway
 from ._gateway import GatewaySocket, OpenError
 from ._udp import UdpSocket
+from .protocol.address import ALLOWED_HOSTS, check_address
 from .protocol.link import LinkProtocol
-from .protocol.opcodes import MODES
+from .protocol.opcodes import GATEWAY_VERSION, MODES
 
 _log = logging.getLogger("roost.voice.link")
 
@@ -276,7 +277,7 @@ class NativeDriver:
         timing: Timing | None = None,
         *,
         ca_file: Path | None = None,
-        allowed_hosts: Sequence[str] = _gateway.ALLOWED_HOSTS,
+        allowed_hosts: Sequence[str] = ALLOWED_HOSTS,
         modes: Sequence[str] = MODES,
         allow_unencrypted: bool = False,
     ) -> None:
@@ -290,7 +291,7 @@ class NativeDriver:
     @contextlib.asynccontextmanager
     async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[NativeLink]:
         """See `roost.audio.VoiceDriver.open`."""
-        url = _gateway.check_address(cred.server_address, self._allowed_hosts)
+        url = f"wss://{check_address(cred.server_address, self._allowed_hosts)}/?v={GATEWAY_VERSION}"
         protocol = LinkProtocol(
             cred,
             events,

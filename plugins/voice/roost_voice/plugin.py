@@ -12,7 +12,7 @@ import hikari
 import lightbulb
 from pydantic import BaseModel
 
-from roost.audio import Credentials, LinkEvents, Timing, VoiceDriver, VoiceLink
+from roost.audio import Credentials, DriverSettings, LinkEvents, Timing, VoiceDriver, VoiceLink
 from roost.errors import PluginError, VoiceError
 from roost.hooks import Meta, Report, hookimpl
 from roost_voice.commands import voice_loader
@@ -33,16 +33,23 @@ NEEDED_INTENTS = {
 }
 
 
+def settings_of(config: VoiceConfig) -> DriverSettings:
+    """What the configuration asks of a driver."""
+    timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
+    return DriverSettings(timing, config.ca_file, config.allowed_hosts)
+
+
 class ChosenDriver:
     """The configured driver, looked up at each use: a plugin that provides it may come and go."""
 
-    def __init__(self, hooks: HookCaller, name: str) -> None:
+    def __init__(self, hooks: HookCaller, name: str, settings: DriverSettings) -> None:
         self.name = name
         self._hooks = hooks
+        self._settings = settings
 
     @asynccontextmanager
     async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[VoiceLink]:
-        driver = await self._hooks.call("voice_driver", name=self.name)
+        driver = await self._hooks.call("voice_driver", name=self.name, settings=self._settings)
         if driver is None:
             raise VoiceError(f"there is no voice driver called {self.name}; check voice.driver")
         async with cast(VoiceDriver, driver).open(cred, events) as link:
@@ -56,7 +63,6 @@ class VoicePlugin:
         self.manager: SessionManager | None = None
         self._bot: hikari.GatewayBot | None = None
         self._native: VoiceDriver | None = None
-        self._config: VoiceConfig | None = None
 
     @hookimpl
     def plugin_meta(self) -> Meta:
@@ -78,9 +84,10 @@ class VoicePlugin:
         for name, intent in NEEDED_INTENTS.items():
             if not ctx.bot.intents & intent:
                 raise PluginError(f"the intent {name} is missing; add it to discord.intents", plugin=NAME)
-        config = self._config = cast(VoiceConfig, ctx.config)
+        config = cast(VoiceConfig, ctx.config)
         self._bot = ctx.bot
-        manager = self.manager = SessionManager(ctx, config, ChosenDriver(ctx.hooks, config.driver))
+        driver = ChosenDriver(ctx.hooks, config.driver, settings_of(config))
+        manager = self.manager = SessionManager(ctx, config, driver)
         ctx.on_unload(self._forget)
         ctx.on_unload(ctx.consent.subscribe(on_consent(manager)))
         signalling = Signalling(manager)
@@ -142,16 +149,14 @@ class VoicePlugin:
             self.manager.plugin_unloaded()
 
     @hookimpl
-    async def voice_driver(self, name: str) -> VoiceDriver | None:
+    async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:
         """Provides ``native``."""
-        if name != "native" or self._config is None:
+        if name != "native":
             return None
         if self._native is None:
             from roost_voice.native import NativeDriver
 
-            config = self._config
-            timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
-            self._native = NativeDriver(timing, ca_file=config.ca_file, allowed_hosts=config.allowed_hosts)
+            self._native = NativeDriver(settings.timing, ca_file=settings.ca_file, allowed_hosts=settings.allowed_hosts)
         return self._native
 
     @hookimpl
