@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use tokio::runtime::Handle;
@@ -72,7 +72,8 @@ pub struct Inner {
     dropped: AtomicU64,
     awake: AtomicBool,
     armed: AtomicBool,
-    tx: UnixStream,
+    /// Nothing once the loop has closed its end.
+    tx: Mutex<Option<UnixStream>>,
 }
 
 impl Inner {
@@ -83,8 +84,10 @@ impl Inner {
 
     fn wake(&self) {
         if !self.awake.swap(true, Ordering::AcqRel) {
-            // A full socket means that the loop has its call already; a closed one that nobody listens any more.
-            let _ = (&self.tx).write(&[1]);
+            if let Some(tx) = &mut *self.tx.lock().unwrap() {
+                // A full socket means that the loop has its call already.
+                let _ = tx.write(&[1]);
+            }
         }
     }
 
@@ -171,7 +174,7 @@ impl OpusPacket {
 #[pyclass(frozen, module = "songbird._songbird")]
 pub struct Hub {
     pub inner: Arc<Inner>,
-    rx: UnixStream,
+    rx: Mutex<Option<UnixStream>>,
 }
 
 #[pymethods]
@@ -191,13 +194,21 @@ impl Hub {
             dropped: AtomicU64::new(0),
             awake: AtomicBool::new(false),
             armed: AtomicBool::new(false),
-            tx,
+            tx: Mutex::new(Some(tx)),
         };
-        Ok(Self { inner: Arc::new(inner), rx })
+        Ok(Self { inner: Arc::new(inner), rx: Mutex::new(Some(rx)) })
     }
 
-    fn fileno(&self) -> i32 {
-        self.rx.as_raw_fd()
+    /// Raises ValueError once closed.
+    fn fileno(&self) -> PyResult<i32> {
+        let rx = self.rx.lock().unwrap();
+        rx.as_ref().map(AsRawFd::as_raw_fd).ok_or_else(|| PyValueError::new_err("the hub is closed"))
+    }
+
+    /// Give up both sockets.
+    fn close(&self) {
+        self.rx.lock().unwrap().take();
+        self.inner.tx.lock().unwrap().take();
     }
 
     /// Packets dropped because the loop did not take them.
@@ -209,7 +220,9 @@ impl Hub {
     /// Everything since the last call: (driver, kind, content), packets of one driver together.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let mut sink = [0; 64];
-        while matches!((&self.rx).read(&mut sink), Ok(count) if count == sink.len()) {}
+        if let Some(rx) = &mut *self.rx.lock().unwrap() {
+            while matches!(rx.read(&mut sink), Ok(count) if count == sink.len()) {}
+        }
         self.inner.awake.store(false, Ordering::Release);
         self.inner.armed.store(false, Ordering::Release);
         let queue = std::mem::take(&mut *self.inner.queue.lock().unwrap());

@@ -26,6 +26,8 @@ use crate::track::{event_of, NativeHandle};
 
 /// How long the end waits for Songbird to give up the driver's events.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// How long the announcement of speech gets before the first frame of a run.
+const ANNOUNCED: Duration = Duration::from_millis(20);
 /// One second of sound.
 const MOST_FRAMES: usize = 50;
 
@@ -66,6 +68,25 @@ impl Link {
 
     pub fn handle(&self) -> PyResult<Handle> {
         self.with(|open| Ok(open.engine.handle()))
+    }
+
+    /// In a thread of its own, for the end may take a moment.
+    fn end(&self, promise: Option<Promise>) {
+        let open = self.open.lock().unwrap().take();
+        self.feed.clear();
+        let Some(Open { driver, engine, alive, gone }) = open else {
+            promise.into_iter().for_each(|promise| promise.keep(Outcome::Nothing));
+            return;
+        };
+        // Should no thread be had, everything is dropped here and now, and the promise is answered as broken.
+        let _ = std::thread::Builder::new().name("songbird-end".into()).spawn(move || {
+            drop(driver);
+            drop(alive);
+            // Ends with an error once the last listener is gone, which is the good case.
+            let _ = gone.recv_timeout(LAST_EVENTS);
+            release(engine);
+            promise.into_iter().for_each(|promise| promise.keep(Outcome::Nothing));
+        });
     }
 
     fn listen(&self, open: &mut Open, event: CoreEvent) {
@@ -139,27 +160,9 @@ impl Link {
     }
 
     /// End the driver; the operation is done when Songbird has given up its events, for the last one when the
-    /// threads are gone.
-    fn close(&self, op: u64) {
-        let promise = Promise::new(self.ear.hub.clone(), op);
-        let open = self.open.lock().unwrap().take();
-        self.feed.clear();
-        let Some(Open { driver, engine, alive, gone }) = open else {
-            promise.keep(Outcome::Nothing);
-            return;
-        };
-        std::thread::Builder::new()
-            .name("songbird-end".into())
-            .spawn(move || {
-                drop(driver);
-                drop(alive);
-                // Ends with an error once the last listener is gone, which is the good case.
-                let _ = gone.recv_timeout(LAST_EVENTS);
-                release(engine);
-                promise.keep(Outcome::Nothing);
-            })
-            .map(drop)
-            .unwrap_or(());
+    /// threads are gone. The hub is the caller's: the one that the driver was made with may be gone with its loop.
+    fn close(&self, hub: &Hub, op: u64) {
+        self.end(Some(Promise::new(hub.inner.clone(), op)));
     }
 
     fn want_packets(&self, wanted: bool) -> PyResult<()> {
@@ -261,7 +264,15 @@ impl Link {
             Pushed::Full => Ok(false),
             Pushed::Queued => Ok(true),
             Pushed::Begin => {
-                open.driver.play(Track::new(self.feed.input().map_err(PyRuntimeError::new_err)?));
+                // A track wakes Songbird, which announces speech (op 5) and sends at once; what overtakes the
+                // announcement is lost. Paused, the track wakes it and is silent until Discord has been told.
+                let track = Track::new(self.feed.input().map_err(PyRuntimeError::new_err)?).pause();
+                let handle = open.driver.play(track);
+                open.engine.handle().spawn(async move {
+                    tokio::time::sleep(ANNOUNCED).await;
+                    // Over by now: then there is nothing to begin.
+                    let _ = handle.play();
+                });
                 Ok(true)
             }
         })
@@ -270,6 +281,12 @@ impl Link {
     /// Frames waiting, frames taken by Songbird.
     fn opus_stats(&self) -> (usize, u64) {
         self.feed.stats()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.end(None);
     }
 }
 

@@ -80,6 +80,7 @@ class LoopHub:
         del _HUBS[self._loop]
         if not self._loop.is_closed():
             self._loop.remove_reader(self.native.fileno())
+        self.native.close()
 
     def _drain(self) -> None:
         for number, kind, content in self.native.drain():
@@ -91,7 +92,7 @@ class LoopHub:
                 # A listener that raises must not cost the others their messages.
                 try:
                     receiver._receive(kind, content)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - reported where the loop reports such things
                     self._loop.call_exception_handler(
                         {"message": f"songbird: an event ({kind}) could not be handed on", "exception": error}
                     )

@@ -16,7 +16,7 @@ class CryptoMode(enum.Enum):
 class DecodeMode(enum.Enum):
     """What is done with packets that arrive."""
 
-    Pass = "pass"
+    Pass = "pass"  # noqa: S105 - no password
     """Nothing: they are handed over encrypted."""
     Decrypt = "decrypt"
     """They are decrypted: `OpusPacket.opus`."""

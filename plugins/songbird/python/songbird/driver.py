@@ -89,7 +89,7 @@ class Driver:
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
-    async def connect(
+    async def connect(  # noqa: PLR0917 - songbird-py's
         self,
         token: str,
         endpoint: str,
@@ -148,11 +148,10 @@ class Driver:
         link, self._link = self._link, None
         hub, self._hub = self._hub, None
         try:
-            if link is not None and hub is not None:
-                # Shielded: who gives up waiting must not keep the threads.
-                number, future = hub.begin()
-                link.close(number)
-                await hub.answer(number, future, CLOSE_S)
+            if link is not None:
+                # The end has begun when this returns: who gives up waiting keeps no thread.
+                here = LoopHub.of_this_loop()
+                await ask(here, lambda op: link.close(here.native, op), CLOSE_S)
         finally:
             if hub is not None:
                 hub.unregister(self._id)
@@ -382,7 +381,7 @@ class Driver:
     def _call(self, key: int, subscribed: _Subscribed, *content: Any) -> None:
         try:
             answer = subscribed.call(*content)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a listener's mistake is reported, and costs nobody else
             self._report(subscribed, error)
             return
         if inspect.isawaitable(answer):
@@ -396,7 +395,7 @@ class Driver:
         try:
             if await answer is Event.Cancel:
                 self._cancel(key, subscribed)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._report(subscribed, error)
 
     def _cancel(self, key: int, subscribed: _Subscribed) -> None:

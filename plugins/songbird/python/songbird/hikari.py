@@ -87,7 +87,7 @@ class Voicebox(VoiceConnection):
         )
 
     @classmethod
-    async def initialize(
+    async def initialize(  # noqa: PLR0917 - hikari's
         cls,
         channel_id: hikari.Snowflake,
         endpoint: str,

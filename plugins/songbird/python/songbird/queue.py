@@ -133,7 +133,7 @@ class Queue:
             ended = asyncio.Event()
             try:
                 handle = await self._begin(item, ended)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - told, and the next item has its turn
                 await self._tell(self.on_fail, item, error)
                 continue
             self.track_handle = handle
@@ -160,7 +160,7 @@ class Queue:
                 async with asyncio.timeout(LISTENER_S):
                     await listener(self.driver, what)
                 return
-            except Exception as raised:
+            except Exception as raised:  # noqa: BLE001 - a listener's mistake does not end the queue
                 error = raised
         if error is not None:
             asyncio.get_running_loop().call_exception_handler({"message": "songbird: a queue", "exception": error})
