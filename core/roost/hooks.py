@@ -215,7 +215,8 @@ class RoostSpec:
 
     @hookspec
     async def command_check(self, ctx: Any) -> Deny | None:
-        """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses too."""
+        """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses
+        too."""
 
     @hookspec
     async def handle_error(self, error: BaseException, source: str, plugin: str) -> bool | None:

@@ -71,9 +71,10 @@ class CommandFailures:
         record = self._host.records[owner]
         if record.state is State.QUARANTINED:
             raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
-        deny = await self._host.dispatcher.call("command_check", guild_id=guild_id, ctx=ctx)
-        if isinstance(deny, Deny):
-            raise DeniedError(deny.reason)
+        # As with consent: who cannot be asked has not said yes.
+        for answer in await self._host.dispatcher.call_strict("command_check", guild_id=guild_id, ctx=ctx):
+            if isinstance(answer, Deny):
+                raise DeniedError(answer.reason)
 
     async def _check_owner(self, ctx: lightbulb.Context) -> None:
         assert self.registry is not None

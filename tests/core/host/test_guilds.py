@@ -188,6 +188,22 @@ async def test_a_command_may_be_refused_by_a_plugin(tmp_path: Path, drop: Drop, 
         assert await live.slash("/says", guild=1) == "Not on Sundays."
 
 
+async def test_a_check_that_fails_refuses_until_its_plugin_is_out_of_the_way(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("says", says="hi")
+    drop("asks", "@hookimpl\nasync def command_check(ctx): raise OSError('the list cannot be read')\n")
+    async with running(tmp_path, card, "plugins.quarantine_failures=3") as live:
+        assert await live.slash("/says") == "the plugin asks failed"
+        assert "asks" in await live.slash("/plugins list")
+        await live.slash("/plugins disable", plugin="asks")
+        assert await live.slash("/says") == "hi"
+        assert await live.slash("/says", guild=1) == "the plugin asks failed"
+        assert await live.slash("/says", guild=1) == "the plugin asks failed"
+        await live.answers()
+        assert await live.slash("/says", guild=1) == "hi"
+
+
 def belonging(guild_id: int) -> dict[str, hikari.Event]:
     """Real events that name their guild in other places than ``guild_id``."""
     thing: Any = types.SimpleNamespace(guild_id=hikari.Snowflake(guild_id))
