@@ -94,6 +94,26 @@ async def test_a_thread_that_is_gone_is_told_and_nothing_is_lost(make: Any, pack
     assert [channel for channel, _, _ in house.messages] == [TEXT, THREAD + 1, TEXT, TEXT]
 
 
+async def test_after_a_reload_captions_go_on_in_the_same_thread(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"], captions={"where": "thread"})
+    await begin(house)
+    house.session.say(packets)
+    await house.until(lambda: len(house.messages) == 2)
+    await house.unload("reload")
+    await house.load()
+    await house.open()
+    await house.until(lambda: bool(house.session.sinks))
+    house.session.say(packets)
+    await house.until(lambda: len(house.messages) == 3)
+    assert [channel for channel, _, _ in house.messages] == [TEXT, THREAD + 1, THREAD + 1]
+    assert len(house.threads) == 1
+    # A transcription that begins anew has a thread of its own.
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: len(house.threads) == 2)
+
+
 async def test_captions_that_are_only_stored(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["hello"], captions={"where": "none"})
     await begin(house)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hikari
@@ -59,17 +59,27 @@ class ChannelBoard:
         channel_id: The text channel.
         where: Asked for each message.
         voice_channel: Which one is heard now; the thread is named after it.
+        thread_id: The thread of before, where a transcription goes on after a reload.
+        opened: Called with the id of a thread that was made, before anything stands in it.
     """
 
     def __init__(
-        self, bot: hikari.GatewayBot, channel_id: int, where: Callable[[], Where], voice_channel: Callable[[], int]
+        self,
+        bot: hikari.GatewayBot,
+        channel_id: int,
+        where: Callable[[], Where],
+        voice_channel: Callable[[], int],
+        *,
+        thread_id: int | None = None,
+        opened: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self._bot = bot
         self._channel_id = channel_id
         self._where = where
         self._voice_channel = voice_channel
         self._refused = False
-        self.thread_id: int | None = None
+        self._opened = opened
+        self.thread_id = thread_id
 
     async def post(self, text: str) -> Standing:
         """One message, where captions are to stand now.
@@ -138,6 +148,8 @@ class ChannelBoard:
             await self.edit((self._channel_id, first), NO_THREAD)
             return self._channel_id
         self.thread_id = int(thread.id)
+        if self._opened is not None:
+            await self._opened(self.thread_id)
         return self.thread_id
 
     async def _refuse(self) -> None:

@@ -18,7 +18,7 @@ import lightbulb
 
 from roost.audio import SessionStats, VoiceSession
 from roost.context import PluginContext
-from roost.errors import ClosedError, ConfigError, PluginError, ResourceError
+from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
 from roost.hooks import Meta, Report, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
@@ -525,6 +525,7 @@ class SttPlugin:
         record: str | None = None,
         language: str | None = None,
         paused: bool = False,
+        thread_id: int | None = None,
     ) -> None:
         ctx = self._context()
         worker = await self._worker_owner().ready()
@@ -544,6 +545,8 @@ class SttPlugin:
                 channel_id,
                 where=lambda: self.config_of(guild_id).captions.where,
                 voice_channel=lambda: session.channel_id,
+                thread_id=thread_id,
+                opened=lambda opened: self._has_thread(session, channel_id, opened),
             ),
             self._rates.setdefault(channel_id, ChannelRate()),
             may_show=may_show,
@@ -562,6 +565,7 @@ class SttPlugin:
             first_heard=self._wish_of_user,
             language=language,
         )
+        transcription.thread_id = thread_id
         self._running[guild_id] = transcription
         if worker.ladder.why:
             transcription.tell(Trouble.SMALLER.value, TROUBLES[Trouble.SMALLER])
@@ -587,6 +591,7 @@ class SttPlugin:
                     record=before.get("record"),
                     language=before.get("language"),
                     paused=bool(before.get("paused")),
+                    thread_id=before.get("thread"),
                 )
             except (ResourceError, ClosedError, ConfigError) as error:
                 _log.warning("guild %d: transcription could not go on: %s", session.guild_id, error)
@@ -610,6 +615,15 @@ class SttPlugin:
         if self._owner is not None and not self._stopping:
             self._owner.arm_idle()
 
+    async def _has_thread(self, session: VoiceSession, channel_id: int, thread_id: int) -> None:
+        transcription = self._running.get(session.guild_id)
+        if transcription is not None and transcription.session is session:
+            transcription.thread_id = thread_id
+            try:
+                await self._remember(session, channel_id)
+            except RoostError as error:
+                _log.error("guild %d: after a reload captions would open a new thread: %s", session.guild_id, error)
+
     async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
         value: dict[str, Any] | None = None
         if channel_id is not None:
@@ -617,7 +631,7 @@ class SttPlugin:
             record = running.keeper.key if running is not None else None
             value = {"session": session.id, "channel": channel_id, "record": record}
             if running is not None:
-                value |= {"language": running.language, "paused": running.paused}
+                value |= {"language": running.language, "paused": running.paused, "thread": running.thread_id}
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 

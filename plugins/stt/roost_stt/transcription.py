@@ -66,6 +66,8 @@ class Transcription:
         self._first_heard = first_heard
         self._heard: set[int] = set()
         self.language = language
+        self.thread_id: int | None = None
+        """Of the thread that the captions go to, once there is one."""
         self.paused = False
         self.wants_partials = False
         """Whether what is being said is shown before it is finished."""
