@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice clean
+.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice songbird songbird-cycles clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint   style, imports and layers      make types  the strict type check"
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
 	@echo "make bench-speech  speech-to-text beside stock faster-whisper (half an hour)"
+	@echo "make songbird  build the module songbird (needs Rust; nothing else does)   make songbird-cycles  1,000 joins (N=)"
 	@echo "make bench-voice  what joining, receiving, stopping and reaping cost (five minutes)"
 
 setup: $(STAMP)
@@ -91,6 +92,19 @@ bench-speech: $(STAMP)
 
 bench-voice: $(STAMP)
 	$(BIN)/python bench/voice/run.py build/bench-voice.json
+
+songbird: $(STAMP)
+	@for tool in cargo cc; do command -v $$tool >/dev/null || { \
+	  echo "roost: make songbird needs $$tool on the PATH (cargo: https://rustup.rs); the rest of Roost needs no Rust" >&2; exit 1; }; done
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group songbird
+	@command -v cmake >/dev/null || { echo "roost: no cmake on the PATH, taking PyPI's"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group songbird-cmake; }
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$$PATH:$(CURDIR)/$(BIN)" nice -n 10 \
+	  $(BIN)/maturin develop --release --jobs $(or $(JOBS),2) --manifest-path plugins/songbird/Cargo.toml
+	@$(BIN)/python -c 'import songbird; print("songbird", songbird.SONGBIRD_VERSION, "can be imported")'
+
+songbird-cycles: $(STAMP)
+	$(BIN)/python bench/songbird_cycles.py --n $(or $(N),1000) build/songbird-cycles.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
