@@ -129,6 +129,18 @@ async def test_it_gives_way_where_there_is_no_room(scope: Scope) -> None:
 
 
 @pytest.mark.unit
+async def test_it_moves_to_the_next_message_with_the_words(scope: Scope) -> None:
+    desk = Desk(scope)
+    desk.final(1, "x" * 1900)
+    desk.begin(2, "half")
+    assert (await desk.idle())[0].endswith("half …")
+    desk.final(3, "w" * 200)
+    first, second = await desk.idle()
+    assert first.endswith("x")
+    assert second == "**U3**: " + "w" * 200 + "\n**U2**: half …"
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("moment", ["stands", "on its way", "told to nobody"])
 async def test_it_goes_with_the_consent_at_once(scope: Scope, moment: str) -> None:
     desk = Desk(scope, edit_every_s=60.0)
