@@ -1,4 +1,4 @@
-"""``/voice join | leave | status``."""
+"""``/voice join | leave | status | test``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hikari
 import lightbulb
 
 from roost.audio import JoinRequest
+from roost.errors import BusyError, ClosedError
 from roost.permissions import permissions_in
 from roost_voice.moves import State, Told
 from roost_voice.permissions import what_keeps_me_out, why_not_for
@@ -78,6 +79,8 @@ def status_words(state: State, session: Session | None) -> str:
     link = stats.link
     dave = f"on, version {link.dave_version}, epoch {link.dave_epoch}" if link.dave_version else "off"
     heard = ", ".join(f"<@{user_id}>" for user_id in sorted(session.heard)) or "nobody"
+    if session.deafened:
+        heard = "nobody: a moderator has deafened me"
     if session.capture_state == CAPTURE_FAILED:
         heard = "nobody: I may not write the notice, give me Send Messages in the text channel"
     expected = link.packets_in + link.lost
@@ -177,6 +180,34 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 return
             guild_id = int(ctx.guild_id)
             await reply(ctx, status_words(sessions.state(guild_id), sessions.session(guild_id)), ephemeral=True)
+
+    @group.register
+    class Test(lightbulb.SlashCommand, name="test", description="Listen for a moment and tell how well I hear whom"):
+        seconds = lightbulb.integer("seconds", "How long to listen", min_value=2, max_value=15, default=5)
+
+        @lightbulb.invoke
+        async def invoke(self, ctx: lightbulb.Context) -> None:
+            sessions = manager()
+            if ctx.guild_id is None or ctx.member is None:
+                await reply(ctx, NOT_HERE, ephemeral=True)
+                return
+            if sessions is None:
+                await reply(ctx, NOT_READY, ephemeral=True)
+                return
+            guild_id, user_id = int(ctx.guild_id), int(ctx.user.id)
+            session = sessions.session(guild_id)
+            if session is None:
+                await reply(ctx, "I am in no voice channel. Use `/voice join` first.", ephemeral=True)
+                return
+            if user_id not in session.humans and not may_move_members(bot, ctx.member, session.channel_id):
+                await reply(ctx, f"Only people in <#{session.channel_id}> can have me listen there.", ephemeral=True)
+                return
+            await ctx.defer(ephemeral=True)
+            try:
+                words = (await sessions.test(guild_id, float(self.seconds))).words
+            except (BusyError, ClosedError) as error:
+                words = str(error)
+            await reply(ctx, words, ephemeral=True)
 
     loader = lightbulb.Loader()
     loader.command(group)

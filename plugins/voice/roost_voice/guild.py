@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -77,6 +77,7 @@ class ActorHost:
     retired: Callable[[GuildActor], None]
     say_why: Callable[[Session, str], None]
     """Tell people that a session ended that nobody here asked to end, and why."""
+    say_deafness: Callable[[Session], Awaitable[None]]
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
     barred: Callable[[int, int], str]
@@ -107,6 +108,7 @@ class GuildActor:
         self._announcer: asyncio.Task[None] | None = None
         self._alone_since: float | None = None
         self._running = True
+        self._deafened = False
         self._to_tell = False
         self._asked = False
         self._counted = False
@@ -190,6 +192,12 @@ class GuildActor:
             # Their last words stay in the sinks: leaving takes no consent back.
             self.announce("voice_member_left", user_id=user_id)
         self._watch_company()
+
+    def deafened(self, on: bool) -> None:
+        """Whether a moderator has deafened us."""
+        self._deafened = on
+        if self.session is not None and not self.session.closed:
+            self.session.deafened_is(on)
 
     def replay_opened(self, plugin: str) -> None:
         """Tell a plugin that was loaded late about the session that is open."""
@@ -370,7 +378,9 @@ class GuildActor:
                 now=asyncio.get_running_loop().time(),
                 state_of=lambda: self._core.state.value,
                 on_speaking=self._speaking,
+                say_deafness=self._host.say_deafness,
             )
+            session.deafened_is(self._deafened)
         session.begin_link(action.gen, action.channel_id, self._host.members_of(self.guild_id, action.channel_id))
         cred = Credentials(
             guild_id=self.guild_id,

@@ -27,9 +27,24 @@ NOTICE = "I am listening in <#{channel}>. Press **Don't** if you do not want to 
 FAREWELL = "I am no longer in <#{channel}>: {reason}."
 
 
+DEAFENED = (
+    "A moderator has deafened me in <#{channel}>, so Discord sends me no voices and I hear nobody. "
+    "Undeafen me and I go on."
+)
+HEARS_AGAIN = "I am no longer deafened in <#{channel}> and hear again."
+
+
 async def say_why(rest: hikari.api.RESTClient, session: Session, reason: str) -> None:
     """Post one line on a session that ended without anybody's command; what Discord refuses is logged."""
-    text = FAREWELL.format(channel=session.channel_id, reason=reason.removesuffix("."))
+    await _say(rest, session, FAREWELL.format(channel=session.channel_id, reason=reason.removesuffix(".")))
+
+
+async def say_deafness(rest: hikari.api.RESTClient, session: Session) -> None:
+    """Post one line on a bot that hears nothing by a moderator's will, or again; what Discord refuses is logged."""
+    await _say(rest, session, (DEAFENED if session.deafened else HEARS_AGAIN).format(channel=session.channel_id))
+
+
+async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None:
     try:
         async with asyncio.timeout(POST_S):
             await rest.create_message(
@@ -40,7 +55,7 @@ async def say_why(rest: hikari.api.RESTClient, session: Session, reason: str) ->
                 role_mentions=False,
             )
     except (hikari.HikariError, TimeoutError) as error:
-        _log.info("guild %d: nobody could be told why voice ended (%s)", session.guild_id, type(error).__name__)
+        _log.info("guild %d: nobody could be told in the channel (%s)", session.guild_id, type(error).__name__)
 
 
 def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:

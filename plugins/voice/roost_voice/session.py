@@ -28,6 +28,9 @@ _log = logging.getLogger("roost.voice.session")
 PostNotice = Callable[["Session"], Awaitable[bool]]
 """Posts the notice in the session's text channel; False or a raise means that it does not stand."""
 
+DEAFNESS_S = 10.0
+"""At most one word about being deafened, or not any more, in so many seconds."""
+
 LATE_NOTICE_S = 30.0
 """At most one notice for people who came later in so many seconds."""
 
@@ -45,6 +48,7 @@ class Session:
         scope: Owns the task that posts the notice.
         now: Event loop time.
         on_speaking: Called with (user id, on) when someone starts or stops.
+        say_deafness: Tells people that `deafened` has changed.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Session:
         now: float,
         state_of: Callable[[], str],
         on_speaking: Callable[[int, bool], None],
+        say_deafness: Callable[[Session], Awaitable[None]] | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.guild_id = guild_id
@@ -68,6 +73,8 @@ class Session:
         self.capture_state = CAPTURE_OFF
         """``off`` (nobody listens), ``notice`` (being posted), ``on``, or ``failed`` (no notice, so no capture)."""
         self.dave_state = "none"
+        self.deafened = False
+        """By a moderator, so that Discord sends no voices."""
         self._channel_id = wish.channel_id
         self._generation = 0
         self._consent = consent
@@ -88,6 +95,10 @@ class Session:
         self._told: set[int] = set()
         self._late_at = float("-inf")
         self._late: asyncio.Task[None] | None = None
+        self._say_deafness = say_deafness
+        self._deafness_told = False
+        self._deafness_at = float("-inf")
+        self._deafness: asyncio.Task[None] | None = None
         self._received = 0
         self._delivered = 0
         self._refused: Counter[int] = Counter()
@@ -243,6 +254,7 @@ class Session:
             return
         if self._notice_stands:
             self.capture_state = CAPTURE_ON
+            self._tell_deafness()
             return
         self.capture_state = CAPTURE_NOTICE
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
@@ -262,6 +274,27 @@ class Session:
             self.capture_state = CAPTURE_OFF
         else:
             self.capture_state = CAPTURE_ON if stands else CAPTURE_FAILED
+            self._tell_deafness()
+
+    def deafened_is(self, on: bool) -> None:
+        """A moderator has deafened the bot, or made it hear again: said where its words go, if it is to hear."""
+        self.deafened = on
+        self._tell_deafness()
+
+    def _tell_deafness(self) -> None:
+        if self._say_deafness is None or self.capture_state != CAPTURE_ON or self._deafness_told is self.deafened:
+            return
+        if self._deafness is None or self._deafness.done():
+            self._deafness = self._scope.spawn(self._post_deafness(), f"deafness {self.id[:8]}")
+
+    async def _post_deafness(self) -> None:
+        assert self._say_deafness is not None
+        loop = asyncio.get_running_loop()
+        while self._deafness_told is not self.deafened and self.capture_state == CAPTURE_ON:
+            await asyncio.sleep(max(0.0, self._deafness_at + DEAFNESS_S - loop.time()))
+            if self._deafness_told is not self.deafened and self.capture_state == CAPTURE_ON:
+                self._deafness_at, self._deafness_told = loop.time(), self.deafened
+                await self._say_deafness(self)
 
     def _drop_notice(self) -> None:
         """Other ears or another channel: nobody is heard before a new notice stands."""
@@ -354,8 +387,9 @@ class Session:
         self._hook_sink = None
         self._allowed.clear()
         self._link = None
-        if self._late is not None:
-            self._late.cancel()
+        for task in (self._late, self._deafness):
+            if task is not None:
+                task.cancel()
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, cast
 import hikari
 
 from roost.audio import JoinRequest, Timing, VoiceDriver
-from roost.errors import BusyError
+from roost.errors import BusyError, ClosedError
 from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice import moves
 from roost_voice.actor.linking import NO_ANSWER
 from roost_voice.config import VoiceConfig
 from roost_voice.guild import ActorHost, GuildActor, Outcome
+from roost_voice.hearing import Hearing, hear
 from roost_voice.journal import Journal
 from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
-from roost_voice.notice import notice_poster, say_why
+from roost_voice.notice import notice_poster, say_deafness, say_why
 from roost_voice.op4 import Op4Sender
 from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
@@ -70,6 +71,7 @@ class SessionManager:
         self._ready_at: dict[int, float] = {}
         self._idle: asyncio.Task[None] | None = None
         self._stopping = False
+        self._testing: set[int] = set()
         self._config = config
         timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
         self.op4 = Op4Sender(timing, self._scope, self.shard_of, self._op4_sent)
@@ -94,6 +96,7 @@ class SessionManager:
             is_stage=self._is_stage,
             retired=self._retired,
             say_why=self._say_why,
+            say_deafness=lambda session: say_deafness(ctx.bot.rest, session),
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
             barred=self._barred,
@@ -146,6 +149,35 @@ class SessionManager:
             return JoinResult(Told.FAILED, channel_id, str(error))
         outcome = await self._answer(actor, ticket, future)
         return JoinResult(outcome.told, channel_id, outcome.reason)
+
+    async def test(self, guild_id: int, seconds: float) -> Hearing:
+        """Listen in a guild for some seconds and measure; see `roost_voice.hearing.hear`.
+
+        Raises:
+            BusyError: A test is going on there.
+            ClosedError: There is no session, or it ended.
+        """
+        session = self.session(guild_id)
+        if session is None or self._stopping:
+            raise ClosedError("I am in no voice channel.")
+        if guild_id in self._testing:
+            raise BusyError("A test is going on already.")
+        self._testing.add(guild_id)
+        try:
+            task = self._scope.spawn(
+                hear(session, seconds, lambda user_id: self._host.consent.allows(guild_id, user_id)),
+                f"test {guild_id}",
+                awaited=True,
+            )
+            try:
+                await asyncio.wait({task})
+            finally:
+                task.cancel()
+            if task.cancelled() or (session.closed and task.exception() is None):
+                raise ClosedError("Voice ended before the test did.")
+            return task.result()
+        finally:
+            self._testing.discard(guild_id)
 
     async def _answer(self, actor: GuildActor, ticket: int, future: asyncio.Future[Outcome]) -> Outcome:
         try:
@@ -236,6 +268,11 @@ class SessionManager:
         """Another user's voice state changed."""
         if (actor := self._actors.get(guild_id)) is not None:
             actor.member(user_id, channel_id, is_bot)
+
+    def deafened(self, guild_id: int, on: bool) -> None:
+        """Whether a moderator has deafened us."""
+        if (actor := self._actors.get(guild_id)) is not None:
+            actor.deafened(on)
 
     def consent_changed(self, guild_id: int, user_id: int) -> None:
         actor = self._actors.get(guild_id)

@@ -57,6 +57,7 @@ class Signalling:
         elif channel_id is None:
             self._manager.tell(guild_id, moves.OwnNull(state.session_id))
         else:
+            self._manager.deafened(guild_id, state.is_guild_deafened)
             self._manager.tell(guild_id, moves.OwnState(channel_id, state.session_id))
 
     async def on_voice_server(self, event: hikari.VoiceServerUpdateEvent) -> None:
@@ -80,6 +81,8 @@ class Signalling:
         state = event.voice_states.get(hikari.Snowflake(self._manager.user_id))
         channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
         session_id = state.session_id if state is not None else None
+        if state is not None:
+            self._manager.deafened(int(event.guild_id), state.is_guild_deafened)
         self._manager.tell(int(event.guild_id), moves.GuildHere(channel_id, session_id))
 
     async def on_guild_leave(self, event: hikari.GuildLeaveEvent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,9 +25,9 @@ class Member:
         self.control = control
         self.id = rig.members[number]
 
-    async def types(self, command: str, **options: Any) -> str:
+    async def types(self, command: str, *, wait_s: float = 5.0, **options: Any) -> str:
         answer = await self.control.slash(
-            member_id=self.id, channel_id=self.rig.text, command=command, options=options, wait_s=5.0
+            member_id=self.id, channel_id=self.rig.text, command=command, options=options, wait_s=wait_s
         )
         assert not answer["timed_out"]
         return str(answer["replies"][-1]["content"])
@@ -136,6 +137,82 @@ async def test_status_says_what_is_heard_how_well_and_how_secretly(rig: Rig, con
     received, lost, share = int(found[1]), int(found[2]), float(found[3])
     assert lost > 10
     assert share == pytest.approx(100 * lost / (received + lost), abs=0.05)
+
+
+async def test_voice_test_tells_encryption_loss_and_level_of_each(rig: Rig, control: ControlClient) -> None:
+    """Who agreed is measured, who did not is named as not heard, and bots do not come up."""
+    talks, silent, refuses = (Member(rig, control, number) for number in range(3))
+    robot = await control.add_member("Beep", guild_id=rig.guild_id, bot=True)
+    assert "/voice join" in await talks.types("/voice test")
+    for member in (talks, silent, refuses):
+        await member.enters(0)
+    await control.voice(member_id=robot, channel_id=rig.channels[0])
+    for member in (talks, silent):
+        await rig.ctx.consent.agree(rig.guild_id, member.id)
+    await talks.types("/voice join")
+    await control.fault("udp_loss", guild_id=rig.guild_id, percent=20, seed=3)
+    speaking = [
+        asyncio.create_task(control.speak(member_id=member.id, recording="lv_0880")) for member in (talks, refuses)
+    ]
+    text = await talks.types("/voice test", seconds=2)
+    await asyncio.gather(*speaking)
+    assert re.search(r"End-to-end encryption: on, version 1, epoch [1-9]\d*; [1-9]\d* frames decrypted, 0 failed", text)
+    assert re.search(r"Packets: [1-9]\d* in, [1-9]\d* lost \(\d+\.\d %\)", text)
+    mine = re.search(rf"<@{talks.id}>: ([\d.]+) s of speech, (\d+) packets lost \([\d.]+ %\), level (-\d+) dBFS", text)
+    assert mine is not None, text
+    assert 0.3 < float(mine[1]) <= 2.2
+    assert int(mine[2]) > 3
+    assert -45 < int(mine[3]) < 0
+    assert f"<@{silent.id}>: nothing came" in text
+    assert f"<@{refuses.id}>: not heard, because they have not agreed" in text
+    assert f"<@{robot}>" not in text
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    assert session.capture_state == "off", "nobody listens any more"
+    assert "Only people in" in await Member(rig, control, 3).types("/voice test") if len(rig.members) > 3 else True
+
+
+async def test_voice_test_hears_nobody_without_a_notice(rig: Rig, control: ControlClient) -> None:
+    member = Member(rig, control, 0)
+    await member.enters(0)
+    await rig.ctx.consent.agree(rig.guild_id, member.id)
+    await member.types("/voice join")
+    await control.permissions(member_id=rig.bot_id, channel_id=rig.text, deny=("SEND_MESSAGES",))
+    assert "could not post the notice" in await member.types("/voice test", seconds=2)
+
+
+async def test_a_deafened_bot_says_so_once_and_again_when_it_hears(rig: Rig, control: ControlClient) -> None:
+    member = Member(rig, control, 0)
+    await member.enters(0)
+    rig.recorder.sink = SinkRecorder()
+    await member.types("/voice join")
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    assert await session.capturing()
+    payload = rig.guild.voice_states[rig.bot_id].payload(rig.guild.members[rig.bot_id])
+
+    def becomes(deaf: bool) -> None:
+        rig.sim.gateway.dispatch("VOICE_STATE_UPDATE", payload | {"deaf": deaf}, guild_id=rig.guild_id)
+
+    async def told() -> list[str]:
+        return [
+            each["content"] for each in await control.messages(channel_id=rig.text) if "deafened" in each["content"]
+        ]
+
+    for _ in range(3):
+        becomes(True)
+    async with asyncio.timeout(8):
+        while not await told():
+            await asyncio.sleep(0.02)
+    assert "nobody: a moderator has deafened me" in await member.types("/voice status")
+    (first,) = await told()
+    assert f"deafened me in <#{rig.channels[0]}>" in first
+    session._deafness_at = float("-inf")
+    becomes(False)
+    async with asyncio.timeout(8):
+        while len(await told()) < 2:
+            await asyncio.sleep(0.02)
+    assert "hear again" in "".join(await told())
 
 
 async def test_a_join_that_discord_never_answers(rig: Rig, control: ControlClient) -> None:

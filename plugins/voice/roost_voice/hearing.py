@@ -1,0 +1,229 @@
+"""``/voice test``: listen for some seconds, then say what came of whom, how much was lost, and how loud it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from roost.audio import FRAME_MS, SILENCE_FRAME, AudioFrame, LinkStats
+from roost_voice.levels import FRAME
+
+if TYPE_CHECKING:
+    from roost_voice.session import Session
+
+_log = logging.getLogger("roost.voice.hearing")
+
+MAX_FRAMES = 20_000
+"""Of all speakers: 15 s of 26 people."""
+MEASURE_S = 10.0
+"""How long the measuring process may take."""
+QUIET_DB = -45.0
+CLIPPED_DB = -0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Level:
+    """How loud somebody was, in dBFS."""
+
+    level_db: float
+    peak_db: float
+    damaged: int = 0
+
+    @property
+    def words(self) -> str:
+        verdict = "very quiet" if self.level_db < QUIET_DB else "too loud" if self.peak_db > CLIPPED_DB else "good"
+        return f"level {self.level_db:.0f} dBFS ({verdict})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one member."""
+
+    frames: int
+    lost: int
+    level: Level | None
+
+    @property
+    def words(self) -> str:
+        share = f" ({100 * self.lost / (self.frames + self.lost):.1f} %)" if self.lost else ""
+        level = self.level.words if self.level is not None else "level unknown"
+        return f"{self.frames * FRAME_MS / 1000:.1f} s of speech, {self.lost} packets lost{share}, {level}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hearing:
+    """The outcome of a test.
+
+    Attributes:
+        seconds: How long it listened.
+        link: What the link counted meanwhile, but for the state of the encryption, which is that of the end.
+        heard: By user, everybody in the channel who may be heard; None: nothing came of them.
+        refused: Members who have not agreed.
+        capturing: The notice stood; else nobody was listened to.
+        deafened: A moderator has deafened the bot.
+    """
+
+    seconds: float
+    channel_id: int
+    link: LinkStats
+    heard: dict[int, Heard | None]
+    refused: frozenset[int]
+    capturing: bool
+    deafened: bool = False
+
+    @property
+    def words(self) -> str:
+        """For the member who asked."""
+        link = self.link
+        if not self.capturing:
+            return (
+                f"I could not post the notice for <#{self.channel_id}>, so I listened to nobody. "
+                "Give me View Channel and Send Messages in the text channel."
+            )
+        dave = "off"
+        if link.dave_version:
+            dave = (
+                f"on, version {link.dave_version}, epoch {link.dave_epoch}; {link.frames_decrypted} frames decrypted, "
+                f"{link.decrypt_failures} failed"
+            )
+        expected = link.packets_in + link.lost
+        share = f" ({100 * link.lost / expected:.1f} %)" if expected else ""
+        lines = [f"I listened in <#{self.channel_id}> for {self.seconds:.0f} s."]
+        if self.deafened:
+            lines.append("A moderator has deafened me, so Discord sends me no voices. Undeafen me.")
+        lines.append(f"End-to-end encryption: {dave}.")
+        lines.append(f"Packets: {link.packets_in} in, {link.lost} lost{share}.")
+        for user_id, found in sorted(self.heard.items()):
+            said = found.words if found is not None else "nothing came: muted, or silent"
+            lines.append(f"- <@{user_id}>: {said}")
+        lines += [f"- <@{user_id}>: not heard, because they have not agreed" for user_id in sorted(self.refused)]
+        if not self.heard and not self.refused:
+            lines.append("Nobody is there; bots are never listened to.")
+        text = "\n".join(lines)
+        return text if len(text) <= 1900 else text[:1900].rsplit("\n", 1)[0] + "\n…"
+
+
+class _Ear:
+    """`roost.audio.FrameSink` that keeps frames for a few seconds."""
+
+    def __init__(self) -> None:
+        self.frames: list[AudioFrame] = []
+        self.gone: set[int] = set()
+        self.listening = True
+        self.on_purge: Callable[[], None] = lambda: None
+
+    def write(self, frame: AudioFrame) -> None:
+        if self.listening and frame.opus != SILENCE_FRAME and len(self.frames) < MAX_FRAMES:
+            self.frames.append(frame)
+
+    def purge(self, user_id: int) -> None:
+        self.frames = [frame for frame in self.frames if frame.user_id != user_id]
+        self.gone.add(user_id)
+        self.on_purge()
+
+
+async def hear(session: Session, seconds: float, allows: Callable[[int], bool]) -> Hearing:
+    """Listen to those who agreed, after the notice stands, and measure what came.
+
+    Args:
+        seconds: How long.
+        allows: Whether a member has agreed, asked at the end.
+
+    Raises:
+        ClosedError: The session has ended.
+    """
+    ear = _Ear()
+    detach = session.attach(ear)
+    try:
+        capturing = await session.capturing()
+        ear.frames.clear()
+        before = session.stats().link
+        if capturing:
+            await asyncio.sleep(seconds)
+        ear.listening = False
+        link = _since(before, session.stats().link)
+        levels = await _measured(ear)
+    finally:
+        detach()
+    came: dict[int, list[AudioFrame]] = {}
+    for frame in ear.frames:
+        came.setdefault(frame.user_id, []).append(frame)
+    humans = session.humans
+    agreed = {user_id for user_id in humans if allows(user_id) and user_id not in ear.gone}
+    heard: dict[int, Heard | None] = {}
+    for user_id in agreed:
+        frames = came.get(user_id)
+        # What was lost before the first one was lost before the test.
+        lost = sum(frame.lost_before for frame in frames[1:]) if frames else 0
+        heard[user_id] = Heard(len(frames), lost, levels.get(user_id)) if frames else None
+    return Hearing(
+        seconds, session.channel_id, link, heard, frozenset(humans - agreed), capturing, deafened=session.deafened
+    )
+
+
+def _since(before: LinkStats, after: LinkStats) -> LinkStats:
+    return dataclasses.replace(
+        after,
+        packets_in=after.packets_in - before.packets_in,
+        lost=after.lost - before.lost,
+        frames_decrypted=after.frames_decrypted - before.frames_decrypted,
+        decrypt_failures=after.decrypt_failures - before.decrypt_failures,
+    )
+
+
+async def _measured(ear: _Ear) -> dict[int, Level]:
+    """The levels by user; empty where they cannot be had. Whoever takes their consent back is decoded no further."""
+    if importlib.util.find_spec("av") is None or importlib.util.find_spec("numpy") is None:
+        _log.info("levels need the packages av and numpy: pip install 'roost[stt]'")
+        return {}
+    try:
+        async with asyncio.timeout(MEASURE_S):
+            while ear.frames:
+                gone = len(ear.gone)
+                levels = await _measure(ear)
+                if len(ear.gone) == gone:
+                    return levels
+    except (OSError, TimeoutError, ValueError) as error:
+        _log.warning("levels could not be measured: %s: %s", type(error).__name__, error)
+    return {}
+
+
+async def _measure(ear: _Ear) -> dict[int, Level]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "roost_voice.levels",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment,
+    )
+
+    def kill() -> None:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    # From here to the writing nothing is awaited: whoever is gone by now is not in the frames.
+    ear.on_purge = kill
+    data = b"".join(FRAME.pack(frame.user_id, len(frame.opus)) + frame.opus for frame in ear.frames)
+    try:
+        out, _ = await process.communicate(data)
+    finally:
+        ear.on_purge = lambda: None
+        kill()
+        await process.wait()
+    if process.returncode:
+        return {}
+    return {int(user_id): Level(**each) for user_id, each in json.loads(out).items()}
