@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import itertools
 import math
 import wave
 from pathlib import Path
@@ -50,7 +51,7 @@ async def test_hears_a_member_bit_for_bit(stage: Any, driver: Any) -> None:
     await stage.until(lambda: len(packets) >= len(heard) > 5, "all packets")
     assert [packet.opus for packet in packets] == [opus for _, opus in heard]
     assert {packet.user_id for packet in packets} == {ANN}
-    steps = {(after.timestamp - before.timestamp) % 2**32 for before, after in zip(packets, packets[1:], strict=False)}
+    steps = {(after.timestamp - before.timestamp) % 2**32 for before, after in itertools.pairwise(packets)}
     assert steps == {960}
     assert [packet.sequence for packet in packets] == list(
         range(packets[0].sequence, packets[0].sequence + len(packets))
@@ -147,7 +148,7 @@ async def test_a_track_obeys(stage: Any, driver: Any) -> None:
             await handle.get_info()
             await asyncio.sleep(0.02)
 
-    with pytest.raises(songbird.TrackError, match="ended|replaced"):
+    with pytest.raises(songbird.TrackError, match=r"ended|replaced"):
         async with asyncio.timeout(10):
             await over()
 
@@ -310,3 +311,38 @@ async def test_a_queue(stage: Any, driver: Any) -> None:
         with pytest.raises(songbird.QueueError):
             queue.append("song")  # type: ignore[arg-type]
     assert not queue.running
+
+
+async def test_listeners_go_with_their_tracks(stage: Any, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("songbird.driver.FORGET_S", 0.0)
+    await stage.connect(driver)
+    for _ in range(5):
+        ended = asyncio.Event()
+        handle = await driver.play(songbird.Track(songbird.Source.bytes(tone(0.02)), paused=True))
+        handle.add_event(songbird.Event.End, lambda _, ended=ended: ended.set())
+        handle.add_event(songbird.Event.periodic(0.01), lambda _: None)
+        handle.play()
+        async with asyncio.timeout(10):
+            await ended.wait()
+        await asyncio.sleep(0.01)
+    assert len(driver._listeners) <= 6
+    await driver.leave()
+    assert not driver._listeners
+
+
+async def test_packets_wanted_and_not(stage: Any, driver: Any) -> None:
+    """Taken back and wanted again, each comes once."""
+    await stage.connect(driver)
+    await stage.encrypted()
+    packets: list[Any] = []
+    for _ in range(3):
+        driver.on_packets = packets.extend
+        driver.on_packets = None
+    await stage.bench.speak(ANN)
+    assert packets == []
+    driver.on_packets = packets.extend
+    driver.on_packets = None
+    driver.on_packets = packets.extend
+    await stage.bench.speak(ANN)
+    await stage.until(lambda: len(packets) > 10)
+    assert len({packet.sequence for packet in packets}) == len(packets)

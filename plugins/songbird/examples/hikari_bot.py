@@ -12,8 +12,9 @@ import os
 import sys
 
 import hikari
-import songbird
 from songbird.hikari import Voicebox
+
+import songbird
 
 
 async def perform(bot: hikari.GatewayBot, guild_id: int, channel_id: int, song: str) -> None:

@@ -166,11 +166,10 @@ impl Link {
     }
 
     fn want_packets(&self, wanted: bool) -> PyResult<()> {
-        if self.ear.wants_packets.swap(wanted, Ordering::AcqRel) == wanted || !wanted {
-            return Ok(());
-        }
         self.with(|open| {
-            self.listen(open, CoreEvent::RtpPacket);
+            if self.ear.want_packets(wanted) {
+                self.listen(open, CoreEvent::RtpPacket);
+            }
             Ok(())
         })
     }

@@ -15,11 +15,18 @@ use crate::decode::Speaker;
 use crate::hub::{Event, Inner, Received, TrackReport};
 use crate::link::Alive;
 
+/// Whether packets are wanted, and whether a listener for them stands: it goes at the first packet nobody wants.
+#[derive(Default)]
+struct Wanting {
+    wanted: bool,
+    listening: bool,
+}
+
 /// What a driver's listeners share.
 pub struct Ear {
     pub hub: Arc<Inner>,
     pub driver: u64,
-    pub wants_packets: AtomicBool,
+    packets: Mutex<Wanting>,
     pub decodes: AtomicBool,
     users: Mutex<HashMap<u32, u64>>,
     decoders: Mutex<HashMap<u32, Speaker>>,
@@ -30,11 +37,26 @@ impl Ear {
         Self {
             hub,
             driver,
-            wants_packets: AtomicBool::new(false),
+            packets: Mutex::default(),
             decodes: AtomicBool::new(decodes),
             users: Mutex::default(),
             decoders: Mutex::default(),
         }
+    }
+
+    /// True when a listener must be added.
+    pub fn want_packets(&self, wanted: bool) -> bool {
+        let mut packets = self.packets.lock().unwrap();
+        packets.wanted = wanted;
+        let missing = wanted && !packets.listening;
+        packets.listening |= wanted;
+        missing
+    }
+
+    fn wants_packets(&self) -> bool {
+        let mut packets = self.packets.lock().unwrap();
+        packets.listening = packets.wanted;
+        packets.wanted
     }
 
     fn rtp(&self, data: &RtpData) {
@@ -95,7 +117,7 @@ impl EventHandler for Listener {
         let ear = &self.ear;
         let event = match context {
             EventContext::RtpPacket(data) => {
-                if !ear.wants_packets.load(Ordering::Acquire) {
+                if !ear.wants_packets() {
                     return Some(SongbirdEvent::Cancel);
                 }
                 ear.rtp(data);

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import weakref
 from typing import Any, Protocol
 
 from songbird import _songbird
 from songbird.errors import ConnectError, NotConnectedError, SongbirdError, SourceError, TrackError, connect_error
 
-_HUBS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopHub] = weakref.WeakKeyDictionary()
+_HUBS: dict[asyncio.AbstractEventLoop, LoopHub] = {}
+
+
+def _forget_closed() -> None:
+    """Loops that ended before their drivers did: what they hold ends with whoever still has it."""
+    for loop, hub in list(_HUBS.items()):
+        if loop.is_closed():
+            del _HUBS[loop]
+            hub.native.close()
 
 
 class Receiver(Protocol):
@@ -40,6 +47,7 @@ class LoopHub:
         loop = asyncio.get_running_loop()
         hub = _HUBS.get(loop)
         if hub is None:
+            _forget_closed()
             hub = _HUBS[loop] = LoopHub(loop)
         return hub
 

@@ -36,6 +36,9 @@ from songbird.tracks import Source, Track, TrackHandle, TrackState
 CLOSE_S = 6.0
 """`Driver.leave` takes no longer than this; a few milliseconds are usual."""
 
+FORGET_S = 2.0
+"""For so long after a track's end its listeners are kept."""
+
 _ENDPOINT = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 _MAKING = object()
 
@@ -48,6 +51,7 @@ class _Subscribed:
     call: Listener
     native: _songbird.Subscription | None = None
     timer: asyncio.TimerHandle | None = None
+    track: str | None = None
 
     def cancel(self) -> None:
         if self.native is not None:
@@ -76,9 +80,8 @@ class Driver:
         self._listeners: dict[int, _Subscribed] = {}
         self._keys = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._users: dict[int, int] = {}
-        self.on_packets: Callable[[list[_songbird.OpusPacket]], None] | None = None
-        """Called with everything that arrived in a tick; set before `connect`. Cheaper than `Event.VoicePacket`."""
+        self._ended: dict[str, float] = {}
+        self._on_packets: Callable[[list[_songbird.OpusPacket]], None] | None = None
 
     @staticmethod
     async def create(config: Config | None = None) -> Driver:
@@ -140,11 +143,13 @@ class Driver:
     async def leave(self) -> None:
         """Disconnect, end what plays, and give back every thread and socket. Listeners stay, their timers end."""
         self._connected = False
-        self._users.clear()
-        for subscribed in self._listeners.values():
+        self._ended.clear()
+        for key, subscribed in list(self._listeners.items()):
             if subscribed.timer is not None:
                 subscribed.timer.cancel()
                 subscribed.timer = None
+            if subscribed.track is not None:
+                del self._listeners[key]
         link, self._link = self._link, None
         hub, self._hub = self._hub, None
         try:
@@ -253,6 +258,16 @@ class Driver:
         """A copy."""
         return dataclasses.replace(self._config)
 
+    @property
+    def on_packets(self) -> Callable[[list[_songbird.OpusPacket]], None] | None:
+        """Called with everything that arrived in a tick. Cheaper than `Event.VoicePacket`, and one only."""
+        return self._on_packets
+
+    @on_packets.setter
+    def on_packets(self, call: Callable[[list[_songbird.OpusPacket]], None] | None) -> None:
+        self._on_packets = call
+        self._want_packets()
+
     async def add_event(self, event: Event, call: Listener) -> None:
         """Call back when something happens; `call` is a function or a coroutine function.
 
@@ -271,8 +286,7 @@ class Driver:
         for subscribed in self._listeners.values():
             subscribed.cancel()
         self._listeners.clear()
-        if self._link is not None and self.on_packets is None:
-            self._link.want_packets(False)
+        self._want_packets()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -290,8 +304,7 @@ class Driver:
                 link.mute(True)
             if self._bitrate is not None:
                 link.set_bitrate(self._bitrate)
-            if self.on_packets is not None:
-                link.want_packets(True)
+            self._want_packets()
             for key, subscribed in list(self._listeners.items()):
                 self._install(key, subscribed)
         return self._hub, self._link
@@ -329,17 +342,47 @@ class Driver:
         elif event.is_timer:
             self._arm(key, subscribed, event.delay_s if event.phase_s is None else event.phase_s)
         elif event is Event.VoicePacket:
-            link.want_packets(True)
+            self._want_packets()
+
+    def _want_packets(self) -> None:
+        if self._link is not None:
+            listeners = any(subscribed.event is Event.VoicePacket for subscribed in self._listeners.values())
+            self._link.want_packets(self._on_packets is not None or listeners)
 
     def _subscribe(self, native: _songbird.NativeHandle, event: Event, call: Listener) -> None:
         """Listen to one track. Its listener goes with the track, and with `leave` at the latest."""
+        self._forget_ended()
+        track = native.uuid
+        if track not in self._ended and not any(each.track == track for each in self._listeners.values()):
+            self._watch_end(native, track)
         key = next(self._keys)
         subscription = _songbird.Subscription(key)
         if event.is_timer:
             native.add_timer(event.delay_s, event.phase_s, event.name == "periodic", subscription)
         else:
             native.add_event(event.name, subscription)
-        self._listeners[key] = _Subscribed(dataclasses.replace(event), call, subscription)
+        self._listeners[key] = _Subscribed(event, call, subscription, track=track)
+
+    def _watch_end(self, native: _songbird.NativeHandle, track: str) -> None:
+        """Note when a track is over, for its listeners go then: a queue adds one for every item."""
+        loop = asyncio.get_running_loop()
+
+        def over(_: list[TrackState]) -> None:
+            self._ended[track] = loop.time()
+
+        key = next(self._keys)
+        subscription = _songbird.Subscription(key)
+        native.add_event(Event.End.name, subscription)
+        self._listeners[key] = _Subscribed(Event.End, over, subscription, track=track)
+
+    def _forget_ended(self) -> None:
+        """Drop listeners of tracks that ended a while ago; until then their last messages may be on the way."""
+        long_ago = asyncio.get_running_loop().time() - FORGET_S
+        gone = {track for track, at in self._ended.items() if at < long_ago}
+        for key in [key for key, subscribed in self._listeners.items() if subscribed.track in gone]:
+            del self._listeners[key]
+        for track in gone:
+            del self._ended[track]
 
     def _arm(self, key: int, subscribed: _Subscribed, delay_s: float) -> None:
         def strike() -> None:
@@ -354,8 +397,8 @@ class Driver:
 
     def _receive(self, kind: str, content: Any) -> None:
         if kind == "packets":
-            if self.on_packets is not None:
-                self.on_packets(content)
+            if self._on_packets is not None:
+                self._on_packets(content)
             self._fire(kind, content)
         elif kind == "tracks":
             key, reports = content
