@@ -15,7 +15,8 @@ use crate::decode::Speaker;
 use crate::hub::{Event, Inner, Received, TrackReport};
 use crate::link::Alive;
 
-/// Whether packets are wanted, and whether a listener for them stands: it goes at the first packet nobody wants.
+/// Whether packets are wanted, and whether a listener for them stands. It stands to the end: Songbird 0.6.1 keeps a
+/// listener of such events also when it asks to be cancelled.
 #[derive(Default)]
 struct Wanting {
     wanted: bool,
@@ -54,9 +55,7 @@ impl Ear {
     }
 
     fn wants_packets(&self) -> bool {
-        let mut packets = self.packets.lock().unwrap();
-        packets.listening = packets.wanted;
-        packets.wanted
+        self.packets.lock().unwrap().wanted
     }
 
     fn rtp(&self, data: &RtpData) {
@@ -117,10 +116,9 @@ impl EventHandler for Listener {
         let ear = &self.ear;
         let event = match context {
             EventContext::RtpPacket(data) => {
-                if !ear.wants_packets() {
-                    return Some(SongbirdEvent::Cancel);
+                if ear.wants_packets() {
+                    ear.rtp(data);
                 }
-                ear.rtp(data);
                 return None;
             }
             EventContext::SpeakingStateUpdate(speaking) => {
@@ -217,7 +215,7 @@ pub fn track_report(state: &TrackState, uuid: String) -> TrackReport {
     }
 }
 
-/// Somebody in Python who wants to know of tracks. Cancelled, it takes itself out at its next event.
+/// Somebody in Python who wants to know of tracks. Cancelled, it is silent, and gone at its next event or the end.
 #[pyclass(frozen, module = "songbird._songbird")]
 #[derive(Clone)]
 pub struct Subscription {
