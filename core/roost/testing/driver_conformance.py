@@ -6,7 +6,8 @@ A driver's tests make a `Bench` (the driver, a voice server, the delays) and run
     async def test_conformance(check, bench):
         await check(bench)
 
-A check raises `AssertionError` when the driver breaks the contract of `roost.audio`.
+A check raises `AssertionError` when the driver breaks the contract of `roost.audio`. A driver on top of another library may
+not learn everything: what it cannot tell is named in ``untold``, and the checks then ask the server instead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import struct
 import time
 import wave
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,13 @@ class ListeningVoice(VoicePart, Protocol):
     def listen(self, guild_id: int, user_id: int, listener: Callable[[int, bytes], None] | None) -> None:
         """Pass on (user id, Opus frame) of everything this member hears."""
 
+
+DAVE, PACKETS, LEAVING = "dave", "packets", "leaving"
+"""What a driver may be unable to tell: the state of the end-to-end encryption, packets that it drops or adds, and, to the
+server, that it leaves: it breaks off instead, and the session ends with the bot's voice state."""
+
+UNTOLD_S = 0.3
+"""What the driver does with new keys follows the server's side of it by so much at most."""
 
 DriverFactory = Callable[[Timing, Path, tuple[str, ...]], VoiceDriver]
 """(delays, authority of the server's certificate, allowed hosts) -> the driver under test."""
@@ -110,6 +118,10 @@ class ConformanceHost:
         """Let a fault of the voice server happen."""
         self._armed.setdefault(name, []).extend([params] * times)
 
+    def disarm(self) -> None:
+        """Forget the faults that have not happened."""
+        self._armed.clear()
+
     def log(self, kind: str, **fields: Any) -> None:
         pass
 
@@ -140,11 +152,18 @@ class Bench:
         voice: A started voice server.
         host: The host it was started with.
         timing: The delays; scaled ones keep the checks short.
+        untold: What the driver cannot tell.
     """
 
     def __init__(
-        self, make_driver: DriverFactory, voice: ListeningVoice, host: ConformanceHost, timing: Timing
+        self,
+        make_driver: DriverFactory,
+        voice: ListeningVoice,
+        host: ConformanceHost,
+        timing: Timing,
+        untold: Collection[str] = (),
     ) -> None:
+        self.untold = frozenset(untold)
         self.voice = voice
         self.host = host
         self.timing = timing
@@ -175,10 +194,31 @@ class Bench:
     async def speak(self, user: int, seconds: float = 0.2) -> None:
         await self.voice.speak(GUILD, user, wav=tone(seconds), recording=None, params={})
 
+    def tells(self, what: str) -> bool:
+        """Whether the driver can tell of it."""
+        return what not in self.untold
+
+    async def encrypted(self, events: RecordingEvents) -> None:
+        """Wait until the bot's end-to-end encryption stands: by the driver's word, or else by the server's."""
+        if self.tells(DAVE):
+            await events.until(lambda: events.encrypted, "encryption")
+        else:
+            await self.settled(lambda: any(each["dave"]["in_group"] for each in self.sessions()), "the bot is a member")
+            await asyncio.sleep(UNTOLD_S)
+
+    def epochs(self, link: VoiceLink) -> int:
+        """How often the keys have changed: by the driver's word, or else by the server's."""
+        return link.stats().dave_epochs if self.tells(DAVE) else int(self.sessions()[0]["dave"]["epochs"])
+
     def sessions(self) -> list[dict[str, Any]]:
-        """The bot's sessions as the server sees them."""
+        """The bot's sessions as the server sees them, those that it could resume too."""
         sessions = self.voice.state()["voice_sessions"]
         return [session for session in sessions if int(session["user_id"]) == BOT]
+
+    def gone(self) -> bool:
+        """Whether the bot has left: it has said so, or where the driver cannot, it is no longer connected."""
+        held = self.sessions() if self.tells(LEAVING) else [each for each in self.sessions() if each["connection_id"]]
+        return not held
 
     async def settled(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until a condition on anything holds."""
@@ -190,13 +230,16 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def open_bench(
-    make_driver: DriverFactory, voice: ListeningVoice, timing: Timing | None = None
+    make_driver: DriverFactory,
+    voice: ListeningVoice,
+    timing: Timing | None = None,
+    untold: Collection[str] = (),
 ) -> AsyncIterator[Bench]:
     """Start a voice server and end it again, with everything that runs on it."""
     host = ConformanceHost()
     await voice.start(host)
     try:
-        yield Bench(make_driver, voice, host, timing or Timing().scaled(0.1))
+        yield Bench(make_driver, voice, host, timing or Timing().scaled(0.1), untold)
     finally:
         await voice.aclose()
 
@@ -227,7 +270,7 @@ async def opens_live_and_closes(bench: Bench) -> None:
         assert link.stats().mode
         started_at = time.monotonic()
     assert time.monotonic() - started_at < bench.timing.close_local_s + 0.5
-    await bench.settled(lambda: not bench.sessions(), "the server sees the bot leave")
+    await bench.settled(bench.gone, "the server sees the bot leave")
     await before.back(bench)
 
 
@@ -246,7 +289,7 @@ async def receives_what_is_spoken(bench: Bench) -> None:
     """Frames of a speaker arrive end-to-end decrypted, whole, in order, under the right user."""
     await bench.join(ANN, BEN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         heard = bench.hear(BEN)
         await bench.speak(ANN)
         await events.until(lambda: len(events.frames) >= len(heard) > 5, "all frames")
@@ -260,8 +303,9 @@ async def receives_what_is_spoken(bench: Bench) -> None:
         assert steps == {960}
         assert (ANN, True) in events.spoke
         stats = link.stats()
-        assert stats.frames_decrypted > 5
-        assert stats.dave_version == 1
+        if bench.tells(DAVE):
+            assert stats.frames_decrypted > 5
+            assert stats.dave_version == 1
         _assert_invariant(stats)
 
 
@@ -269,7 +313,7 @@ async def hears_two_at_once(bench: Bench) -> None:
     """Two who speak at once are kept apart."""
     await bench.join(ANN, BEN)
     async with bench.link() as (_, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         await asyncio.gather(bench.speak(ANN), bench.speak(BEN))
         await events.until(lambda: {ANN, BEN} == {frame.user_id for frame in events.frames}, "both are heard")
         assert len({frame.ssrc for frame in events.frames}) == 2
@@ -279,7 +323,7 @@ async def is_heard(bench: Bench) -> None:
     """What the bot sends arrives at a member, encrypted, in order; the end is marked by silence."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         heard = bench.hear(ANN)
         frames = [b"\x78" + bytes([number]) * 30 for number in range(10)]
         for frame in frames:
@@ -289,39 +333,41 @@ async def is_heard(bench: Bench) -> None:
         assert [opus for _, opus in heard[:10]] == frames
         assert {who for who, _ in heard} == {BOT}
         assert {opus for _, opus in heard[10:]} == {b"\xf8\xff\xfe"}
-        assert link.stats().packets_sent == 15
+        assert link.stats().packets_sent == 15 or not bench.tells(PACKETS)
 
 
 async def follows_key_changes(bench: Bench) -> None:
     """Speech is understood after a member joins and after one leaves."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
-        first = link.stats().dave_epochs
+        await bench.encrypted(events)
+        first = bench.epochs(link)
         await bench.join(BEN)
-        await events.until(lambda: link.stats().dave_epochs > first and events.encrypted, "a new epoch for Ben")
+        await bench.settled(lambda: bench.epochs(link) > first, "a new epoch for Ben")
+        await bench.encrypted(events)
         await bench.speak(BEN)
         await events.until(lambda: any(frame.user_id == BEN for frame in events.frames), "Ben is heard")
-        second = link.stats().dave_epochs
+        second = bench.epochs(link)
         await bench.voice.member_leave(GUILD, BEN)
-        await events.until(lambda: link.stats().dave_epochs > second and events.encrypted, "a new epoch without Ben")
-        decrypted = link.stats().frames_decrypted
+        await bench.settled(lambda: bench.epochs(link) > second, "a new epoch without Ben")
+        await bench.encrypted(events)
+        heard = len(events.frames)
         await bench.speak(ANN)
-        await bench.settled(lambda: link.stats().frames_decrypted > decrypted + 5, "Ann is heard")
+        await events.until(lambda: len(events.frames) > heard + 5, "Ann is heard")
+        assert {frame.user_id for frame in events.frames[heard:]} == {ANN}
 
 
 async def resumes(bench: Bench) -> None:
     """After 4015 the session goes on: no end, the same stream, frames as before."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         ssrc = bench.sessions()[0]["ssrc"]
         waiter = asyncio.ensure_future(link.wait_closed())
         try:
             events.states.clear()
             bench.host.arm("close", code=4015)
             await events.until(lambda: "live" in events.states, "live again")
-            assert "resuming" in events.states
             assert link.stats().resumes == 1
             assert [session["ssrc"] for session in bench.sessions()] == [ssrc]
             await bench.speak(ANN)
@@ -336,7 +382,7 @@ async def survives_a_reset(bench: Bench) -> None:
     """A connection that breaks off without a word is resumed as well."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         events.states.clear()
         bench.host.arm("reset_tcp")
         await events.until(lambda: "live" in events.states, "live again")
@@ -370,7 +416,6 @@ ENDINGS: dict[int, Retry] = {
     4020: Retry.REJOIN,
     4021: Retry.STOP,
     4022: Retry.AWAIT_SERVER,
-    4099: Retry.REJOIN,
 }
 """What each close code means for a live link's owner; codes that are resumed have checks of their own."""
 
@@ -385,6 +430,15 @@ async def reports_endings(bench: Bench) -> None:
         assert (end.code, end.retry) == (code, retry), end
         assert end.reason
         assert (end.cooldown_s > 0) == (code == 4021)
+
+
+async def reports_an_unknown_ending(bench: Bench) -> None:
+    """A close code that nobody knows is worth a new signalling, with or without a resume before it."""
+    async with bench.link() as (link, _):
+        bench.voice.end(GUILD, BOT, 4099)
+        async with asyncio.timeout(DEADLINE_S):
+            end = await link.wait_closed()
+    assert end.retry in (Retry.REJOIN, Retry.RESUME_FAILED), end
 
 
 async def fails_to_open_in_time(bench: Bench) -> None:
@@ -402,14 +456,15 @@ async def fails_to_open_in_time(bench: Bench) -> None:
     ]
     before = _Held()
     for fault, params, retry in stops:
-        bench.host.arm(fault, **params)
+        bench.host.arm(fault, times=5, **params)  # more than a driver tries
         error = await _refused(bench, bench.credentials())
+        bench.host.disarm()
         assert isinstance(error, VoiceError), f"{fault}: opened all the same"
         cause = error.__cause__
         assert isinstance(cause, LinkClosed), (fault, error)
         assert cause.end.retry is retry, (fault, cause.end)
         assert error.retryable == (retry is not Retry.STOP)
-        await bench.settled(lambda: not bench.sessions(), f"{fault}: the server sees the bot leave")
+        await bench.settled(bench.gone, f"{fault}: the server sees the bot leave")
     await before.back(bench)
 
 
@@ -419,7 +474,7 @@ async def survives_lost_and_forged_discovery(bench: Bench) -> None:
     bench.host.arm("forge_discovery")
     await bench.join(ANN)
     async with bench.link() as (_, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         await bench.speak(ANN)
         await events.until(lambda: len(events.frames) > 5, "frames")
 
@@ -440,7 +495,7 @@ async def leaves_nothing_when_cancelled(bench: Bench) -> None:
         done, _ = await asyncio.wait({task}, timeout=DEADLINE_S)
         assert done, f"after {steps} steps: the cancelled open did not end"
         assert task.cancelled(), f"after {steps} steps: {task!r}"
-    await bench.settled(lambda: not bench.sessions(), "the server sees the bot leave")
+    await bench.settled(bench.gone, "the server sees the bot leave")
     await before.back(bench)
 
 
@@ -465,7 +520,7 @@ async def leaves_nothing_when_cancelled_in_a_state(bench: Bench) -> None:
         task.cancel()
         done, _ = await asyncio.wait({task}, timeout=DEADLINE_S)
         assert done, f"in {name}: the cancelled open did not end"
-        await bench.settled(lambda: not bench.sessions(), f"in {name}: the server sees the bot leave")
+        await bench.settled(bench.gone, f"in {name}: the server sees the bot leave")
     await before.back(bench)
 
 
@@ -488,7 +543,7 @@ async def closes_when_cancelled_again(bench: Bench) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=DEADLINE_S)
         assert task.done()
-    await bench.settled(lambda: not bench.sessions(), "the server sees the bot leave")
+    await bench.settled(bench.gone, "the server sees the bot leave")
     await before.back(bench)
 
 
@@ -504,11 +559,12 @@ async def keeps_count_of_damage(bench: Bench) -> None:
     """Loss and malformed datagrams raise nothing; every packet is a frame or counted under a reason."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         bench.host.arm("udp_loss", percent=25)
         bench.host.arm("malformed_rtp", count=80)
         await bench.speak(ANN, 0.6)
-        await bench.settled(lambda: sum(link.stats().dropped.values()) > 20, "drops are counted")
+        if bench.tells(PACKETS):
+            await bench.settled(lambda: sum(link.stats().dropped.values()) > 20, "drops are counted")
         await events.until(lambda: len(events.frames) > 5, "what came through is heard")
         _assert_invariant(link.stats())
         assert link.stats().frames_out == len(events.frames)
@@ -520,18 +576,19 @@ async def repairs_its_encryption(bench: Bench) -> None:
     bench.host.arm("flip_welcome")
     bench.host.arm("flip_commit")
     async with bench.link() as (link, events):
-        await events.until(lambda: any(state == "recovering" for _, _, state in events.encryption), "recovery")
-        await events.until(lambda: events.encrypted, "encryption")
+        if bench.tells(DAVE):
+            await events.until(lambda: any(state == "recovering" for _, _, state in events.encryption), "recovery")
+        await bench.encrypted(events)
         await bench.speak(ANN)
         await events.until(lambda: len(events.frames) > 5, "frames")
-        assert link.stats().frames_decrypted > 5
+        assert not bench.tells(DAVE) or link.stats().frames_decrypted > 5
 
 
 async def refuses_to_lose_encryption(bench: Bench) -> None:
     """A call that stops being end-to-end encrypted is left."""
     await bench.join(ANN)
     async with bench.link() as (link, events):
-        await events.until(lambda: events.encrypted, "encryption")
+        await bench.encrypted(events)
         bench.host.arm("downgrade_dave")
         async with asyncio.timeout(DEADLINE_S):
             end = await link.wait_closed()
@@ -605,6 +662,7 @@ CHECKS: tuple[Check, ...] = (
     survives_a_reset,
     reports_a_failed_resume,
     reports_endings,
+    reports_an_unknown_ending,
     fails_to_open_in_time,
     survives_lost_and_forged_discovery,
     leaves_nothing_when_cancelled,

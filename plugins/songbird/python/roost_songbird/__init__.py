@@ -1,0 +1,1 @@
+"""Roost's voice driver ``songbird``: the Rust library Songbird under Roost's actors."""

@@ -1,0 +1,209 @@
+"""Voice links on the Rust library Songbird.
+
+What Songbird does not tell, nobody here makes up: the state of the end-to-end encryption, who joins, packets that it
+drops by itself, and calls that lose their encryption. ``docs/drivers.md`` has the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import songbird
+from roost.audio import AudioFrame, Credentials, DriverSettings, LinkClosed, LinkEnd, LinkEvents, LinkStats, Retry
+from roost.errors import ConfigError, VoiceError
+from roost.scopes import Scope
+from roost_voice.protocol.address import check_address
+from roost_voice.protocol.close_codes import policy
+
+_log = logging.getLogger("roost.voice.songbird")
+
+_NEVER = ("encryption mode", "key of wrong length")
+"""In what Songbird says of a server that it cannot talk to."""
+MAX_GAP = 50
+"""More lost frames than in a second are a pause, not a loss."""
+_HALF = 0x8000
+
+
+class SongbirdLink:
+    """See `roost.audio.VoiceLink`. Opened and closed by `SongbirdDriver.open`."""
+
+    def __init__(self, driver: songbird.Driver, cred: Credentials, events: LinkEvents, mode: str) -> None:
+        self._driver = driver
+        self._cred = cred
+        self._events = events
+        self._mode = mode
+        self._ended: asyncio.Future[LinkEnd] = asyncio.get_running_loop().create_future()
+        self._sequences: dict[int, int] = {}
+        self._dropped: Counter[str] = Counter()
+        self._packets = self._frames = self._lost = self._resumes = self._refused = self._taken = 0
+
+    def __repr__(self) -> str:
+        return f"<SongbirdLink guild={self._cred.guild_id} {'ended' if self._ended.done() else 'live'}>"
+
+    # -- VoiceLink ------------------------------------------------------------------------------------------------
+
+    def send_opus(self, opus: bytes) -> None:
+        """Queue one 20 ms frame; dropped and counted when a second of audio waits already."""
+        try:
+            taken = not self._ended.done() and self._driver.send_opus(opus)
+        except (songbird.NotConnectedError, ValueError, RuntimeError):
+            taken = False
+        self._refused += not taken
+
+    def set_speaking(self, on: bool) -> None:
+        """Nothing to do: Songbird says so itself, and marks the end of a run of frames with silence."""
+
+    async def update(self, cred: Credentials) -> bool:
+        """True only for the credentials in use."""
+        return cred == self._cred and not self._ended.done()
+
+    def stats(self) -> LinkStats:
+        """Counters since the link opened, as far as Songbird lets them be known."""
+        if self._driver.is_open:
+            self._taken = self._driver.opus_stats()[1]
+        return LinkStats(
+            packets_in=self._packets,
+            frames_out=self._frames,
+            dropped=dict(self._dropped),
+            lost=self._lost,
+            packets_sent=self._taken,
+            resumes=self._resumes,
+            mode=self._mode,
+            send_dropped=self._refused,
+        )
+
+    async def wait_closed(self) -> LinkEnd:
+        """Wait, without limit, until the link has ended by itself or was closed by its owner."""
+        return await asyncio.shield(self._ended)
+
+    # -- what Songbird tells ------------------------------------------------------------------------------------------
+
+    def packets(self, packets: list[songbird.OpusPacket]) -> None:
+        """What arrived in a tick."""
+        for packet in packets:
+            self._packets += 1
+            before = self._sequences.get(packet.ssrc)
+            step = 1 if before is None else (packet.sequence - before) & 0xFFFF
+            if packet.user_id is None:
+                self._dropped["unknown_ssrc"] += 1
+            elif step == 0 or step >= _HALF:
+                self._dropped["late"] += 1
+            else:
+                self._sequences[packet.ssrc] = packet.sequence
+                lost = step - 1 if step <= MAX_GAP else 0
+                self._lost += lost
+                self._frames += 1
+                self._events.frame(
+                    AudioFrame(
+                        self._cred.guild_id, packet.user_id, packet.ssrc, packet.timestamp, bytes(packet.opus), lost
+                    )
+                )
+
+    def spoke(self, speaking: songbird.Speaking) -> None:
+        if speaking.user_id is not None:
+            self._events.speaking(speaking.user_id, bool(speaking.speaking & songbird.SpeakingState.Microphone))
+
+    def left(self, gone: songbird.ClientDisconnect) -> None:
+        self._events.member_left(gone.user_id)
+
+    def reconnected(self, _: songbird.ConnectData) -> None:
+        self._resumes += 1
+        self._events.state("live")
+
+    def disconnected(self, data: songbird.DisconnectData) -> None:
+        if data.kind is not songbird.DisconnectKind.Connect:
+            decision = policy(data.code)
+            again = data.kind is songbird.DisconnectKind.Reconnect
+            self.end(decision.end_after_resume(data.code) if again or decision.resume else decision.end(data.code))
+
+    def end(self, end: LinkEnd) -> None:
+        """The link is over; the first cause counts."""
+        if not self._ended.done():
+            self._ended.set_result(end)
+            self._events.state("ended")
+
+
+class SongbirdDriver:
+    """Opens links over Songbird. Threads live while links do, and with the last link they end.
+
+    Args:
+        settings: What the owner asks of every driver.
+
+    Raises:
+        ConfigError: The authority's file cannot be read.
+    """
+
+    name = "songbird"
+
+    def __init__(self, settings: DriverSettings) -> None:
+        self.settings = settings
+        if settings.ca_file is not None:
+            try:
+                songbird.trust(settings.ca_file)
+            except (OSError, ValueError) as error:
+                raise ConfigError(str(error), key="voice.ca_file") from None
+        timing = settings.timing
+        # Songbird tries at least twice; both tries together have the time of one.
+        self._config = songbird.Config(
+            decode_mode=songbird.DecodeMode.Decrypt,
+            driver_timeout=timing.connecting_s * 0.45,
+            retry_strategy=songbird.Strategy.every(timing.ws_retry_s),
+            retry_limit=1,
+        )
+        self._closing = Scope("voice.songbird.closing")
+
+    @contextlib.asynccontextmanager
+    async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[SongbirdLink]:
+        """See `roost.audio.VoiceDriver.open`."""
+        address = check_address(cred.server_address, self.settings.allowed_hosts)
+        driver = await songbird.Driver.create(dataclasses.replace(self._config))
+        link = SongbirdLink(driver, cred, events, self._config.crypto_mode.value)
+        driver.on_packets = link.packets
+        for event, listener in (
+            (songbird.Event.SpeakingStateUpdate, link.spoke),
+            (songbird.Event.ClientDisconnect, link.left),
+            (songbird.Event.DriverReconnect, link.reconnected),
+            (songbird.Event.DriverDisconnect, link.disconnected),
+        ):
+            await driver.add_event(event, listener)
+        try:
+            events.state("connecting")
+            try:
+                await driver.connect(cred.token, address, cred.session_id, cred.guild_id, cred.channel_id, cred.user_id)
+            except songbird.ConnectError as error:
+                raise _failed(error) from LinkClosed(_end_of(error))
+            events.state("live")
+            yield link
+        finally:
+            await self._close(driver, link)
+
+    async def _close(self, driver: songbird.Driver, link: SongbirdLink) -> None:
+        """Leave to the end, whatever cancels us meanwhile; `leave` bounds itself."""
+        closing = self._closing.spawn(driver.leave(), "link")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing})
+            raise
+        finally:
+            link.end(LinkEnd(None, "The voice link was closed.", Retry.STOP))
+
+
+def _end_of(error: songbird.ConnectError) -> LinkEnd:
+    if error.kind == "untrusted":
+        return LinkEnd(None, f"The voice connection failed: {error.reason}.", Retry.STOP)
+    if error.code is not None:
+        return policy(error.code).end(error.code)
+    if any(words in error.reason for words in _NEVER):
+        return LinkEnd(None, f"The voice connection could not be made: {error.reason}.", Retry.STOP)
+    return LinkEnd(None, f"The voice connection could not be made: {error.reason}.", Retry.REJOIN)
+
+
+def _failed(error: songbird.ConnectError) -> VoiceError:
+    end = _end_of(error)
+    return VoiceError(end.reason, retryable=end.retry is not Retry.STOP, retry_after_s=end.cooldown_s or None)

@@ -1,0 +1,59 @@
+"""Roost's driver ``songbird`` against the simulated voice server: the suite that every driver passes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("songbird", reason="NOT BUILT, SO NOT TESTED: run make songbird (it needs cargo)")
+pytest.importorskip("roost_songbird", reason="NOT BUILT, SO NOT TESTED: run make songbird (it needs cargo)")
+
+from roost_songbird.driver import SongbirdDriver
+
+from roost.audio import DriverSettings, Timing, VoiceDriver
+from roost.testing.driver_conformance import CHECKS, DAVE, LEAVING, PACKETS, Bench, Check, check_name, open_bench
+from roost_voice.sim import create
+
+pytestmark = pytest.mark.sim
+
+
+def make_songbird(timing: Timing, ca_file: Path, allowed_hosts: tuple[str, ...]) -> VoiceDriver:
+    return SongbirdDriver(DriverSettings(timing, ca_file, allowed_hosts))
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with open_bench(make_songbird, create(tick_s=0.01), untold=(DAVE, PACKETS, LEAVING)) as made:
+        async with made.link():
+            pass  # from its first use on, Songbird's runtime keeps one pair of sockets for the process
+        yield made
+
+
+CANNOT = {
+    "tells_members": "Songbird asks for version 4 of the voice gateway, which announces nobody who joins",
+    "reports_a_failed_resume": "after a refused resume Songbird identifies anew with the same credentials",
+    "survives_lost_and_forged_discovery": "Songbird asks for its own address once, so a lost answer costs a try",
+    "keeps_count_of_damage": "a malformed packet ends Songbird's receiving half with a panic",
+    "refuses_to_lose_encryption": "Songbird stays in a call that stops being end-to-end encrypted",
+    "stays_in_a_stage_without_encryption": "Songbird enters any call without end-to-end encryption",
+}
+"""Checks that a link on Songbird fails, as docs/drivers.md tells users. One that passes is to be taken off here."""
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(
+            check,
+            id=check_name(check),
+            marks=[pytest.mark.xfail(reason=CANNOT[check_name(check)], strict=True)]
+            if check_name(check) in CANNOT
+            else [],
+        )
+        for check in CHECKS
+    ],
+)
+async def test_conformance(check: Check, bench: Bench) -> None:
+    await check(bench)
