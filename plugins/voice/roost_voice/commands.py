@@ -37,10 +37,13 @@ LEAVE_WORDS = {
 }
 
 
-def join_words(result: JoinResult, asked: int) -> str:
-    """The reply to ``/voice join``."""
+def join_words(result: JoinResult, asked: int, user_id: int = 0) -> str:
+    """The reply to ``/voice join``: of many who asked at once, one brought the bot, and the others hear where it is."""
     channel = result.channel_id or asked
-    return JOIN_WORDS[result.told].format(channel=channel, asked=asked, reason=result.reason.rstrip("."))
+    told = result.told
+    if told is Told.JOINED and result.session is not None and user_id not in (0, result.session.started_by):
+        told = Told.ALREADY
+    return JOIN_WORDS[told].format(channel=channel, asked=asked, reason=result.reason.rstrip("."))
 
 
 def leave_words(result: JoinResult) -> str:
@@ -133,7 +136,7 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
             mover = current is not None and may_move_members(bot, ctx.member, current.channel_id)
             request = JoinRequest(guild_id, channel_id, user_id, int(ctx.channel_id))
             result = await sessions.join(request, may_move_others=mover)
-            await reply(ctx, join_words(result, channel_id))
+            await reply(ctx, join_words(result, channel_id, user_id))
 
     @group.register
     class Leave(lightbulb.SlashCommand, name="leave", description="Send me out of the voice channel"):

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from context import Rig, SinkRecorder, eventually, running
 
+from roost.audio import JoinRequest
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
+from roost_voice.commands import join_words
 
 pytestmark = pytest.mark.sim
 
@@ -34,13 +36,13 @@ class Member:
 
     async def enters(self, channel: int | None) -> None:
         place = self.rig.channels[channel] if channel is not None else None
-        await self.control.voice(member_id=self.id, channel_id=place)
-        await eventually(
-            lambda: (
-                (state := self.rig.ctx.bot.cache.get_voice_state(self.rig.guild_id, self.id)) is not None
-                and state.channel_id == place
-            )
-        )
+        await self.control.voice(member_id=self.id, channel_id=place, guild_id=self.rig.guild_id)
+
+        def seen() -> int | None:
+            state = self.rig.ctx.bot.cache.get_voice_state(self.rig.guild_id, self.id)
+            return state.channel_id if state is not None else None
+
+        await eventually(lambda: seen() == place)
 
 
 @pytest.fixture
@@ -213,6 +215,62 @@ async def test_a_deafened_bot_says_so_once_and_again_when_it_hears(rig: Rig, con
         while len(await told()) < 2:
             await asyncio.sleep(0.02)
     assert "hear again" in "".join(await told())
+
+
+async def test_of_fifty_at_once_one_brings_me_and_the_others_hear_where_i_am(rig: Rig) -> None:
+    channel = rig.channels[0]
+    people = range(1, 51)
+    results = await asyncio.gather(
+        *(rig.manager.join(JoinRequest(rig.guild_id, channel, person, rig.text)) for person in people)
+    )
+    answers = [join_words(result, channel, person) for result, person in zip(results, people, strict=True)]
+    assert answers.count(f"Joined <#{channel}>.") == 1
+    assert answers.count(f"Already in <#{channel}>.") == 49
+    assert rig.most == 1
+    assert rig.op4() == [str(channel)]
+
+
+async def test_who_comes_to_the_same_channel_meanwhile_is_told(rig: Rig, control: ControlClient) -> None:
+    members = [Member(rig, control, number) for number in range(3)]
+    for member in members:
+        await member.enters(0)
+    answers = await asyncio.gather(*(member.types("/voice join") for member in members))
+    assert sorted(answers) == sorted([f"Joined <#{rig.channels[0]}>.", *[f"Already in <#{rig.channels[0]}>."] * 2])
+
+
+async def test_left_alone_with_bots_i_leave_unless_somebody_comes_back(sim: SimulatedDiscord, tmp_path: Path) -> None:
+    async with (
+        running(sim, tmp_path, commands=True, alone_leave_s=1.5) as rig,
+        ControlClient(sim.control_url) as control,
+    ):
+        member = Member(rig, control)
+        robot = await control.add_member("Beep", guild_id=rig.guild_id, bot=True)
+        await member.enters(0)
+        await control.voice(member_id=robot, channel_id=rig.channels[0])
+        await member.types("/voice join")
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            # Each time for less than the limit, in all for more.
+            await member.enters(None)
+            await asyncio.sleep(0.7)
+            assert rig.place == rig.channels[0]
+            await member.enters(0)
+        await member.enters(None)
+        since = loop.time()
+        await eventually(lambda: rig.place is None)
+        assert loop.time() - since >= 1.3
+        reason, _stats = await rig.recorder.until("closed")
+        assert reason == "everybody left the channel"
+
+
+async def test_where_i_am_to_stay_i_stay(sim: SimulatedDiscord, tmp_path: Path) -> None:
+    async with running(sim, tmp_path, commands=True, alone_leave_s=0) as rig, ControlClient(sim.control_url) as control:
+        member = Member(rig, control)
+        await member.enters(0)
+        await member.types("/voice join")
+        await member.enters(None)
+        await asyncio.sleep(1.0)
+        assert rig.place == rig.channels[0]
 
 
 async def test_a_join_that_discord_never_answers(rig: Rig, control: ControlClient) -> None:
