@@ -6,8 +6,8 @@ A driver's tests make a `Bench` (the driver, a voice server, the delays) and run
     async def test_conformance(check, bench):
         await check(bench)
 
-A check raises `AssertionError` when the driver breaks the contract of `roost.audio`. A driver on top of another library may
-not learn everything: what it cannot tell is named in ``untold``, and the checks then ask the server instead.
+A check raises `AssertionError` when the driver breaks the contract of `roost.audio`. A driver on top of another
+library may not learn everything: what it cannot tell is named in ``untold``, and the checks then ask the server.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ListeningVoice(VoicePart, Protocol):
 
 
 DAVE, PACKETS, LEAVING = "dave", "packets", "leaving"
-"""What a driver may be unable to tell: the state of the end-to-end encryption, packets that it drops or adds, and, to the
-server, that it leaves: it breaks off instead, and the session ends with the bot's voice state."""
+"""What a driver may be unable to tell: the state of the end-to-end encryption, packets that it drops or adds, and, to
+the server, that it leaves: it breaks off instead, and the session ends with the bot's voice state."""
 
 UNTOLD_S = 0.3
 """What the driver does with new keys follows the server's side of it by so much at most."""
