@@ -269,6 +269,25 @@ async def test_a_reload_goes_on_in_the_same_transcript(make: Any, packets: list[
 
 
 @pytest.mark.e2e
+async def test_the_job_that_deletes_runs_with_the_plugin(make: Any) -> None:
+    house: House = await make(script=["hello"], retention_days=2)
+    book = house.plugin.book
+    kept = []
+    for days in (1.5, 2.5):
+        keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+        await keeper.keep(line(), "Ada")
+        await book.end(keeper.key, time.time() - days * DAY_S)
+        kept.append(keeper)
+    await house.unload("reload")
+    await house.load()
+    async with asyncio.timeout(10):
+        while len(found := await house.plugin.book.newest(GUILD, lambda _head: True)) > 1:
+            await asyncio.sleep(0.01)
+    assert [head.id for head, _ in found] == [kept[0].head.id]
+    assert await house.plugin.book.lines(kept[1].key) == []
+
+
+@pytest.mark.e2e
 async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["hello"])
     await house.open()

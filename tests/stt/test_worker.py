@@ -14,7 +14,7 @@ import pytest
 from stt_rig import Build, manifest, packets_of, samples_of, scripted
 
 from roost.audio import SILENCE_FRAME
-from roost.opus import encode_all
+from roost.opus import Samples, encode_all
 from roost.text import wer
 from roost_stt.engine import State, Trouble
 
@@ -65,6 +65,46 @@ async def test_noise_and_silence_give_no_text(rig: Build) -> None:
     await made.say([SILENCE_FRAME] * 500, user=9)
     assert await made.drain()
     assert [each.text for each in made.transcripts if each.text] == []
+
+
+def a_minute_of(what: str) -> Samples:
+    """Sounds that are nobody's voice, 48 kHz."""
+    rate, seconds = 48_000, 60
+    dice = np.random.default_rng(7)
+    when = np.arange(rate * seconds) / rate
+    if what == "silence":
+        return np.zeros(when.size, np.int16)
+    if what == "noise":
+        return (dice.standard_normal(when.size) * 3000).astype(np.int16)
+    sound = np.zeros(when.size)
+    if what == "keyboard":
+        at = 0
+        while (at := at + int(rate * dice.uniform(0.08, 0.4))) < when.size - 2400:
+            click = dice.standard_normal(2400) * np.exp(-np.arange(2400) / dice.uniform(80, 500))
+            sound[at : at + 2400] += click * dice.uniform(3000, 12_000)
+    else:
+        # Chords with overtones, a new one each half second.
+        for number in range(seconds * 2):
+            part = slice(number * rate // 2, (number + 1) * rate // 2)
+            for step in dice.choice([0, 3, 4, 7, 9, 12], 3):
+                tone = 220 * 2 ** (step / 12)
+                for overtone in (1, 2, 3, 4):
+                    sound[part] += np.sin(2 * np.pi * tone * overtone * when[part]) * 2000 / overtone
+            sound[part] *= np.exp(-np.arange(rate // 2) / rate * 3)
+    return np.clip(sound, -32767, 32767).astype(np.int16)
+
+
+async def test_a_minute_of_silence_noise_keyboard_and_music_gives_no_line(rig: Build) -> None:
+    made = await rig()
+    kinds = ("silence", "noise", "keyboard", "music")
+    for user, what in enumerate(kinds, 1):
+        await made.say(encode_all(a_minute_of(what)), user=user)
+        assert await made.drain(timeout_s=60)
+    assert [(kinds[each.user_id - 1], each.text) for each in made.transcripts if each.text] == []
+    # It would have heard words.
+    await made.say(packets_of("lv_0880"), user=9)
+    assert await made.drain()
+    assert made.text(9)
 
 
 async def test_damaged_packets_do_not_end_anything(rig: Build) -> None:
