@@ -174,6 +174,40 @@ async def test_voice_test_tells_encryption_loss_and_level_of_each(rig: Rig, cont
     assert "Only people in" in await Member(rig, control, 3).types("/voice test") if len(rig.members) > 3 else True
 
 
+async def test_who_opts_out_during_a_test_is_not_decoded(rig: Rig, control: ControlClient) -> None:
+    asks, leaves = Member(rig, control, 0), Member(rig, control, 1)
+    for member in (asks, leaves):
+        await member.enters(0)
+        await rig.ctx.consent.agree(rig.guild_id, member.id)
+    await asks.types("/voice join")
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    decoded: list[set[int]] = []
+    spawn = asyncio.create_subprocess_exec
+
+    async def spies(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await spawn(*arguments, **options)
+        assert not [name for name in options["env"] if name.startswith("ROOST_")]
+        (ear,) = session._sinks
+        if not decoded:
+            # The worst moment: the process is there, and the frames are about to go.
+            asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(opts_out()))
+        decoded.append({frame.user_id for frame in ear.frames})  # type: ignore[attr-defined]
+        return process
+
+    async def opts_out() -> None:
+        await rig.ctx.consent.opt_out(rig.guild_id, leaves.id)
+
+    speaking = [asyncio.create_task(control.speak(member_id=each.id, recording="lv_0880")) for each in (asks, leaves)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roost_voice.hearing.asyncio.create_subprocess_exec", spies)
+        text = await asks.types("/voice test", seconds=2)
+    await asyncio.gather(*speaking)
+    assert decoded == [{asks.id, leaves.id}, {asks.id}]
+    assert f"<@{leaves.id}>: not heard" in text
+    assert re.search(rf"<@{asks.id}>: .* level -", text)
+
+
 async def test_voice_test_hears_nobody_without_a_notice(rig: Rig, control: ControlClient) -> None:
     member = Member(rig, control, 0)
     await member.enters(0)
