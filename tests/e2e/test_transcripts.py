@@ -37,7 +37,10 @@ async def test_a_killed_bot_tells_and_the_transcript_so_far_is_there(tmp_path: P
         async with run_bot(scene.arguments, scene.environ) as bot:
             await bot.ready()
             for _ in range(100):
-                if any(f"/transcript show {name}" in text for text in await scene.posted()):
+                if any(
+                    f"/transcript show {name}" in text and f"for <@{scene.ben}>" in text
+                    for text in await scene.posted()
+                ):
                     break
                 await asyncio.sleep(0.05)
             else:

@@ -110,9 +110,11 @@ class SttPlugin:
         """Tell where a crash ended a transcription, and that what was said until then is kept."""
         interrupted, self._interrupted = self._interrupted, []
         for head in interrupted:
+            # Named so that they see that it is for them; like everything said here, it pings nobody.
+            whose = f" for <@{head.started_by}>" if head.started_by else ""
             text = (
                 f"I was interrupted <t:{int(head.ended_at or head.started_at)}:R> while transcribing "
-                f"<#{head.voice_channel_id}>. What was said until then is kept: `/transcript show {head.id}`."
+                f"<#{head.voice_channel_id}>{whose}. What was said until then is kept: `/transcript show {head.id}`."
             )
             try:
                 await say(self._context().bot, head.text_channel_id, text)

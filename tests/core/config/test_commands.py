@@ -240,6 +240,25 @@ async def test_only_those_who_manage_the_server(tmp_path: Path, drop: Drop, card
             await live.slash("/config show", member=3)
 
 
+async def test_where_a_server_wants_the_bot_to_stay_it_stays_after_a_restart(
+    tmp_path: Path, card: dict[str, Any]
+) -> None:
+    ca = [f"voice.ca_file={card['ca_file']}", "voice.allowed_hosts=localhost,127.0.0.1", "voice.alone_leave_s=0.2"]
+    async with running(tmp_path, card, *ca, deny="stt") as live:
+        answer = await live.slash("/config set", plugin="voice", key="alone_leave_s", value="0")
+        assert answer == "`voice.alone_leave_s` is `0.0` here now."
+    async with running(tmp_path, card, *ca, deny="stt") as live:
+        await live.control.voice(member_id=live.members[1], channel_id=live.voices[0][0])
+        await live.slash("/voice join", member=1)
+        await live.control.voice(member_id=live.members[1], channel_id=None, guild_id=live.guilds[0])
+        await asyncio.sleep(1.0)
+        assert (await live.control.state())["voice_sessions"]
+        await live.slash("/config reset", plugin="voice", key="alone_leave_s")
+        async with asyncio.timeout(10):
+            while (await live.control.state())["voice_sessions"]:
+                await asyncio.sleep(0.05)
+
+
 async def test_voice_takes_over_what_a_server_sets(tmp_path: Path, card: dict[str, Any]) -> None:
     ca = [f"voice.ca_file={card['ca_file']}", "voice.allowed_hosts=localhost,127.0.0.1", "voice.alone_leave_s=600"]
     async with running(tmp_path, card, "consent.mode=notice", *ca, deny="stt") as live:
