@@ -17,7 +17,7 @@ UNNUMBERED = frozenset({2, 6, 8, 9})
 SEQ_MODULUS = 1 << 16
 
 NUMBERED_SINCE = 8
-"""The gateway version from which on messages have sequence numbers, heartbeats are objects and resumes make up for losses.
+"""From this gateway version on messages have numbers, heartbeats are objects and resumes make up for what was missed.
 
 Source: Discord's documentation, and for binary messages serenity-voice-model 0.3.0, which Songbird uses: it asks for 4,
 and can read neither a number before a binary op nor anything after the ``d`` of JSON.
