@@ -117,6 +117,11 @@ class Stage:
                 return int(voice_state["channel_id"])
         return None
 
+    async def bot_is_in_encrypted_group(self) -> bool:
+        """Whether Discord delivers the group's keys to the bot."""
+        sessions = (await self.state())["voice_sessions"]
+        return any(int(each["user_id"]) == self.bot_id and each["dave"]["in_group"] for each in sessions)
+
     async def until_bot_is_in(self, channel: int | None, timeout_s: float) -> None:
         """Wait until the simulated Discord has the bot in a channel (None: nowhere).
 
@@ -285,6 +290,7 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
         for part in (ada(), ben(), cleo(), photograph()):
             group.create_task(part)
     ledger.open_files_live = bot.open_files()
+    ledger.in_encrypted_group = await stage.bot_is_in_encrypted_group()
     await stage.slash("Ada", "/transcribe stop")
     await bot.wait_for(lambda each: each.get("event") == "speech_report", 5.0, "a report of what was decoded")
     _read_speech(ledger, bot, stage.members["Cleo"])
