@@ -27,7 +27,7 @@ def listen(driver: Any) -> list[Any]:
     """A list that fills with the driver's events."""
     told: list[Any] = []
     for event in ("SpeakingStateUpdate", "ClientDisconnect", "DriverConnect", "DriverReconnect", "DriverDisconnect"):
-        driver._listeners[-len(driver._listeners) - 1] = songbird.driver._Subscribed(
+        driver._listeners[-len(driver._listeners) - 1] = songbird._listening._Subscribed(
             getattr(songbird.Event, event), told.append
         )
     return told
@@ -314,7 +314,7 @@ async def test_a_queue(stage: Any, driver: Any) -> None:
 
 
 async def test_listeners_go_with_their_tracks(stage: Any, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("songbird.driver.FORGET_S", 0.0)
+    monkeypatch.setattr("songbird._listening.FORGET_S", 0.0)
     await stage.connect(driver)
     for _ in range(5):
         ended = asyncio.Event()

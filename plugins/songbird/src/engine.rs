@@ -38,11 +38,8 @@ pub fn engine() -> PyResult<Arc<Engine>> {
         let _inside = runtime.enter();
         Scheduler::new(SchedulerConfig::default())
     };
-    let made = Arc::new(Engine {
-        runtime: Some(runtime),
-        scheduler: Some(scheduler),
-        disposer: Some(DisposalThread::run()),
-    });
+    let made =
+        Arc::new(Engine { runtime: Some(runtime), scheduler: Some(scheduler), disposer: Some(DisposalThread::run()) });
     *current = Arc::downgrade(&made);
     Ok(made)
 }

@@ -66,9 +66,8 @@ impl Feed {
     pub fn input(&self) -> std::result::Result<Input, String> {
         let mut parameters = CodecParameters::new();
         parameters.for_codec(CODEC_TYPE_OPUS).with_sample_rate(SAMPLE_RATE_RAW as u32);
-        let decoder = get_codec_registry()
-            .make(&parameters, &DecoderOptions::default())
-            .map_err(|error| error.to_string())?;
+        let decoder =
+            get_codec_registry().make(&parameters, &DecoderOptions::default()).map_err(|error| error.to_string())?;
         // The type that says "no metadata" can only be got from a probe: of an empty raw file, then.
         let mut empty = b"SbirdRaw".to_vec();
         empty.extend_from_slice(&(SAMPLE_RATE_RAW as u32).to_le_bytes());
@@ -77,19 +76,10 @@ impl Feed {
         let probed = get_probe()
             .format(&Hint::new(), stream, &FormatOptions::default(), &MetadataOptions::default())
             .map_err(|error| error.to_string())?;
-        let reader = Reader {
-            feed: self.clone(),
-            tracks: [Track::new(0, parameters)],
-            metadata: MetadataLog::default(),
-            at: 0,
-        };
-        let parsed = Parsed {
-            format: Box::new(reader),
-            decoder,
-            track_id: 0,
-            meta: probed.metadata,
-            supports_backseek: false,
-        };
+        let reader =
+            Reader { feed: self.clone(), tracks: [Track::new(0, parameters)], metadata: MetadataLog::default(), at: 0 };
+        let parsed =
+            Parsed { format: Box::new(reader), decoder, track_id: 0, meta: probed.metadata, supports_backseek: false };
         Ok(Input::Live(LiveInput::Parsed(parsed), None))
     }
 }

@@ -42,11 +42,35 @@ pub struct TrackReport {
 }
 
 pub enum Event {
-    Speaking { user: Option<u64>, ssrc: u32, flags: u8, delay: Option<u32> },
-    Left { user: u64 },
-    Connected { again: bool, channel: u64, guild: u64, session: String, server: String, ssrc: u32 },
-    Disconnected { kind: &'static str, reason: &'static str, code: Option<u16>, channel: u64, guild: u64, session: String },
-    Tracks { subscription: u64, tracks: Vec<TrackReport> },
+    Speaking {
+        user: Option<u64>,
+        ssrc: u32,
+        flags: u8,
+        delay: Option<u32>,
+    },
+    Left {
+        user: u64,
+    },
+    Connected {
+        again: bool,
+        channel: u64,
+        guild: u64,
+        session: String,
+        server: String,
+        ssrc: u32,
+    },
+    Disconnected {
+        kind: &'static str,
+        reason: &'static str,
+        code: Option<u16>,
+        channel: u64,
+        guild: u64,
+        session: String,
+    },
+    Tracks {
+        subscription: u64,
+        tracks: Vec<TrackReport>,
+    },
 }
 
 pub struct Received {

@@ -247,11 +247,8 @@ impl Link {
     fn add_track_event(&self, name: &str, subscription: &Subscription) -> PyResult<()> {
         let event = event_of(name)?;
         self.with(|open| {
-            let listener = TrackListener {
-                ear: self.ear.clone(),
-                subscription: subscription.clone(),
-                _alive: open.alive.clone(),
-            };
+            let listener =
+                TrackListener { ear: self.ear.clone(), subscription: subscription.clone(), _alive: open.alive.clone() };
             open.driver.add_global_event(event, listener);
             Ok(())
         })

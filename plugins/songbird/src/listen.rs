@@ -1,5 +1,6 @@
 //! Songbird's events, turned into messages for the hub.
 
+use std::collections::hash_map::Entry;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -85,10 +86,11 @@ impl Ear {
 
     fn decode(&self, ssrc: u32, opus: &[u8]) -> Option<Vec<u8>> {
         let mut decoders = self.decoders.lock().unwrap();
-        if !decoders.contains_key(&ssrc) {
-            decoders.insert(ssrc, Speaker::new(true)?);
-        }
-        decoders.get_mut(&ssrc)?.decode(opus, true)
+        let speaker = match decoders.entry(ssrc) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Speaker::new(true)?),
+        };
+        speaker.decode(opus, true)
     }
 
     fn forget(&self, user: u64) {

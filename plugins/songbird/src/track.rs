@@ -123,7 +123,13 @@ impl NativeHandle {
         self.listen(event_of(name)?, subscription)
     }
 
-    fn add_timer(&self, delay_s: f64, phase_s: Option<f64>, periodic: bool, subscription: &Subscription) -> PyResult<()> {
+    fn add_timer(
+        &self,
+        delay_s: f64,
+        phase_s: Option<f64>,
+        periodic: bool,
+        subscription: &Subscription,
+    ) -> PyResult<()> {
         let delay = span(delay_s)?;
         let event = if periodic {
             SongbirdEvent::Periodic(delay, phase_s.map(span).transpose()?)
