@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice songbird songbird-cycles clean
+.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
@@ -20,6 +20,7 @@ help:
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
 	@echo "make bench-speech  speech-to-text beside stock faster-whisper (half an hour)"
 	@echo "make songbird  build the module songbird (needs Rust; nothing else does)   make songbird-cycles  1,000 joins (N=)"
+	@echo "make bench-drivers  the voice drivers side by side (ten minutes)"
 	@echo "make bench-voice  what joining, receiving, stopping and reaping cost (five minutes)"
 
 setup: $(STAMP)
@@ -105,6 +106,9 @@ songbird: $(STAMP)
 
 songbird-cycles: $(STAMP)
 	$(BIN)/python bench/songbird_cycles.py --n $(or $(N),1000) build/songbird-cycles.json
+
+bench-drivers: $(STAMP)
+	$(BIN)/python bench/voice/drivers.py build/bench-drivers.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

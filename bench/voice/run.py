@@ -49,8 +49,9 @@ PROGRESS = Console(stderr=True)
 class Fleet:
     """A simulator with its control client, and bots to start at it."""
 
-    def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path) -> None:
+    def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path, driver: str) -> None:
         self.sim = sim
+        self.driver = driver
         self.discord = discord
         self.folder = folder
         self.guilds = sim.card["guilds"]
@@ -65,6 +66,7 @@ class Fleet:
             "discord.rest_url": self.sim.card["rest_url"],
             "voice.ca_file": self.sim.card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
+            "voice.driver": self.driver,
             "log.format": "json",
             "plugins.required": "voice",
             "plugins.deny": "stt",
@@ -119,11 +121,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(*arguments: str) -> AsyncIterator[Fleet]:
+async def fleet(*arguments: str, driver: str = "native") -> AsyncIterator[Fleet]:
     with tempfile.TemporaryDirectory() as folder:
         async with spawn(arguments) as sim, ControlClient(sim.card["control_url"]) as discord:
             pin(sim.pid, 1)
-            yield Fleet(sim, discord, Path(folder))
+            yield Fleet(sim, discord, Path(folder), driver)
 
 
 def say(what: str) -> None:
@@ -234,10 +236,11 @@ async def floor(what: str, world: Fleet, places: list[str]) -> list[dict[str, An
     return [json.loads(line) for line in out.decode().splitlines()]
 
 
-async def packets() -> dict[str, Any]:
+async def packets(driver: str = "native") -> dict[str, Any]:
     """Processor time per received packet, in the bot and in the floor, of the same speakers at once."""
     figures: dict[str, Any] = {}
-    async with fleet("--guilds", "1", "--members", str(max(SPEAKERS))) as world, world.bot():
+    people = str(max(SPEAKERS))
+    async with fleet("--guilds", "1", "--members", people, driver=driver) as world, world.bot():
         await world.join(0)
         ((guild, channel),) = world.places()
         members = [int(each["id"]) for each in world.guilds[0]["members"]]
@@ -322,9 +325,10 @@ async def receiver(world: Fleet, place: str) -> AsyncIterator[Any]:
             await process.wait()
 
 
-async def many(sessions: int) -> dict[str, Any]:
+async def many(sessions: int, driver: str = "native") -> dict[str, Any]:
     """So many sessions with one speaker each in one process on one core."""
-    async with fleet("--guilds", str(sessions), "--shards", str(SHARDS)) as world, world.bot(lag=True) as bot:
+    places = ("--guilds", str(sessions), "--shards", str(SHARDS))
+    async with fleet(*places, driver=driver) as world, world.bot(lag=True) as bot:
         for number in range(sessions):
             await world.join(number)
             guild = world.guilds[number]

@@ -211,7 +211,7 @@ class Ledger:
                 "end-to-end encryption: version, epochs, frames decrypted / dropped",
                 f"DAVE {self.dave_version}, {self.dave_epochs}, {self.frames_decrypted} / {self.frames_dropped}"
                 if self.dave_version
-                else f"the driver is silent; by Discord's word {'in' if self.in_encrypted_group else 'outside'} the group",
+                else f"untold; by Discord's word {'in' if self.in_encrypted_group else 'outside'} the group",
                 self._encrypted,
             ),
             ("word error rate", _percent(self.wer), self.wer is not None and self.wer <= MAX_WER),
