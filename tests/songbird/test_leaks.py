@@ -67,11 +67,7 @@ async def test_leave_leaves_nothing(stage: Any, driver: Any) -> None:
     started_at = time.monotonic()
     await driver.leave()
     assert time.monotonic() - started_at < songbird.driver.CLOSE_S
-    try:
-        await settled(before, stage)
-    except AssertionError:
-        print("NEW", [n for n in left() if n not in had], left())
-        raise
+    await settled(before, stage)
     await stage.until(lambda: not (asyncio.all_tasks() - tasks) and not stage.bench.host.open)
     with pytest.raises(songbird.TrackError):
         while time.monotonic() < started_at + 20:
