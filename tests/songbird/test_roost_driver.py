@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,8 +13,8 @@ pytest.importorskip("roost_songbird", reason="NOT BUILT, SO NOT TESTED: run make
 
 from roost_songbird.driver import SongbirdDriver
 
-from roost.audio import DriverSettings, Timing, VoiceDriver
-from roost.testing.driver_conformance import CHECKS, DAVE, LEAVING, PACKETS, Bench, Check, check_name, open_bench
+from roost.audio import DriverSettings, Retry, Timing, VoiceDriver
+from roost.testing.driver_conformance import ANN, CHECKS, DAVE, LEAVING, PACKETS, Bench, Check, check_name, open_bench
 from roost_voice.sim import create
 
 pytestmark = pytest.mark.sim
@@ -35,7 +36,7 @@ CANNOT = {
     "tells_members": "Songbird asks for version 4 of the voice gateway, which announces nobody who joins",
     "reports_a_failed_resume": "after a refused resume Songbird identifies anew with the same credentials",
     "survives_lost_and_forged_discovery": "Songbird asks for its own address once, so a lost answer costs a try",
-    "keeps_count_of_damage": "a malformed packet ends Songbird's receiving half with a panic",
+    "keeps_count_of_damage": "a malformed packet ends Songbird's receiving half with a panic; see below",
     "refuses_to_lose_encryption": "Songbird stays in a call that stops being end-to-end encrypted",
     "stays_in_a_stage_without_encryption": "Songbird enters any call without end-to-end encryption",
 }
@@ -57,3 +58,22 @@ CANNOT = {
 )
 async def test_conformance(check: Check, bench: Bench) -> None:
     await check(bench)
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_link_that_a_fault_made_deaf_ends_and_is_opened_anew(bench: Bench) -> None:
+    """Songbird 0.6.1 panics on some malformed packets (udp_rx/mod.rs, a length below zero) and hears nothing after."""
+    await bench.join(ANN)
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        bench.host.arm("malformed_rtp", count=200)
+        await bench.speak(ANN, 0.6)
+        async with asyncio.timeout(10):
+            end = await link.wait_closed()
+        assert end.retry is Retry.REJOIN
+        assert "voice library failed" in end.reason
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        bench.host.disarm()
+        await bench.speak(ANN)
+        await events.until(lambda: len(events.frames) > 5, "Ann is heard again")

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +85,7 @@ pub struct Received {
 }
 
 enum Message {
+    Panic(String),
     Done(u64, Outcome),
     Event(u64, Event),
     Packet(u64, Received),
@@ -139,6 +140,28 @@ impl Inner {
             });
         }
     }
+}
+
+static HUBS: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+static WATCH: Once = Once::new();
+
+/// Tell every hub of a panic in Songbird's threads: a task of some driver is gone, and nobody else would notice.
+fn watch_panics() {
+    WATCH.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            before(info);
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            // The mixers' threads have no name.
+            let ours = std::thread::current().name().is_some_and(|name| name.starts_with("songbird"));
+            if ours || place.contains("/songbird-") {
+                let hubs: Vec<_> = HUBS.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
+                for hub in hubs {
+                    hub.put(Message::Panic(place.clone()));
+                }
+            }
+        }));
+    });
 }
 
 /// Promises that an operation is answered, also when its task is dropped unfinished.
@@ -220,7 +243,12 @@ impl Hub {
             armed: AtomicBool::new(false),
             tx: Mutex::new(Some(tx)),
         };
-        Ok(Self { inner: Arc::new(inner), rx: Mutex::new(Some(rx)) })
+        let inner = Arc::new(inner);
+        watch_panics();
+        let mut hubs = HUBS.lock().unwrap();
+        hubs.retain(|hub| hub.strong_count() > 0);
+        hubs.push(Arc::downgrade(&inner));
+        Ok(Self { inner, rx: Mutex::new(Some(rx)) })
     }
 
     /// Raises ValueError once closed.
@@ -267,6 +295,7 @@ impl Hub {
                         }
                     }
                 }
+                Message::Panic(place) => out.append((0, "panicked", place))?,
                 Message::Event(driver, event) => {
                     batches.remove(&driver);
                     append_event(py, &out, driver, event)?;

@@ -121,6 +121,11 @@ class SongbirdLink:
             again = data.kind is songbird.DisconnectKind.Reconnect
             self.end(decision.end_after_resume(data.code) if again or decision.resume else decision.end(data.code))
 
+    def panicked(self, panic: songbird.Panic) -> None:
+        """A fault in Songbird: nobody knows in which link, and the one it was in is deaf from now on."""
+        _log.error("guild %d: Songbird failed at %s, so the link is opened anew", self._cred.guild_id, panic.place)
+        self.end(LinkEnd(None, "The voice library failed, so the connection is made anew.", Retry.REJOIN))
+
     def end(self, end: LinkEnd) -> None:
         """The link is over; the first cause counts."""
         if not self._ended.done():
@@ -169,6 +174,7 @@ class SongbirdDriver:
             (songbird.Event.ClientDisconnect, link.left),
             (songbird.Event.DriverReconnect, link.reconnected),
             (songbird.Event.DriverDisconnect, link.disconnected),
+            (songbird.Event.DriverPanic, link.panicked),
         ):
             await driver.add_event(event, listener)
         try:

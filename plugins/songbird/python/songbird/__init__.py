@@ -38,6 +38,7 @@ from songbird.events import (
     DisconnectKind,
     DisconnectReason,
     Event,
+    Panic,
     Speaking,
     SpeakingState,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "NotConnectedError",
     "OpusDecoder",
     "OpusPacket",
+    "Panic",
     "PlayMode",
     "Queue",
     "QueueError",

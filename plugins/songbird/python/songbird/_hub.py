@@ -95,8 +95,11 @@ class LoopHub:
             if kind in ("done", "failed"):
                 self._settle(number, kind, content)
                 continue
-            receiver = self._receivers.get(number)
-            if receiver is not None:
+            concerned = self._receivers.get(number)
+            # A panic is of some driver, and nobody knows of which.
+            for receiver in list(self._receivers.values()) if kind == "panicked" else [concerned]:
+                if receiver is None:
+                    continue
                 # A listener that raises must not cost the others their messages.
                 try:
                     receiver._receive(kind, content)

@@ -17,6 +17,7 @@ from songbird.events import (
     DisconnectKind,
     DisconnectReason,
     Event,
+    Panic,
     Speaking,
     SpeakingState,
 )
@@ -165,6 +166,8 @@ class Listening:
             self._fire(kind, Speaking(user, ssrc, SpeakingState(flags), delay))
         elif kind == "left":
             self._fire(kind, ClientDisconnect(*content))
+        elif kind == "panicked":
+            self._fire(kind, Panic(content))
         elif kind == "disconnected":
             what, why, code, *rest = content
             self._fire(kind, DisconnectData(DisconnectKind(what), DisconnectReason(why), code, *rest))

@@ -34,6 +34,7 @@ class Event:
     DriverReconnect: ClassVar[Event]
     DriverDisconnect: ClassVar[Event]
     VoicePacket: ClassVar[Event]
+    DriverPanic: ClassVar[Event]
 
     @staticmethod
     def periodic(duration: float, phase: float | None = None) -> Event:
@@ -77,6 +78,16 @@ Event.DriverConnect = Event("connected")
 Event.DriverReconnect = Event("reconnected")
 Event.DriverDisconnect = Event("disconnected")
 Event.VoicePacket = Event("packets")
+Event.DriverPanic = Event("panicked")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Panic:
+    """A task of Songbird has died of a fault in it, in this driver or in another one of the process: what stands may
+    be deaf or mute for good. Leave, and connect again.
+    """
+
+    place: str
 
 
 class SpeakingState(enum.IntFlag):
