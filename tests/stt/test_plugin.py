@@ -264,3 +264,25 @@ async def test_settings_are_checked(make: Any) -> None:
     await house.open()
     with pytest.raises(ConfigError, match="no plugin provides the engine nonesuch"):
         await start(house)
+
+
+async def test_what_becomes_text_after_the_deadline_is_stored_and_not_posted(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["too late"])
+    await house.open()
+    await start(house)
+    transcription = house.plugin._running[GUILD]
+    (worker,) = house.workers()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        house.session.say(packets[:60])
+        deadline = asyncio.get_running_loop().time() + 0.3
+        await house.plugin.voice_session_closing(cast(Any, house.session), "leave", deadline)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while not (lines := await house.plugin.book.lines(transcription.keeper.key)):
+            await asyncio.sleep(0.02)
+    assert [line.text for line in lines] == ["too late"]
+    await asyncio.sleep(0.2)  # a caption would be there by now
+    assert house.texts == []
+    await house.close()

@@ -229,6 +229,12 @@ class Captioner:
             self._hurry = False
         return True
 
+    def give_up(self) -> None:
+        """Post nothing of what still waits; it is counted as dropped."""
+        self.dropped += len(self._lines) + len(self._unsent)
+        self._lines.clear()
+        self._unsent.clear()
+
     def _has_to_write(self) -> bool:
         if self._lines or self._unsent or self._page_stale:
             return True

@@ -87,6 +87,7 @@ class Transcription:
         self._detach: Callable[[], None] | None = None
         self._scope = Scope(f"transcription:{session.guild_id}")
         self._told: set[str] = set()
+        self._post_until = float("inf")
         self.transcripts = 0
         self.transcripts_dropped = 0
         self._decoded_before: dict[int, int] = dict(worker.stats()["decoded"])
@@ -228,8 +229,12 @@ class Transcription:
         self._told.discard(what)
 
     async def drain(self, deadline: float) -> bool:
-        """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time)."""
+        """Stop the intake, have everything said transcribed and posted, until `deadline` (event loop time).
+
+        What becomes text later is stored, and not posted any more.
+        """
         self.stop_intake()
+        self._post_until = deadline
         # What the deadline cuts off may not stand there as if more of it came.
         self.wants_partials = False
         self.captioner.end_partials(at_once=True)
@@ -239,7 +244,10 @@ class Transcription:
                 await self._settled.wait()
         except TimeoutError:
             complete = False
-        return await self.captioner.flush(deadline) and complete
+        posted = await self.captioner.flush(deadline)
+        if not posted:
+            self.captioner.give_up()
+        return posted and complete
 
     async def close(self) -> None:
         """End everything; what is still queued is not posted. Idempotent."""
@@ -298,7 +306,7 @@ class Transcription:
         if not await self._keep(final, name, draft.user_id):
             return
         self._end_partial(draft)
-        if self._shown():
+        if self._shown() and asyncio.get_running_loop().time() <= self._post_until:
             self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
             await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)
