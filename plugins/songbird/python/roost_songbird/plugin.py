@@ -15,7 +15,7 @@ class SongbirdPlugin:
 
     @hookimpl
     def plugin_meta(self) -> Meta:
-        return Meta("songbird", "0.1.0", requires=("voice",), description="The voice driver songbird")
+        return Meta("songbird", "0.1.0", description="The voice driver songbird")
 
     @hookimpl
     async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:
