@@ -260,6 +260,10 @@ async def capturing(rig: Rig) -> None:
     assert await stay.capturing()
 
 
+async def listen_for_a_moment(rig: Rig) -> None:
+    await rig.manager.test(rig.guild_id, 0.1)
+
+
 async def drain_a_plugin(rig: Rig) -> None:
     await rig.plugin.plugin_unloading("recorder", "disabled", asyncio.get_running_loop().time() + 1)
 
@@ -289,6 +293,7 @@ EACH: dict[str, tuple[Work, Work, Work]] = {
     "plugin_unloading": (in_voice, drain_a_plugin, leave_then),
     "guild_disabled": (in_voice, switch_off, nothing),
     "link": (nothing, hold_a_link, nothing),
+    "test": (in_voice, listen_for_a_moment, leave_then),
 }
 
 
@@ -376,7 +381,7 @@ async def test_an_actor_is_cancelled_at_each_of_its_awaits(rig: Rig, fault: Faul
 # Nobody is forgotten --------------------------------------------------------------------------------------------------
 
 COVERED = {
-    "SessionManager": {"join", "leave", "plugin_unloading", "stop_all", "aclose"},
+    "SessionManager": {"join", "leave", "plugin_unloading", "stop_all", "aclose", "test"},
     "Session": {"capturing"},
     "GuildActor": {"run"},
     "VoicePlugin": {"on_stopping", "on_unload", "guild_disabled", "plugin_unloading"},

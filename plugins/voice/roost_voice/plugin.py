@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,18 @@ def settings_of(config: VoiceConfig) -> DriverSettings:
     return DriverSettings(timing, config.ca_file, config.allowed_hosts)
 
 
+def _driver(name: str, settings: DriverSettings) -> VoiceDriver | None:
+    """A driver by its name; one that is not chosen is not even imported."""
+    if name == "native":
+        from roost_voice.native import NativeDriver
+
+        return NativeDriver(settings.timing, ca_file=settings.ca_file, allowed_hosts=settings.allowed_hosts)
+    for entry in importlib.metadata.entry_points(group="roost.voice_drivers", name=name):
+        made: VoiceDriver = entry.load()(settings)
+        return made
+    return None
+
+
 class ChosenDriver:
     """The configured driver, looked up at each use: a plugin that provides it may come and go."""
 
@@ -62,7 +75,7 @@ class VoicePlugin:
     def __init__(self) -> None:
         self.manager: SessionManager | None = None
         self._bot: hikari.GatewayBot | None = None
-        self._native: VoiceDriver | None = None
+        self._drivers: dict[str, VoiceDriver | None] = {}
 
     @hookimpl
     def plugin_meta(self) -> Meta:
@@ -110,7 +123,7 @@ class VoicePlugin:
 
     async def _forget(self) -> None:
         manager, self.manager = self.manager, None
-        self._native = None
+        self._drivers.clear()
         self._bot = None
         if manager is not None:
             stuck = await manager.aclose()
@@ -150,14 +163,10 @@ class VoicePlugin:
 
     @hookimpl
     async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:
-        """Provides ``native``."""
-        if name != "native":
-            return None
-        if self._native is None:
-            from roost_voice.native import NativeDriver
-
-            self._native = NativeDriver(settings.timing, ca_file=settings.ca_file, allowed_hosts=settings.allowed_hosts)
-        return self._native
+        """Provides ``native``, and what installed packages have in the entry-point group ``roost.voice_drivers``."""
+        if name not in self._drivers:
+            self._drivers[name] = _driver(name, settings)
+        return self._drivers[name]
 
     @hookimpl
     async def health(self) -> Report:
