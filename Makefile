@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
 	@echo "make test   run the tests       make test-all  the long ones too"
-	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays)"
+	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays; DRIVER=songbird)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
 	@echo "make kill-loop  a bot killed at random points, 1,000 times (N=)    make mutations  would the tests notice?"
 	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=)"
@@ -53,7 +53,7 @@ test-all: $(STAMP)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: $(STAMP)
-	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) $(BIN)/python -m pytest -q -m fault \
+	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) ROOST_FAULTS_DRIVER=$(DRIVER) $(BIN)/python -m pytest -q -m fault \
 	  $(if $(FULL),-n 6 --timeout 900,-n 3 --dist loadfile)
 
 fuzz: $(STAMP)

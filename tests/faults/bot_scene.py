@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fault_report import DRIVER
+
 from roost.demo.bot_process import BotProcess, run_bot
 from roost.sim import ControlClient, SimProcess, spawn
 
@@ -37,6 +39,7 @@ class Scene:
             "discord.rest_url": self.sim.card["rest_url"],
             "voice.ca_file": self.sim.card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
+            "voice.driver": DRIVER,
             "log.format": "json",
             **QUIET,
             **{key.replace("__", "."): value for key, value in settings.items()},

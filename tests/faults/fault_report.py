@@ -16,6 +16,8 @@ from fault_table import BY_NUMBER, ROWS, Row
 FULL = os.environ.get("ROOST_FAULTS_FULL", "") not in ("", "0")
 """True: Discord's real delays, False: a tenth of them."""
 SCALE = 1.0 if FULL else 0.1
+DRIVER = os.environ.get("ROOST_FAULTS_DRIVER") or "native"
+"""The voice driver under the actors; what another one than the native does differently is in docs/drivers.md."""
 SLACK_S = 0.75
 """What a busy machine may add to any bound."""
 PROPERTY = "fault"

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import stt_rig
-from fault_report import Fault
+from fault_report import DRIVER, Fault
 from test_speech import lease_is_free
 
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
@@ -72,6 +72,7 @@ async def transcribing_bot(folder: Path, *, started: bool = True, **more: object
             "discord.rest_url": sim.card["rest_url"],
             "voice.ca_file": sim.card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
+            "voice.driver": DRIVER,
             "log.format": "json",
             **{key.replace("__", "."): value for key, value in more.items()},
         }

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import hikari
 import lightbulb
-from fault_report import FULL, SCALE
+from fault_report import DRIVER, FULL, SCALE
 from prometheus_client import CollectorRegistry
 
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
@@ -268,6 +268,7 @@ async def running(
         **{
             "ca_file": sim.part.ca_file,
             "allowed_hosts": ("localhost", "127.0.0.1"),
+            "driver": DRIVER,
             "timing_scale": SCALE,
             "drain_s": 0.5,
             **settings,
