@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from context import Rig, running
+from fault_report import DRIVER
+from songbird_rows import differs
 
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
@@ -12,6 +15,29 @@ from roost.testing.leftovers import leak_check
 
 LEAK_GRACE_S = 15.0
 """On a busy machine the other ends of closed TLS connections take their time; what is gone sooner costs no wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = differs(item.nodeid) if DRIVER == "songbird" and item.path.parent == Path(__file__).parent else None
+        if reason:
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> None:
+    """From its first connection on, Songbird's runtime keeps one pair of sockets: no leak of the test it falls into."""
+    if DRIVER == "songbird":
+        asyncio.run(_connect_once())
+
+
+async def _connect_once() -> None:
+    import songbird
+
+    driver = await songbird.Driver.create(songbird.Config(retry_strategy=songbird.Strategy.every(0.01)))
+    with pytest.raises(songbird.ConnectError):
+        await driver.connect("token", "localhost:1", "session", 1, 2, 3)
+    await driver.leave()
 
 
 @pytest.fixture

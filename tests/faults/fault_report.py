@@ -18,6 +18,10 @@ FULL = os.environ.get("ROOST_FAULTS_FULL", "") not in ("", "0")
 SCALE = 1.0 if FULL else 0.1
 DRIVER = os.environ.get("ROOST_FAULTS_DRIVER") or "native"
 """The voice driver under the actors; what another one than the native does differently is in docs/drivers.md."""
+TELLS = DRIVER == "native"
+"""Whether the driver tells of its encryption and of everything it dropped; else only Discord's word counts."""
+HANDSHAKES = 1 if DRIVER == "native" else 2
+"""How often one connect of the driver identifies before it gives up."""
 SLACK_S = 0.75
 """What a busy machine may add to any bound."""
 PROPERTY = "fault"
@@ -61,6 +65,7 @@ class Report:
     def __init__(self) -> None:
         self.failed: dict[int, list[str]] = {}
         self.skipped: dict[int, str] = {}
+        self.differs: dict[int, set[str]] = {}
         self.clocks: dict[int, list[dict[str, float]]] = {}
 
     def take(self, report: pytest.TestReport) -> None:
@@ -70,6 +75,8 @@ class Report:
         for number in numbers:
             if report.failed:
                 self.failed.setdefault(number, []).append(report.nodeid)
+            elif hasattr(report, "wasxfail"):
+                self.differs.setdefault(number, set()).add(report.wasxfail)
             elif report.skipped:
                 self.skipped[number] = str(
                     report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
@@ -88,6 +95,8 @@ class Report:
             result |= {"ok": None, "reason": row.not_injected}
         elif row.number in self.failed:
             result["reason"] = "failed: " + ", ".join(self.failed[row.number])
+        elif row.number in self.differs:
+            result |= {"ok": None, "reason": f"{DRIVER} decides: " + "; ".join(sorted(self.differs[row.number]))}
         elif row.number in self.skipped:
             result |= {"ok": None, "reason": self.skipped[row.number]}
         elif clocks is None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from context import Rig, SinkRecorder, eventually
-from fault_report import SCALE, Fault
+from fault_report import SCALE, TELLS, Fault
+from voice_scene import encrypted, encryption, epochs
 
 from roost.sim.world import STAGE, SimSettings
 from roost_voice.moves import State, Told
@@ -28,13 +29,6 @@ def arm(rig: Rig, name: str, times: int = 1, **params: Any) -> None:
     rig.sim.faults.arm(name, rig.guild_id, params, times)
 
 
-def dave(rig: Rig) -> dict[str, Any]:
-    """The bot's encryption, as the voice server sees it; empty while it has no session there."""
-    assert rig.sim.part is not None
-    sessions = rig.sim.part.state()["voice_sessions"]
-    return next((each["dave"] for each in sessions if each["user_id"] == str(rig.bot_id)), {})
-
-
 def reports(rig: Rig) -> int:
     """How often the bot told the voice server that its group is broken (op 31)."""
     return sum(
@@ -44,13 +38,18 @@ def reports(rig: Rig) -> int:
 
 def group_is(rig: Rig, *members: int) -> bool:
     """Whether everybody who is in the call, the bot included, holds the group."""
-    return sorted(dave(rig).get("members", ())) == sorted(map(str, (rig.bot_id, *members)))
+    return sorted(encryption(rig).get("members", ())) == sorted(map(str, (rig.bot_id, *members)))
 
 
 def last_words(rig: Rig) -> list[str]:
     """What the bot wrote about ends of sessions."""
     messages = [each.body["content"] for each in rig.sim.book.in_channel(rig.text)]
     return [each for each in messages if each.startswith("I am no longer in")]
+
+
+def pending(rig: Rig, session: Session) -> bool:
+    """Whether the encryption waits for company."""
+    return session.dave_state == "pending" if TELLS else not encrypted(rig, session)
 
 
 async def enter(rig: Rig, *members: int, channel: int = 0) -> None:
@@ -100,21 +99,21 @@ async def test_alone_is_no_error(rig: Rig, fault: Fault) -> None:
         result = await rig.join(0)
     session = result.session
     assert session is not None
-    assert session.dave_state == "pending"
+    assert pending(rig, session)
     session.send_opus(OPUS)
     # Longer than a bot with company waits for its group.
     await asyncio.sleep(6.0 * SCALE)
     assert rig.manager.state(rig.guild_id) is State.LIVE
-    assert session.dave_state == "pending"
+    assert pending(rig, session)
     assert reports(rig) == 0
     assert session.generation == 1
     ada = rig.members[1]
     await enter(rig, ada)
     with fault.clock():
-        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada))
+        await eventually(lambda: encrypted(rig, session) and group_is(rig, ada))
     assert reports(rig) == 0
     await leave(rig, ada)
-    await eventually(lambda: session.dave_state == "pending")
+    await eventually(lambda: pending(rig, session))
     assert rig.manager.state(rig.guild_id) is State.LIVE
 
 
@@ -126,7 +125,7 @@ async def test_a_damaged_welcome_is_reported_once(rig: Rig, fault: Fault) -> Non
     session, sink = await join_and_listen(rig, ada)
     with fault.clock():
         await eventually(lambda: reports(rig) == 1)
-        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben))
+        await eventually(lambda: encrypted(rig, session) and group_is(rig, ada, ben))
     async with speaking(rig, ada):
         await hears_more(sink)
     assert reports(rig) == 1
@@ -138,22 +137,22 @@ async def test_a_damaged_commit_is_reported_once(rig: Rig, fault: Fault) -> None
     ada, ben, cleo = rig.members[1:4]
     await enter(rig, ada, ben)
     session, sink = await join_and_listen(rig, ada)
-    await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben))
+    await eventually(lambda: encrypted(rig, session) and group_is(rig, ada, ben))
     for _ in range(20):
         # The bot knows a commit of its own without reading it: wait for one of somebody else's to be damaged.
-        epochs = session.stats().link.dave_epochs
+        before = epochs(rig, session)
         arm(rig, "flip_commit")
         await enter(rig, cleo)
-        await eventually(lambda epochs=epochs: reports(rig) > 0 or session.stats().link.dave_epochs > epochs)
+        await eventually(lambda before=before: reports(rig) > 0 or epochs(rig, session) > before)
         if reports(rig):
             break
         await leave(rig, cleo)
-        await eventually(lambda: group_is(rig, ada, ben) and session.dave_state == "active")
+        await eventually(lambda: group_is(rig, ada, ben) and encrypted(rig, session))
     with fault.clock():
-        await eventually(lambda: session.dave_state == "active" and group_is(rig, ada, ben, cleo))
+        await eventually(lambda: encrypted(rig, session) and group_is(rig, ada, ben, cleo))
     async with speaking(rig, ada):
         await hears_more(sink)
-    assert reports(rig) == 1
+    assert 1 <= reports(rig) <= (1 if TELLS else 2)  # Songbird reports some commits twice
     assert session.generation == 1
 
 
@@ -182,12 +181,14 @@ async def test_a_transition_that_nobody_announced_is_ignored(rig: Rig, fault: Fa
     ada = rig.members[1]
     await enter(rig, ada)
     session, sink = await join_and_listen(rig, ada)
-    await eventually(lambda: session.dave_state == "active")
+    await eventually(lambda: encrypted(rig, session))
     async with speaking(rig, ada):
         await hears_more(sink)
         with fault.clock():
             arm(rig, "unknown_transition")
-            await eventually(lambda: session.stats().link.violations.get("dave_unknown_transition") == 1)
+            await eventually(lambda: not rig.sim.faults.armed())
+            if TELLS:
+                await eventually(lambda: session.stats().link.violations.get("dave_unknown_transition") == 1)
             await hears_more(sink)
     assert reports(rig) == 0
     assert session.stats().link.decrypt_failures == 0
@@ -200,7 +201,7 @@ async def test_a_late_change_of_keys_costs_no_frame(rig: Rig, fault: Fault, late
     ada, ben = rig.members[1:3]
     await enter(rig, ada)
     session, sink = await join_and_listen(rig, ada)
-    await eventually(lambda: session.dave_state == "active")
+    await eventually(lambda: encrypted(rig, session))
     delay_s = 8.0 * SCALE
     if late == "execute":
         arm(rig, "late_dave", op=22, delay_ms=round(delay_s * 1000))
@@ -209,10 +210,10 @@ async def test_a_late_change_of_keys_costs_no_frame(rig: Rig, fault: Fault, late
     async with speaking(rig, ada):
         await hears_more(sink)
         await eventually(lambda: not rig.sim.faults.armed())
-        epochs = session.stats().link.dave_epochs
+        before = epochs(rig, session)
         with fault.clock():
             await enter(rig, ben)
-            await eventually(lambda: session.stats().link.dave_epochs > epochs)
+            await eventually(lambda: epochs(rig, session) > before)
             await hears_more(sink, round(delay_s / 0.02) + 20)
     link = session.stats().link
     assert (link.decrypt_failures, link.lost) == (0, 0)
@@ -227,14 +228,14 @@ async def test_frames_that_cannot_be_decrypted_are_recovered_once(rig: Rig, faul
     ada = rig.members[1]
     await enter(rig, ada)
     session, sink = await join_and_listen(rig, ada)
-    await eventually(lambda: session.dave_state == "active")
+    await eventually(lambda: encrypted(rig, session))
     async with speaking(rig, ada):
         await hears_more(sink)
         arm(rig, "corrupt_media", frames=frames)
         await eventually(lambda: session.stats().link.decrypt_failures >= 36)
         with fault.clock():
             await eventually(lambda: reports(rig) == 1)
-            await eventually(lambda: session.dave_state == "active" and group_is(rig, ada))
+            await eventually(lambda: encrypted(rig, session) and group_is(rig, ada))
             if frames == 36:
                 await hears_more(sink)
         # Who stays garbled in the new group as well is no reason for another one.
@@ -249,24 +250,24 @@ async def test_every_packet_is_opened_with_the_keys_of_the_moment(rig: Rig, faul
     ada, ben, cleo = rig.members[1:4]
     await enter(rig, ada)
     session, sink = await join_and_listen(rig, ada, ben)
-    await eventually(lambda: session.dave_state == "active")
+    await eventually(lambda: encrypted(rig, session))
     heard: list[tuple[int, bytes]] = []
     assert rig.sim.part is not None
     async with speaking(rig, ada):
         await hears_more(sink)
         for newcomer in (ben, cleo):
-            epochs = session.stats().link.dave_epochs
+            before = epochs(rig, session)
             with fault.clock():
                 await enter(rig, newcomer)
-                await eventually(lambda epochs=epochs: session.stats().link.dave_epochs > epochs)
+                await eventually(lambda before=before: epochs(rig, session) > before)
                 await hears_more(sink)
         async with speaking(rig, ben):
             with fault.clock():
                 await eventually(lambda: sink.frames[-1].user_id == ben)
-        epochs = session.stats().link.dave_epochs
+        before = epochs(rig, session)
         with fault.clock():
             await leave(rig, cleo)
-            await eventually(lambda: session.stats().link.dave_epochs > epochs and group_is(rig, ada, ben))
+            await eventually(lambda: epochs(rig, session) > before and group_is(rig, ada, ben))
             await hears_more(sink)
         # The other way: what the bot says is sealed with the keys of the moment too.
         rig.sim.part.listen(rig.guild_id, ben, lambda user_id, opus: heard.append((user_id, opus)))
@@ -284,7 +285,7 @@ async def test_a_downgrade_ends_the_session(rig: Rig, fault: Fault) -> None:
     ada = rig.members[1]
     await enter(rig, ada)
     session, _ = await join_and_listen(rig, ada)
-    await eventually(lambda: session.dave_state == "active")
+    await eventually(lambda: encrypted(rig, session))
     arm(rig, "downgrade_dave")
     await eventually(lambda: not rig.sim.faults.armed())
     with fault.clock():
@@ -330,7 +331,7 @@ async def test_a_stage_is_not_encrypted_and_stays(rig: Rig, fault: Fault) -> Non
     ben = rig.members[2]
     await enter(rig, ben)
     assert (await rig.join(0, force=True)).session is session
-    await eventually(lambda: session.dave_state == "active" and group_is(rig, ben))
+    await eventually(lambda: encrypted(rig, session) and group_is(rig, ben))
 
 
 @pytest.mark.fault(66)
@@ -343,7 +344,7 @@ async def test_a_call_that_is_moved_out_of_a_stage_must_be_encrypted(rig: Rig, f
     await enter(rig, ben)
     session, _ = await join_and_listen(rig, ada, channel=-1)
     rig.sim.voice.move(rig.guild, rig.bot_id, rig.guild.channels[rig.channels[0]])
-    await eventually(lambda: session.dave_state == "active" and group_is(rig, ben))
+    await eventually(lambda: encrypted(rig, session) and group_is(rig, ben))
     arm(rig, "downgrade_dave")
     await eventually(lambda: not rig.sim.faults.armed())
     with fault.clock():

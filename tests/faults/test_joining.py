@@ -12,7 +12,7 @@ from typing import Any
 import hikari
 import pytest
 from context import Recorder, Rig, eventually, leave_ghost, running
-from fault_report import SCALE, Fault
+from fault_report import HANDSHAKES, SCALE, Fault
 from voice_log import arm, asked_rest, say_out, seen, words
 
 from roost.audio import Credentials, LinkEvents, VoiceLink
@@ -251,7 +251,7 @@ async def test_the_voice_server_cannot_be_used(
         if cause in endpoints:
             arm(rig, "other_endpoint", endpoint=endpoints[cause])
         elif cause == "no mode":
-            arm(rig, "no_common_mode")
+            arm(rig, "no_common_mode", times=HANDSHAKES)
         with fault.clock():
             result = await rig.join(0)
             await rig.at_rest()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 from context import Rig, SinkRecorder, eventually, running
-from fault_report import SCALE, Fault
+from fault_report import HANDSHAKES, SCALE, TELLS, Fault
 from voice_log import arm, words
 from voice_scene import company, ends, hears, order
 
@@ -220,7 +220,8 @@ async def test_the_system_refuses_datagrams(rig: Rig, relay: UdpRelay, fault: Fa
     for _ in range(5):
         session.send_opus(SILENCE)
         await asyncio.sleep(0.03)
-    await eventually(lambda: session.stats().link.udp_errors >= 3)
+    if TELLS:
+        await eventually(lambda: session.stats().link.udp_errors >= 3)
     assert rig.manager.state(rig.guild_id) is State.LIVE
     with fault.clock():
         await relay.open_port()
@@ -289,5 +290,6 @@ async def test_a_bad_network(
         stamps = [frame.rtp_timestamp for frame in sink.frames if frame.user_id == user]
         assert len(set(stamps)) == len(stamps), "a packet that came twice was heard twice"
     assert stats.generation == 1
-    assert order(rig) == ["identify"]
+    assert order(rig).count("identify") <= HANDSHAKES
+    assert "resume" not in order(rig)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

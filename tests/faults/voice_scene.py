@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 from context import Rig, SinkRecorder, eventually
+from fault_report import TELLS
 
 from roost_voice.moves import State
+from roost_voice.session import Session
 
 
 def own(rig: Rig, *events: str) -> list[dict[str, Any]]:
@@ -50,6 +52,23 @@ async def company(rig: Rig, channel: int, member: int = 0) -> SinkRecorder:
     await rig.ctx.consent.agree(rig.guild_id, rig.members[member])
     await rig.sim.voice.member(rig.guild, rig.members[member], rig.guild.channels[rig.channels[channel]])
     return sink
+
+
+def encryption(rig: Rig) -> dict[str, Any]:
+    """The bot's encryption, as the voice server sees it; empty while it has no session there."""
+    assert rig.sim.part is not None
+    sessions = rig.sim.part.state()["voice_sessions"]
+    return next((each["dave"] for each in sessions if each["user_id"] == str(rig.bot_id)), {})
+
+
+def encrypted(rig: Rig, session: Session) -> bool:
+    """Whether the end-to-end encryption stands: by the driver's word, or else by the server's."""
+    return session.dave_state == "active" if TELLS else bool(encryption(rig).get("in_group"))
+
+
+def epochs(rig: Rig, session: Session) -> int:
+    """How often the keys have changed, by the same word."""
+    return session.stats().link.dave_epochs if TELLS else int(encryption(rig).get("epochs", 0))
 
 
 async def hears(rig: Rig, sink: SinkRecorder, member: int = 0) -> None:

@@ -77,3 +77,24 @@ async def test_a_link_that_a_fault_made_deaf_ends_and_is_opened_anew(bench: Benc
         bench.host.disarm()
         await bench.speak(ANN)
         await events.until(lambda: len(events.frames) > 5, "Ann is heard again")
+
+
+async def test_a_resume_that_is_refused_is_mended_a_few_times(bench: Bench) -> None:
+    """Songbird identifies anew by itself; a connection that breaks again and again is given up all the same."""
+    await bench.join(ANN)
+    limit = Timing().reconnect_limit
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        bench.host.arm("refuse_resume", times=limit, code=4006)
+        for broken in range(1, limit):
+            bench.host.arm("close", code=4015, resumable=True)
+            await bench.settled(lambda broken=broken: link.stats().resumes == broken, "mended")
+        await bench.encrypted(events)
+        heard = len(events.frames)
+        await bench.speak(ANN)
+        await events.until(lambda: len(events.frames) > heard + 5, "Ann is heard again")
+        bench.host.arm("close", code=4015, resumable=True)
+        async with asyncio.timeout(10):
+            end = await link.wait_closed()
+        assert end.retry is Retry.RESUME_FAILED
+        assert "again and again" in end.reason

@@ -10,11 +10,21 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 
 import songbird
-from roost.audio import AudioFrame, Credentials, DriverSettings, LinkClosed, LinkEnd, LinkEvents, LinkStats, Retry
+from roost.audio import (
+    AudioFrame,
+    Credentials,
+    DriverSettings,
+    LinkClosed,
+    LinkEnd,
+    LinkEvents,
+    LinkStats,
+    Retry,
+    Timing,
+)
 from roost.errors import ConfigError, VoiceError
 from roost.scopes import Scope
 from roost_voice.protocol.address import check_address
@@ -22,8 +32,18 @@ from roost_voice.protocol.close_codes import policy
 
 _log = logging.getLogger("roost.voice.songbird")
 
-_NEVER = ("encryption mode", "key of wrong length")
-"""In what Songbird says of a server that it cannot talk to."""
+_UNUSABLE = {
+    "encryption mode": "Discord's voice server offers no encryption mode that we know.",
+    "key of wrong length": "Discord's session description cannot be used: its key has a wrong length.",
+}
+"""What Songbird says of a server that it cannot talk to, and what people are told; another try would end the same."""
+_FAILURES = {
+    "io": "Discord's voice server could not be reached.",
+    "udp": "The system refused a UDP socket for voice.",
+    "timed_out": "Discord's voice server did not answer in time; is outgoing UDP blocked?",
+}
+"""By the kind of a failure."""
+_NOBODY = "Connection refused"
 MAX_GAP = 50
 """More lost frames than in a second are a pause, not a loss."""
 _HALF = 0x8000
@@ -32,13 +52,17 @@ _HALF = 0x8000
 class SongbirdLink:
     """See `roost.audio.VoiceLink`. Opened and closed by `SongbirdDriver.open`."""
 
-    def __init__(self, driver: songbird.Driver, cred: Credentials, events: LinkEvents, mode: str) -> None:
+    def __init__(
+        self, driver: songbird.Driver, cred: Credentials, events: LinkEvents, mode: str, timing: Timing
+    ) -> None:
         self._driver = driver
         self._cred = cred
         self._events = events
         self._mode = mode
+        self._timing = timing
         self._ended: asyncio.Future[LinkEnd] = asyncio.get_running_loop().create_future()
-        self._sequences: dict[int, int] = {}
+        self._sequences: dict[int, tuple[int, int]] = {}
+        self._reconnects: deque[float] = deque(maxlen=timing.reconnect_limit)
         self._dropped: Counter[str] = Counter()
         self._packets = self._frames = self._lost = self._resumes = self._refused = self._taken = 0
 
@@ -87,14 +111,15 @@ class SongbirdLink:
         """What arrived in a tick."""
         for packet in packets:
             self._packets += 1
-            before = self._sequences.get(packet.ssrc)
-            step = 1 if before is None else (packet.sequence - before) & 0xFFFF
             if packet.user_id is None:
                 self._dropped["unknown_ssrc"] += 1
-            elif step == 0 or step >= _HALF:
+                continue
+            ssrc, before = self._sequences.get(packet.user_id, (None, 0))
+            step = (packet.sequence - before) & 0xFFFF if ssrc == packet.ssrc else 1
+            if step == 0 or step >= _HALF:
                 self._dropped["late"] += 1
             else:
-                self._sequences[packet.ssrc] = packet.sequence
+                self._sequences[packet.user_id] = packet.ssrc, packet.sequence
                 lost = step - 1 if step <= MAX_GAP else 0
                 self._lost += lost
                 self._frames += 1
@@ -109,11 +134,20 @@ class SongbirdLink:
             self._events.speaking(speaking.user_id, bool(speaking.speaking & songbird.SpeakingState.Microphone))
 
     def left(self, gone: songbird.ClientDisconnect) -> None:
+        self._sequences.pop(gone.user_id, None)
         self._events.member_left(gone.user_id)
 
     def reconnected(self, _: songbird.ConnectData) -> None:
+        """The connection broke and Songbird mended it, by a resume or by identifying anew: it does not say which."""
         self._resumes += 1
-        self._events.state("live")
+        now = asyncio.get_running_loop().time()
+        self._reconnects.append(now)
+        many = len(self._reconnects) == self._timing.reconnect_limit
+        often = many and now - self._reconnects[0] < self._timing.reconnect_window_s
+        if often:
+            self.end(LinkEnd(None, "The voice connection broke off again and again.", Retry.RESUME_FAILED))
+        else:
+            self._events.state("live")
 
     def disconnected(self, data: songbird.DisconnectData) -> None:
         if data.kind is not songbird.DisconnectKind.Connect:
@@ -167,7 +201,7 @@ class SongbirdDriver:
         """See `roost.audio.VoiceDriver.open`."""
         address = check_address(cred.server_address, self.settings.allowed_hosts)
         driver = await songbird.Driver.create(dataclasses.replace(self._config))
-        link = SongbirdLink(driver, cred, events, self._config.crypto_mode.value)
+        link = SongbirdLink(driver, cred, events, self._config.crypto_mode.value, self.settings.timing)
         driver.on_packets = link.packets
         for event, listener in (
             (songbird.Event.SpeakingStateUpdate, link.spoke),
@@ -182,6 +216,7 @@ class SongbirdDriver:
             try:
                 await driver.connect(cred.token, address, cred.session_id, cred.guild_id, cred.channel_id, cred.user_id)
             except songbird.ConnectError as error:
+                _log.info("guild %d: no voice connection: %s", cred.guild_id, error)
                 raise _failed(error) from LinkClosed(_end_of(error))
             events.state("live")
             yield link
@@ -202,12 +237,14 @@ class SongbirdDriver:
 
 def _end_of(error: songbird.ConnectError) -> LinkEnd:
     if error.kind == "untrusted":
-        return LinkEnd(None, f"The voice connection failed: {error.reason}.", Retry.STOP)
+        return LinkEnd(None, "The voice server's TLS certificate could not be verified.", Retry.STOP)
     if error.code is not None:
         return policy(error.code).end(error.code)
-    if any(words in error.reason for words in _NEVER):
-        return LinkEnd(None, f"The voice connection could not be made: {error.reason}.", Retry.STOP)
-    return LinkEnd(None, f"The voice connection could not be made: {error.reason}.", Retry.REJOIN)
+    for words, reason in _UNUSABLE.items():
+        if words in error.reason:
+            return LinkEnd(None, reason, Retry.STOP)
+    kind = "timed_out" if error.kind == "udp" and _NOBODY in error.reason else error.kind
+    return LinkEnd(None, _FAILURES.get(kind, f"The voice connection could not be made: {error.reason}."), Retry.REJOIN)
 
 
 def _failed(error: songbird.ConnectError) -> VoiceError:

@@ -38,7 +38,12 @@ CLOSE_CODES: dict[int, str] = {
 }
 """Discord's close codes of the voice gateway, each with a sentence for people."""
 
+_FAILED = "failed to connect to Discord RTP server: "
+"""How Songbird begins each of its sentences."""
 _CLOSE_FRAME = re.compile(r'code: (?:Library\()?(\d+)\)?, reason: [^"]*"((?:[^"\\]|\\.)*)"')
+
+
+_MESSAGE = re.compile(r'(?:message|error): "((?:[^"\\]|\\.)*)"')
 
 
 class SongbirdError(Exception):
@@ -49,8 +54,9 @@ class ConnectError(SongbirdError):
     """A connection could not be made.
 
     Attributes:
-        kind: ``ws_closed``, ``untrusted`` (the certificate), ``io``, ``timed_out``, ``protocol_violation``,
-            ``attempt_discarded``, ``internal`` or ``closed`` (left meanwhile).
+        kind: ``ws_closed``, ``untrusted`` (the certificate), ``io`` (the way to the voice server), ``udp`` (the
+            socket for sound), ``timed_out``, ``protocol_violation``, ``attempt_discarded``, ``internal`` or ``closed``
+            (left meanwhile).
         code: Discord's close code, or None when no close frame was seen.
         reason: A sentence for people.
     """
@@ -122,5 +128,14 @@ def connect_error(kind: str, code: int | None, text: str) -> ConnectError:
             "name a certificate authority of your own with songbird.trust(ca_file) or SSL_CERT_FILE",
         )
     if kind == "ws_closed":
-        kind = "io"
-    return ConnectError(kind, None, text.rstrip("."))
+        return ConnectError("io", None, f"the voice server could not be reached: {_cause(text)}")
+    text = text.removeprefix(_FAILED).rstrip(".")
+    if kind == "io" and "(os error" in text:
+        return ConnectError("udp", None, f"the socket for sound failed: {text}")
+    return ConnectError(kind, None, text)
+
+
+def _cause(text: str) -> str:
+    """The sentence inside of what Rust prints of a nested error."""
+    said = _MESSAGE.search(text)
+    return said[1] if said else text.removeprefix(_FAILED).rstrip(".")
