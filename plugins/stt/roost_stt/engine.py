@@ -450,6 +450,8 @@ class SpeechWorker:
             "lease": self.settings.lease,
             "endpointing": dataclasses.asdict(self.settings.endpointing),
             "decoder_idle_s": self._timing.decoder_idle_s,
+            # After a crash somebody waits. A card is tried first all the same: there may be no room on it.
+            "warm_up": spec.needs_gpu or not after_crash,
             # After a crash one at a time, so that the next one can be put on the right utterance's account.
             "max_batch": 1 if after_crash else self.settings.max_batch,
             # A draft may have been what it died of. Without drafts it is the utterance, and that is given up in time.

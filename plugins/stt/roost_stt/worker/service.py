@@ -84,6 +84,9 @@ class _Worker:
 
         imported_s = time.perf_counter()
         self._engine: SpeechEngine = _factory(str(greeting["factory"]))(greeting.get("config", {}))
+        warm_up: Callable[[], None] | None = getattr(self._engine, "warm_up", None)
+        if warm_up is not None and greeting.get("warm_up", True):
+            warm_up()
         self._backlog: Backlog = Backlog(self._lost, lambda token: outbox.send(ipc.Kind.DRAINED, self._facts(token)))
         self._backlog.rest_drafts(float(greeting.get("draft_rest_s", 0.0)))
         self._drafts: Drafts = Drafts(

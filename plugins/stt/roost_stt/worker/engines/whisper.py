@@ -1,8 +1,8 @@
 """Whisper through CTranslate2 (faster-whisper), with an encoder window as long as the speech instead of 30 s.
 
 The encoder's cost is proportional to its window, and most utterances are short; but Whisper was trained on 30 s, so a
-short window can make it loop or stop early. Each answer is therefore checked, and a suspicious one is decoded again
-the stock way.
+short window can make it loop or stop early. Each answer is therefore checked; suspicious ones are decoded again in the
+whole window, together, and what is suspicious even then alone and the stock way, which takes longest.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ FEWEST_SAMPLES = 400
 """25 ms, one analysis window of Whisper; in less there is nothing to hear."""
 UNCOVERED_S = 2.0
 """Speech left untranscribed after the last timestamp that makes an answer suspicious."""
+MOST_REPEATED, LONGEST_PHRASE = 3, 8
+"""Of what is told of a loop: this often in a row, phrases of so many words."""
 _FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
 
 Audio = npt.NDArray[np.float32]
@@ -74,6 +76,8 @@ class WhisperEngine:
         self._short = short_window
         self._multilingual = bool(self._whisper.model.is_multilingual)
         self._languages = frozenset(self._whisper.supported_languages)
+        self._least_s = MULTILINGUAL_MIN_WINDOW_S if self._multilingual else MIN_WINDOW_S
+        self.second_looks = 0
         self.fallbacks = 0
         self.decoded = 0
 
@@ -95,7 +99,7 @@ class WhisperEngine:
 
     def warm_up(self) -> None:
         """Run once on silence: the first inference allocates."""
-        self._generate([np.zeros(SAMPLE_RATE_HZ, np.float32)], [None])
+        self._generate([np.zeros(SAMPLE_RATE_HZ, np.float32)], [None], self._least_s)
 
     def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
         """One transcript each; utterances are decoded together when their windows are alike."""
@@ -113,9 +117,15 @@ class WhisperEngine:
         short = [i for i, known in enumerate(results) if self._short and known is None and len(audio[i]) <= longest]
         if (options.word_timestamps or options.hints) and not options.draft:
             short = []
-        if short:
-            languages = [self._language(batch[i]) for i in short]
-            for i, answer in zip(short, self._generate([audio[i] for i in short], languages), strict=True):
+        for least_s in (self._least_s, MAX_WINDOW_S)[: 1 if options.draft else None]:
+            doubtful = [i for i in short if results[i] is None]
+            if not doubtful:
+                break
+            self.second_looks += len(doubtful) if least_s == MAX_WINDOW_S else 0
+            languages = [self._language(batch[i]) for i in doubtful]
+            for i, answer in zip(
+                doubtful, self._generate([audio[i] for i in doubtful], languages, least_s), strict=True
+            ):
                 if answer is not None:
                     results[i] = _transcript(batch[i], answer.text, answer.confidence, answer.language)
         for i, utterance in enumerate(batch):
@@ -134,7 +144,7 @@ class WhisperEngine:
         self._loaded = None
 
     def stats(self) -> dict[str, int]:
-        return {"decoded": self.decoded, "fallbacks": self.fallbacks}
+        return {"decoded": self.decoded, "second_looks": self.second_looks, "fallbacks": self.fallbacks}
 
     def _language(self, utterance: Utterance) -> str | None:
         if not self._multilingual:
@@ -142,10 +152,11 @@ class WhisperEngine:
         # A language the model does not know is guessed rather than refused: the words matter more.
         return utterance.language if utterance.language in self._languages else None
 
-    def _generate(self, audio: Sequence[Audio], languages: Sequence[str | None]) -> list[_Answer | None]:
-        """Decode with a common short window, guessing languages not given; None for each answer that fails a check."""
+    def _generate(
+        self, audio: Sequence[Audio], languages: Sequence[str | None], least_s: float
+    ) -> list[_Answer | None]:
+        """Decode in one window for all, guessing languages not given; None for each answer that fails a check."""
         longest_s = max(len(samples) for samples in audio) / SAMPLE_RATE_HZ
-        least_s = MULTILINGUAL_MIN_WINDOW_S if self._multilingual else MIN_WINDOW_S
         window_s = min(MAX_WINDOW_S, max(least_s, longest_s + WINDOW_MARGIN_S))
         frames = min(3000, math.ceil(window_s * 50) * 2)
         extractor = self._whisper.feature_extractor
@@ -222,10 +233,14 @@ class WhisperEngine:
             # Still repetitive after every temperature: better nothing than a loop.
             if segment.compression_ratio > HIGHEST_COMPRESSION and segment.avg_logprob < LOWEST_LOGPROB:
                 continue
-            texts.append(segment.text.strip())
-            words += [
-                Word(round(float(w.start), 3), round(float(w.end), 3), w.word.strip()) for w in segment.words or ()
-            ]
+            said = [Word(round(float(w.start), 3), round(float(w.end), 3), w.word.strip()) for w in segment.words or ()]
+            text = segment.text.strip()
+            if segment.compression_ratio > HIGHEST_COMPRESSION:
+                split = text.split()
+                text = " ".join(split[i] for i in without_loops(split))
+                said = [said[i] for i in without_loops([word.text for word in said])]
+            texts.append(text)
+            words += said
             weights.append((segment.end - segment.start, segment.avg_logprob))
         total_s = sum(weight for weight, _ in weights) or 1.0
         mean = sum(weight * logprob for weight, logprob in weights) / total_s
@@ -238,6 +253,33 @@ def compression_ratio(text: str) -> float:
     """How repetitive a text is: its length over its deflated length."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def without_loops(words: Sequence[str]) -> list[int]:
+    """The places of the words that stay when a phrase said more often than `MOST_REPEATED` in a row stays so often."""
+    plain = [word.strip(".,!?").lower() for word in words]
+    kept: list[int] = []
+    place = 0
+    while place < len(plain):
+        length, times = max(
+            ((length, _times(plain, place, length)) for length in range(1, LONGEST_PHRASE + 1)),
+            key=lambda found: (found[1] > MOST_REPEATED) * found[0] * found[1],
+        )
+        if times > MOST_REPEATED:
+            kept += range(place, place + length * MOST_REPEATED)
+            place += length * times
+        else:
+            kept.append(place)
+            place += 1
+    return kept
+
+
+def _times(words: Sequence[str], place: int, length: int) -> int:
+    """How often in a row the phrase of this length is said from here on."""
+    phrase, times = words[place : place + length], 1
+    while words[place + times * length : place + (times + 1) * length] == phrase:
+        times += 1
+    return times
 
 
 def _fit(mel: Audio, frames: int) -> Audio:
@@ -271,7 +313,7 @@ def create(config: Mapping[str, object]) -> WhisperEngine:
         SpeechError: It cannot be loaded.
     """
     try:
-        engine = WhisperEngine(
+        return WhisperEngine(
             str(config["model"]),
             str(config.get("device", "auto")),
             str(config.get("compute_type", "int8")),
@@ -281,8 +323,6 @@ def create(config: Mapping[str, object]) -> WhisperEngine:
         )
     except (OSError, ValueError, KeyError) as error:
         raise SpeechError(f"the model {config.get('model')} cannot be loaded: {_first_line(error)}") from error
-    engine.warm_up()
-    return engine
 
 
 def _first_line(error: Exception) -> str:
