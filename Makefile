@@ -53,7 +53,7 @@ test-all: $(STAMP)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: $(STAMP)
-	@ROOST_FAULTS_JSON=build/faults.json ROOST_FAULTS_FULL=$(FULL) ROOST_FAULTS_DRIVER=$(DRIVER) $(BIN)/python -m pytest -q -m fault \
+	@ROOST_FAULTS_JSON=build/faults$(if $(DRIVER),-$(DRIVER)).json ROOST_FAULTS_FULL=$(FULL) ROOST_FAULTS_DRIVER=$(DRIVER) $(BIN)/python -m pytest -q -m fault \
 	  $(if $(FULL),-n 6 --timeout 900,-n 3 --dist loadfile)
 
 fuzz: $(STAMP)
