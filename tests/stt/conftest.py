@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from gpu_rig import card, driver, make, stranger
 from stt_rig import Build, workers
+
+__all__ = ["card", "driver", "make", "rig", "stranger"]
 
 
 @pytest.fixture

@@ -4,11 +4,15 @@
  * $PRETEND_CARD/used/PID bytes in use by that process; they count only while it lives, as on a real card
  * $PRETEND_CARD/other    bytes that nobody owns up to
  * $PRETEND_CARD/hidden   when it exists, no process is shown, as in many containers
+ * $PRETEND_CARD/errors/F what the function F answers instead, by NVML's number
+ * $PRETEND_CARD/hangs/F  while it says 1, the function F does not return
  */
+#define _DEFAULT_SOURCE
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9 };
 
@@ -30,6 +34,24 @@ static unsigned long long number_in(const char *name)
     }
     return value;
 }
+
+/* Out of order, or in time. Each function asks this first. */
+static int fault(const char *function)
+{
+    char name[256];
+    snprintf(name, sizeof name, "hangs/%s", function);
+    while (number_in(name) == 1)
+        usleep(5000);
+    snprintf(name, sizeof name, "errors/%s", function);
+    return (int)number_in(name);
+}
+
+#define MAY_FAIL                      \
+    do {                              \
+        int answer = fault(__func__); \
+        if (answer != SUCCESS)        \
+            return answer;            \
+    } while (0)
 
 /* A process that has ended and was not waited for yet uses no card. */
 static int lives(int pid)
@@ -69,22 +91,36 @@ static unsigned processes(process *into, unsigned most)
 
 int nvmlInitWithFlags(unsigned flags)
 {
+    MAY_FAIL;
     (void)flags;
     return getenv("PRETEND_CARD") != NULL && number_in("total") > 0 ? SUCCESS : DRIVER_NOT_LOADED;
 }
 
-int nvmlShutdown(void) { return SUCCESS; }
+int nvmlShutdown(void)
+{
+    MAY_FAIL;
+    return SUCCESS;
+}
 
 const char *nvmlErrorString(int result) { return result == DRIVER_NOT_LOADED ? "Driver Not Loaded" : "Error"; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device)
 {
+    MAY_FAIL;
     *device = (void *)UUID;
     return index == 0 ? SUCCESS : INVALID_ARGUMENT;
 }
 
+int nvmlDeviceGetCount_v2(unsigned *count)
+{
+    MAY_FAIL;
+    *count = 1;
+    return SUCCESS;
+}
+
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **device)
 {
+    MAY_FAIL;
     *device = (void *)UUID;
     return strcmp(uuid, UUID) == 0 ? SUCCESS : NOT_FOUND;
 }
@@ -95,16 +131,22 @@ static int copy(char *into, unsigned size, const char *text)
     return SUCCESS;
 }
 
-int nvmlDeviceGetUUID(void *device, char *into, unsigned size) { return copy(into, size, (const char *)device); }
+int nvmlDeviceGetUUID(void *device, char *into, unsigned size)
+{
+    MAY_FAIL;
+    return copy(into, size, (const char *)device);
+}
 
 int nvmlDeviceGetName(void *device, char *into, unsigned size)
 {
+    MAY_FAIL;
     (void)device;
     return copy(into, size, "Pretend Card");
 }
 
 int nvmlDeviceGetMemoryInfo(void *device, memory *into)
 {
+    MAY_FAIL;
     process found[256];
     (void)device;
     unsigned count = processes(found, 256);
@@ -118,6 +160,7 @@ int nvmlDeviceGetMemoryInfo(void *device, memory *into)
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, process *into)
 {
+    MAY_FAIL;
     char path[4096];
     unsigned most = into == NULL ? 0 : *count;
     (void)device;
@@ -128,6 +171,16 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, proce
         *count = 0;
         return SUCCESS;
     }
+    *count = processes(into, most);
+    return *count > most ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+/* What drivers before CUDA 11.4 or so have instead; the same but for the name. */
+int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned *count, process *into)
+{
+    unsigned most = into == NULL ? 0 : *count;
+    (void)device;
+    MAY_FAIL;
     *count = processes(into, most);
     return *count > most ? INSUFFICIENT_SIZE : SUCCESS;
 }
