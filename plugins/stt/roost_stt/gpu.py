@@ -1,7 +1,7 @@
 """What is known of the graphics card that the speech worker uses, and whether it is given back.
 
 Two witnesses: NVML (the driver's own figures of memory and processes) and ``/proc``, which shows who has the card's
-device file open. NVML is opened for each look and closed again, so the bot itself keeps nothing of the driver open.
+device file open.
 """
 
 from __future__ import annotations
@@ -9,42 +9,36 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from roost.errors import ResourceError
+from roost.errors import ConfigError, ResourceError
+from roost_stt.nvml import LOOK_S, Look, look, look_soon
+
+__all__ = [
+    "Card",
+    "Look",
+    "Release",
+    "chosen",
+    "device_holders",
+    "is_there",
+    "library_folders",
+    "look",
+    "wait_for_room",
+]
 
 SLACK_BYTES = 32 << 20
 """The driver's own bookkeeping; the smallest CUDA context is ten times as much."""
+NEIGHBOUR_BYTES = 128 << 20
+"""What the driver may keep for another process beyond what it says that this uses."""
 POLL_S = 0.025
 MIB = 1 << 20
+_KEY = "stt.lease.gpu"
 _DEVICE = re.compile(r"/dev/(nvidia\d+|nvidia-uvm|dxg)$")
-_nvml = threading.Lock()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Look:
-    """A card at one moment.
-
-    Attributes:
-        uuid: As NVML names it.
-        name: Of the model.
-        total: Bytes of memory.
-        used: Bytes in use, by whomever.
-        processes: Process id to bytes, or None where the driver does not say. Ids are the host's, which in a container
-            are not those of ``/proc``; some containers show none.
-    """
-
-    uuid: str
-    name: str
-    total: int
-    used: int
-    processes: Mapping[int, int | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,16 +65,37 @@ class Release:
         return self.outcome in ("clean", "shared")
 
 
+def visible(environ: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The cards that CUDA_VISIBLE_DEVICES leaves, as it names them; None when it is not set, which leaves all."""
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return None
+    names = [each.strip() for each in given.split(",")]
+    # CUDA sees those before the first that names no card.
+    return list(itertools.takewhile(lambda name: re.fullmatch(r"[0-9]+|(GPU|MIG)-.+", name), names))
+
+
 def is_there(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process could use a card: a driver's device file, and none of them hidden from us."""
-    hidden = environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
-    return not hidden and (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists())
+    """Whether this process could use a card: a driver's device file, and not all of them hidden from us."""
+    return visible(environ) != [] and (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists())
 
 
 def chosen(gpu: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The card meant by ``stt.lease.gpu``: an index counts among those that CUDA_VISIBLE_DEVICES leaves."""
-    visible = [each.strip() for each in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-    return visible[int(gpu)] if gpu.isdigit() and int(gpu) < len(visible) else gpu
+    """The card meant by ``stt.lease.gpu``: an index counts among those that CUDA_VISIBLE_DEVICES leaves.
+
+    Raises:
+        ConfigError: It leaves none, or fewer; who hides a card does not want it used.
+    """
+    left = visible(environ)
+    if left is None or not gpu.isdecimal():
+        return gpu
+    if not left:
+        raise ConfigError("CUDA_VISIBLE_DEVICES hides every card; unset it, or set stt.device = cpu", key=_KEY)
+    if int(gpu) >= len(left):
+        raise ConfigError(
+            f"there is no card {gpu}: CUDA_VISIBLE_DEVICES leaves {len(left)}, which count from 0", key=_KEY
+        )
+    return left[int(gpu)]
 
 
 def library_folders() -> list[Path]:
@@ -88,43 +103,6 @@ def library_folders() -> list[Path]:
     spec = importlib.util.find_spec("nvidia")
     roots = spec.submodule_search_locations if spec is not None else None
     return sorted(folder for root in roots or () for folder in Path(root).glob("*/lib") if folder.is_dir())
-
-
-def look(gpu: str) -> Look:
-    """Ask NVML; blocks for some milliseconds.
-
-    Args:
-        gpu: UUID, or index in the order of the PCI bus.
-
-    Raises:
-        ResourceError: There is no driver, or no such card; says which.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        raise ResourceError("NVML cannot be asked: nvidia-ml-py is not installed (pip install 'roost[stt]')") from None
-    with _nvml:
-        try:
-            pynvml.nvmlInit()
-            try:
-                return _look(pynvml, gpu)
-            finally:
-                pynvml.nvmlShutdown()
-        except pynvml.NVMLError as error:
-            raise ResourceError(f"NVML cannot say anything of GPU {gpu}: {error}") from None
-
-
-def _look(nvml: Any, gpu: str) -> Look:
-    handle = nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else nvml.nvmlDeviceGetHandleByUUID(gpu)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    processes = {int(each.pid): each.usedGpuMemory for each in nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)}
-    return Look(
-        str(nvml.nvmlDeviceGetUUID(handle)),
-        str(nvml.nvmlDeviceGetName(handle)),
-        int(memory.total),
-        int(memory.used),
-        processes,
-    )
 
 
 def device_holders(proc: Path = Path("/proc"), device: re.Pattern[str] = _DEVICE) -> dict[int, str]:
@@ -147,12 +125,12 @@ def wait_for_room(gpu: str, needed: int, timeout_s: float) -> None:
     Returns in any case: whether there is room enough is found out by loading.
     """
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while (left_s := deadline - time.monotonic()) > 0:
         try:
-            seen = look(gpu)
+            seen = look(gpu, left_s)
         except ResourceError:
             return
-        if seen.total - seen.used >= needed:
+        if seen.total - seen.used >= needed or needed > seen.total:
             return
         time.sleep(POLL_S)
 
@@ -162,22 +140,23 @@ class Card:
 
     Args:
         gpu: ``stt.lease.gpu``.
-        look_at: Asks NVML.
         holders: Looks at ``/proc``.
+
+    Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES hides that card.
     """
 
     def __init__(
         self,
         gpu: str,
         *,
-        look_at: Callable[[str], Look] = look,
         holders: Callable[[], Mapping[int, str]] = device_holders,
     ) -> None:
         self.gpu = chosen(gpu)
-        self._look_at = look_at
         self._holders = holders
         self._before: Look | None = None
         self._held_before: frozenset[int] = frozenset()
+        self._uuid = ""
         self.seen: Look | None = None
         """The last look."""
         self.blind = ""
@@ -189,7 +168,7 @@ class Card:
     @property
     def key(self) -> str:
         """What the lease is on: the UUID, so that all bots of the machine mean the same card."""
-        return self.seen.uuid if self.seen is not None else self.gpu
+        return self._uuid or self.gpu
 
     def environment(self) -> dict[str, str]:
         """What makes the worker see this card and no other, as its number 0, and NVIDIA's libraries."""
@@ -200,12 +179,14 @@ class Card:
             "LD_LIBRARY_PATH": os.pathsep.join(folder for folder in folders if folder),
         }
 
-    async def sample(self) -> Look | None:
-        """Look, in a thread."""
+    async def sample(self, limit_s: float = LOOK_S) -> Look | None:
+        """Look; None, and `blind`, when there was nothing to see within `limit_s`."""
         try:
-            self.seen, self.blind = await asyncio.to_thread(self._look_at, self.gpu), ""
+            seen = await look_soon(self.gpu, limit_s)
         except ResourceError as error:
             self.seen, self.blind = None, str(error)
+        else:
+            self.seen, self.blind, self._uuid = seen, "", seen.uuid
         return self.seen
 
     async def before_start(self) -> None:
@@ -222,12 +203,14 @@ class Card:
         """
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        while True:
-            seen = await self.sample()
-            release = self._judge(seen, pid, loop.time() - began_s)
-            if release.outcome != "kept" or loop.time() - began_s >= limit_s:
-                break
+        release, seen = await self._verdict(pid, began_s, limit_s)
+        while not release.ok and self._before is not None and loop.time() - began_s < limit_s:
             await asyncio.sleep(POLL_S)
+            # A driver that said something before may do so again in a moment; what it said last stands.
+            later, seen_later = await self._verdict(pid, began_s, limit_s)
+            if seen_later is not None or seen is None:
+                release, seen = later, seen_later
+        self.seen = seen
         if release.outcome == "kept":
             held = await asyncio.to_thread(self._holders)
             release = dataclasses.replace(release, detail=self._who(seen, held, release))
@@ -235,19 +218,40 @@ class Card:
         self.releases[release.outcome] += 1
         return release
 
+    async def _verdict(self, pid: int | None, began_s: float, limit_s: float) -> tuple[Release, Look | None]:
+        loop = asyncio.get_running_loop()
+        seen = await self.sample(max(POLL_S, began_s + limit_s - loop.time()))
+        return self._judge(seen, pid, loop.time() - began_s), seen
+
     def _judge(self, seen: Look | None, pid: int | None, took_s: float) -> Release:
         took_s = round(took_s, 3)
         if seen is None or self._before is None:
             return Release("unverified", took_s, detail=self.blind or "the card could not be seen before the start")
         before, after = self._before.used, seen.used
-        if pid in seen.processes:
+        if pid in seen.processes and pid not in self._before.processes:
             return Release("kept", took_s, before, after)
         if after <= before + SLACK_BYTES:
             return Release("clean", took_s, before, after)
-        strangers = seen.processes.keys() - self._before.processes.keys()
-        if strangers:
-            return Release("shared", took_s, before, after, f"used by {_pids(strangers)} now")
+        grown = self._neighbours(seen, pid)
+        if grown and self._explains(grown, after - before):
+            return Release("shared", took_s, before, after, f"used by {_pids(grown)} now")
         return Release("kept", took_s, before, after)
+
+    def _neighbours(self, seen: Look, pid: int | None) -> dict[int, int | None]:
+        """Other processes that came, or use more than before, with how much more; None where that is not known."""
+        before = self._before.processes if self._before is not None else {}
+        grown: dict[int, int | None] = {}
+        for other, used in seen.processes.items():
+            had = before.get(other, 0)
+            if other != pid and (other not in before or used is None or had is None or used > had):
+                grown[other] = None if used is None or had is None else used - had
+        return grown
+
+    @staticmethod
+    def _explains(grown: Mapping[int, int | None], more: int) -> bool:
+        """Whether the card is fuller by what others took, and not by what was not given back."""
+        known = [each for each in grown.values() if each is not None]
+        return len(known) < len(grown) or more - sum(known) <= SLACK_BYTES + NEIGHBOUR_BYTES * len(known)
 
     def _who(self, seen: Look | None, held: Mapping[int, str], release: Release) -> str:
         found = {f"process {pid} ({held[pid]})" for pid in held.keys() - self._held_before}
