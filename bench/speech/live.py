@@ -27,10 +27,11 @@ from roost.opus import encode_all
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
 from roost.text import wer
-from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings
+from roost_stt.engine import SpeechWorker
 from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
+from roost_stt.supervision import Trouble, WorkerSettings
 
 GUILD = 1
 FRAME_S = 0.02

@@ -22,7 +22,7 @@ from roost.hooks import hookimpl
 from roost.speech import EngineSpec
 from roost.testing.leftovers import leak_check
 from roost.text import wer
-from roost_stt.engine import State, Trouble
+from roost_stt.supervision import State, Trouble
 
 pytestmark = pytest.mark.e2e
 

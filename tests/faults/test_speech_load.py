@@ -20,8 +20,8 @@ from stt_rig import Build, packets_of, scripted, workers
 from test_speech import Make, fault_engine_importable, transcribing, until  # noqa: F401  the fixture among them
 
 from roost.audio import SILENCE_FRAME, AudioFrame
-from roost_stt.engine import WorkerTiming
 from roost_stt.kept import KEPT_FRAMES
+from roost_stt.supervision import WorkerTiming
 from roost_stt.worker.backlog import MAX_SECONDS
 from roost_stt.worker.speakers import MAX_SPEAKERS
 from roost_voice.protocol.jitter import SequenceTracker

@@ -147,7 +147,8 @@ import asyncio, pathlib, sys
 import fault_engine
 from roost.audio import AudioFrame
 from roost.scopes import Scope
-from roost_stt.engine import SpeechWorker, WorkerSettings
+from roost_stt.engine import SpeechWorker
+from roost_stt.supervision import WorkerSettings
 from stt_rig import packets_of
 
 async def main():

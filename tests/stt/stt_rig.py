@@ -19,9 +19,10 @@ from roost.audio import AudioFrame
 from roost.opus import encode_all
 from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
-from roost_stt.engine import SpeechWorker, Trouble, WorkerSettings, WorkerTiming
+from roost_stt.engine import SpeechWorker
 from roost_stt.models import locate
 from roost_stt.partials import Partial
+from roost_stt.supervision import Trouble, WorkerSettings, WorkerTiming
 
 RECORDINGS = Path(roost_voice.sim.__file__).parent / "recordings"
 SCRIPTED = "roost_stt.worker.engines.scripted:create"

@@ -24,9 +24,9 @@ from test_speech_process import transcribing_bot
 from roost.demo.bot_process import wait_gone
 from roost.errors import ConfigError, ResourceError, RoostError
 from roost_stt import gpu
-from roost_stt.engine import State
 from roost_stt.ladder import CPU, SMALLER, Ladder, whisper_ladder
 from roost_stt.lease import acquire
+from roost_stt.supervision import State
 
 pytestmark = pytest.mark.sim
 

@@ -14,11 +14,11 @@ from stt_rig import Build, Rig, packets_of
 
 from roost.audio import SILENCE_FRAME
 from roost.speech import Transcript
-from roost_stt.engine import State, Trouble
 from roost_stt.partials import OpenPartials, Partial
 from roost_stt.protocol.agreement import words_of
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.protocol.wishes import Wish
+from roost_stt.supervision import State, Trouble
 from roost_stt.worker.backlog import MAX_DRAFTS, Backlog
 from roost_stt.worker.drafts import EVERY_MS, Drafts
 from roost_stt.worker.speakers import Key, Spoken
@@ -294,7 +294,7 @@ async def test_a_draft_that_kills_the_worker_is_on_nobodys_account(
     await made.until(1)
     assert made.worker.state is State.READY
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
-    assert made.worker._tries == {}
+    assert made.worker._accounts._tries == {}
     # The new one leaves drafts alone for a while, or it would go on dying.
     assert sum(call["draft"] for call in calls(tmp_path)) == 1
     assert made.worker.stats()["utterances_lost"] == 0

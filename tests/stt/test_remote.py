@@ -20,7 +20,8 @@ from stt_rig import Build, packets_of, scripted
 from roost.errors import SpeechError
 from roost.speech import EngineOptions, EngineSpec, SpeechEngine, Transcript, Utterance
 from roost_stt.config import SttConfig
-from roost_stt.engine import REMOTE, Trouble
+from roost_stt.engine import REMOTE
+from roost_stt.supervision import Trouble
 from roost_stt.worker.engines import remote
 
 pytestmark = pytest.mark.unit

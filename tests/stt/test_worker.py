@@ -16,7 +16,7 @@ from stt_rig import Build, manifest, packets_of, samples_of, scripted
 from roost.audio import SILENCE_FRAME
 from roost.opus import Samples, encode_all
 from roost.text import wer
-from roost_stt.engine import State, Trouble
+from roost_stt.supervision import State, Trouble
 
 pytestmark = pytest.mark.e2e
 
@@ -163,7 +163,7 @@ async def test_purged_speech_never_becomes_text(rig: Build) -> None:
     assert await made.worker.purged(asyncio.get_running_loop().time() + 3)
     assert await made.drain()
     assert {each.user_id for each in made.transcripts} == {2}
-    assert (1, 1) not in made.worker._kept
+    assert (1, 1) not in made.worker._accounts.kept
 
 
 async def test_frames_nobody_sent_are_not_decoded(rig: Build) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import logging
 import time
 from collections import deque
@@ -18,14 +17,14 @@ from typing import Any
 from roost.audio import AudioFrame
 from roost.errors import SpeechError
 from roost.scopes import Scope
-from roost.speech import EngineSpec, Transcript, Word
+from roost.speech import Transcript
 from roost_stt import child
-from roost_stt.kept import KeptFrames, Key
+from roost_stt.accounts import Accounts
 from roost_stt.ladder import Ladder
-from roost_stt.partials import OpenPartials, Partial
+from roost_stt.partials import Partial
 from roost_stt.protocol import ipc
-from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
+from roost_stt.supervision import State, Trouble, WorkerSettings
 
 _log = logging.getLogger("roost.stt")
 
@@ -33,78 +32,7 @@ PIPE_LIMIT_BYTES = 64 * 1024
 REMOTE = "roost_stt.worker.engines.remote:create"
 REMOTE_KEPT = ("ROOST_STT_API_KEY",)
 """What that engine alone gets of the bot's own environment."""
-MAX_RETRIES = 2
 SEND_STEP = 200
-TOO_MUCH = "the worker does not keep up, so audio is dropped"
-MAX_COUNTED = 4096
-"""Speakers of former processes counted by name; further ones are counted together, as user 0."""
-
-
-class State(enum.Enum):
-    """Where the worker stands."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    WAITING = "waiting"
-    """It died and the next start is delayed."""
-    FAILED = "failed"
-    """It died too often; only a new `SpeechWorker.start` tries again."""
-
-
-class Trouble(enum.Enum):
-    """What the people in the channel may have to be told."""
-
-    CRASHED = "crashed"
-    LOST = "lost"
-    FAILED = "failed"
-    SMALLER = "smaller"
-    """The card has no room; what runs now is less exact or slower."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkerTiming:
-    """Every delay of the supervision, in seconds."""
-
-    handshake_s: float = 30.0
-    heartbeat_s: float = 1.0
-    silent_s: float = 5.0
-    """No answer for so long: it hangs."""
-    busy_s: float = 25.0
-    """One batch may take so long."""
-    decoder_idle_s: float = 50.0
-    """The worker frees the decoder of whoever has been silent for so long."""
-    exit_s: float = 0.3
-    """From the closed pipe to SIGKILL."""
-    reap_s: float = 2.0
-    backoff_s: tuple[float, ...] = (0.0, 0.2, 1.0, 5.0)
-    window_s: float = 60.0
-    crashes_per_window: int = 5
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What to run.
-
-    Attributes:
-        spec: The engine.
-        endpointing: How utterances are cut.
-        threads: CPU threads for one inference.
-        max_batch: Utterances decoded together.
-        lease: Folder, GPU and slots of the GPU lease, or None.
-        environment: More variables for the worker.
-        cpu_if_gpu_fails: Go on with the step of the engine that needs no card when the card is not usable.
-        timing: See `WorkerTiming`.
-    """
-
-    spec: EngineSpec
-    endpointing: Endpointing = dataclasses.field(default_factory=Endpointing)
-    threads: int = 2
-    max_batch: int = 8
-    lease: Mapping[str, Any] | None = None
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    cpu_if_gpu_fails: bool = False
-    timing: WorkerTiming = WorkerTiming()
 
 
 class _Died(Exception):
@@ -113,18 +41,6 @@ class _Died(Exception):
     def __init__(self, how: str, step: str = "") -> None:
         super().__init__(how)
         self.step = step
-
-
-@dataclasses.dataclass(slots=True)
-class _Counters:
-    starts: int = 0
-    crashes: int = 0
-    frames_sent: int = 0
-    frames_dropped: int = 0
-    frames_replayed: int = 0
-    utterances: int = 0
-    utterances_lost: int = 0
-    decode_s: float = 0.0
 
 
 class SpeechWorker:
@@ -146,9 +62,8 @@ class SpeechWorker:
     ) -> None:
         self.settings = settings
         self._timing = settings.timing
-        self._on_transcript = on_transcript
         self._on_trouble = on_trouble
-        self._partials = OpenPartials(on_partial)
+        self._accounts = Accounts(on_transcript, on_trouble, on_partial)
         self._state = State.STOPPED
         self._changed = asyncio.Condition()
         self._wanted = False
@@ -166,20 +81,10 @@ class SpeechWorker:
         """Index of the last frame this process was sent."""
         self._sent_ever = 0
         self._behind = asyncio.Event()
-        """Set while frames wait in `_kept` because the pipe had no room."""
-        self._kept = KeptFrames()
+        """Set while kept frames wait because the pipe had no room."""
         self._wishes = Wishes()
-        self._tries: dict[Key, int] = {}
-        self._in_engine: set[Key] = set()
         self._token = 0
-        self._purging: dict[int, Key] = {}
         self._drains: dict[int, asyncio.Future[bool]] = {}
-        self._counters = _Counters()
-        self._decoded_before: dict[int, int] = {}
-        self._decoded_now: dict[int, int] = {}
-        self._worker_stats: Mapping[str, Any] = {}
-        self._inbox_dropped = 0
-        self._drops_told: set[int] = set()
         self._was_ready = False
         self._answered_s = 0.0
 
@@ -219,7 +124,7 @@ class SpeechWorker:
         While the pipe is full or the worker is being replaced, what is kept is the queue: its bounds drop the oldest.
         """
         if self._state not in (State.READY, State.STARTING, State.WAITING):
-            self._counters.frames_dropped += 1
+            self._accounts.counters.frames_dropped += 1
             return
         self._index += 1
         audio = ipc.Audio(
@@ -231,12 +136,7 @@ class SpeechWorker:
             frame.lost_before,
             frame.opus,
         )
-        gone = self._kept.add(audio)
-        if gone is not None and gone.index > self._sent:
-            self._counters.frames_dropped += 1
-            if gone.guild_id not in self._drops_told:
-                self._drops_told.add(gone.guild_id)
-                self._on_trouble(Trouble.LOST, gone.guild_id, TOO_MUCH)
+        self._accounts.keep(audio, self._sent)
         if self._live and not self._behind.is_set() and not self._send_audio(audio):
             self._behind.set()
 
@@ -258,20 +158,16 @@ class SpeechWorker:
 
     def purge(self, guild_id: int, user_id: int) -> None:
         """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
-        key = (guild_id, user_id)
-        self._kept.forget(key)
-        self._tries.pop(key, None)
-        self._partials.over(key)
-        if self._process is not None:
-            token = self._next_token()
-            self._purging[token] = key
+        token = self._next_token() if self._process is not None else None
+        self._accounts.purge((guild_id, user_id), token)
+        if token is not None:
             self._send(ipc.encode_json(ipc.Kind.PURGE, {"token": token, "guild": guild_id, "user": user_id}))
 
     async def purged(self, deadline: float) -> bool:
         """Wait until the worker has confirmed every purge, at most until `deadline` (event loop time)."""
         try:
             async with asyncio.timeout_at(deadline), self._changed:
-                await self._changed.wait_for(lambda: not self._purging)
+                await self._changed.wait_for(lambda: not self._accounts.purging)
         except TimeoutError:
             return False
         return True
@@ -286,7 +182,7 @@ class SpeechWorker:
             deadline: Event loop time.
         """
         if self._task is None or self._task.done():
-            return len(self._kept) == 0
+            return len(self._accounts.kept) == 0
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
@@ -311,11 +207,9 @@ class SpeechWorker:
 
     def forget(self, guild_id: int) -> None:
         """Drop what is kept of a guild whose session is over."""
-        self._drops_told.discard(guild_id)
         self.wish(Wish(guild_id))
-        for key in self._kept.speakers:
-            if key[0] == guild_id:
-                self.purge(*key)
+        for key in self._accounts.over(guild_id):
+            self.purge(*key)
 
     async def close(self) -> None:
         """End the worker: pipe closed, then SIGKILL, then reaped. Idempotent, bounded, also when cancelled."""
@@ -336,23 +230,16 @@ class SpeechWorker:
                 child.kill(self._process)
             if task.done():
                 self._task = None
-            self._kept.clear()
-            self._partials.all_over()
+            self._accounts.close()
 
     def stats(self) -> dict[str, Any]:
         """Counters since this object was made; the process's own figures are those of its last answer."""
-        decoded = dict(self._decoded_before)
-        for user_id, frames in self._decoded_now.items():
-            decoded[user_id] = decoded.get(user_id, 0) + frames
         return {
             "state": self._state.value,
             "pid": self.pid,
             "alive": self.pid is not None,
             "ready": dict(self._ready_info),
-            **dataclasses.asdict(self._counters),
-            "decoded": decoded,
-            "kept_frames": len(self._kept),
-            "worker": dict(self._worker_stats),
+            **self._accounts.stats(),
         }
 
     # ---- the life of the process
@@ -371,15 +258,15 @@ class SpeechWorker:
                     crashes.popleft()
                 if self.ladder.down(self._step, how):
                     # Nobody's words are to blame for a card without room, and the next worker is another one.
-                    self._in_engine.clear()
                     self._failure = ""
-                    self._after_death(self.ladder.why)
+                    self._after_death(self.ladder.why, blame=False)
                     self._on_trouble(Trouble.SMALLER, None, self.ladder.why)
                     continue
                 crashes.append(now)
                 self._after_death(how)
                 if len(crashes) >= self._timing.crashes_per_window or self._failure:
-                    self._give_up(self._failure or how)
+                    self._failure = self._failure or how
+                    self._accounts.give_up(self._failure)
                     await self._set_state(State.FAILED)
                     return
                 self._on_trouble(Trouble.CRASHED, None, how)
@@ -389,7 +276,7 @@ class SpeechWorker:
             if self._state is not State.FAILED:
                 self._state = State.STOPPED
             self._fail_drains()
-            self._purging.clear()
+            self._accounts.purging.clear()
             async with self._changed:
                 self._changed.notify_all()
 
@@ -406,7 +293,7 @@ class SpeechWorker:
         )
         self._process, self.last_pid, self._step = process, process.pid, ""
         self._sent = 0
-        self._counters.starts += 1
+        self._accounts.counters.starts += 1
         how = ""
         try:
             try:
@@ -437,7 +324,7 @@ class SpeechWorker:
                 await child.end(process, self._timing.reap_s)
             finally:
                 self._process = None
-                self._count_decoded()
+                self._accounts.process_over()
         returncode = process.returncode
         return f"{how} (status {returncode})" if returncode is not None else how
 
@@ -461,7 +348,7 @@ class SpeechWorker:
     async def _catch_up(self, process: asyncio.subprocess.Process) -> None:
         """Send what is kept and not yet sent, in the order of its arrival; returns with nothing left unsent."""
         assert process.stdin is not None
-        while waiting := self._kept.after(self._sent):
+        while waiting := self._accounts.kept.after(self._sent):
             for first in range(0, len(waiting), SEND_STEP):
                 try:
                     async with asyncio.timeout(self._timing.silent_s):
@@ -472,7 +359,7 @@ class SpeechWorker:
                     raise _Died("it stopped reading") from None
                 for audio in waiting[first : first + SEND_STEP]:
                     # Consent may have been taken back meanwhile.
-                    if self._kept.holds(audio) and not self._send_audio(audio, wait=True):
+                    if self._accounts.kept.holds(audio) and not self._send_audio(audio, wait=True):
                         raise _Died("its pipe was closed")
             self._sent = max(self._sent, waiting[-1].index)
 
@@ -514,37 +401,31 @@ class SpeechWorker:
                     raise _Died(f"it sent nonsense: {message.kind.name} {type(error).__name__}") from None
 
     async def _take(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> None:
+        accounts = self._accounts
         if kind is ipc.Kind.TRANSCRIPT:
-            self._take_transcript(fields)
+            accounts.transcript(fields)
         elif kind is ipc.Kind.PARTIAL:
-            partial = Partial(int(fields["guild"]), int(fields["user"]), int(fields["mark"]), str(fields["text"]))
-            if partial.key not in self._purging.values():
-                self._partials.take(partial)
+            accounts.partial(fields)
         elif kind is ipc.Kind.STARTED:
-            self._in_engine = {(int(guild), int(user)) for guild, user in fields["speakers"]}
+            accounts.in_engine = {(int(guild), int(user)) for guild, user in fields["speakers"]}
         elif kind is ipc.Kind.PONG:
             self._answered_s = asyncio.get_running_loop().time()
-            self._take_facts(fields)
-            needed = {(int(guild), int(user)): int(index) for guild, user, index in fields["needed"]}
-            self._kept.trim(int(fields["seen"]), needed)
+            accounts.facts(fields)
+            accounts.needs(fields)
             if fields["busy_s"] > self._timing.busy_s:
                 raise _Died("an inference hangs")
         elif kind is ipc.Kind.DRAINED:
-            self._take_facts(fields)
+            accounts.facts(fields)
             future = self._drains.get(fields["token"])
             if future is not None and not future.done():
                 future.set_result(True)
         elif kind is ipc.Kind.PURGED:
-            self._take_facts(fields)
+            accounts.facts(fields)
             async with self._changed:
-                self._purging.pop(fields["token"], None)
+                accounts.purging.pop(fields["token"], None)
                 self._changed.notify_all()
         elif kind is ipc.Kind.LOST:
-            key = (int(fields["guild"]), int(fields["user"]))
-            self._heard(key, int(fields["last"]))
-            self._partials.over(key, int(fields["last"]))
-            self._counters.utterances_lost += 1
-            self._on_trouble(Trouble.LOST, key[0], str(fields["reason"]))
+            accounts.lost(fields)
         elif kind is ipc.Kind.READY:
             self._ready_info = fields
             self._was_ready = True
@@ -556,70 +437,10 @@ class SpeechWorker:
                 self._failure = message
             raise _Died(message, str(fields.get("step", "")))
 
-    def _take_transcript(self, fields: dict[str, Any]) -> None:
-        key = (int(fields["guild"]), int(fields["user"]))
-        transcript = Transcript(
-            utterance_id=int(fields["id"]),
-            guild_id=key[0],
-            user_id=key[1],
-            text=str(fields["text"]),
-            started_at=float(fields["started_at"]),
-            ended_at=float(fields["ended_at"]),
-            language=fields["language"],
-            confidence=float(fields["confidence"]),
-            words=tuple(Word(float(start), float(end), str(text)) for start, end, text in fields["words"]),
-        )
-        self._heard(key, int(fields["last"]))
-        self._partials.final(key, transcript.utterance_id)
-        self._counters.utterances += 1
-        self._counters.decode_s += float(fields["decode_s"])
-        if key not in self._purging.values():
-            self._on_transcript(transcript)
-
-    def _heard(self, key: Key, last: int) -> None:
-        """Everything of this speaker up to an index has become text or been given up."""
-        self._in_engine.discard(key)
-        self._tries.pop(key, None)
-        self._kept.heard(key, last)
-
-    def _take_facts(self, fields: dict[str, Any]) -> None:
-        self._decoded_now = {int(user): int(frames) for user, frames in fields["decoded"].items()}
-        self._worker_stats = fields["stats"]
-        dropped = int(self._worker_stats.get("inbox_dropped", 0))
-        if dropped > self._inbox_dropped:
-            self._counters.frames_dropped += dropped - self._inbox_dropped
-            self._inbox_dropped = dropped
-            self._on_trouble(Trouble.LOST, None, TOO_MUCH)
-
-    def _count_decoded(self) -> None:
-        """A process has ended: its figures become part of the sum."""
-        before = self._decoded_before
-        for user_id, frames in self._decoded_now.items():
-            counted = user_id if user_id in before or len(before) < MAX_COUNTED else 0
-            before[counted] = before.get(counted, 0) + frames
-        self._decoded_now = {}
-        self._inbox_dropped = 0
-
-    def _after_death(self, how: str) -> None:
-        self._counters.crashes += 1
-        self._partials.all_over()
+    def _after_death(self, how: str, *, blame: bool = True) -> None:
         _log.warning("the speech worker ended: %s", how)
-        self._purging.clear()
-        for key in self._in_engine:
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] > MAX_RETRIES:
-                self._tries.pop(key)
-                self._kept.forget(key)
-                self._counters.utterances_lost += 1
-                self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
-        self._in_engine.clear()
+        self._accounts.after_death(blame=blame)
         self._fail_drains()
-
-    def _give_up(self, how: str) -> None:
-        self._failure = how
-        self._counters.utterances_lost += len(self._kept.speakers)
-        self._kept.clear()
-        self._on_trouble(Trouble.FAILED, None, how)
 
     def _fail_drains(self) -> None:
         for future in self._drains.values():
@@ -649,9 +470,9 @@ class SpeechWorker:
         self._sent = audio.index
         if audio.index > self._sent_ever:
             self._sent_ever = audio.index
-            self._counters.frames_sent += 1
+            self._accounts.counters.frames_sent += 1
         else:
-            self._counters.frames_replayed += 1
+            self._accounts.counters.frames_replayed += 1
         return True
 
     async def _set_state(self, state: State) -> None:

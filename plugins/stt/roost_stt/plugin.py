@@ -27,7 +27,7 @@ from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig
-from roost_stt.engine import REMOTE, SpeechWorker, State, Trouble
+from roost_stt.engine import REMOTE, SpeechWorker
 from roost_stt.exports import Head
 from roost_stt.gpu_commands import gpu_loader
 from roost_stt.gpu_report import GpuMetrics
@@ -38,6 +38,7 @@ from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reports import TROUBLES, already, report, status
+from roost_stt.supervision import State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
 from roost_stt.transcripts import TranscriptBook

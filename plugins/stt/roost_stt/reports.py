@@ -8,7 +8,8 @@ from typing import Any
 
 from roost.audio import VoiceSession
 from roost_stt.captions import display_name
-from roost_stt.engine import SpeechWorker, Trouble
+from roost_stt.engine import SpeechWorker
+from roost_stt.supervision import Trouble
 from roost_stt.transcription import Transcription
 
 _log = logging.getLogger("roost.stt")

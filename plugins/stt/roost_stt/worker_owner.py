@@ -11,10 +11,11 @@ from roost.context import PluginContext
 from roost.errors import ConfigError, SpeechError
 from roost.speech import EngineSpec, Transcript
 from roost_stt.config import SttConfig, lease_folder
-from roost_stt.engine import SpeechWorker, State, Trouble, WorkerSettings
+from roost_stt.engine import SpeechWorker
 from roost_stt.gpu import MIB, Card
 from roost_stt.partials import Partial
 from roost_stt.reports import report
+from roost_stt.supervision import State, Trouble, WorkerSettings
 
 _log = logging.getLogger("roost.stt")
 

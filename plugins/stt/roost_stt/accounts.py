@@ -1,0 +1,199 @@
+"""What the bot owes to those who spoke: which frames are kept, what the worker is at, what was lost and how often.
+
+No process and no clock is in here; `roost_stt.engine` owns both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from roost.speech import Transcript, Word
+from roost_stt.kept import KeptFrames, Key
+from roost_stt.partials import OpenPartials, Partial
+from roost_stt.protocol.ipc import Audio
+from roost_stt.supervision import Trouble
+
+MAX_RETRIES = 2
+TOO_MUCH = "the worker does not keep up, so audio is dropped"
+MAX_COUNTED = 4096
+"""Speakers of former processes counted by name; further ones are counted together, as user 0."""
+
+
+@dataclasses.dataclass(slots=True)
+class Counters:
+    """Since the supervision began, over all processes."""
+
+    starts: int = 0
+    crashes: int = 0
+    frames_sent: int = 0
+    frames_dropped: int = 0
+    frames_replayed: int = 0
+    utterances: int = 0
+    utterances_lost: int = 0
+    decode_s: float = 0.0
+
+
+class Accounts:
+    """Books of one `roost_stt.engine.SpeechWorker`, through the lives of its processes.
+
+    Args:
+        on_transcript: See `roost_stt.engine.SpeechWorker`, like the others.
+        on_trouble: What the people in the channel may have to be told.
+        on_partial: What is certain of utterances that are not over.
+    """
+
+    def __init__(
+        self,
+        on_transcript: Callable[[Transcript], None],
+        on_trouble: Callable[[Trouble, int | None, str], None],
+        on_partial: Callable[[Partial], None],
+    ) -> None:
+        self._on_transcript = on_transcript
+        self._on_trouble = on_trouble
+        self._partials = OpenPartials(on_partial)
+        self.kept = KeptFrames()
+        self.counters = Counters()
+        self.in_engine: set[Key] = set()
+        """Whose utterances the engine is at."""
+        self.purging: dict[int, Key] = {}
+        """Token to speaker, of purges that the worker has not confirmed. No text of these speakers comes out."""
+        self._tries: dict[Key, int] = {}
+        self._decoded_before: dict[int, int] = {}
+        self._decoded_now: dict[int, int] = {}
+        self._worker_stats: Mapping[str, Any] = {}
+        self._inbox_dropped = 0
+        self._drops_told: set[int] = set()
+
+    def keep(self, audio: Audio, sent: int) -> None:
+        """Keep a frame until it has become text; an old one that was never sent may be lost for it."""
+        gone = self.kept.add(audio)
+        if gone is not None and gone.index > sent:
+            self.counters.frames_dropped += 1
+            if gone.guild_id not in self._drops_told:
+                self._drops_told.add(gone.guild_id)
+                self._on_trouble(Trouble.LOST, gone.guild_id, TOO_MUCH)
+
+    def purge(self, key: Key, token: int | None) -> None:
+        """Forget a speaker; `token` is the order that tells the worker to, if there is one."""
+        self.kept.forget(key)
+        self._tries.pop(key, None)
+        self._partials.over(key)
+        if token is not None:
+            self.purging[token] = key
+
+    def over(self, guild_id: int) -> list[Key]:
+        """A server's session is over; gives its speakers of whom something is kept."""
+        self._drops_told.discard(guild_id)
+        return [key for key in self.kept.speakers if key[0] == guild_id]
+
+    # ---- what the worker says
+
+    def transcript(self, fields: Mapping[str, Any]) -> None:
+        """An utterance has become text."""
+        key = (int(fields["guild"]), int(fields["user"]))
+        transcript = Transcript(
+            utterance_id=int(fields["id"]),
+            guild_id=key[0],
+            user_id=key[1],
+            text=str(fields["text"]),
+            started_at=float(fields["started_at"]),
+            ended_at=float(fields["ended_at"]),
+            language=fields["language"],
+            confidence=float(fields["confidence"]),
+            words=tuple(Word(float(start), float(end), str(text)) for start, end, text in fields["words"]),
+        )
+        self._heard(key, int(fields["last"]))
+        self._partials.final(key, transcript.utterance_id)
+        self.counters.utterances += 1
+        self.counters.decode_s += float(fields["decode_s"])
+        if key not in self.purging.values():
+            self._on_transcript(transcript)
+
+    def partial(self, fields: Mapping[str, Any]) -> None:
+        """Something of an utterance is certain."""
+        partial = Partial(int(fields["guild"]), int(fields["user"]), int(fields["mark"]), str(fields["text"]))
+        if partial.key not in self.purging.values():
+            self._partials.take(partial)
+
+    def lost(self, fields: Mapping[str, Any]) -> None:
+        """An utterance has been given up."""
+        key = (int(fields["guild"]), int(fields["user"]))
+        self._heard(key, int(fields["last"]))
+        self._partials.over(key, int(fields["last"]))
+        self.counters.utterances_lost += 1
+        self._on_trouble(Trouble.LOST, key[0], str(fields["reason"]))
+
+    def needs(self, fields: Mapping[str, Any]) -> None:
+        """Which frames the worker has seen, and which of them it still needs."""
+        needed = {(int(guild), int(user)): int(index) for guild, user, index in fields["needed"]}
+        self.kept.trim(int(fields["seen"]), needed)
+
+    def facts(self, fields: Mapping[str, Any]) -> None:
+        """Figures of the living process."""
+        self._decoded_now = {int(user): int(frames) for user, frames in fields["decoded"].items()}
+        self._worker_stats = fields["stats"]
+        dropped = int(self._worker_stats.get("inbox_dropped", 0))
+        if dropped > self._inbox_dropped:
+            self.counters.frames_dropped += dropped - self._inbox_dropped
+            self._inbox_dropped = dropped
+            self._on_trouble(Trouble.LOST, None, TOO_MUCH)
+
+    def _heard(self, key: Key, last: int) -> None:
+        """Everything of this speaker up to an index has become text or been given up."""
+        self.in_engine.discard(key)
+        self._tries.pop(key, None)
+        self.kept.heard(key, last)
+
+    # ---- ends
+
+    def process_over(self) -> None:
+        """A process has ended: its figures become part of the sum."""
+        before = self._decoded_before
+        for user_id, frames in self._decoded_now.items():
+            counted = user_id if user_id in before or len(before) < MAX_COUNTED else 0
+            before[counted] = before.get(counted, 0) + frames
+        self._decoded_now = {}
+        self._inbox_dropped = 0
+
+    def after_death(self, *, blame: bool) -> None:
+        """It ended by itself. What was in the engine may be why: it is tried again a few times at most.
+
+        Args:
+            blame: Whether the words may have been the cause.
+        """
+        self.counters.crashes += 1
+        self._partials.all_over()
+        self.purging.clear()
+        for key in self.in_engine if blame else ():
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if self._tries[key] > MAX_RETRIES:
+                self._tries.pop(key)
+                self.kept.forget(key)
+                self.counters.utterances_lost += 1
+                self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
+        self.in_engine.clear()
+
+    def give_up(self, how: str) -> None:
+        """There will be no other process."""
+        self.counters.utterances_lost += len(self.kept.speakers)
+        self.kept.clear()
+        self._on_trouble(Trouble.FAILED, None, how)
+
+    def close(self) -> None:
+        """Forget everything that is kept."""
+        self.kept.clear()
+        self._partials.all_over()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, and the figures of the process's last answer."""
+        decoded = dict(self._decoded_before)
+        for user_id, frames in self._decoded_now.items():
+            decoded[user_id] = decoded.get(user_id, 0) + frames
+        return {
+            **dataclasses.asdict(self.counters),
+            "decoded": decoded,
+            "kept_frames": len(self.kept),
+            "worker": dict(self._worker_stats),
+        }
