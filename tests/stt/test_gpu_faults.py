@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from gpu_rig import MIB, UUID, Make, PretendCard, figures, heard, start
 
-from roost.errors import ConfigError, ResourceError
+from roost.errors import ConfigError, ResourceError, RoostError
 from roost_stt import gpu
 
 pytestmark = pytest.mark.sim
@@ -185,3 +186,20 @@ async def test_a_neighbour_that_grows_is_not_ours_to_give_back(
     release = await watched.after_end(1, 0.05)
     assert release.outcome == "shared"
     assert f"process {stranger.pid}" in release.detail
+
+
+async def test_a_lease_folder_that_cannot_be_used(
+    make: Make, card: PretendCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The card is not used without a lease; with ``auto`` the CPU does."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ROOST_LEASE_DIR", str(tmp_path / "file"))
+    house = await make(device="auto")
+    await start(house)
+    assert "cpu int8" in await heard(house)
+    assert "ROOST_LEASE_DIR" in await house.plugin.gpu_status()
+    await house.unload()
+    house = await make(device="cuda")
+    with pytest.raises(RoostError, match=r"the lease folder .* cannot be used: .*ROOST_LEASE_DIR"):
+        await start(house)
+    assert house.workers() == []

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
+import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from roost.errors import ConfigError, SpeechError
 from roost_stt import models
-from roost_stt.lease import acquire
+from roost_stt.lease import CardTakenError, acquire
 
 pytestmark = pytest.mark.unit
 
@@ -102,6 +110,132 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.communicate()
+    acquire(tmp_path, "0", 1, 0.5).release()
+
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from roost.errors import SpeechError
+from roost_stt.lease import acquire
+
+folder, slots, user = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+os.umask(0o077)
+if user:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+try:
+    lease = acquire(folder, "0", slots, 0)
+except SpeechError as error:
+    print(error, flush=True)
+else:
+    print("held", flush=True)
+    input()
+"""
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+
+
+@contextlib.contextmanager
+def holder(folder: Path, slots: int = 1, user: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """What a process says that wants a slot, which it keeps for as long as this lasts; `user` 0 is ourselves."""
+    wish = [sys.executable, "-c", HOLD, os.fspath(folder), str(slots), str(user)]
+    with subprocess.Popen(wish, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline(), process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user can reach and write, such as /tmp is: pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        shared = Path(folder) / "leases"
+        shared.mkdir()
+        Path(folder).chmod(0o755)
+        shared.chmod(0o1777)
+        yield shared
+
+
+@ROOT
+def test_bots_of_different_users_share_a_folder(public: Path) -> None:
+    with holder(public, user=1111) as (first, _), holder(public, user=2222) as (second, _):
+        assert first == "held\n"
+        assert "all 1 slots of GPU 0" in second
+        with holder(public, 2, user=2222) as (third, _):
+            assert third == "held\n"
+    with holder(public, user=2222) as (fourth, _):
+        assert fourth == "held\n"
+    assert sorted(stat.S_IMODE(file.stat().st_mode) for file in public.iterdir()) == [0o644, 0o644]
+
+
+@ROOT
+def test_a_folder_of_another_user_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder, holder(Path(folder), user=1111) as (said, _):
+        assert re.match(rf"the lease folder {re.escape(folder)} .* used: Permission denied; .*ROOST_LEASE_DIR", said)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with holder(Path(folder) / "below", user=1111) as (said, _):
+            assert re.match(r"the lease folder .*below .*: Permission denied; .*ROOST_LEASE_DIR", said)
+
+
+@pytest.mark.parametrize("what", ["file", "fifo", "link", "folder", "long"])
+def test_what_is_no_lock_file_is_refused_at_once(tmp_path: Path, what: str) -> None:
+    """Another user may have put it there; opening some of them would block, or truncate what is not ours."""
+    folder, name, lock = tmp_path, "0", tmp_path / "0.0.lock"
+    if what == "file":
+        folder = tmp_path / "file"
+        folder.touch()
+    elif what == "fifo":
+        os.mkfifo(lock)
+    elif what == "link":
+        lock.symlink_to(tmp_path / "precious")
+    elif what == "folder":
+        lock.mkdir()
+    else:
+        name = "G" * 300
+    with pytest.raises(CardTakenError, match=r"the lease folder .* cannot be used: .*; .*ROOST_LEASE_DIR"):
+        acquire(folder, name, 1, 5)
+    assert not (tmp_path / "precious").exists()
+
+
+def test_a_slot_that_is_removed_while_it_is_taken_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something tidies up between the opening and the lock: the lock on what is gone would keep nobody out."""
+    real, removed = fcntl.flock, list[int]()
+
+    def flock(fd: int, how: int) -> None:
+        if not removed:
+            removed.append(fd)
+            (tmp_path / "0.0.lock").unlink()
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lease = acquire(tmp_path, "0", 1, 5)
+    assert removed
+    with holder(tmp_path) as (said, _):
+        assert "all 1 slots" in said
+    lease.release()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    open_before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    with pytest.raises(CardTakenError, match="No locks available"):
+        acquire(tmp_path, "0", 2, 5)
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == open_before
+
+
+def test_a_holder_that_is_stopped_holds(tmp_path: Path) -> None:
+    with holder(tmp_path) as (said, process):
+        assert said == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(CardTakenError, match="all 1 slots"):
+            acquire(tmp_path, "0", 1, 0.1)
     acquire(tmp_path, "0", 1, 0.5).release()
 
 
