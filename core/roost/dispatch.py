@@ -118,7 +118,7 @@ class Dispatcher:
         for impl in self._implementations(hook, guild_id):
             answer = await self._isolated(hook, impl, arguments)
             if answer is _FAILED:
-                answer = Deny(f"the plugin {impl.plugin_name} failed")
+                answer = Deny(f"the plugin {impl.plugin_name} failed in its check")
             if answer is not None:
                 answers.append(answer)
             if isinstance(answer, Deny):

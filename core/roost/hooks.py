@@ -119,7 +119,7 @@ INFO: dict[str, HookInfo] = {
     "user_data_export": HookInfo(Kind.ALL),
     "user_data_delete": HookInfo(Kind.ALL),
     "voice_driver": HookInfo(Kind.FIRST),
-    "voice_join_check": HookInfo(Kind.FIRST),
+    "voice_join_check": HookInfo(Kind.ALL),
     "voice_session_opening": HookInfo(Kind.ALL),
     "voice_session_opened": HookInfo(Kind.PAR),
     "voice_session_moved": HookInfo(Kind.PAR),
@@ -246,11 +246,11 @@ class RoostSpec:
 
     @hookspec
     async def voice_join_check(self, request: JoinRequest) -> Deny | None:
-        """Refuse a wish to enter a voice channel before anything is sent."""
+        """Refuse a wish to enter a voice channel before anything is sent; a raise or a time-out refuses too."""
 
     @hookspec
     async def voice_session_opening(self, session: VoiceSession) -> Deny | None:
-        """A session is connected and hears nothing yet: warm up, or refuse it. A raise refuses too."""
+        """A session is connected and hears nothing yet: warm up, or refuse it. A raise or a time-out refuses too."""
 
     @hookspec
     async def voice_session_opened(self, session: VoiceSession) -> None:

@@ -29,7 +29,7 @@ class Raises:
         raise RuntimeError("broken")
 
     @hookimpl
-    async def voice_join_check(self, request: Any) -> Deny | None:
+    async def voice_driver(self, name: str) -> Any:
         raise RuntimeError("broken")
 
     @hookimpl
@@ -51,8 +51,8 @@ class Good:
         self.called.append("opened")
 
     @hookimpl
-    async def voice_join_check(self) -> Any:
-        self.called.append("check")
+    async def voice_driver(self) -> Any:
+        self.called.append("driver")
         return self.answer
 
     @hookimpl
@@ -73,10 +73,10 @@ async def test_one_failing_plugin_does_not_keep_the_hook_from_the_next() -> None
 
 
 async def test_first_means_the_first_awaited_answer_and_skips_failures() -> None:
-    yes, none = Good(Deny("full")), Good(None)
+    yes, none = Good("a driver"), Good(None)
     calls = dispatcher(("yes", yes), ("none", none), ("bad", Raises()))
-    assert await calls.call("voice_join_check", request=None) == Deny("full")
-    assert none.called == yes.called == ["check"]
+    assert await calls.call("voice_driver", name="x", settings=None) == "a driver"
+    assert none.called == yes.called == ["driver"]
 
 
 async def test_where_failure_means_refusal_it_is_a_deny_and_stops_the_others() -> None:

@@ -116,9 +116,10 @@ class SessionManager:
         """
         if self.is_stopping():
             return JoinResult(Told.FAILED, 0, STOPPING)
-        deny = await self._hooks.call("voice_join_check", guild_id=request.guild_id, request=request)
-        if isinstance(deny, Deny):
-            return JoinResult(Told.REFUSED, request.channel_id, deny.reason)
+        # As with consent: who cannot be asked has not said yes.
+        for answer in await self._hooks.call_strict("voice_join_check", guild_id=request.guild_id, request=request):
+            if isinstance(answer, Deny):
+                return JoinResult(Told.REFUSED, request.channel_id, answer.reason)
         if self.is_stopping():
             return JoinResult(Told.FAILED, 0, STOPPING)
         # From here to the mailbox nothing is awaited: the guild's slot is taken in one go.

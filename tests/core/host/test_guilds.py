@@ -194,12 +194,12 @@ async def test_a_check_that_fails_refuses_until_its_plugin_is_out_of_the_way(
     drop("says", says="hi")
     drop("asks", "@hookimpl\nasync def command_check(ctx): raise OSError('the list cannot be read')\n")
     async with running(tmp_path, card, "plugins.quarantine_failures=3") as live:
-        assert await live.slash("/says") == "the plugin asks failed"
+        assert await live.slash("/says") == "the plugin asks failed in its check"
         assert "asks" in await live.slash("/plugins list")
         await live.slash("/plugins disable", plugin="asks")
         assert await live.slash("/says") == "hi"
-        assert await live.slash("/says", guild=1) == "the plugin asks failed"
-        assert await live.slash("/says", guild=1) == "the plugin asks failed"
+        assert await live.slash("/says", guild=1) == "the plugin asks failed in its check"
+        assert await live.slash("/says", guild=1) == "the plugin asks failed in its check"
         await live.answers()
         assert await live.slash("/says", guild=1) == "hi"
 

@@ -63,7 +63,7 @@ async def test_hostile_plugins_at_start(tmp_path: Path, drop: Drop, card: dict[s
         assert set(live.host.loaded) == {"raises", "good"}
         await live.answers()
         # It was asked whether others may, and did not say yes: refused, until it is out of the way.
-        assert await live.slash("/good") == "the plugin raises failed"
+        assert await live.slash("/good") == "the plugin raises failed in its check"
         for name in (name for name, info in INFO.items() if info.kind is not Kind.OWN and not info.sync):
             arguments = inspect.signature(getattr(RoostSpec, name)).parameters
             given = {each: asyncio.get_running_loop().time() + 1 if each == "deadline" else None for each in arguments}

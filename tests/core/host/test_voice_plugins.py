@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from fault_report import Fault
 from host_rig import Live, eventually, log_of, running
 
 from roost import leaks
+from roost.hooks import INFO
 from roost.plugins import State
 
 pytestmark = pytest.mark.sim
@@ -44,6 +46,29 @@ async def opened(live: Live, guild: int = 0) -> tuple[int, int]:
 async def join(live: Live, guild: int) -> None:
     await live.control.voice(member_id=live.members[1], channel_id=live.voices[guild][0])
     assert "Joined" in await live.slash("/voice join", member=1, guild=guild, wait_s=10)
+
+
+@pytest.mark.parametrize("does", ["raise OSError('the list cannot be read')", "await asyncio.Event().wait()"])
+@pytest.mark.parametrize("hook", ["voice_join_check(request)", "voice_session_opening(session)"])
+async def test_a_check_that_fails_keeps_the_bot_out(
+    tmp_path: Path, drop: Drop, card: dict[str, Any], monkeypatch: pytest.MonkeyPatch, hook: str, does: str
+) -> None:
+    name = hook.partition("(")[0]
+    monkeypatch.setitem(INFO, name, dataclasses.replace(INFO[name], deadline_s=0.3))
+    drop("guard", f"@hookimpl\nasync def {hook}: {does}\n")
+    async with speaking_bot(tmp_path, card) as live:
+        ever = (await opened(live))[1]
+        since = await live.now()
+        await live.control.voice(member_id=live.members[1], channel_id=live.voices[0][0])
+        said = await live.slash("/voice join", member=1, wait_s=10)
+        assert said == "I did not join: the plugin guard failed in its check."
+        assert (await opened(live))[0] == 0
+        if name == "voice_join_check":  # nothing was sent at all
+            assert (await opened(live))[1] == ever
+            assert not [each for each in await live.control.log(since) if each["kind"] == "op4"]
+        await live.slash("/plugins disable", plugin="guard")
+        assert "Joined" in await live.slash("/voice join", member=1, wait_s=15)
+        await live.control.voice(member_id=live.members[1], channel_id=None)
 
 
 async def test_reloading_speech_leaves_voice_connected_and_goes_on(
