@@ -284,7 +284,7 @@ async def test_a_process_that_has_the_device_open_is_named(
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"open\n"
         card.used_by(holder.pid, 300)
-        release = await watched.after_end(stranger.pid, 0.05)
+        release = await watched.after_end(stranger.pid, 0.5)
         assert (release.outcome, release.ok) == ("kept", False)
         assert f"by process {holder.pid} (python" in release.detail
         holder.kill()
@@ -295,7 +295,7 @@ async def test_a_worker_still_shown_by_nvml_is_not_gone(card: PretendCard, stran
     watched = gpu.Card("0")
     await watched.before_start()
     card.used_by(stranger.pid, 1)
-    assert (await watched.after_end(stranger.pid, 0.05)).outcome == "kept"
+    assert (await watched.after_end(stranger.pid, 0.5)).outcome == "kept"
     watching = asyncio.create_task(watched.after_end(stranger.pid, 5.0))
     await asyncio.sleep(0.05)
     stranger.kill()

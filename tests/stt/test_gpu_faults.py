@@ -146,7 +146,7 @@ async def test_a_new_neighbour_does_not_hide_what_is_kept(card: PretendCard, str
     await watched.before_start()
     card.used_by(stranger.pid, 50)
     card.other(4000)
-    release = await watched.after_end(1, 0.05)
+    release = await watched.after_end(1, 0.5)
     assert release.outcome == "kept"
     assert "4050 MiB more" in release.detail
 
@@ -183,7 +183,7 @@ async def test_a_neighbour_that_grows_is_not_ours_to_give_back(
     watched = gpu.Card("0")
     await watched.before_start()
     card.used_by(stranger.pid, 4050)
-    release = await watched.after_end(1, 0.05)
+    release = await watched.after_end(1, 0.5)
     assert release.outcome == "shared"
     assert f"process {stranger.pid}" in release.detail
 

@@ -157,6 +157,9 @@ class Card:
         self._before: Look | None = None
         self._held_before: frozenset[int] = frozenset()
         self._uuid = ""
+        self._patience: asyncio.Timeout | None = None
+        self._ended_s = 0.0
+        self._blind_before = "the card could not be seen before the start"
         self.seen: Look | None = None
         """The last look."""
         self.blind = ""
@@ -191,7 +194,15 @@ class Card:
 
     async def before_start(self) -> None:
         """Take the baseline; call it before a worker is started and after the one before is gone."""
-        self._before = await self.sample()
+        self._before = None
+        try:
+            async with asyncio.timeout(LOOK_S) as self._patience:
+                self._before = await self.sample()
+        except TimeoutError:
+            self.seen, self.blind = None, f"NVML does not answer about GPU {self.gpu}"
+        finally:
+            self._patience = None
+        self._blind_before = self.blind or "NVML does not answer in time"
         self._held_before = frozenset(await asyncio.to_thread(self._holders))
 
     async def after_end(self, pid: int | None, limit_s: float) -> Release:
@@ -202,31 +213,50 @@ class Card:
             limit_s: Seconds.
         """
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        release, seen = await self._verdict(pid, began_s, limit_s)
-        while not release.ok and self._before is not None and loop.time() - began_s < limit_s:
-            await asyncio.sleep(POLL_S)
-            # A driver that said something before may do so again in a moment; what it said last stands.
-            later, seen_later = await self._verdict(pid, began_s, limit_s)
-            if seen_later is not None or seen is None:
-                release, seen = later, seen_later
-        self.seen = seen
+        began_s = self._ended_s = loop.time()
+        release = self._judge(None, pid, limit_s)
+        shown: Look | None = None
+        try:
+            async with asyncio.timeout(limit_s) as self._patience:
+                while True:
+                    seen = await self.sample(limit_s)
+                    # A driver that said something before may do so again in a moment; what it said last stands.
+                    if seen is not None or shown is None:
+                        release, shown = self._judge(seen, pid, loop.time() - began_s), seen
+                    if release.ok or self._before is None:
+                        break
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            release = dataclasses.replace(release, took_s=round(loop.time() - began_s, 3))
+        finally:
+            self._patience = None
+        self.seen = shown
         if release.outcome == "kept":
             held = await asyncio.to_thread(self._holders)
-            release = dataclasses.replace(release, detail=self._who(seen, held, release))
+            release = dataclasses.replace(release, detail=self._who(shown, held, release))
         self.last = release
         self.releases[release.outcome] += 1
         return release
 
-    async def _verdict(self, pid: int | None, began_s: float, limit_s: float) -> tuple[Release, Look | None]:
-        loop = asyncio.get_running_loop()
-        seen = await self.sample(max(POLL_S, began_s + limit_s - loop.time()))
-        return self._judge(seen, pid, loop.time() - began_s), seen
+    def hurry(self, limit_s: float) -> None:
+        """Have a `before_start` or `after_end` that goes on come to an end within `limit_s`."""
+        patience = self._patience
+        if patience is not None and not patience.expired():
+            until_s = asyncio.get_running_loop().time() + limit_s
+            patience.reschedule(min(until_s, patience.when() or until_s))
+
+    async def came_back(self, pid: int | None) -> bool:
+        """Whether what was kept when the worker ended is free by now; then `last` says so."""
+        seen = await self.sample()
+        release = self._judge(seen, pid, asyncio.get_running_loop().time() - self._ended_s)
+        if release.ok:
+            self.last = release
+        return release.ok
 
     def _judge(self, seen: Look | None, pid: int | None, took_s: float) -> Release:
         took_s = round(took_s, 3)
         if seen is None or self._before is None:
-            return Release("unverified", took_s, detail=self.blind or "the card could not be seen before the start")
+            return Release("unverified", took_s, detail=self.blind or self._blind_before)
         before, after = self._before.used, seen.used
         if pid in seen.processes and pid not in self._before.processes:
             return Release("kept", took_s, before, after)

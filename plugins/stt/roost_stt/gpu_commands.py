@@ -22,6 +22,7 @@ def gpu_loader(plugin: SttPlugin) -> lightbulb.Loader:
     class Status(lightbulb.SlashCommand, name="status", description="Who uses how much of the card"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
+            await ctx.defer(ephemeral=True)  # a driver may take its time
             await _answer(ctx, plugin.gpu_status())
 
     @gpu.register

@@ -8,6 +8,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from roost_stt.gpu import MIB, Card, Release
+from roost_stt.ladder import named
+from roost_stt.supervision import State
 from roost_stt.worker_owner import WorkerOwner
 
 
@@ -20,12 +22,15 @@ def status(owner: WorkerOwner, in_use: int) -> str:
     """
     worker, card = owner.worker, owner.card
     if worker is None or worker.pid is None:
-        lines = ["No speech worker runs, so nothing of a GPU is held."]
+        kept = card is not None and card.last is not None and card.last.outcome == "kept"
+        lines = ["No speech worker runs." if kept else "No speech worker runs, so nothing of a GPU is held."]
+    elif worker.state is not State.READY:
+        lines = [f"The speech worker (process {worker.pid}) is starting on {named(worker.ladder.spec)}."]
     else:
         where = worker.runs_on or ("a GPU" if worker.ladder.spec.needs_gpu else "the CPU")
         lines = [f"The speech worker (process {worker.pid}) runs on {where} for {in_use} transcriptions."]
-        if worker.ladder.why:
-            lines.append(f"Mind: {worker.ladder.why}.")
+    if worker is not None and worker.pid is not None and worker.ladder.why:
+        lines.append(f"Mind: {worker.ladder.why}.")
     if card is None:
         return "\n".join(lines)
     lines.append(_card(card, worker.pid if worker is not None else None))
@@ -46,12 +51,20 @@ def _card(card: Card, pid: int | None) -> str:
 def released(release: Release) -> str:
     """What became of the card, in words."""
     if release.outcome == "unverified":
-        return f"the worker has ended, but whether the card is free cannot be told: {release.detail}."
+        return f"whether the card is free cannot be told: {release.detail}."
     figures = f"{release.after // MIB} MiB in use, {release.before // MIB} before the worker"
     if release.outcome == "kept":
         return f"**the card is not free** ({figures}): {release.detail}."
     more = f"; {release.detail}" if release.detail else ""
     return f"free after {release.took_s:.2f} s ({figures}{more})."
+
+
+def ended(release: Release | None) -> str:
+    """What is said to who had the worker ended."""
+    if release is None:
+        return "The speech worker has ended; it used no GPU."
+    link = ". The card is" if release.ok else ", but"
+    return f"The speech worker has ended{link} {released(release)}"
 
 
 class GpuMetrics(Collector):

@@ -269,7 +269,7 @@ class SttPlugin:
         Raises:
             RoostError: It cannot be done; the message is for people.
         """
-        async with self._starting:
+        async with self._starting, self._worker_owner().wanted():
             session = self._session(guild_id)
             if not manages and not self._is_present(session, user_id):
                 raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
@@ -398,13 +398,13 @@ class SttPlugin:
             ResourceError: Transcriptions run, and `force` is not given.
         """
         owner = self._worker_owner()
-        if owner.worker is None or owner.worker.pid is None:
-            return gpu_report.status(owner, 0)
-        if self._running and not force:
-            raise ResourceError(
-                f"{len(self._running)} transcriptions are going on. `/bot gpu release force:True` ends them."
-            )
+        self._check_release(force=force)
+        if force:
+            await owner.cut_short()
         async with self._starting:
+            if owner.rests:
+                return await self.gpu_status()
+            self._check_release(force=force)
             deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
             for transcription in list(self._running.values()):
                 transcription.stop_intake()
@@ -412,12 +412,13 @@ class SttPlugin:
                 await self._end(transcription.guild_id, deadline)
                 await self._remember(transcription.session, None)
             await owner.release()
-        last = owner.card.last if owner.card is not None else None
-        return (
-            f"The speech worker has ended. The card is {gpu_report.released(last)}"
-            if last
-            else ("The speech worker has ended; it used no GPU.")
-        )
+        return gpu_report.ended(owner.card.last if owner.card is not None else None)
+
+    def _check_release(self, *, force: bool) -> None:
+        if self._running and not force:
+            raise ResourceError(
+                f"{len(self._running)} transcriptions are going on. `/bot gpu release force:True` ends them."
+            )
 
     # ---- how it is done
 
@@ -584,7 +585,7 @@ class SttPlugin:
             raise
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
-        async with self._starting:
+        async with self._starting, self._worker_owner().wanted():
             if session.guild_id in self._running:
                 return
             try:

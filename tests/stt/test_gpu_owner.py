@@ -1,0 +1,266 @@
+"""The worker's owner at awkward moments: whatever is cut short, the worker and the card do not stay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from gpu_rig import MIB, UUID, Make, PretendCard, figures, heard, start
+from stt_house import GUILD, FakeSession, House
+
+from roost.errors import ClosedError, ResourceError, RoostError
+from roost_stt import worker_owner
+from roost_stt.lease import GpuLease, acquire
+
+pytestmark = pytest.mark.sim
+RELEASES = 'roost_gpu_releases_total{outcome="%s"}'
+
+
+@pytest.fixture
+async def elsewhere(card: PretendCard) -> AsyncIterator[GpuLease]:
+    """The card's one slot, in other hands."""
+    lease = acquire(Path(os.environ["ROOST_LEASE_DIR"]), UUID, 1, 0)
+    yield lease
+    lease.release()
+
+
+async def waiting(house: House) -> asyncio.Task[str]:
+    """A start that has come as far as the worker's wait for the card."""
+    starting = asyncio.create_task(start(house))
+    await house.until(lambda: house.workers() != [])
+    return starting
+
+
+def tasks(house: House, name: str) -> int:
+    return house.scope.task_names.count(f"plugin:stt/{name}")
+
+
+async def test_a_worker_whose_session_ended_while_it_started_does_not_stay(make: Make, elsewhere: GpuLease) -> None:
+    house = await make(idle_s=0.0, lease={"wait_s": 10.0})
+    starting = await waiting(house)
+    await house.close()
+    elsewhere.release()
+    with pytest.raises(ClosedError):
+        await starting
+    await house.until(lambda: house.workers() == [])
+
+
+async def test_a_start_that_is_cancelled_leaves_no_worker(make: Make, elsewhere: GpuLease) -> None:
+    house = await make(idle_s=0.0, lease={"wait_s": 10.0})
+    starting = await waiting(house)
+    starting.cancel()
+    await asyncio.wait({starting})
+    await house.until(lambda: house.workers() == [])
+
+
+async def test_an_end_does_not_take_the_worker_from_who_begins(make: Make, card: PretendCard) -> None:
+    """The one before ends, with no time to idle, while the worker of the next is started."""
+    house = await make(idle_s=0.0)
+    owner = house.plugin._owner
+    assert owner is not None
+    make_one = owner._make
+
+    async def slowly() -> object:
+        owner.arm_idle()
+        made = await make_one()
+        owner.worker = made
+        owner.arm_idle()
+        return made
+
+    owner._make = slowly  # type: ignore[assignment]
+    assert await start(house) == "Transcribing <#20> into <#30>."
+    assert "cuda float16" in await heard(house)
+
+
+@pytest.mark.parametrize("reason", ["unload", "shutdown"])
+@pytest.mark.parametrize("when", ["lease", "look", "spec"])
+async def test_an_unload_cuts_a_start_short(
+    make: Make, card: PretendCard, elsewhere: GpuLease, when: str, reason: str
+) -> None:
+    house = await make(lease={"wait_s": 10.0})
+    if when == "look":
+        card.hang("nvmlDeviceGetMemoryInfo")
+    if when == "spec":
+        gate = asyncio.Event()
+        call = house.dispatcher.call
+
+        async def slow_call(hook: str, /, **arguments: object) -> object:
+            if hook == "stt_engine":
+                await gate.wait()
+            return await call(hook, **arguments)
+
+        house.dispatcher.call = slow_call  # type: ignore[method-assign, assignment]
+    starting = await waiting(house) if when == "lease" else asyncio.create_task(start(house))
+    try:
+        if when != "lease":
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(3.0):
+            await house.unload(reason)
+        if when == "spec":
+            gate.set()
+        elsewhere.release()
+        card.hang("nvmlDeviceGetMemoryInfo", still=False)
+        with pytest.raises(RoostError):
+            await starting
+    finally:
+        card.hang("nvmlDeviceGetMemoryInfo", still=False)
+    assert house.workers() == []
+    assert card.used == 0
+
+
+async def test_a_release_without_force_ends_nothing_that_began_meanwhile(make: Make, elsewhere: GpuLease) -> None:
+    house = await make(lease={"wait_s": 10.0})
+    starting = await waiting(house)
+    release = asyncio.create_task(house.plugin.release_gpu(force=False))
+    await asyncio.sleep(0)
+    elsewhere.release()
+    await starting
+    with pytest.raises(ResourceError, match="are going on"):
+        await release
+    assert "cuda float16" in await heard(house)
+
+
+async def test_a_release_with_force_does_not_wait_for_a_start(make: Make, elsewhere: GpuLease) -> None:
+    house = await make(lease={"wait_s": 10.0})
+    starting = await waiting(house)
+    async with asyncio.timeout(5):
+        said = await house.plugin.release_gpu(force=True)
+    assert house.workers() == []
+    assert "nothing of a GPU is held" in said
+    with pytest.raises(RoostError, match="stopped"):
+        await starting
+
+
+async def test_a_release_before_there_is_a_process_waits_for_it(make: Make, card: PretendCard) -> None:
+    house = await make()
+    card.hang("nvmlDeviceGetMemoryInfo")
+    try:
+        starting = asyncio.create_task(start(house))
+        await asyncio.sleep(0.1)
+        release = asyncio.create_task(house.plugin.release_gpu(force=True))
+        await asyncio.sleep(0)
+    finally:
+        card.hang("nvmlDeviceGetMemoryInfo", still=False)
+    await starting
+    assert "The card is free after" in await release
+    assert (house.workers(), card.used) == ([], 0)
+
+
+async def test_two_releases_at_once(make: Make, card: PretendCard) -> None:
+    house = await make()
+    await start(house)
+    said = await asyncio.gather(*(house.plugin.release_gpu(force=True) for _ in range(3)))
+    assert said[0].startswith("The speech worker has ended. The card is free after")
+    assert all("free after" in each for each in said)
+    assert figures(house)[RELEASES % "clean"] == 1.0
+    assert card.used == 0
+
+
+async def test_what_a_release_says_is_a_sentence(
+    make: Make, card: PretendCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_owner, "RELEASE_S", 0.1)
+    house = await make()
+    await start(house)
+    await heard(house)
+    card.other(700)
+    said = await house.plugin.release_gpu(force=True)
+    assert said.startswith("The speech worker has ended, but **the card is not free** (700 MiB in use")
+    await start(house)
+    card.fail("nvmlInitWithFlags", 999)
+    said = await house.plugin.release_gpu(force=True)
+    assert said.startswith("The speech worker has ended, but whether the card is free cannot be told: NVML cannot say")
+    status = await house.plugin.gpu_status()
+    assert "so nothing of a GPU is held" in status
+
+
+async def test_while_a_card_is_not_free_nobody_says_it_is(
+    make: Make, card: PretendCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when it comes back late, that is said, too."""
+    monkeypatch.setattr(worker_owner, "RELEASE_S", 0.1)
+    monkeypatch.setattr(worker_owner, "SAMPLE_S", 0.1)
+    house = await make()
+    await start(house)
+    await heard(house)
+    card.other(700)
+    await house.plugin.release_gpu(force=True)
+    assert "nothing of a GPU is held" not in await house.plugin.gpu_status()
+    assert not (await house.plugin.health()).ok
+    card.other(0)
+    await house.until(lambda: tasks(house, "gpu-late") == 0)
+    assert (await house.plugin.health()).ok
+    status = await house.plugin.gpu_status()
+    assert "nothing of a GPU is held" in status
+    assert "Last release: free after" in status
+    assert (figures(house)[RELEASES % "kept"], figures(house)[RELEASES % "clean"]) == (1.0, 0.0)
+
+
+async def test_the_status_of_a_worker_that_starts(make: Make, elsewhere: GpuLease) -> None:
+    house = await make(lease={"wait_s": 10.0})
+    starting = await waiting(house)
+    (pid,) = house.workers()
+    await house.until(lambda: figures(house)["roost_gpu_held"] == 1.0)
+    assert f"The speech worker (process {pid}) is starting on cuda float16" in await house.plugin.gpu_status()
+    elsewhere.release()
+    await starting
+    assert "runs on cuda float16" in await house.plugin.gpu_status()
+
+
+async def test_one_task_samples_through_crashes_and_restarts(
+    make: Make, card: PretendCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_owner, "SAMPLE_S", 0.02)
+    house = await make()
+    for _ in range(3):
+        await start(house)
+        await house.plugin.release_gpu(force=True)
+    await start(house)
+    assert tasks(house, "gpu") == 1
+    await heard(house)
+    (pid,) = house.workers()
+    os.kill(pid, signal.SIGKILL)
+    await heard(house)
+    await house.until(lambda: figures(house)[f'roost_gpu_worker_memory_bytes{{gpu="{UUID}"}}'] == 4300 * MIB)
+    assert tasks(house, "gpu") == 1
+    card.other(77)
+    await house.until(lambda: figures(house)[f'roost_gpu_memory_used_bytes{{gpu="{UUID}"}}'] == 4377 * MIB)
+    await house.plugin.release_gpu(force=True)
+    await house.until(lambda: tasks(house, "gpu") == 0)
+
+
+@pytest.mark.parametrize("reason", ["unload", "shutdown"])
+async def test_an_unload_while_the_release_is_looked_at(
+    make: Make, card: PretendCard, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """It is looked at to the end, within what is left of the time, and counted once."""
+    monkeypatch.setattr(worker_owner, "RELEASE_S", 30.0 if reason == "shutdown" else 1.0)
+    house = await make(idle_s=0.0)
+    await start(house)
+    await heard(house)
+    card.other(700)
+    await house.close()
+    await house.until(lambda: house.workers() == [])
+    async with asyncio.timeout(3.0):
+        await house.unload(reason)
+    assert figures(house)[RELEASES % "kept"] == 1.0
+    assert house.plugin._owner.card.last.outcome == "kept"  # type: ignore[union-attr]
+
+
+async def test_a_card_that_was_not_seen_at_first_is_leased_by_its_name(make: Make, card: PretendCard) -> None:
+    """Whoever starts later must not find the slot free under another name."""
+    card.fail("nvmlInitWithFlags", 999)
+    house = await make(idle_s=0.0)
+    with pytest.raises(RoostError):
+        await start(house)
+    card.fail("nvmlInitWithFlags", 0)
+    house.session = FakeSession()
+    await house.open()
+    await start(house)
+    with pytest.raises(RoostError, match="all 1 slots"):
+        acquire(Path(os.environ["ROOST_LEASE_DIR"]), UUID, 1, 0)
+    assert GUILD in house.plugin._running
