@@ -113,9 +113,9 @@ class Provider:
 async def make() -> AsyncIterator[Make]:
     async with houses() as build:
 
-        async def furnished(*, broken: bool = False, **settings: Any) -> House:
+        async def furnished(*, broken: bool = False, helper: bool = False, **settings: Any) -> House:
             house = await build(engine="card", device=settings.pop("device", "cuda"), **settings)
-            house.dispatcher.manager.register(Provider(broken=broken), "guest")
+            house.dispatcher.manager.register(Provider(broken=broken, helper=helper), "guest")
             await house.open()
             return house
 

@@ -13,7 +13,7 @@ from gpu_rig import MIB, UUID, Make, PretendCard, figures, heard, start
 from stt_house import GUILD, FakeSession, House
 
 from roost.errors import ClosedError, ResourceError, RoostError
-from roost_stt import worker_owner
+from roost_stt import gpu, worker_owner
 from roost_stt.lease import GpuLease, acquire
 
 pytestmark = pytest.mark.sim
@@ -264,3 +264,27 @@ async def test_a_card_that_was_not_seen_at_first_is_leased_by_its_name(make: Mak
     with pytest.raises(RoostError, match="all 1 slots"):
         acquire(Path(os.environ["ROOST_LEASE_DIR"]), UUID, 1, 0)
     assert GUILD in house.plugin._running
+
+
+@pytest.mark.parametrize("how", ["release", "killed", "unload"])
+async def test_what_an_engine_starts_ends_with_its_worker(make: Make, card: PretendCard, how: str) -> None:
+    """A process of the engine's own would keep the card when the worker is gone."""
+    house = await make(helper=True)
+    await start(house)
+    await heard(house)
+    (worker,) = (pid for pid in gpu.look("0").processes if pid in house.workers())
+    (helper,) = gpu.look("0").processes.keys() - {worker}
+    try:
+        assert card.used == 5300
+        if how == "killed":
+            os.kill(worker, signal.SIGKILL)
+            await heard(house)
+            assert helper not in gpu.look("0").processes
+        elif how == "release":
+            assert "The card is free after" in await house.plugin.release_gpu(force=True)
+        await house.unload()
+        assert card.used == 0
+        assert house.plugin._owner.card.last.outcome == "clean"  # type: ignore[union-attr]
+    finally:
+        for pid in gpu.look("0").processes:
+            os.kill(pid, signal.SIGKILL)

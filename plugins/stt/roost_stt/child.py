@@ -33,16 +33,21 @@ async def spawn(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # A group of its own, so that what an engine starts can be ended with it: that may have the card, too.
+        process_group=0,
         env=_environment(threads, kept) | dict(more or {}),
     )
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
-    """SIGKILL: there is nothing in a worker to save."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            # Not `process.kill`, which looks whether it has ended and so takes its status from the loop's own waiter.
-            os.kill(process.pid, signal.SIGKILL)
+    """SIGKILL to the worker and what it has started: there is nothing in a worker to save.
+
+    Call it no later than soon after the worker's end: the group's id is kept by the system only for who is left of it.
+    """
+    # A group of which nobody is left is told in one way by Linux and in another by macOS.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        # Not `process.kill`, which looks whether it has ended and so takes its status from the loop's own waiter.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
