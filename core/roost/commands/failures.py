@@ -10,8 +10,8 @@ import hikari
 import lightbulb
 
 from roost.commands.registry import OWNERS_GROUP
+from roost.commands.running import DeniedError, EndedError, answer
 from roost.dispatch import log_failure
-from roost.errors import RoostError
 from roost.hooks import Deny
 from roost.plugins import State
 from roost.strays import taming
@@ -19,16 +19,13 @@ from roost.strays import taming
 if TYPE_CHECKING:
     from roost.commands.access import Access
     from roost.commands.registry import CommandRegistry
+    from roost.commands.running import RunningCommands
     from roost.plugins import PluginHost
 
 _log = logging.getLogger("roost.commands")
 
 WENT_WRONG = "Something went wrong. The owner of this bot can see what, in its log."
 CORE = "core"
-
-
-class DeniedError(RoostError):
-    """A command was refused; the message is for the member who ran it."""
 
 
 def owners_of(application: hikari.Application) -> frozenset[int]:
@@ -67,14 +64,15 @@ class CommandFailures:
         owner = self._owner(ctx)
         if owner == CORE:
             return
-        _tame(ctx.command)
+        assert self.registry is not None
+        _tame(ctx, owner, self.registry.running)
         record = self._host.records[owner]
         if record.state is State.QUARANTINED:
             raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
         # As with consent: who cannot be asked has not said yes.
-        for answer in await self._host.dispatcher.call_strict("command_check", guild_id=guild_id, ctx=ctx):
-            if isinstance(answer, Deny):
-                raise DeniedError(answer.reason)
+        for said in await self._host.dispatcher.call_strict("command_check", guild_id=guild_id, ctx=ctx):
+            if isinstance(said, Deny):
+                raise DeniedError(said.reason)
 
     async def _check_owner(self, ctx: lightbulb.Context) -> None:
         assert self.registry is not None
@@ -89,7 +87,9 @@ class CommandFailures:
         ctx = failure.context
         error = failure.causes[0]
         if isinstance(error, DeniedError):
-            await self._answer(ctx, str(error))
+            await answer(ctx, str(error))
+            return True
+        if isinstance(error, EndedError):
             return True
         owner = self._owner(ctx)
         source = f"its command /{ctx.command._command_data.qualified_name}"
@@ -97,23 +97,26 @@ class CommandFailures:
             log_failure(owner, source, error if isinstance(error, Exception) else RuntimeError(str(error)))
         else:
             self._host.failed(owner, source, error)
-        await self._answer(ctx, WENT_WRONG)
+        await answer(ctx, WENT_WRONG)
         return True
 
-    async def _answer(self, ctx: lightbulb.Context, text: str) -> None:
-        try:
-            await ctx.respond(text, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)
-        except (hikari.HikariError, RuntimeError) as error:
-            _log.debug("a failed command could not be answered: %s", error)
 
+def _tame(ctx: lightbulb.Context, plugin: str, running: RunningCommands) -> None:
+    """Have this one run of a command end with its plugin, and what it raises be an `Exception`.
 
-def _tame(command: lightbulb.CommandBase) -> None:
-    """Have what this one run of a command raises be an `Exception`, which is all that lightbulb catches."""
+    That is all that lightbulb catches.
+
+    Raises:
+        DeniedError: The plugin is on its way out.
+    """
+    command = ctx.command
     name = command._command_data.invoke_method
     invoke = getattr(command, name)
+    admitted = running.admit(plugin)
 
     async def tame(*arguments: Any) -> Any:
-        with taming():
-            return await invoke(*arguments)
+        async with running.run(plugin, admitted, ctx):
+            with taming():
+                return await invoke(*arguments)
 
     setattr(command, name, tame)

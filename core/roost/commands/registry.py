@@ -14,6 +14,7 @@ from typing import Any
 import hikari
 import lightbulb
 
+from roost.commands.running import RunningCommands
 from roost.commands.shapes import MOST, MOST_INSIDE, fault
 from roost.errors import PluginError
 from roost.i18n import Texts, localise
@@ -93,6 +94,9 @@ class CommandRegistry:
 
     Args:
         enabled: Whether a plugin's commands are to exist in a guild.
+
+    Attributes:
+        running: The plugins' commands that are at work.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class CommandRegistry:
         self._bot = bot
         self._client = client
         self._enabled = enabled
+        self.running = RunningCommands()
         self._owners: dict[str, list[Command]] = {}
         self._texts: dict[str, Texts] = {}
         self._guests: dict[str, dict[str, Command]] = {}
@@ -143,6 +148,7 @@ class CommandRegistry:
 
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:
         """Take an owner's commands, and the catalogues that translate their names and descriptions."""
+        self.running.open(owner)
         present = self._for_owners(owner)
         guests = [] if present is None else [each for each in commands if command_name(each) == OWNERS_GROUP]
         self._owners[owner] = [each for each in commands if each not in guests]

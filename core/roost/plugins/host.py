@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
 
+from roost.commands.running import ANSWER_S
 from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError
 from roost.frames import OverBudget
@@ -45,7 +46,9 @@ _log = logging.getLogger("roost.plugins")
 T = TypeVar("T")
 
 DRAIN_S = 3.0
-"""How long other plugins may take to finish with one that is about to be unloaded."""
+"""How long other plugins, and its own commands, may take to finish with one that is about to be unloaded."""
+COMMANDS_STOP_S = 0.2
+"""How long commands may take to finish when the bot goes down, and as long again to answer those that did not."""
 
 
 class PluginHost:
@@ -281,6 +284,7 @@ class PluginHost:
         new_modules = forget_modules(prefix)
         restore_modules(prefix, old_modules)
         dependents = [each for each in self._with_dependents(name) if each != name]
+        await self._end_commands((*dependents, name), "reload", asyncio.get_running_loop().time() + DRAIN_S)
         handovers = {each: await self._handover(each) for each in (*dependents, name)}
         for each in (*dependents, name):
             await self._unload_one(self.records[each], "reload", keep_modules=True)
@@ -522,16 +526,19 @@ class PluginHost:
 
     async def _unload_one(self, record: PluginRecord, reason: str, *, keep_modules: bool = False) -> None:
         name = record.name
+        deadline = asyncio.get_running_loop().time() + (COMMANDS_STOP_S if reason == "shutdown" else DRAIN_S)
+        if self._commands is not None:
+            self._commands.running.close(name, reason)
         if reason != "shutdown":
-            deadline = asyncio.get_running_loop().time() + DRAIN_S
             await self.dispatcher.call_others(name, "plugin_unloading", name=name, reason=reason, deadline=deadline)
+        problems = await self._end_commands((name,), reason, deadline)
         record.set(State.UNLOADING)
         if reason == "shutdown":
-            problems = await self._close(record, reason)
+            problems += await self._close(record, reason)
             self._order.remove(name)
         else:
             held = self._ledger.stock(record)
-            problems = await self._close(record, reason)
+            problems += await self._close(record, reason)
             self._order.remove(name)
             self.dispatcher.mute(name, False)
             if not keep_modules:
@@ -542,6 +549,17 @@ class PluginHost:
         self.mark_stop(f"{name}.unload", None)
         if reason != "shutdown":
             await self.dispatcher.call("plugin_unloaded", name=name, reason=reason)
+
+    async def _end_commands(self, names: Sequence[str], reason: str, deadline: float) -> list[str]:
+        """Let the commands of some plugins finish and end the rest, before anything is taken from under them."""
+        if self._commands is None:
+            return []
+        running = self._commands.running
+        for name in names:
+            running.close(name, reason)
+        answer_s = COMMANDS_STOP_S if reason == "shutdown" else ANSWER_S
+        left = await asyncio.gather(*(running.finish(name, deadline, answer_s=answer_s) for name in names))
+        return [problem for each in left for problem in each]
 
     async def _close(self, record: PluginRecord, reason: str) -> list[str]:
         problems: list[str] = []
