@@ -27,6 +27,17 @@ HERE = Path(__file__).parent / "card"
 UUID = "GPU-00000000-1111-2222-3333-444444444444"
 MIB = 1 << 20
 Make = Callable[..., Awaitable[House]]
+DROP_IN = """
+from roost import Meta, hookimpl
+from roost_stt.ladder import whisper_ladder
+
+@hookimpl
+def plugin_meta(): return Meta("card")
+
+@hookimpl
+def stt_engine(name):
+    return whisper_ladder({}, "card_engine:create", gpu=True, compute_type="auto") if name == "card" else None
+"""
 
 
 @pytest.fixture(scope="session")

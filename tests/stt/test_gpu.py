@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_rig import MIB, UUID, Make, PretendCard, figures, heard, start
+from gpu_rig import DROP_IN, MIB, UUID, Make, PretendCard, figures, heard, start
 from stt_house import FakeSession
 from test_speech_process import transcribing_bot
 
@@ -317,19 +317,6 @@ async def test_settings_that_name_no_card(make: Make, card: PretendCard) -> None
         await make(lease={"gpu": "first"})
     with pytest.raises(ConfigError, match="compute_type"):
         await make(compute_type="float8")
-
-
-DROP_IN = """
-from roost import Meta, hookimpl
-from roost_stt.ladder import whisper_ladder
-
-@hookimpl
-def plugin_meta(): return Meta("card")
-
-@hookimpl
-def stt_engine(name):
-    return whisper_ladder({}, "card_engine:create", gpu=True, compute_type="auto") if name == "card" else None
-"""
 
 
 @pytest.mark.e2e

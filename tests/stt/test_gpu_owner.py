@@ -7,11 +7,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gpu_rig import MIB, UUID, Make, PretendCard, figures, heard, start
+from gpu_rig import DROP_IN, MIB, UUID, Make, PretendCard, figures, heard, start
 from stt_house import GUILD, FakeSession, House
+from test_speech_process import transcribing_bot
 
+from roost.demo.bot_process import wait_gone
 from roost.errors import ClosedError, ResourceError, RoostError
 from roost_stt import gpu, worker_owner
 from roost_stt.lease import GpuLease, acquire
@@ -288,3 +291,61 @@ async def test_what_an_engine_starts_ends_with_its_worker(make: Make, card: Pret
     finally:
         for pid in gpu.look("0").processes:
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.e2e
+@pytest.mark.long
+@pytest.mark.parametrize("driver_hangs", [False, True])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL", "reload"])
+async def test_a_whole_bot_in_the_middle_of_a_start(
+    card: PretendCard, elsewhere: GpuLease, tmp_path: Path, how: str, driver_hangs: bool
+) -> None:
+    """The worker waits for the card, or the bot for the driver, which from then on says nothing."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "card.py").write_text(DROP_IN)
+    settings = {
+        "plugins__dir": tmp_path / "plugins",
+        "stt__engine": "card",
+        "stt__device": "cuda",
+        "stt__lease__wait_s": 10,
+    }
+    async with transcribing_bot(tmp_path, started=False, **settings) as stage:
+
+        async def ask(member: int, command: str, **options: Any) -> str:
+            answer = await stage.discord.slash(
+                member_id=member, channel_id=stage.text, command=command, options=options, wait_s=12
+            )
+            return " ".join(str(each["content"]) for each in answer["replies"])
+
+        if driver_hangs:
+            card.hang("nvmlDeviceGetMemoryInfo")
+        try:
+            starting = asyncio.create_task(ask(stage.ada, "/transcribe start"))
+            if driver_hangs:
+                await asyncio.sleep(0.5)
+                assert stage.bot.descendants() == []
+            else:
+                async with asyncio.timeout(10):
+                    while not stage.bot.descendants():
+                        await asyncio.sleep(0.01)
+            left = [*stage.bot.descendants(), *([] if how == "reload" else [stage.bot.pid])]
+            if how == "SIGKILL":
+                stage.bot.kill()
+            elif how == "SIGTERM":
+                stage.bot.terminate()
+            else:
+                assert "**stt**" in await ask(stage.owner, "/bot plugins reload", plugin="stt")
+                assert "leaked" not in await ask(stage.owner, "/plugins list")
+            assert await wait_gone(left, 5.0) is not None
+            if how == "SIGTERM":
+                assert await stage.bot.wait(1.0) == 0
+            if how == "reload":
+                assert "Transcribing" not in await starting
+                assert stage.bot.descendants() == []
+        finally:
+            card.hang("nvmlDeviceGetMemoryInfo", still=False)
+            starting.cancel()
+            await asyncio.wait({starting})
+        if how == "reload":
+            elsewhere.release()
+            assert "Transcribing" in await ask(stage.ada, "/transcribe start")
