@@ -109,7 +109,9 @@ class App:
                 failures = CommandFailures(self._host, access)
                 client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])
                 client.error_handler(failures.on_error)
-                registry = self._registry = failures.registry = CommandRegistry(bot, client, self._enabled)
+                registry = self._registry = failures.registry = CommandRegistry(
+                    bot, client, self._enabled, failures.completes
+                )
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)

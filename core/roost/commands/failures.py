@@ -1,5 +1,5 @@
 """Slash commands pass here: the server's rules and the hook ``command_check`` may refuse them, and their failures are
-their plugin's."""
+their plugin's. Who may not run a command is not offered choices for its options either."""
 
 from __future__ import annotations
 
@@ -74,9 +74,23 @@ class CommandFailures:
             if isinstance(said, Deny):
                 raise DeniedError(said.reason)
 
-    async def _check_owner(self, ctx: lightbulb.Context) -> None:
+    async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
+        """Whether who types an option may run the command, by the server's rules and as an owner of the bot.
+
+        ``command_check`` is not asked: that is for a command that is run.
+        """
+        path, interaction = ctx.command._command_data.qualified_name, ctx.interaction
+        guild_id, member = interaction.guild_id, interaction.member
+        if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
+            return False
+        return path.split(" ")[0] != OWNERS_GROUP or await self._owns(int(interaction.user.id))
+
+    async def _owns(self, user_id: int) -> bool:
         assert self.registry is not None
-        if int(ctx.user.id) not in owners_of(await self.registry.application()):
+        return user_id in owners_of(await self.registry.application())
+
+    async def _check_owner(self, ctx: lightbulb.Context) -> None:
+        if not await self._owns(int(ctx.user.id)):
             _log.warning("user %d may not use /bot: not an owner of the application", ctx.user.id)
             raise DeniedError(
                 "Only the owners of this bot may do that: those who own its application at Discord. You are not one."

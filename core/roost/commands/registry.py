@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import hikari
@@ -26,6 +26,8 @@ OWNERS_GROUP = "bot"
 """The core's command for the owners of the bot. Plugins add subgroups to it with a group of the same name."""
 Command = Any
 """A `lightbulb.Group` or a subclass of `lightbulb.SlashCommand` and its kin."""
+Allowed = Callable[[lightbulb.AutocompleteContext[Any]], Awaitable[bool]]
+"""Whether who types an option is to be offered choices."""
 
 
 def command_name(command: Command) -> str:
@@ -39,28 +41,40 @@ def _paths(command: Command, above: str) -> list[str]:
     return [name, *(path for inner in command.subcommands.values() for path in _paths(inner, f"{name} "))]
 
 
-def _tame_completion(command: Command) -> None:
-    """Have what a plugin's completion of options raises be an `Exception`, which is all that lightbulb catches."""
+def _tame_completion(command: Command, allowed: Allowed) -> None:
+    """Have completions of options ask whether they may answer, and what they raise be an `Exception`.
+
+    That is all that lightbulb catches.
+    """
     if hasattr(command, "subcommands"):
         for inner in command.subcommands.values():
-            _tame_completion(inner)
+            _tame_completion(inner, allowed)
         return
     for option in command._command_data.options.values():
         complete = option.autocomplete_provider
-        if complete is hikari.UNDEFINED or isinstance(complete, _Tamed):
+        if complete is hikari.UNDEFINED:
             continue
-        option.autocomplete_provider = _Tamed(complete)
+        # The same command may have been another registry's before.
+        option.autocomplete_provider = _Tamed(complete.complete if isinstance(complete, _Tamed) else complete, allowed)
 
 
 class _Tamed:
-    """A completion of options."""
+    """A completion of options, for those who may run the command."""
 
-    def __init__(self, complete: Any) -> None:
-        self._complete = complete
+    def __init__(self, complete: Any, allowed: Allowed) -> None:
+        self.complete = complete
+        self._allowed = allowed
 
     async def __call__(self, ctx: Any) -> Any:
+        if not await self._allowed(ctx):
+            await ctx.respond([])
+            return None
         with taming():
-            return await self._complete(ctx)
+            return await self.complete(ctx)
+
+
+async def _anybody(_ctx: lightbulb.AutocompleteContext[Any]) -> bool:
+    return True
 
 
 class _Collector:
@@ -94,17 +108,23 @@ class CommandRegistry:
 
     Args:
         enabled: Whether a plugin's commands are to exist in a guild.
+        completes: Asked before any completion of an option.
 
     Attributes:
         running: The plugins' commands that are at work.
     """
 
     def __init__(
-        self, bot: hikari.GatewayBot, client: lightbulb.GatewayEnabledClient, enabled: Callable[[str, int], bool]
+        self,
+        bot: hikari.GatewayBot,
+        client: lightbulb.GatewayEnabledClient,
+        enabled: Callable[[str, int], bool],
+        completes: Allowed = _anybody,
     ) -> None:
         self._bot = bot
         self._client = client
         self._enabled = enabled
+        self._completes = completes
         self.running = RunningCommands()
         self._owners: dict[str, list[Command]] = {}
         self._texts: dict[str, Texts] = {}
@@ -138,7 +158,7 @@ class CommandRegistry:
             elif name in taken:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
-            _tame_completion(command)
+            _tame_completion(command, self._completes)
             wrong = fault((await self._builder("", command)).build(self._bot.entity_factory))
             if wrong is not None:
                 raise PluginError(f"Discord would refuse {wrong}", plugin=owner)

@@ -153,6 +153,11 @@ async def test_nobody_is_locked_out_and_privacy_is_everybodys(tmp_path: Path, dr
         assert "deny every command" in await live.slash("/config show", member=1)
         assert "deny every command" in await live.slash("/plugins list"), "a rule counts for the owner too"
         assert "- deny every command" in await live.slash("/config access list"), "but not for what takes it back"
+        offered = await live.control.autocomplete(
+            member_id=live.members[0], channel_id=live.texts[0], command="/plugins info",
+            options={"plugin": "som"}, focused="plugin",
+        )  # fmt: skip
+        assert offered == [], "nor is anything offered while it is typed"
         await live.answers()
         assert "belongs to every member" in await server.rule("deny", "privacy opt-out", server.everyone)
         assert "There is no command /nothing" in await server.rule("deny", "nothing", server.everyone)

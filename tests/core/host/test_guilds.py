@@ -14,7 +14,7 @@ import pytest
 from hikari.events.application_events import ApplicationCommandPermissionsUpdateEvent
 from hikari.events.auto_mod_events import AutoModRuleCreateEvent
 from hikari.events.stage_events import StageInstanceCreateEvent
-from host_rig import log_of, running
+from host_rig import Live, log_of, running
 
 from roost.plugins import State
 from roost.plugins.plugin_context import guild_of
@@ -115,8 +115,41 @@ async def test_what_needs_a_disabled_plugin_is_off_too(tmp_path: Path, drop: Dro
         assert {"base", "top"} <= set(await live.commands())
 
 
+LAMPS = """
+async def offers(ctx): await ctx.respond(["some"])
+
+group = lightbulb.Group("bot", "of the owners")
+lamps = group.subgroup("lamps", "lights")
+
+@lamps.register
+class Dim(lightbulb.SlashCommand, name="dim", description="dims"):
+    plugin = lightbulb.string("plugin", "which", autocomplete=offers)
+    @lightbulb.invoke
+    async def invoke(self, ctx: lightbulb.Context) -> None: ...
+
+@hookimpl
+def register_loaders():
+    loader = lightbulb.Loader()
+    loader.command(group)
+    return [loader]
+"""
+
+
+async def completions(live: Live, member: int, command: str) -> list[str]:
+    """What is offered to a member who types ``som`` as the plugin."""
+    found = await live.control.autocomplete(
+        member_id=live.members[member],
+        channel_id=live.texts[0],
+        command=command,
+        options={"plugin": "som"},
+        focused="plugin",
+    )
+    return [str(each["value"]) for each in found]
+
+
 async def test_the_core_stays_and_strangers_are_told_so(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
     drop("some", says="hi")
+    drop("lamps", LAMPS)
     async with running(tmp_path, card) as live:
         assert "The core cannot be switched off" in await live.slash("/plugins disable", plugin="core")
         assert "no plugin called nobody" in await live.slash("/plugins disable", plugin="nobody")
@@ -134,6 +167,11 @@ async def test_the_core_stays_and_strangers_are_told_so(tmp_path: Path, drop: Dr
                 answer = await live.slash(f"/bot plugins {command}", member=1, plugin="some")
                 assert "Only the owners of this bot may do that" in answer
             assert "Only the owners" in await live.slash("/bot shutdown", member=1)
+            # What they may not run tells them nothing while they type either: not the core's, not a plugin's in /bot.
+            for command in ("/bot plugins unload", "/bot lamps dim"):
+                assert await completions(live, 1, command) == []
+                assert await completions(live, 0, command) == ["some"]
+            assert await completions(live, 1, "/plugins info") == ["some"]
         finally:
             await live.control.permissions(member_id=live.members[1], deny=("ADMINISTRATOR",))
         assert await live.slash("/some") == "hi"
