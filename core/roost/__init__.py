@@ -5,7 +5,6 @@ Plugin developers need this module alone: hooks, the context a plugin is given, 
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from roost.audio import AudioFrame, FrameSink, JoinRequest, SessionStats, VoiceDriver, VoiceSession
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from roost.schema import guild_setting
     from roost.store import PluginStore
 
-__version__ = importlib.metadata.version("roost")
+    __version__: str
 
 __all__ = [
     "AudioFrame",
@@ -71,6 +70,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What needs a large library is imported when it is asked for: the speech worker has no use for it."""
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("roost")
     if name == "CommandContext":
         from lightbulb import Context
 
