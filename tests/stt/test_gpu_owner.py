@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,47 @@ async def test_a_whole_bot_in_the_middle_of_a_start(
         if how == "reload":
             elsewhere.release()
             assert "Transcribing" in await ask(stage.ada, "/transcribe start")
+
+
+async def test_a_card_that_was_given_up_is_looked_at_then(
+    make: Make, card: PretendCard, stranger: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not when the worker on the CPU ends, hours later: what others use by then is theirs."""
+    card.size(1000)
+    house = await make()
+    await start(house)
+    assert "cpu int8" in await heard(house)
+    await house.until(lambda: figures(house)[RELEASES % "clean"] == 1.0)
+    assert figures(house)["roost_gpu_held"] == 0.0
+    card.used_by(stranger.pid, 900)
+    card.hide_processes()
+    assert "free after" in await house.plugin.release_gpu(force=True)
+    assert (figures(house)[RELEASES % "clean"], figures(house)[RELEASES % "kept"]) == (1.0, 0.0)
+    assert not [each for each in caplog.records if each.levelname == "ERROR" and each.name == "roost.stt"]
+
+
+async def test_a_stranger_with_the_workers_number_is_not_the_worker(
+    card: PretendCard, stranger: subprocess.Popen[bytes]
+) -> None:
+    """In a container NVML shows the host's numbers, and one may be that of our worker here."""
+    card.used_by(stranger.pid, 500)
+    watched = gpu.Card("0")
+    await watched.before_start()
+    assert watched.share(stranger.pid) == 0
+    assert (await watched.after_end(stranger.pid, 0.5)).outcome == "clean"
+
+
+async def test_what_the_worker_started_is_no_neighbour(card: PretendCard) -> None:
+    watched = gpu.Card("0")
+    await watched.before_start()
+    with subprocess.Popen(["sh", "-c", "sleep 600 & echo $!"], stdout=subprocess.PIPE, process_group=0) as leader:
+        assert leader.stdout is not None
+        helper = int(leader.stdout.readline())
+        try:
+            leader.wait()
+            card.used_by(helper, 500)
+            release = await watched.after_end(leader.pid, 0.5)
+        finally:
+            os.kill(helper, signal.SIGKILL)
+    assert release.outcome == "kept"
+    assert f"process {helper}" in release.detail

@@ -238,6 +238,12 @@ class Card:
         self.releases[release.outcome] += 1
         return release
 
+    def share(self, pid: int | None) -> int:
+        """Bytes that the worker uses, at the last look; 0 where the driver does not say."""
+        if self.seen is None or pid is None or (self._before is not None and pid in self._before.processes):
+            return 0  # in a container that number may be another process of the host
+        return self.seen.processes.get(pid) or 0
+
     def hurry(self, limit_s: float) -> None:
         """Have a `before_start` or `after_end` that goes on come to an end within `limit_s`."""
         patience = self._patience
@@ -258,7 +264,7 @@ class Card:
         if seen is None or self._before is None:
             return Release("unverified", took_s, detail=self.blind or self._blind_before)
         before, after = self._before.used, seen.used
-        if pid in seen.processes and pid not in self._before.processes:
+        if any(_belongs(other, pid) for other in seen.processes.keys() - self._before.processes):
             return Release("kept", took_s, before, after)
         if after <= before + SLACK_BYTES:
             return Release("clean", took_s, before, after)
@@ -290,6 +296,16 @@ class Card:
         more = (release.after - release.before) // MIB
         who = ", ".join(sorted(found)) or "no process that can be seen from here"
         return f"{more} MiB more are in use than before the speech worker, by {who}"
+
+
+def _belongs(process: int, worker: int | None) -> bool:
+    """Whether it is the worker, or one that it started: they are in its process group, which outlives it."""
+    if process == worker:
+        return True
+    try:
+        return os.getpgid(process) == worker
+    except (ProcessLookupError, PermissionError):
+        return False
 
 
 def _pids(pids: Iterable[int]) -> str:

@@ -43,7 +43,7 @@ def _card(card: Card, pid: int | None) -> str:
     seen = card.seen
     if seen is None:
         return f"GPU {card.gpu}: {card.blind}."
-    ours = seen.processes.get(pid or 0)
+    ours = card.share(pid)
     share = f", {ours // MIB} MiB of that by the speech worker" if ours else ""
     return f"{seen.name} {seen.uuid}: {seen.used // MIB} of {seen.total // MIB} MiB in use{share}."
 
@@ -87,11 +87,11 @@ class GpuMetrics(Collector):
             return
         seen, worker = card.seen, self._owner.worker
         if seen is not None:
-            ours = seen.processes.get(worker.pid) if worker is not None and worker.pid is not None else 0
+            ours = card.share(worker.pid if worker is not None else None)
             for name, help_text, value in (
                 ("roost_gpu_memory_total_bytes", "Memory of the card", seen.total),
                 ("roost_gpu_memory_used_bytes", "Memory in use, by whomever", seen.used),
-                ("roost_gpu_worker_memory_bytes", "Of that by the speech worker, where the driver says", ours or 0),
+                ("roost_gpu_worker_memory_bytes", "Of that by the speech worker, where the driver says", ours),
             ):
                 family = GaugeMetricFamily(name, help_text, labels=["gpu"])
                 family.add_metric([seen.uuid], value)
