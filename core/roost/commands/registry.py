@@ -65,7 +65,7 @@ class _Tamed:
         self.complete = complete
         self._allowed = allowed
 
-    async def __call__(self, ctx: Any) -> Any:
+    async def __call__(self, ctx: lightbulb.AutocompleteContext[Any]) -> Any:
         if not await self._allowed(ctx):
             await ctx.respond([])
             return None
