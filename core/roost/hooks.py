@@ -238,7 +238,7 @@ class RoostSpec:
 
     @hookspec
     async def user_data_delete(self, user_id: int, reason: str) -> None:
-        """Delete everything you hold about a user."""
+        """Delete everything you hold about a user. Called after a load, too, for who asked when you could not be."""
 
     @hookspec
     async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:

@@ -8,13 +8,16 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from roost.plugins.forgetting import DELETE, ask
+from roost.store.tables import table_name
+
 if TYPE_CHECKING:
     from roost.consent import StoredConsent
     from roost.plugins import PluginHost
 
 _log = logging.getLogger("roost.privacy")
 
-EXPORT, DELETE = "user_data_export", "user_data_delete"
+EXPORT = "user_data_export"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Outcome:
         reached: Who answered, ``core`` first.
         silent: Plugins that do not implement the hook.
         failed: Plugins that implement it and failed.
+        absent: Of a deletion, plugins that are not loaded; they are asked when they are.
         data: Of an export, by plugin.
         kept_refusals: Guilds in which a deletion left the refusal to be heard, because without it the user would be.
     """
@@ -32,12 +36,16 @@ class Outcome:
     reached: tuple[str, ...]
     silent: tuple[str, ...]
     failed: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     kept_refusals: tuple[int, ...] = ()
 
 
 class PersonalData:
-    """Asks the core's own stores and every loaded plugin, whatever guild it is switched off in."""
+    """Asks the core's own stores and every loaded plugin, whatever guild it is switched off in.
+
+    A deletion reaches those that are not loaded, too: see `roost.store.deletions`.
+    """
 
     def __init__(self, host: PluginHost, consent: StoredConsent) -> None:
         self._host = host
@@ -45,12 +53,16 @@ class PersonalData:
 
     async def export(self, user_id: int) -> Outcome:
         """Everything held about a user. Nothing of it is logged."""
-        data: dict[str, Any] = {"core": {"consent": self._consent.decisions_of(user_id)}}
+        core: dict[str, Any] = {"consent": self._consent.decisions_of(user_id)}
+        if waiting := await self._host.store.deletions.waiting_of(user_id):
+            names = self._names()
+            core["deletions_waiting_for"] = sorted(names.get(holder, _name(holder)) for holder in waiting)
+        data: dict[str, Any] = {"core": core}
         reached: list[str] = ["core"]
         failed: list[str] = []
         implementers = self._implementers(EXPORT)
         for plugin in implementers:
-            worked, answer = await self._ask(plugin, EXPORT, user_id=user_id)
+            worked, answer = await ask(self._host, plugin, EXPORT, user_id=user_id)
             try:
                 plain = json.loads(json.dumps(answer, default=str)) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
@@ -62,19 +74,37 @@ class PersonalData:
             reached.append(plugin)
             if plain:
                 data[plugin] = plain
-        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), data)
+        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), data=data)
 
     async def forget(self, user_id: int) -> Outcome:
-        """Delete everything held about a user: first of all they are no longer heard."""
+        """Delete everything held about a user: first of all they are no longer heard.
+
+        The request is on disk for every plugin there is before the first is asked, so whatever happens, and whoever
+        is loaded meanwhile, none is left out.
+        """
         kept = await self._consent.forget(user_id)
+        deletions = self._host.store.deletions
+        names = self._names() | {holder: _name(holder) for holder in await deletions.holders() - set(self._names())}
+        await deletions.ask(user_id, names)
         reached: list[str] = ["core"]
         failed: list[str] = []
         implementers = self._implementers(DELETE)
+        silent = self._silent(implementers)
         for plugin in implementers:
-            worked, _ = await self._ask(plugin, DELETE, user_id=user_id, reason="user request")
+            worked, _ = await ask(self._host, plugin, DELETE, user_id=user_id, reason="user request")
             (reached if worked else failed).append(plugin)
-        _log.info("a member's data was deleted by %s", ", ".join(reached))
-        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), kept_refusals=kept)
+            if worked:
+                await deletions.done(user_id, table_name(plugin))
+        await deletions.documents(user_id, [holder for holder, name in names.items() if name not in reached])
+        for plugin in silent:
+            await deletions.done(user_id, table_name(plugin))
+        absent = sorted(set(names.values()) - {*implementers, *silent})
+        _log.info("a member's data was deleted by %s; %s to follow", ", ".join(reached), ", ".join(absent) or "none")
+        return Outcome(tuple(reached), silent, tuple(failed), tuple(absent), kept_refusals=kept)
+
+    def _names(self) -> dict[str, str]:
+        """The table of every plugin that can be seen, loaded or not, and its name."""
+        return {table_name(name): name for name in self._host.records}
 
     def _implementers(self, hook: str) -> tuple[str, ...]:
         """All that have the hook, quarantined ones too: they hold data all the same."""
@@ -84,13 +114,10 @@ class PersonalData:
     def _silent(self, implementers: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(self._host.loaded) - set(implementers)))
 
-    async def _ask(self, plugin: str, hook: str, **arguments: Any) -> tuple[bool, Any]:
-        dispatcher = self._host.dispatcher
-        if not dispatcher.has(plugin, hook):
-            return False, None  # It is quarantined, so it is not called; whoever asked is told.
-        before = dispatcher.failures[plugin, hook]
-        answer = await dispatcher.call_plugin(plugin, hook, **arguments)
-        return dispatcher.failures[plugin, hook] == before, answer
+
+def _name(holder: str) -> str:
+    """What to call a plugin of which only the table is left."""
+    return holder.removeprefix(table_name(""))
 
 
 def as_file(outcome: Outcome, user_id: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import hikari
 import lightbulb
 
-from roost.commands.personal_data import Outcome, PersonalData, as_file
+from roost.commands.personal_data import PersonalData, as_file
 from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
 from roost.i18n import Texts
 
@@ -25,7 +25,17 @@ UNDECIDED_NOTICE = "You have not decided. This server hears everybody who does n
 EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
 FORGOTTEN = "What was held about you is deleted. Asked: {reached}."
 SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
-SILENT_DELETE = "These plugins delete nothing on request, because they hold nothing or have no deletion: {plugins}."
+SILENT_DELETE = (
+    "These plugins have no deletion of their own, so only what they stored under your id is deleted: {plugins}."
+)
+FAILED_DELETE = (
+    "These plugins failed; what they stored under your id is deleted, and they are asked for the rest when they are "
+    "next loaded: {plugins}."
+)
+ABSENT = (
+    "These plugins are not loaded; what they stored under your id is deleted, and they are asked for the rest when "
+    "they are loaded: {plugins}."
+)
 FAILED = "These plugins failed; ask whoever runs this bot: {plugins}."
 KEPT = "That you refuse to be heard stays noted in {count} server(s) that hear everybody else."
 TOO_BIG = "What is held about you is too much for a file here; ask whoever runs this bot."
@@ -111,7 +121,10 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
             lines = [TEXTS(ctx, "exported", EXPORTED, reached=", ".join(outcome.reached))]
             if outcome.silent:
                 lines.append(TEXTS(ctx, "silent-export", SILENT_EXPORT, plugins=", ".join(outcome.silent)))
-            await _answer(ctx, outcome, lines, hikari.Bytes(file, "my-data.json", mimetype="application/json"))
+            if outcome.failed:
+                lines.append(TEXTS(ctx, "failed", FAILED, plugins=", ".join(outcome.failed)))
+            whole = hikari.Bytes(file, "my-data.json", mimetype="application/json")
+            await _reply(ctx, "\n".join(lines)[:2000], whole)
 
     @group.register
     class ForgetMe(lightbulb.SlashCommand, name="forget-me", description="Delete everything that is held about you"):
@@ -124,17 +137,15 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
                 lines.append(TEXTS(ctx, "kept", KEPT, count=len(outcome.kept_refusals)))
             if outcome.silent:
                 lines.append(TEXTS(ctx, "silent-delete", SILENT_DELETE, plugins=", ".join(outcome.silent)))
-            await _answer(ctx, outcome, lines)
+            if outcome.failed:
+                lines.append(TEXTS(ctx, "failed-delete", FAILED_DELETE, plugins=", ".join(outcome.failed)))
+            if outcome.absent:
+                lines.append(TEXTS(ctx, "absent", ABSENT, plugins=", ".join(outcome.absent)))
+            await _reply(ctx, "\n".join(lines)[:2000])
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
-
-
-async def _answer(ctx: lightbulb.Context, outcome: Outcome, lines: list[str], *files: hikari.Bytes) -> None:
-    if outcome.failed:
-        lines.append(TEXTS(ctx, "failed", FAILED, plugins=", ".join(outcome.failed)))
-    await _reply(ctx, "\n".join(lines)[:2000], *files)
 
 
 async def _reply(ctx: lightbulb.Context, text: str, *files: hikari.Bytes) -> None:

@@ -12,12 +12,13 @@ import hikari
 
 from roost.commands.running import ANSWER_S
 from roost.dispatch import Dispatcher, log_failure
-from roost.errors import ConfigError, PluginError
+from roost.errors import ConfigError, PluginError, ResourceError
 from roost.frames import OverBudget
 from roost.hooks import Meta
 from roost.metrics import Metrics
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, refuse_unknown_tables
+from roost.plugins.forgetting import carry_out
 from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
     Code,
@@ -35,6 +36,7 @@ from roost.plugins.records import RUNNING, PluginRecord, State, describe
 from roost.plugins.residue import Ledger
 from roost.plugins.switches import Switches
 from roost.scopes import Scope
+from roost.store.tables import table_name
 
 if TYPE_CHECKING:
     from roost.commands.registry import CommandRegistry
@@ -421,6 +423,7 @@ class PluginHost:
         async with self._changing:
             self.dispatcher.mute(name, False)
             record.set(State.LOADED)
+        await self._carry_out_deletions(name)
         await self.dispatcher.call("plugin_switched", name=name, guild_id=None, enabled=True)
         return record
 
@@ -478,7 +481,18 @@ class PluginHost:
         record.set(State.LOADED)
         if self._started:
             await self.dispatcher.call_plugin(record.name, "on_started", bot=self.bot)
+        await self._carry_out_deletions(record.name)
         await self.dispatcher.call_others(record.name, "plugin_loaded", name=record.name)
+
+    async def _carry_out_deletions(self, name: str) -> None:
+        """Whoever wants to be forgotten by a plugin that now works need not wait longer."""
+        try:
+            waiting = await self.store.deletions.waiting(table_name(name))
+        except ResourceError as error:
+            log_failure(name, "the requests to delete data that wait for it", error)
+            return
+        if waiting and not self._scope.closed:
+            self._scope.spawn(carry_out(self, name, waiting), f"deletions of {name}")
 
     async def _migrate(self, record: PluginRecord) -> None:
         """Register the plugin's hooks, and bring its data to the version it wants."""

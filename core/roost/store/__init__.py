@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from roost.access import Rule
 from roost.store import migrations, tables
 from roost.store.database import Address, Database, exclusive, open_database, upsert
+from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
 from roost.store.migrations import Backup
@@ -26,10 +27,15 @@ __all__ = ["Backup", "Document", "DocumentCollection", "PluginStore", "Store", "
 
 
 class Store:
-    """Made by `open_store`. Every method raises `ResourceError` when the database fails."""
+    """Made by `open_store`. Every method raises `ResourceError` when the database fails.
+
+    Attributes:
+        deletions: What people asked to be deleted of plugins that could not be asked.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.deletions = Deletions(database)
         self._plugin_tables: dict[str, PluginTable] = {}
 
     @property

@@ -66,6 +66,14 @@ versions = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
 )
 
+deletions = sa.Table(
+    "roost_deletions",
+    metadata,
+    sa.Column("holder", sa.String(64), primary_key=True, comment="the plugin's table, there or not"),
+    sa.Column("user_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("asked_at", sa.Float, nullable=False, comment="seconds since 1970"),
+)
+
 
 def documents_table(plugin: str) -> sa.Table:
     """The table that holds all collections of a plugin, in a metadata of its own."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from roost import Meta, Plugin, hookimpl
+from roost import Meta, Plugin, PluginContext, hookimpl
 from roost.testing import RoostBot, running_bot
 
 pytestmark = pytest.mark.sim
@@ -86,15 +86,22 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
         reply = await bot.slash("/privacy forget-me")
         assert reply.ephemeral
         assert "is deleted. Asked: core, keeper." in reply.content
-        assert "have no deletion: quiet." in reply.content
-        assert "failed; ask whoever runs this bot: broken" in reply.content
+        assert (
+            "have no deletion of their own, so only what they stored under your id is deleted: quiet." in reply.content
+        )
+        assert "failed; what they stored under your id is deleted, and they are asked" in reply.content
+        assert "next loaded: broken." in reply.content
         assert keeper.deleted == [(ada, "user request")]
         assert keeper.notes == {ben: ["y"]}
         assert (await bot.slash("/privacy status")).content.startswith("You have not decided")
         assert (await bot.slash("/privacy status", member="Ben")).content.startswith("You agreed")
     async with running_bot(keeper, data_dir=tmp_path) as bot:  # It was deleted from the disk too.
         (file,) = (await bot.slash("/privacy my-data")).files
-        assert json.loads(file.content)["data"] == {"core": {"consent": {}}}
+        core = json.loads(file.content)["data"]["core"]
+        assert core["consent"] == {}
+        assert "plugin_broken" not in core["deletions_waiting_for"]
+        assert "broken" in core["deletions_waiting_for"]
+        assert not {"keeper", "quiet"} & set(core["deletions_waiting_for"])
 
 
 @pytest.mark.roost(settings={"consent.mode": "notice"})
@@ -164,6 +171,127 @@ async def test_a_quarantined_plugin_is_not_said_to_hold_nothing(tmp_path: Path) 
         host = bot.app.plugins
         host.failed("circular", "a test", RuntimeError("no"))
         assert host.records["circular"].state.value == "quarantined"
-        for command in ("/privacy my-data", "/privacy forget-me"):
-            reply = await bot.slash(command)
-            assert "failed; ask whoever runs this bot: circular" in reply.content
+        reply = await bot.slash("/privacy my-data")
+        assert "failed; ask whoever runs this bot: circular" in reply.content
+        assert "next loaded: circular" in (await bot.slash("/privacy forget-me")).content
+
+
+class Hoarder:
+    """Stores a note about everybody, and knows more about them than the store does."""
+
+    works = True
+
+    def __init__(self) -> None:
+        self.deleted: list[int] = []
+        self.ctx: PluginContext | None = None
+        self.news = asyncio.Event()
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("hoarder")
+
+    @hookimpl
+    async def on_load(self, ctx: PluginContext) -> None:
+        self.ctx = ctx
+
+    @hookimpl
+    async def user_data_delete(self, user_id: int) -> None:
+        if not self.works:
+            raise RuntimeError("no")
+        self.deleted.append(user_id)
+        self.news.set()
+
+    async def note(self, user_id: int) -> None:
+        assert self.ctx is not None
+        await self.ctx.store.collection("notes").put(str(user_id), "a note", user_id=user_id)
+
+    async def asked(self) -> list[int]:
+        """Whose data it was asked to delete, once it was."""
+        async with asyncio.timeout(5):
+            await self.news.wait()
+        self.news.clear()
+        return self.deleted
+
+
+async def stored(bot: RoostBot, plugin: str) -> set[int]:
+    """About whom something is in a plugin's table."""
+    people = {bot.member(name) for name in ("Ada", "Ben")}
+    store = bot.app.plugins.store.of_plugin(plugin)
+    return {user_id for user_id in people if await store.about_user(user_id)}
+
+
+async def waiting(bot: RoostBot, plugin: str, count: int) -> None:
+    """Until so many requests wait for a plugin."""
+    async with asyncio.timeout(5):
+        while len(await bot.app.plugins.store.deletions.waiting(f"plugin_{plugin}")) != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_not_loaded_is_reached_too(tmp_path: Path) -> None:
+    hoarder = Hoarder()
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        ada, ben, host = bot.member("Ada"), bot.member("Ben"), bot.app.plugins
+        await hoarder.note(ada)
+        await hoarder.note(ben)
+        await host.unload("hoarder", "disable")
+        reply = await bot.slash("/privacy forget-me")
+        assert "are not loaded; what they stored under your id is deleted, and they are asked" in reply.content
+        assert "hoarder" in reply.content.rpartition("when they are loaded: ")[2]
+        assert await stored(bot, "hoarder") == {ben}
+        await host.load("hoarder")
+        assert await hoarder.asked() == [ada]
+        await waiting(bot, "hoarder", 0)
+        await host.reload("hoarder")
+        await bot.slash("/privacy forget-me", member="Ben")
+        assert await hoarder.asked() == [ada, ben], "and each only once"
+        assert await stored(bot, "hoarder") == {ben}, "who is loaded deletes for itself"
+
+
+async def test_a_request_outlives_the_bot_and_the_absence_of_the_plugin(tmp_path: Path) -> None:
+    hoarder = Hoarder()
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        await hoarder.note(ada := bot.member("Ada"))
+    async with running_bot(data_dir=tmp_path) as bot:
+        assert "hoarder" not in bot.app.plugins.records
+        assert "hoarder" in (await bot.slash("/privacy forget-me")).content.rpartition("are loaded: ")[2]
+        assert await stored(bot, "hoarder") == set()
+    hoarder.works = False
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        async with asyncio.timeout(5):
+            while not bot.app.plugins.dispatcher.failures["hoarder", "user_data_delete"]:
+                await asyncio.sleep(0.01)
+        await waiting(bot, "hoarder", 1)
+    hoarder.works = True
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        assert await hoarder.asked() == [ada]
+        await waiting(bot, "hoarder", 0)
+
+
+async def test_who_is_called_again_after_a_quarantine_is_asked(tmp_path: Path) -> None:
+    hoarder = Hoarder()
+    async with running_bot(hoarder, data_dir=tmp_path, settings={"plugins.quarantine_failures": 1}) as bot:
+        ada, host = bot.member("Ada"), bot.app.plugins
+        await hoarder.note(ada)
+        host.failed("hoarder", "a test", RuntimeError("no"))
+        await bot.slash("/privacy forget-me")
+        assert await stored(bot, "hoarder") == set()
+        assert hoarder.deleted == []
+        await host.unquarantine("hoarder")
+        assert await hoarder.asked() == [ada]
+
+
+async def test_what_is_stored_under_an_id_goes_where_there_is_no_deletion(tmp_path: Path) -> None:
+    plugin = Plugin("simple")
+    async with running_bot(plugin, data_dir=tmp_path) as bot:
+        context = bot.app.plugins.records["simple"].context
+        assert context is not None
+        for name in ("Ada", "Ben"):
+            await context.store.collection("notes").put(name, "a note", user_id=bot.member(name))
+        await bot.slash("/privacy forget-me")
+        assert await stored(bot, "simple") == {bot.member("Ben")}
+        await waiting(bot, "simple", 0)
+        await bot.app.plugins.unload("simple", "disable")
+        await bot.slash("/privacy forget-me", member="Ben")
+        assert await stored(bot, "simple") == set()
+        await bot.app.plugins.load("simple")
+        await waiting(bot, "simple", 0)
