@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.long]
 REAL = Timing()
 BAD = Shares(loss=0.3, reorder=0.1, duplicate=0.05, jitter_s=0.02)
 GROWTH = 8
-"""Descriptors that tries to connect may hold at a time, those of the relays and of the simulator included."""
+"""Descriptors that tries to connect may hold at a time, those of the simulator included."""
 
 
 class Network:
@@ -54,6 +54,10 @@ class Network:
             else:
                 await each.refuse()
 
+    def descriptors(self) -> int:
+        """Of this process, without those that stand for the network itself."""
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - self.main.held - self.voice.held
+
     async def up(self) -> None:
         self.media.off = False
         for each in (self.main, self.voice):
@@ -68,10 +72,6 @@ async def network(sim: SimulatedDiscord) -> AsyncIterator[Network]:
         sim.lead_through(main.port)
         part.lead_through(udp=media.address, gateway_port=voice.port)
         yield Network(main, voice, media)
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 OUTAGES = (
@@ -102,12 +102,12 @@ async def test_the_network_is_down(
         sink = await company(rig, 0)
         result = await rig.join(0)
         await hears(rig, sink)
-        before = peak = descriptors()
+        before = peak = net.descriptors()
         await net.down(how)
         end = asyncio.get_running_loop().time() + outage_s * scale
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.05)
-            peak = max(peak, descriptors())
+            peak = max(peak, net.descriptors())
         with fault.clock(scaled=False):
             await net.up()
             await live_again(rig, 2)

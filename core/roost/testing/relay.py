@@ -244,6 +244,11 @@ class TcpRelay:
         await self._listen()
         return self
 
+    @property
+    def held(self) -> int:
+        """Sockets of its own; while it is silent, those of clients that have long given up too."""
+        return sum(not transport.is_closing() for transport in self._transports)
+
     async def __aexit__(self, *_: object) -> None:
         await self.refuse()
         await self._scope.aclose()
