@@ -117,7 +117,7 @@ class RunningCommands:
         """Let the commands of a closed plugin finish until `deadline` (event loop time); end and answer the rest.
 
         Args:
-            answer_s: How long the answers may take.
+            answer_s: How long the answers may take; what is cancelled has no longer to end either.
 
         Returns:
             What ignored its end.
@@ -129,7 +129,7 @@ class RunningCommands:
         for run in late:
             run.ending = True
             run.timer.reschedule(loop.time())
-        await _over(late, CANCEL_S)
+        await _over(late, min(CANCEL_S, answer_s))
         words = STOPPED.format(why=self._going.get(plugin, UNLOADED.format(name=plugin)))
         untold = [run for run in late if not run.finished]
         if untold:
