@@ -23,6 +23,8 @@ from test_speech import lease_is_free
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
 from roost.sim import ControlClient, spawn
 from roost.text import wer
+from roost_stt.reports import TROUBLES
+from roost_stt.supervision import Trouble, WorkerTiming
 
 pytestmark = pytest.mark.e2e
 
@@ -140,6 +142,23 @@ async def test_a_killed_bot_takes_its_model_along(fault: Fault, tmp_path: Path, 
             assert await wait_gone([stage.bot.pid, worker], 5.0) is not None
         command.cancel()
         await asyncio.wait([command])
+
+
+@pytest.mark.long
+async def test_a_frozen_bot_keeps_no_model(tmp_path: Path) -> None:
+    """It neither ends nor answers; what its worker holds is free all the same, and it goes on where it was."""
+    async with transcribing_bot(tmp_path) as stage:
+        worker = stage.worker
+        os.kill(stage.bot.pid, signal.SIGSTOP)
+        try:
+            # A zombie holds nothing, and its parent cannot collect it now.
+            assert await wait_gone([worker], WorkerTiming().bot_silent_s + 5.0) is not None
+        finally:
+            os.kill(stage.bot.pid, signal.SIGCONT)
+        await stage.until(lambda captions: any(TROUBLES[Trouble.CRASHED] in each for each in captions))
+        await stage.speak()
+        text = stt_rig.manifest()[SAID]
+        await stage.until(lambda captions: wer(text, captions[-1]) < 0.3)
 
 
 PARENT = """

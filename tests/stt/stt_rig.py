@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,14 @@ async def workers() -> AsyncIterator[Build]:
     """Start workers; afterwards none may be left."""
     rigs: list[Rig] = []
 
-    async def build(spec: EngineSpec | None = None, lease: dict[str, Any] | None = None, **timing: Any) -> Rig:
+    async def build(
+        spec: EngineSpec | None = None,
+        lease: dict[str, Any] | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        cpu_if_gpu_fails: bool = False,
+        **timing: Any,
+    ) -> Rig:
         if spec is None:
             spec = EngineSpec(WHISPER, {"model": locate("tiny.en"), "device": "cpu"})
         transcripts: list[Transcript] = []
@@ -147,7 +154,13 @@ async def workers() -> AsyncIterator[Build]:
             made.events.append(partial)
             changed.set()
 
-        settings = WorkerSettings(spec, lease=lease, timing=WorkerTiming(**timing))
+        settings = WorkerSettings(
+            spec,
+            lease=lease,
+            environment=environment or {},
+            cpu_if_gpu_fails=cpu_if_gpu_fails,
+            timing=WorkerTiming(**timing),
+        )
         worker = SpeechWorker(settings, take, trouble, take_partial)
         made = Rig(worker, Scope("test"), transcripts, arrived, troubles, changed)
         rigs.append(made)

@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from stt_rig import Build, manifest, packets_of, samples_of, scripted
+from stt_rig import Build, manifest, packets_of, samples_of, scripted, worker_pids
 
 from roost.audio import SILENCE_FRAME
 from roost.opus import Samples, encode_all
+from roost.speech import EngineSpec
 from roost.text import wer
 from roost_stt.supervision import State, Trouble
 
@@ -206,3 +208,29 @@ async def test_the_bot_side_imports_no_model_library() -> None:
 def test_recordings_are_what_they_should_be() -> None:
     assert set(manifest()) >= {"lv_0870", "lv_0880", "lv_0890", "lv_0920", "lv_0930", "jfk"}
     assert len(samples_of("lv_0880")) > 48_000
+
+
+async def test_a_bot_that_falls_silent_is_left(rig: Build) -> None:
+    """It is frozen, or its loop is blocked: what the worker holds, a GPU perhaps, is given back."""
+    made = await rig(scripted("Hello"), heartbeat_s=30.0, silent_s=60.0, bot_silent_s=1.0)
+    (first,) = worker_pids()
+    async with asyncio.timeout(20):
+        while not made.troubles:
+            made.changed.clear()
+            await made.changed.wait()
+    assert made.troubles[0][0] is Trouble.CRASHED
+    assert "status 6" in made.troubles[0][2]
+    assert not psutil.pid_exists(first)
+    # Back again, the bot finds nothing lost.
+    await made.say(packets_of("jfk"))
+    await made.until(1)
+
+
+async def test_a_card_that_hangs_the_start_leads_to_the_cpu(rig: Build, tmp_path: Path) -> None:
+    (tmp_path / "stuck_engine.py").write_text("import time\ndef create(config):\n    time.sleep(600)\n")
+    stuck = EngineSpec("stuck_engine:create", {"device": "cuda"}, needs_gpu=True, smaller=(scripted("Hello"),))
+    made = await rig(stuck, handshake_s=3.0, cpu_if_gpu_fails=True, environment={"PYTHONPATH": str(tmp_path)})
+    assert [what for what, _, _ in made.troubles] == [Trouble.SMALLER]
+    assert "not ready in time" in made.worker.ladder.why
+    await made.say(packets_of("jfk"))
+    await made.until(1)

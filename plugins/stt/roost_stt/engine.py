@@ -20,7 +20,7 @@ from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt import child
 from roost_stt.accounts import Accounts
-from roost_stt.ladder import Ladder
+from roost_stt.ladder import CPU, Ladder
 from roost_stt.partials import Partial
 from roost_stt.protocol import ipc
 from roost_stt.protocol.wishes import Wish, Wishes
@@ -306,7 +306,7 @@ class SpeechWorker:
                         async with asyncio.timeout(self._timing.handshake_s):
                             await ready.wait()
                     except TimeoutError:
-                        raise _Died("it was not ready in time") from None
+                        raise _Died("it was not ready in time", CPU if spec.needs_gpu else "") from None
                     for wish in self._wishes:
                         self._send(ipc.encode_json(ipc.Kind.WISH, wish.fields()))
                     await self._catch_up(process)
@@ -337,6 +337,7 @@ class SpeechWorker:
             "lease": self.settings.lease,
             "endpointing": dataclasses.asdict(self.settings.endpointing),
             "decoder_idle_s": self._timing.decoder_idle_s,
+            "bot_silent_s": self._timing.bot_silent_s,
             # After a crash somebody waits. A card is tried first all the same: there may be no room on it.
             "warm_up": spec.needs_gpu or not after_crash,
             # After a crash one at a time, so that the next one can be put on the right utterance's account.

@@ -41,6 +41,8 @@ class WorkerTiming:
     heartbeat_s: float = 1.0
     silent_s: float = 5.0
     """No answer for so long: it hangs."""
+    bot_silent_s: float = 30.0
+    """A worker that hears nothing from its bot for so long ends by itself: a bot that is frozen keeps no GPU."""
     busy_s: float = 25.0
     """One batch may take so long."""
     decoder_idle_s: float = 50.0

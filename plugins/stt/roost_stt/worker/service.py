@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.stt.worker")
 
 FAILED_DRAFT_REST_S = 5.0
+BOT_SILENT_S = 30.0
 BUSY_REST = 1.0
 """Times what finals have taken: an engine that is busy with them leaves drafts alone."""
 _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
@@ -67,6 +68,7 @@ class _Worker:
         self._max_batch = int(greeting.get("max_batch", 8))
         self._seen = 0
         self._batch_began_s: float | None = None
+        self._bot_silent_s = float(greeting.get("bot_silent_s", BOT_SILENT_S))
         lease = greeting.get("lease")
         if greeting.get("needs_gpu") and lease:
             from roost_stt.gpu import wait_for_room
@@ -214,10 +216,18 @@ class _Worker:
 
     def _listen(self) -> None:
         """The audio thread."""
+        heard_s = time.monotonic()
         try:
             while True:
                 item = self._inbox.take(0.02 if self._speakers.any_active else 1.0)
                 now = time.monotonic()
+                if item is not None:
+                    heard_s = now
+                elif now - heard_s > self._bot_silent_s:
+                    # It pings every second: it is frozen, and whatever we hold would be held for as long as it is.
+                    _log.error("nothing came from the bot for %.0f s", now - heard_s)
+                    sys.stderr.flush()
+                    os._exit(6)
                 self._speakers.free_idle(now)
                 if item is None:
                     self._speakers.tick(now)
