@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import dataclasses
 import gc
+import importlib.util
 import json
 import statistics
 import sys
@@ -122,6 +123,8 @@ def main() -> None:
     parser.add_argument("--join")
     parser.add_argument("output", nargs="?", type=Path)
     arguments = parser.parse_args()
+    if importlib.util.find_spec("songbird") is None:
+        sys.exit("the module songbird is not built, so it cannot be measured: make songbird")
     if arguments.join:
         asyncio.run(joiner(arguments.join))
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
-from fault_report import PROPERTY, Fault, Report, claims
+from fault_report import DRIVER, PROPERTY, Fault, Report, claims
 from fault_table import BY_NUMBER
 
 CATEGORIES = {"unit", "sim", "e2e", "gpu"}
@@ -30,6 +31,8 @@ def fault(request: pytest.FixtureRequest) -> Fault:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if DRIVER == "songbird" and importlib.util.find_spec("songbird") is None:
+        raise pytest.UsageError("ROOST_FAULTS_DRIVER is songbird, but the module is not built: make songbird")
     config.stash[REPORT] = Report()
     config.pluginmanager.register(_Gather(config.stash[REPORT]))
 
