@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from songbird_rows import differs
 
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
-from roost.testing.leftovers import leak_check
+from roost.testing.leftovers import LeakError, leak_check
 
 LEAK_GRACE_S = 15.0
 """On a busy machine the other ends of closed TLS connections take their time; what is gone sooner costs no wait."""
@@ -21,7 +21,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         reason = differs(item.nodeid) if DRIVER == "songbird" and item.path.parent == Path(__file__).parent else None
         if reason:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True, raises=(AssertionError, TimeoutError)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test may be expected to fail in is itself alone: nothing may be left over, whatever the driver decides."""
+    report = yield
+    leaked = call.excinfo is not None and call.excinfo.errisinstance(LeakError)
+    if (leaked or call.when == "teardown") and hasattr(report, "wasxfail"):
+        del report.wasxfail
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

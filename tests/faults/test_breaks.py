@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from context import Rig, SinkRecorder, eventually
-from fault_report import SCALE, Fault
+from fault_report import SCALE, TELLS, Fault
 from voice_log import arm, identified
 from voice_scene import company, encryption, hears, order, own
 
@@ -101,6 +101,8 @@ async def test_a_broken_connection_is_resumed(rig: Rig, fault: Fault, how: str, 
         await hears(rig, sink)
     went_on(rig, session)
     assert encryption(rig)["in_group"]
+    if TELLS:
+        assert session.stats().link.dave_version == 1
 
 
 @pytest.mark.parametrize(("how", "code"), BREAKS)

@@ -290,6 +290,9 @@ async def test_a_bad_network(
         stamps = [frame.rtp_timestamp for frame in sink.frames if frame.user_id == user]
         assert len(set(stamps)) == len(stamps), "a packet that came twice was heard twice"
     assert stats.generation == 1
-    assert order(rig).count("identify") <= HANDSHAKES
-    assert "resume" not in order(rig)
+    if HANDSHAKES == 1:
+        assert order(rig) == ["identify"]
+    else:
+        assert "resume" not in order(rig)
+        assert 1 <= order(rig).count("identify") <= HANDSHAKES
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
