@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+import unicodedata
 from collections.abc import AsyncIterator
 
 import pytest
@@ -67,6 +68,74 @@ def test_text_that_hides_or_turns_is_neutralised() -> None:
     assert clean("z" + "\u0301" * 20) == "ź\u0301\u0301"
     assert display_name("\u200b\u202e \u2800") == "Someone"
     assert display_name("x" * 100) == "x" * 32
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "चीज़ें",
+        "मुंबई में चीज़ें",
+        "မြို့",
+        "လျှို့ဝှက်",
+        "می\u200cخواهم",
+        "ه\u200d",
+        "ශ්\u200dරී ලංකා",
+        "ന്\u200d",
+        "བསྒྲུབས་",
+        "สวัสดีที่นี่",
+        "שָׁלוֹם",
+        "مُحَمَّدٌ",
+        "Nguyễn Thị Hằng",
+        "👨\u200d👩\u200d👧\u200d👦",
+        "👩🏽\u200d💻",
+        "❤\ufe0f\u200d🔥",
+        "🏳\ufe0f\u200d🌈",
+        "🏴\u200d☠\ufe0f",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "🇩🇪 🇲🇲",
+        "1\ufe0f\u20e3",
+        "🙂\u200d↔\ufe0f",
+        "\U0001fae8 \U0001fac6",
+    ],
+)
+def test_words_of_every_script_come_back_whole(whole: str) -> None:
+    assert clean(whole) == unicodedata.normalize("NFC", whole)
+    assert clean(f"a {whole} b") == f"a {clean(whole)} b"
+
+
+@pytest.mark.parametrize(
+    ("stacked", "most"),
+    [
+        ("z" + "\u0301\u0316\u0332\u0359\u0323" * 30, 3),
+        ("ก" + "\u0e47" * 30, 2),
+        ("ก" + "\u0e47\u0e49\u0e4d\u0e48" * 30, 5),
+        ("ا" + "\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0653" * 9, 7),
+        ("a" + "\u0651\u064e\u064f" * 9, 3),
+        ("a" + "\u0301\u0903" * 30, 33),
+        ("می" + "\u200c" * 30, 3),
+        ("👨" + "\u200d" * 30 + "👩", 3),
+        ("1" + "\ufe0f" * 30, 2),
+        ("🏴" + "\U000e0067" * 30, 1),
+    ],
+)
+def test_stacks_of_marks_and_joiners_are_cut(stacked: str, most: int) -> None:
+    assert len(clean(stacked)) <= most
+
+
+def test_joiners_that_join_nothing_are_dropped() -> None:
+    assert clean("a\u200db\u200cc \u200d \u200c👩\u200d x") == "abc 👩 x"
+    assert clean("می\u202eخو\u2066اهم\u200f") == "میخواهم"
+
+
+def test_a_cut_splits_no_letter() -> None:
+    assert display_name("x" * 30 + "👨\u200d👩\u200d👧") == "x" * 30
+    assert display_name("x" * 31 + "မြို့") == "x" * 31
+    thai = "ที่" * 300
+    joined = "".join(
+        part for message in render([Line("A", thai)]) for part in message.removeprefix("**A**: ").split(" ")
+    )
+    assert joined == thai
+    assert all(part[0] == "ท" for message in render([Line("A", thai)]) for part in message.split(" ")[1:])
 
 
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=5000)), max_size=4))
