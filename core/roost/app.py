@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from contextlib import AsyncExitStack
+from typing import Any
 
 import hikari
 import lightbulb
@@ -28,6 +29,7 @@ from roost.commands.registry import CommandRegistry
 from roost.config import Config
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
+from roost.errortext import repr_of
 from roost.identifies import Identifies, Limit
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
@@ -86,6 +88,8 @@ class App:
             ResourceError: Discord cannot be reached.
         """
         loop = asyncio.get_running_loop()
+        handled_before = loop.get_exception_handler()
+        loop.set_exception_handler(_log_unhandled)
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
@@ -136,6 +140,7 @@ class App:
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
+            loop.set_exception_handler(handled_before)
 
     def request_stop(self, reason: str) -> None:
         """Ask the app to go down; a second request makes it hurry: nothing is drained any more."""
@@ -316,6 +321,15 @@ class App:
             _log.error("the shutdown sequence was cancelled before its end")
         except Exception:  # noqa: BLE001 - logged; hikari's close must go on
             _log.exception("the shutdown sequence failed")
+
+
+def _log_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody handled: the error of a task that nobody awaited, above all."""
+    error = context.get("exception")
+    concerned = ", ".join(
+        f"{name} {repr_of(value)}" for name, value in context.items() if name not in ("message", "exception")
+    )
+    _log.error("%s (%s)", context.get("message"), concerned, exc_info=error)
 
 
 async def _joined(shard: hikari.api.GatewayShard) -> None:

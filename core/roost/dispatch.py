@@ -21,6 +21,7 @@ import pluggy
 
 from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
+from roost.errortext import error_line, text_of
 from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.strays import StrayError, tamed, taming
@@ -280,7 +281,7 @@ def log_failure(plugin: str, source: str, error: Exception) -> None:
     if isinstance(error, TimeoutError):
         what = "it blocked the event loop" if isinstance(error, BlockedError) else "ran out of time"
     else:
-        what = str(error) if isinstance(error, StrayError) else f"{type(error).__name__}: {error}"
+        what = text_of(error) if isinstance(error, StrayError) else error_line(error)
     _log.error(
         "plugin %s failed in %s (%s): %s",
         plugin,

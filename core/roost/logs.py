@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from roost.errortext import text_of, trace_of
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{17,}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{20,}")
 _WEBHOOK = re.compile(r"(/(?:webhooks|interactions)/\d+/)[A-Za-z0-9._-]+")
 _FIELD = re.compile(
@@ -24,7 +26,15 @@ def redact(text: str) -> str:
     return _FIELD.sub(r"\1<redacted>", text)
 
 
-class _TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Tracebacks come out whatever the text of a foreign error does."""
+
+    def formatException(self, exc_info: Any) -> str:
+        _kind, error, trace = exc_info
+        return trace_of(error, trace).rstrip("\n") if error is not None else super().formatException(exc_info)
+
+
+class _TextFormatter(_Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
@@ -32,7 +42,7 @@ class _TextFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "t": time.monotonic(),
@@ -45,7 +55,7 @@ class _JsonFormatter(logging.Formatter):
                 line[key] = redact(value) if isinstance(value, str) else value
         if record.exc_info:
             line["error"] = redact(self.formatException(record.exc_info))
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=text_of)
 
 
 def set_up_logging(level: str, style: str, stream: TextIO | None = None) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from roost.errortext import error_line
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,7 @@ class StrayError(Exception):
     """
 
     def __init__(self, original: BaseException) -> None:
-        super().__init__(f"{type(original).__name__}: {original}")
+        super().__init__(error_line(original))
         self.original = original
 
 

@@ -147,6 +147,8 @@ ROWS: tuple[Row, ...] = (
     Row(85, 0, "25 people speak, or transcription is slow", "queues have bounds; what is dropped is counted and told once", "Some lines are missing and a line says so."),
     Row(86, 60, "10,000 streams come and go", "decoders that idle are freed", NOTHING),
     Row(87, 0, "malformed packets and messages of every kind", "dropped and counted; the session lives", NOTHING),
+    Row(100, 5, "the text of a plugin's error raises, never ends, is no text or a megabyte", "fails the plugin alone; the log names the class of the error",
+        "The plugin's own commands fail; everything else works."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

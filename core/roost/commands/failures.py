@@ -14,7 +14,7 @@ from roost.commands.running import DeniedError, EndedError, answer
 from roost.dispatch import log_failure
 from roost.hooks import Deny
 from roost.plugins import State
-from roost.strays import taming
+from roost.strays import StrayError, taming
 
 if TYPE_CHECKING:
     from roost.commands.access import Access
@@ -108,7 +108,7 @@ class CommandFailures:
         owner = self._owner(ctx)
         source = f"its command /{ctx.command._command_data.qualified_name}"
         if owner == CORE or not isinstance(error, Exception):
-            log_failure(owner, source, error if isinstance(error, Exception) else RuntimeError(str(error)))
+            log_failure(owner, source, error if isinstance(error, Exception) else StrayError(error))
         else:
             self._host.failed(owner, source, error)
         await answer(ctx, WENT_WRONG)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import hikari
 
 from roost.errors import RoostError
+from roost.errortext import error_line
 
 if TYPE_CHECKING:
     import lightbulb
@@ -107,7 +108,7 @@ class RunningCommands:
             if not run.ending:
                 raise
             if not isinstance(error, TimeoutError):
-                _log.info("plugin %s: /%s failed while it was ended: %r", plugin, run.path, error)
+                _log.info("plugin %s: /%s failed while it was ended: %s", plugin, run.path, error_line(error))
             raise EndedError(f"/{run.path} was ended") from None
         finally:
             mine.discard(run)

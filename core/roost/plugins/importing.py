@@ -25,6 +25,7 @@ from typing import Any
 
 from roost.dispatch import where
 from roost.errors import PluginError
+from roost.errortext import repr_of
 from roost.hooks import INFO, PROJECT, Meta, RoostSpec
 from roost.i18n import Texts
 from roost.plugins.declared import API_VERSION, IncompatibleError, refuse_other_interface
@@ -131,7 +132,7 @@ class _Raised(Exception):
     """Carries what an import raised: a future cannot hold every exception."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
+        super().__init__("an import failed")
         self.error = error
 
 
@@ -163,7 +164,7 @@ def import_now(record: PluginRecord) -> Code:
         raise PluginError("it has no plugin_meta", plugin=record.name)
     meta = ask()
     if not isinstance(meta, Meta):
-        raise PluginError(f"plugin_meta gave {meta!r}, not a roost.Meta", plugin=record.name)
+        raise PluginError(f"plugin_meta gave {repr_of(meta)}, not a roost.Meta", plugin=record.name)
     _check_meta(meta, record.name)
     if meta.name != record.name:
         raise PluginError(f"it calls itself {meta.name!r} but is installed as {record.name!r}", plugin=record.name)
@@ -183,10 +184,11 @@ def _check_meta(meta: Meta, plugin: str) -> None:
     ):
         value = getattr(meta, field)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise PluginError(f"Meta.{field} must be {kind.__name__}, and is {value!r}", plugin=plugin)
+            raise PluginError(f"Meta.{field} must be {kind.__name__}, and is {repr_of(value)}", plugin=plugin)
     if not isinstance(meta.requires, tuple | list) or not all(isinstance(name, str) for name in meta.requires):
         raise PluginError(
-            f"Meta.requires must be a tuple of names such as ('voice',), and is {meta.requires!r}", plugin=plugin
+            f"Meta.requires must be a tuple of names such as ('voice',), and is {repr_of(meta.requires)}",
+            plugin=plugin,
         )
 
 

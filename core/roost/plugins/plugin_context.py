@@ -13,6 +13,7 @@ import hikari
 
 from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
+from roost.errortext import error_line, text_of
 from roost.scopes import Scope
 from roost.strays import StrayError, taming
 
@@ -186,7 +187,7 @@ class Context:
                         if inspect.isawaitable(result):
                             await result
             except Exception as error:  # noqa: BLE001 - a plugin's clean-up must not stop the others
-                what = str(error) if isinstance(error, StrayError) else f"{type(error).__name__}: {error}"
+                what = text_of(error) if isinstance(error, StrayError) else error_line(error)
                 problems.append(f"clean-up failed at {where(error)}: {what}")
         for event, listener in self._listeners:
             with contextlib.suppress(ValueError):

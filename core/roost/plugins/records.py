@@ -12,6 +12,7 @@ import pluggy
 
 from roost.dispatch import where
 from roost.errors import RoostError
+from roost.errortext import class_name, text_of
 from roost.strays import StrayError
 
 if TYPE_CHECKING:
@@ -125,11 +126,9 @@ class PluginRecord:
 
 def describe(error: BaseException) -> str:
     """One line about an error; errors made for people speak for themselves."""
-    if isinstance(error, RoostError):
-        return str(error)
-    if isinstance(error, pluggy.PluginValidationError):
-        return str(error).replace("\n", " ")
+    if isinstance(error, RoostError | pluggy.PluginValidationError):
+        return text_of(error)
     if isinstance(error, TimeoutError):
         return f"it took too long ({where(error)})"
     raised = error.original if isinstance(error, StrayError) else error
-    return f"{type(raised).__name__} at {where(error)}: {raised}"
+    return f"{class_name(raised)} at {where(error)}: {text_of(raised)}"

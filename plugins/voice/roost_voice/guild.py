@@ -18,6 +18,7 @@ import hikari
 
 from roost.audio import Credentials, LinkClosed, LinkEnd, Timing, VoiceDriver
 from roost.errors import BusyError, VoiceError
+from roost.errortext import class_name, text_of
 from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice import moves
@@ -406,10 +407,10 @@ class GuildActor:
                     session.link_ended(link)
         except VoiceError as error:
             end = error.__cause__.end if isinstance(error.__cause__, LinkClosed) else None
-            detail = str(error)
+            detail = text_of(error)
         except Exception as error:  # noqa: BLE001 - a driver may be anybody's
             _log.exception("guild %d: the voice driver failed", self.guild_id)
-            detail = f"the voice driver failed ({type(error).__name__})"
+            detail = f"the voice driver failed ({class_name(error)})"
         finally:
             self._links.pop(gen, None)
             self._post(moves.LinkGone(gen, end, detail, self._host.barred(self.guild_id, cred.channel_id)))

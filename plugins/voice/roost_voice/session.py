@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from roost.audio import AudioFrame, FrameSink, LinkStats, SessionStats, VoiceLink
 from roost.errors import ClosedError
+from roost.errortext import repr_of
 from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice.moves import Wish
@@ -244,7 +245,9 @@ class Session:
     def _sink_failed(self, sink: object) -> None:
         self._sink_failures += 1
         if self._sink_failures in (1, 10, 100, 1000):
-            _log.exception("guild %d: a frame sink failed (%d times): %r", self.guild_id, self._sink_failures, sink)
+            _log.exception(
+                "guild %d: a frame sink failed (%d times): %s", self.guild_id, self._sink_failures, repr_of(sink)
+            )
 
     # Capture --------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from roost.errors import SpeechError
+from roost.errortext import class_name, error_line, text_of, trace_of
 from roost_stt.ladder import CPU, SMALLER
 from roost_stt.lease import CardTakenError
 from roost_stt.protocol import ipc
@@ -51,10 +52,10 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
     try:
         _Worker(greeting, inbox, outbox, started_s).run()
     except Exception as error:  # noqa: BLE001  the bot must learn why; stderr has the details
-        _log.exception("the worker cannot go on")
+        _log.error("the worker cannot go on\n%s", trace_of(error))
         retry = _needs_new_process(error) or bool(getattr(error, "retryable", False))
         known = isinstance(error, SpeechError)
-        message = (str(error) if known else f"{type(error).__name__}: {error}").splitlines()[0]
+        message = text_of(error) if known else error_line(error)
         outbox.send(ipc.Kind.FAILED, {"message": message, "retry": retry, "step": _step(error)})
     sys.stderr.flush()
     os._exit(3)
@@ -188,14 +189,14 @@ class _Worker:
                 raise
             foreseen = isinstance(error, SpeechError)
             if foreseen:
-                _log.error("%s", error)
+                _log.error("%s", text_of(error))
             else:
-                _log.error("the engine failed: %s", type(error).__name__, exc_info=error)
+                _log.error("the engine failed: %s\n%s", class_name(error), trace_of(error))
             if len(items) > 1:
                 return [self._transcribe([item], options)[0] for item in items]
             if foreseen:
-                return [str(error)]
-            return [f"the engine failed ({type(error).__name__})"]
+                return [text_of(error)]
+            return [f"the engine failed ({class_name(error)})"]
         finally:
             self._batch_began_s = None
 
@@ -320,13 +321,13 @@ def _needs_new_process(error: Exception) -> bool:
     """Whether the engine's memory is short or its GPU broken: this process would keep what it has and fail again."""
     if isinstance(error, MemoryError):
         return True
-    text = str(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in (*_NO_ROOM, *_CARD))
 
 
 def _step(error: Exception) -> str:
     """What the engine's ladder is asked for; see `roost_stt.ladder`."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     if isinstance(error, MemoryError) or any(word in text for word in _NO_ROOM):
         return SMALLER
     return CPU if isinstance(error, CardTakenError) or any(word in text for word in _CARD) else ""

@@ -1,0 +1,111 @@
+"""Plugins that harm others by mistake: rows 100 to 109. Whole bots at a simulated Discord of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from bot_scene import Scene, scenes
+from fault_report import Fault
+
+from roost.demo.bot_process import BotProcess
+
+pytestmark = pytest.mark.e2e
+
+HEAD = """
+import asyncio, os, signal, sys, time
+import hikari, lightbulb
+from roost import Deny, Plugin
+__roost_plugin__ = plugin = Plugin({name!r}, "A test's")
+"""
+
+
+def folder_of(tmp_path: Path, plugins: Mapping[str, str]) -> Path:
+    """A folder of drop-in plugins: name to code, below `HEAD`."""
+    folder = tmp_path / "plugins"
+    folder.mkdir(mode=0o700)
+    for name, code in plugins.items():
+        file = folder / f"{name}.py"
+        file.write_text(HEAD.format(name=name) + code)
+        file.chmod(0o600)
+    return folder
+
+
+def said_of(bot: BotProcess, plugin: str) -> str:
+    """What the log says about a plugin, line by line."""
+    return "\n".join(str(each.get("message")) for each in bot.events if each.get("plugin") == plugin)
+
+
+async def say(scene: Scene, command: str, wait_s: float = 5.0) -> str:
+    """Ada types a command; the last reply."""
+    answer = await scene.discord.slash(
+        member_id=scene.ada, channel_id=scene.text, command=command, options={}, wait_s=wait_s
+    )
+    return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+
+
+async def stops(bot: BotProcess, scene: Scene, number: signal.Signals = signal.SIGTERM) -> float:
+    """Seconds from the signal to the end of the process, which must have left voice first."""
+    began = time.monotonic()
+    os.kill(bot.pid, number)
+    assert await bot.wait(12.0) == 0
+    seconds = time.monotonic() - began
+    assert await scene.place() is None
+    assert await scene.leaves_before_the_gateway()
+    return seconds
+
+
+BAD_TEXTS = {
+    "raises": "raise RuntimeError('twice')",
+    "exits": "raise SystemExit(3)",
+    "number": "return 5",
+    "endless": "while True: pass",
+    "megabyte": "return 'x' * 1_000_000",
+}
+
+
+BAD = """
+class Bad(Exception):
+    def __str__(self):
+        {how}
+    __repr__ = __str__
+"""
+
+OPENS_BADLY = """
+@plugin.hook
+async def on_load(ctx): raise Bad
+"""
+
+WORKS_BADLY = """
+@plugin.hook
+async def on_load(ctx): plugin.ctx = ctx
+@plugin.hook
+async def on_started(bot): raise Bad
+@plugin.hook
+async def voice_session_opened(session):
+    plugin.ctx.task(fails(), "fails")
+    asyncio.get_running_loop().create_task(fails())
+    raise Bad
+async def fails(): raise Bad
+@plugin.command("bad", "Fails")
+async def bad(ctx): raise Bad
+"""
+
+
+@pytest.mark.fault(100)
+@pytest.mark.parametrize("how", BAD_TEXTS)
+async def test_error_with_a_bad_text_harms_its_plugin_alone(how: str, fault: Fault, tmp_path: Path) -> None:
+    bad = BAD.format(how=BAD_TEXTS[how])
+    folder = folder_of(tmp_path, {"opening": bad + OPENS_BADLY, "working": bad + WORKS_BADLY})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Bad" in said_of(bot, "opening")
+        assert "Joined" in await scene.join()
+        with fault.clock(scaled=False):
+            assert "went wrong" in await say(scene, "/bad")
+            assert "decided" in await say(scene, "/privacy status")
+        fault.note(await stops(bot, scene), 3.0, scaled=False)
+    assert all(len(str(each)) < 30_000 for each in bot.events)
