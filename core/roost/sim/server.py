@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from roost.entrypoints import installed_points
 from roost.errors import ConfigError
 from roost.scopes import Scope
 from roost.sim.control import ControlApi
@@ -254,7 +254,7 @@ async def _without_charset(_request: web.Request, response: web.StreamResponse) 
 
 
 def _installed_part() -> VoicePart | None:
-    for point in importlib.metadata.entry_points(group=VOICE_GROUP):
+    for point in installed_points(VOICE_GROUP):
         try:
             create = point.load()
         except ModuleNotFoundError:

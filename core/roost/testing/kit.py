@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from roost.app import App
 from roost.config import load
+from roost.entrypoints import installed_points
 from roost.errors import ConfigError, ResourceError, UsageError
 from roost.plugins import GROUP
 from roost.plugins.importing import DROP_INS, forget_modules
@@ -272,7 +272,7 @@ async def running_bot(
     """
     sets = {str(key): _as_text(value) for key, value in (settings or {}).items()}
     wanted = set(installed)
-    known = {point.name for point in importlib.metadata.entry_points(group=GROUP)}
+    known = {point.name for point in installed_points(GROUP)}
     if missing := wanted - known:
         raise UsageError(
             f"no plugin called {min(missing)} is installed; there is: {', '.join(sorted(known)) or 'none'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import lightbulb
 from pydantic import BaseModel
 
 from roost.audio import Credentials, DriverSettings, LinkEvents, Timing, VoiceDriver, VoiceLink
+from roost.entrypoints import installed_points
 from roost.errors import PluginError, VoiceError
 from roost.hooks import Meta, Report, hookimpl
 from roost_voice.commands import voice_loader
@@ -46,10 +46,11 @@ def _driver(name: str, settings: DriverSettings) -> VoiceDriver | None:
         from roost_voice.native import NativeDriver
 
         return NativeDriver(settings.timing, ca_file=settings.ca_file, allowed_hosts=settings.allowed_hosts)
-    for entry in importlib.metadata.entry_points(group="roost.voice_drivers", name=name):
-        made: VoiceDriver = entry.load()(settings)
-        return made
-    return None
+    entry = next((each for each in installed_points("roost.voice_drivers") if each.name == name), None)
+    if entry is None:
+        return None
+    made: VoiceDriver = entry.load()(settings)
+    return made
 
 
 class ChosenDriver:
