@@ -164,6 +164,8 @@ async def test_a_card_out_of_order(make: Make, card: PretendCard) -> None:
     await start(house)
     assert "cpu int8" in await heard(house)
     assert "driver version is insufficient" in await house.plugin.gpu_status()
+    assert sum("The graphics card cannot be used now" in text for text in house.texts) == 1
+    assert not any("no room" in text for text in house.texts)
     await house.unload()
     house = await make(broken=True, device="cuda")
     with pytest.raises(RoostError, match="driver version is insufficient"):

@@ -10,7 +10,7 @@ from stt_rig import manifest, samples_of
 from roost.speech import EngineOptions, Utterance
 from roost.text import wer
 from roost_stt.models import locate
-from roost_stt.worker.engines.whisper import WhisperEngine, create, without_loops
+from roost_stt.worker.engines.whisper import WhisperEngine, create, missing_library, without_loops
 
 pytestmark = pytest.mark.e2e
 
@@ -88,3 +88,11 @@ def test_a_loop_is_not_told(engine: WhisperEngine) -> None:
 def test_without_loops(said: str, told: str) -> None:
     words = said.split()
     assert " ".join(words[place] for place in without_loops(words)) == told
+
+
+def test_missing_cublas_is_named_with_its_package() -> None:
+    """The text is CTranslate2's own, on a machine with a card and without the library."""
+    found = missing_library(RuntimeError("Library libcublas.so.12 is not found or cannot be loaded"))
+    assert found is not None
+    assert "pip install nvidia-cublas-cu12, or set stt.device = cpu" in str(found)
+    assert missing_library(RuntimeError("CUDA failed with error out of memory")) is None

@@ -229,8 +229,8 @@ async def test_a_bot_that_falls_silent_is_left(rig: Build) -> None:
 async def test_a_card_that_hangs_the_start_leads_to_the_cpu(rig: Build, tmp_path: Path) -> None:
     (tmp_path / "stuck_engine.py").write_text("import time\ndef create(config):\n    time.sleep(600)\n")
     stuck = EngineSpec("stuck_engine:create", {"device": "cuda"}, needs_gpu=True, smaller=(scripted("Hello"),))
-    made = await rig(stuck, handshake_s=3.0, cpu_if_gpu_fails=True, environment={"PYTHONPATH": str(tmp_path)})
-    assert [what for what, _, _ in made.troubles] == [Trouble.SMALLER]
+    made = await rig(stuck, card_handshake_s=3.0, cpu_if_gpu_fails=True, environment={"PYTHONPATH": str(tmp_path)})
+    assert [what for what, _, _ in made.troubles] == [Trouble.NO_CARD]
     assert "not ready in time" in made.worker.ladder.why
     await made.say(packets_of("jfk"))
     await made.until(1)

@@ -24,7 +24,7 @@ from roost_stt.ladder import CPU, Ladder
 from roost_stt.partials import Partial
 from roost_stt.protocol import ipc
 from roost_stt.protocol.wishes import Wish, Wishes
-from roost_stt.supervision import State, Trouble, WorkerSettings
+from roost_stt.supervision import STEPS_DOWN, State, Trouble, WorkerSettings
 
 _log = logging.getLogger("roost.stt")
 
@@ -110,8 +110,9 @@ class SpeechWorker:
             self.ladder.reset()
             self._state = State.STARTING
             self._task = scope.spawn(self._run(), "speech-worker")
+        longest_s = sum(self._timing.start_s(step) for step in self.ladder.steps) + 1
         try:
-            async with asyncio.timeout(timeout_s or self._timing.handshake_s * len(self.ladder) + 1), self._changed:
+            async with asyncio.timeout(timeout_s or longest_s), self._changed:
                 await self._changed.wait_for(lambda: self._state in (State.READY, State.FAILED, State.STOPPED))
         except TimeoutError:
             raise SpeechError("the speech worker did not become ready in time", retryable=True) from None
@@ -260,7 +261,7 @@ class SpeechWorker:
                     # Nobody's words are to blame for a card without room, and the next worker is another one.
                     self._failure = ""
                     self._after_death(self.ladder.why, blame=False)
-                    self._on_trouble(Trouble.SMALLER, None, self.ladder.why)
+                    self._on_trouble(STEPS_DOWN[self.ladder.asked], None, self.ladder.why)
                     continue
                 crashes.append(now)
                 self._after_death(how)
@@ -303,7 +304,7 @@ class SpeechWorker:
                     ready = asyncio.Event()
                     group.create_task(self._read(process, ready), name="stt-read")
                     try:
-                        async with asyncio.timeout(self._timing.handshake_s):
+                        async with asyncio.timeout(self._timing.start_s(spec)):
                             await ready.wait()
                     except TimeoutError:
                         raise _Died("it was not ready in time", CPU if spec.needs_gpu else "") from None

@@ -52,10 +52,13 @@ class Ladder:
         self._at = 0
         self.why = ""
         """For people, when this is not the top."""
+        self.asked = ""
+        """`SMALLER` or `CPU`: what led to the last step down."""
 
-    def __len__(self) -> int:
-        """How many steps there are in all."""
-        return len(self._steps)
+    @property
+    def steps(self) -> tuple[EngineSpec, ...]:
+        """All of them, from the top."""
+        return self._steps
 
     @property
     def spec(self) -> EngineSpec:
@@ -63,7 +66,7 @@ class Ladder:
         return self._steps[self._at]
 
     def reset(self) -> None:
-        self._at, self.why = 0, ""
+        self._at, self.why, self.asked = 0, "", ""
 
     def down(self, wanted: str, reason: str) -> bool:
         """Take a step down; False when there is none.
@@ -80,7 +83,7 @@ class Ladder:
         at = next((i for i in below if wanted == SMALLER or not self._steps[i].needs_gpu), None)
         if at is None:
             return False
-        before, self._at = self.spec, at
+        before, self._at, self.asked = self.spec, at, wanted
         self.why = f"{named(before)} gave up ({reason}), so it runs on {named(self.spec)}"
         return True
 

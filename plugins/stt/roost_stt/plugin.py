@@ -38,7 +38,7 @@ from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reports import TROUBLES, already, report, status
-from roost_stt.supervision import State, Trouble
+from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
 from roost_stt.transcripts import TranscriptBook
@@ -572,7 +572,8 @@ class SttPlugin:
         transcription.thread_id = thread_id
         self._running[guild_id] = transcription
         if worker.ladder.why:
-            transcription.tell(Trouble.SMALLER.value, TROUBLES[Trouble.SMALLER])
+            lowered = STEPS_DOWN[worker.ladder.asked]
+            transcription.tell(lowered.value, TROUBLES[lowered])
         try:
             self._wish_of_guild(guild_id)
             transcription.start(paused=paused)

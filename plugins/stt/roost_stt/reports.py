@@ -19,6 +19,8 @@ TROUBLES = {
     Trouble.LOST: "Some of what was said could not be turned into text.",
     Trouble.SMALLER: "The graphics card has no room for the speech engine, so it runs with less; captions may come "
     "later or be less exact.",
+    Trouble.NO_CARD: "The graphics card cannot be used now, so the speech engine runs on the processor; captions may "
+    "come later or be less exact.",
     Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
     "again later.",
 }

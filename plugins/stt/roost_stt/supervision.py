@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roost.speech import EngineSpec
+from roost_stt.ladder import CPU, SMALLER
 from roost_stt.protocol.endpointing import Endpointing
 
 
@@ -31,6 +32,12 @@ class Trouble(enum.Enum):
     FAILED = "failed"
     SMALLER = "smaller"
     """The card has no room; what runs now is less exact or slower."""
+    NO_CARD = "no card"
+    """The card cannot be used; what runs now is slower."""
+
+
+STEPS_DOWN = {SMALLER: Trouble.SMALLER, CPU: Trouble.NO_CARD}
+"""What people are told of a step down of the engine's ladder."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class WorkerTiming:
     """Every delay of the supervision, in seconds."""
 
     handshake_s: float = 30.0
+    card_handshake_s: float = 90.0
+    """The same for a step on a card: the first use of one loads or compiles its kernels, 19 s with a small model."""
     heartbeat_s: float = 1.0
     silent_s: float = 5.0
     """No answer for so long: it hangs."""
@@ -53,6 +62,10 @@ class WorkerTiming:
     backoff_s: tuple[float, ...] = (0.0, 0.2, 1.0, 5.0)
     window_s: float = 60.0
     crashes_per_window: int = 5
+
+    def start_s(self, spec: EngineSpec) -> float:
+        """How long a process may take to be ready with this engine."""
+        return self.card_handshake_s if spec.needs_gpu else self.handshake_s
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from roost_stt.engine import SpeechWorker
 from roost_stt.gpu import MIB, Card, Release
 from roost_stt.partials import Partial
 from roost_stt.reports import report
-from roost_stt.supervision import State, Trouble, WorkerSettings
+from roost_stt.supervision import STEPS_DOWN, State, Trouble, WorkerSettings
 
 _log = logging.getLogger("roost.stt")
 
@@ -162,7 +162,7 @@ class WorkerOwner:
         if worker is None or self._closed:
             return
         on_card = worker.ladder.spec.needs_gpu
-        if (what is Trouble.FAILED and on_card) or (what is Trouble.SMALLER and not on_card):
+        if (what is Trouble.FAILED and on_card) or (what in STEPS_DOWN.values() and not on_card):
             self._ctx.task(self._look_after(RELEASE_S, worker.last_pid), "gpu-release")
 
     def arm_idle(self) -> None:

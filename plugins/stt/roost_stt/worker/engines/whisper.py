@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ UNCOVERED_S = 2.0
 """Speech left untranscribed after the last timestamp that makes an answer suspicious."""
 MOST_REPEATED, LONGEST_PHRASE = 3, 8
 """Of what is told of a loop: this often in a row, phrases of so many words."""
+_MISSING = re.compile(r"(?P<file>lib(?P<library>cublas|cudnn)[\w.]*) is not found")
 _FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
 
 Audio = npt.NDArray[np.float32]
@@ -98,8 +100,18 @@ class WhisperEngine:
         return f"{self._whisper.model.device} {self._whisper.model.compute_type}"
 
     def warm_up(self) -> None:
-        """Run once on silence: the first inference allocates."""
-        self._generate([np.zeros(SAMPLE_RATE_HZ, np.float32)], [None], self._least_s)
+        """Run once on silence: the first inference allocates, and asks for the card's libraries.
+
+        Raises:
+            SpeechError: One of them is not installed.
+        """
+        try:
+            self._generate([np.zeros(SAMPLE_RATE_HZ, np.float32)], [None], self._least_s)
+        except RuntimeError as error:
+            missing = missing_library(error)
+            if missing is None:
+                raise
+            raise missing from error
 
     def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
         """One transcript each; utterances are decoded together when their windows are alike."""
@@ -247,6 +259,17 @@ class WhisperEngine:
         confidence = math.exp(min(0.0, mean)) if weights else 0.0
         transcript = _transcript(utterance, " ".join(texts).strip(), confidence, info.language)
         return dataclasses.replace(transcript, words=tuple(words))
+
+
+def missing_library(error: RuntimeError) -> SpeechError | None:
+    """What to do about a library of CUDA that CTranslate2 did not find; None for any other error."""
+    found = _MISSING.search(str(error))
+    if found is None:
+        return None
+    return SpeechError(
+        f"the graphics card cannot be used without {found['file']} (part of NVIDIA's {found['library']}): "
+        f"run pip install nvidia-{found['library']}-cu12, or set stt.device = cpu"
+    )
 
 
 def compression_ratio(text: str) -> float:
