@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stt_house import ADA, GUILD, TEXT, House, houses
 from stt_rig import manifest, packets_of, scripted
+from test_speech_process import Stage, transcribing_bot
 
+from roost.demo.bot_process import wait_gone
 from roost.errors import ResourceError
 from roost.hooks import hookimpl
 from roost.speech import EngineSpec
@@ -22,8 +27,20 @@ from roost_stt.ladder import whisper_ladder
 from roost_stt.models import locate
 
 GIB = 1 << 30
-SAID = "lv_0880"
+SAID = "lv_0920"
 Make = Callable[..., Awaitable[House]]
+NO_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+TORCH_PLUGIN = """
+from roost import Meta, hookimpl
+from roost.speech import EngineSpec
+
+@hookimpl
+def plugin_meta(): return Meta("card")
+
+@hookimpl
+def stt_engine(name):
+    return EngineSpec("torch_engine:create", {}, needs_gpu=True) if name == "torch" else None
+"""
 
 
 def why_not() -> str:
@@ -68,8 +85,7 @@ def engines() -> list[object]:
         {"model": locate("tiny.en")}, "roost_stt.worker.engines.whisper:create", gpu=True, compute_type="auto"
     )
     torch = EngineSpec("torch_engine:create", {}, needs_gpu=True)
-    no_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-    return [pytest.param(whisper, id="whisper"), pytest.param(torch, id="torch", marks=no_torch)]
+    return [pytest.param(whisper, id="whisper"), pytest.param(torch, id="torch", marks=NO_TORCH)]
 
 
 async def said(house: House) -> str:
@@ -116,3 +132,139 @@ async def test_looking_at_the_card_keeps_nothing_of_it_open(make: Make) -> None:
     gpu.look("0")
     assert os.getpid() not in gpu.device_holders()
     assert os.getpid() not in gpu.look("0").processes
+
+
+@pytest.fixture
+def torch_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of a bot whose plugin offers the engine of torch."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "card.py").write_text(TORCH_PLUGIN)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "card"))
+    return {"plugins__dir": tmp_path / "plugins", "stt__engine": "torch", "stt__device": "cuda"}
+
+
+async def ask(stage: Stage, command: str, member: int | None = None, **options: Any) -> str:
+    answer = await stage.discord.slash(
+        member_id=member or stage.owner, channel_id=stage.text, command=command, options=options, wait_s=30
+    )
+    return "\n".join(str(each["content"]) for each in answer["replies"])
+
+
+async def heard_on_the_card(stage: Stage) -> None:
+    def count(captions: list[str]) -> int:
+        return sum("heard on cuda torch" in each for each in captions)
+
+    before = count(await stage.captions())
+    await stage.speak()
+    await stage.until(lambda captions: count(captions) > before)
+
+
+async def back_at(used: int, within_s: float) -> None:
+    """Wait until no more of the card is in use than before."""
+    async with asyncio.timeout(within_s):
+        while gpu.look("0").used > used + gpu.SLACK_BYTES:
+            await asyncio.sleep(0.02)
+
+
+@NO_TORCH
+@pytest.mark.e2e
+@pytest.mark.parametrize("how", ["release", "SIGTERM", "SIGKILL", "worker killed"])
+async def test_a_whole_bot_gives_a_real_card_back(tmp_path: Path, torch_settings: dict[str, Any], how: str) -> None:
+    before = gpu.look("0")
+    async with transcribing_bot(tmp_path, **torch_settings) as stage:
+        await heard_on_the_card(stage)
+        worker = stage.worker
+        assert gpu.look("0").used > before.used + GIB
+        status = await ask(stage, "/bot gpu status")
+        assert f"process {worker}) runs on cuda torch for 1 transcriptions" in status
+        assert before.uuid in status
+        if how == "release":
+            assert "are going on" in await ask(stage, "/bot gpu release")
+            assert "The card is free after" in await ask(stage, "/bot gpu release", force=True)
+            assert await wait_gone([worker], 0.0) is not None
+        elif how == "SIGTERM":
+            stage.bot.terminate()
+            event = await stage.bot.wait_for(lambda event: event.get("event") == "gpu_release", 10, "release")
+            assert event["outcome"] == "clean"
+            assert await stage.bot.wait(5.0) == 0
+        elif how == "SIGKILL":
+            stage.bot.kill()
+        else:
+            os.kill(worker, signal.SIGKILL)
+            await stage.until(lambda captions: any("starting again" in each for each in captions))
+            await heard_on_the_card(stage)
+            assert stage.worker != worker
+            assert "The card is free after" in await ask(stage, "/bot gpu release", force=True)
+        assert await wait_gone([worker], 5.0) is not None
+        await back_at(before.used, 2.0)
+
+
+@NO_TORCH
+@pytest.mark.e2e
+async def test_two_bots_take_a_real_card_in_turn(tmp_path: Path, torch_settings: dict[str, Any]) -> None:
+    before = gpu.look("0")
+    (tmp_path / "leases").mkdir(mode=0o700)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "leases").symlink_to(tmp_path / "leases")
+    async with (
+        transcribing_bot(tmp_path / "one", **torch_settings) as one,
+        transcribing_bot(tmp_path / "two", started=False, **torch_settings) as two,
+    ):
+        await heard_on_the_card(one)
+        assert "slots of GPU" in await ask(two, "/transcribe start", two.ada)
+        assert "The card is free after" in await ask(one, "/bot gpu release", force=True)
+        assert "Transcribing" in await ask(two, "/transcribe start", two.ada)
+        assert f"process {two.worker}) runs on cuda torch" in await ask(two, "/bot gpu status")
+        assert "The card is free after" in await ask(two, "/bot gpu release", force=True)
+        await back_at(before.used, 2.0)
+
+
+def cublas_is_there() -> bool:
+    if any((folder / "libcublas.so.12").exists() for folder in gpu.library_folders()):
+        return True
+    try:
+        ctypes.CDLL("libcublas.so.12")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.e2e
+async def test_a_bot_without_cublas_says_what_to_install(tmp_path: Path) -> None:
+    if cublas_is_there():
+        pytest.skip("cuBLAS 12 is installed")
+    before = gpu.look("0")
+    async with transcribing_bot(tmp_path, started=False, stt__device="cuda") as stage:
+        assert "pip install nvidia-cublas-cu12" in await ask(stage, "/transcribe start", stage.ada)
+        assert "Last release: free" in await ask(stage, "/bot gpu status")
+    await back_at(before.used, 2.0)
+
+
+@NO_TORCH
+@pytest.mark.e2e
+async def test_a_full_card_leads_to_the_cpu(tmp_path: Path) -> None:
+    """What CUDA and CTranslate2 say of a card without room is understood."""
+    if not cublas_is_there():
+        pytest.skip("without cuBLAS 12 the card is not asked for memory")
+    fill = (
+        "import sys, torch; free = torch.cuda.mem_get_info()[0] - (600 << 20); "
+        "held = torch.zeros(free, dtype=torch.uint8, device='cuda'); print('full', flush=True); sys.stdin.read()"
+    )
+    filler = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", fill, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert filler.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            assert await filler.stdout.readline() == b"full\n"
+        async with transcribing_bot(tmp_path, stt__device="cuda") as stage:
+            status = await ask(stage, "/bot gpu status")
+            assert "out of memory" in status
+            assert "runs on cpu" in status
+            await stage.speak()
+            await stage.until(lambda captions: any("amiable woman" in each for each in captions))
+            assert sum("no room" in each for each in await stage.captions()) == 1
+    finally:
+        filler.kill()
+        await filler.wait()
