@@ -13,10 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from roost.opus_packet import packet_samples
+
 SAMPLE_RATE_HZ = 48_000
 FRAME_MS = 20
 FRAME_SAMPLES = 960
-"""Samples per channel in one 20 ms frame at 48 kHz; also the RTP timestamp step."""
+"""Samples per channel in one 20 ms frame at 48 kHz: what bots send, and the usual step of the RTP timestamp."""
 
 SILENCE_FRAME = b"\xf8\xff\xfe"
 """The Opus frame Discord clients send when they fall silent; never end-to-end encrypted."""
@@ -24,7 +26,9 @@ SILENCE_FRAME = b"\xf8\xff\xfe"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AudioFrame:
-    """One decrypted 20 ms Opus frame of one speaker.
+    """One decrypted Opus packet of one speaker, from 2.5 to 120 ms long.
+
+    Drivers deliver valid packets only: an empty or malformed one is dropped and counted before any sink sees it.
 
     Attributes:
         guild_id: The guild whose session received it.
@@ -32,7 +36,7 @@ class AudioFrame:
         ssrc: The RTP stream it came on.
         rtp_timestamp: 48 kHz media clock of its first sample, modulo 2**32.
         opus: The Opus packet.
-        lost_before: Frames known to be missing between the previous frame of this stream and this one.
+        lost_before: Packets known to be missing between the previous one of this stream and this one.
     """
 
     guild_id: int
@@ -41,6 +45,11 @@ class AudioFrame:
     rtp_timestamp: int
     opus: bytes
     lost_before: int = 0
+
+    @property
+    def samples(self) -> int:
+        """How long it lasts, in samples at 48 kHz, as the packet itself says."""
+        return packet_samples(self.opus)
 
 
 class FrameSink(Protocol):

@@ -286,7 +286,10 @@ class RoostSpec:
 
     @hookspec
     def voice_audio_frame(self, session: VoiceSession, frame: AudioFrame) -> None:
-        """One consented 20 ms frame. Runs in the receive path: be done in microseconds, never block."""
+        """One consented Opus packet of 2.5 to 120 ms.
+
+        Runs in the receive path: be done in microseconds, never block.
+        """
 
     @hookspec
     async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:

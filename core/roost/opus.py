@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.codeccontext import AudioCodecContext
 
-from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from roost.audio import FRAME_MS, SAMPLE_RATE_HZ
 from roost.errors import ResourceError
+from roost.opus_packet import packet_samples
 
 Samples = npt.NDArray[np.int16]
+PACKET_MS = (2.5, 5, 10, 20, 40, 60, 80, 100, 120)
+"""Lengths of packets that can be encoded; Discord's own clients send 20 to 120 ms."""
 
 
 class OpusError(ResourceError):
@@ -38,11 +41,15 @@ class OpusDecoder:
         """One packet to int16 samples, shape (n,), n <= 5760 (120 ms).
 
         Raises:
-            OpusError: The packet is damaged.
+            OpusError: The packet is not valid. The next valid one is decoded as if this one had never come.
         """
+        # An empty packet would end the stream for good: to FFmpeg it says that nothing more follows.
+        if not packet_samples(packet):
+            raise OpusError("not a valid Opus packet")
         try:
             frames = self._context.decode(av.Packet(packet))
         except av.error.FFmpegError as error:
+            self._context.flush_buffers()
             raise OpusError("damaged Opus packet") from error
         parts = [frame.to_ndarray().reshape(-1) for frame in frames]
         if not parts:
@@ -51,13 +58,17 @@ class OpusDecoder:
 
 
 class OpusEncoder:
-    """Encodes 48 kHz mono into 20 ms packets.
+    """Encodes 48 kHz mono into packets of one length.
 
     Args:
         bitrate: Bits per second.
+        packet_ms: Length of a packet: one of `PACKET_MS`.
     """
 
-    def __init__(self, bitrate: int = 64_000) -> None:
+    def __init__(self, bitrate: int = 64_000, packet_ms: float = FRAME_MS) -> None:
+        if packet_ms not in PACKET_MS:
+            raise ValueError(f"an Opus packet lasts one of {PACKET_MS} ms, not {packet_ms}")
+        self._samples = round(packet_ms * SAMPLE_RATE_HZ / 1000)
         context = av.CodecContext.create("libopus", "w")
         assert isinstance(context, AudioCodecContext)
         context.sample_rate = SAMPLE_RATE_HZ
@@ -65,19 +76,19 @@ class OpusEncoder:
         context.format = "s16"
         context.bit_rate = bitrate
         context.time_base = Fraction(1, SAMPLE_RATE_HZ)
-        context.options = {"application": "voip", "frame_duration": "20"}
+        context.options = {"application": "voip", "frame_duration": f"{packet_ms:g}"}
         context.open()
         self._context = context
         self._pts = 0
 
     def encode(self, samples: Samples) -> list[bytes]:
-        """Exactly 960 samples in, zero or more packets out (the encoder looks ahead by a few milliseconds)."""
-        if samples.shape != (FRAME_SAMPLES,):
-            raise ValueError(f"a frame has {FRAME_SAMPLES} samples, not {samples.shape}")
+        """The samples of one packet in, zero or more packets out (the encoder looks ahead by a few milliseconds)."""
+        if samples.shape != (self._samples,):
+            raise ValueError(f"a packet has {self._samples} samples, not {samples.shape}")
         frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None, :], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ
         frame.pts = self._pts
-        self._pts += FRAME_SAMPLES
+        self._pts += self._samples
         return [bytes(packet) for packet in self._context.encode(frame)]
 
     def flush(self) -> list[bytes]:
@@ -85,11 +96,12 @@ class OpusEncoder:
         return [bytes(packet) for packet in self._context.encode(None)]
 
 
-def encode_all(samples: Samples, bitrate: int = 64_000) -> list[bytes]:
-    """Encode a whole recording (48 kHz mono int16), zero-padded to whole frames."""
-    padded = np.pad(samples, (0, -len(samples) % FRAME_SAMPLES))
-    encoder = OpusEncoder(bitrate)
+def encode_all(samples: Samples, bitrate: int = 64_000, packet_ms: float = FRAME_MS) -> list[bytes]:
+    """Encode a whole recording (48 kHz mono int16), zero-padded to whole packets."""
+    step = round(packet_ms * SAMPLE_RATE_HZ / 1000)
+    padded = np.pad(samples, (0, -len(samples) % step))
+    encoder = OpusEncoder(bitrate, packet_ms)
     packets: list[bytes] = []
-    for start in range(0, len(padded), FRAME_SAMPLES):
-        packets += encoder.encode(padded[start : start + FRAME_SAMPLES])
+    for start in range(0, len(padded), step):
+        packets += encoder.encode(padded[start : start + step])
     return packets + encoder.flush()

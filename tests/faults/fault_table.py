@@ -151,6 +151,9 @@ ROWS: tuple[Row, ...] = (
         "The plugin's own commands fail; everything else works."),
     Row(106, 20, "the metadata of an installed distribution is damaged: a requirement, an entry point, its text", "fails its plugin alone, in one line that names the distribution and the remedy",
         NOTHING),
+    Row(110, 0, "a member's packets are empty or not valid Opus", "dropped and counted in the receiver, before anything hears them", NOTHING),
+    Row(111, 0, "a member's packets last 2.5 to 120 ms", "each is taken for as long as it says", NOTHING),
+    Row(112, 1, "the numbers of a member's packets jump, back or forward", "goes on after three packets at most, and counts those as lost", GAP),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -12,10 +12,11 @@ from typing import Any
 from fuzzing import Script, Target, mutate, noise
 
 from roost.audio import SILENCE_FRAME, AudioFrame, Timing
+from roost.opus_packet import MAX_SAMPLES, packet_samples
 from roost_voice.protocol import discovery, rtp
 from roost_voice.protocol.aead import ReplayWindow, make_opener
 from roost_voice.protocol.dave import DaveGroup
-from roost_voice.protocol.jitter import MAX_HELD, SequenceTracker
+from roost_voice.protocol.jitter import LATE, MAX_HELD, SequenceTracker
 from roost_voice.protocol.opcodes import MODE_GCM
 from roost_voice.protocol.receive import MAX_EARLY, MAX_SOURCES, Receiver
 from roost_voice.sim import rtp as sim_rtp
@@ -123,16 +124,20 @@ def run_jitter(data: bytes) -> None:
         now += (step & 7) / 100
         if step & 8:
             given += [timestamp for timestamp, _, _ in tracker.expire(now)]
-        if tracker.refusal(sequence) is not None:
-            continue
+        refusal = tracker.refusal(sequence)
+        if refusal is not None:
+            if refusal != LATE or not step & 4 or not tracker.restarts(sequence):
+                continue
+            given += [timestamp for timestamp, _, _ in tracker.restart(sequence)]
         taken += 1
-        lost = tracker.in_order(sequence) if step & 0xC0 else -1
+        samples = 120 << (step & 3)
+        lost = tracker.in_order(sequence, number, samples) if step & 0xC0 else -1
         if lost >= 0:
             given.append(number)
             continue
         bad = step % 5 == 0
         dropped += bad
-        for timestamp, _, missing in tracker.accept(sequence, None if bad else (number, b"x"), now):
+        for timestamp, _, missing in tracker.accept(sequence, None if bad else (number, samples, b"x"), now):
             given.append(timestamp)
             assert missing >= 0
         assert 0 <= tracker.held <= MAX_HELD + 1
@@ -191,7 +196,22 @@ def run_receiver(data: bytes) -> None:
     assert receiver.streams == 0
     assert taken == receiver.packets_in == receiver.frames_out + sum(receiver.dropped.values())
     assert receiver.frames_out == len(frames)
-    assert all(frame.opus for frame in frames)
+    assert all(0 < frame.samples <= MAX_SAMPLES for frame in frames)
+
+
+def run_opus(data: bytes) -> None:
+    """`packet_samples`: a length that the format allows, or none."""
+    samples = packet_samples(data)
+    assert samples == 0 or samples % 120 == 0
+    assert 0 <= samples <= MAX_SAMPLES
+
+
+def make_opus(dice: random.Random) -> bytes:
+    """Mostly packets of many frames, whose lengths hardly ever add up."""
+    data = bytearray(noise(dice, 1400))
+    if data and dice.random() < 0.7:
+        data[0] |= 3
+    return bytes(data)
 
 
 STEPS = [bytes([5, 0, 1, 0, 3]) + SILENCE_FRAME + bytes([6, 0x30, 1, 0, 1, 14]) + bytes(9) + b"opus" + b"\2", bytes(64)]
@@ -217,4 +237,5 @@ TARGETS = (
     Target("discovery", REPLIES, run_discovery, lambda dice: _sized(dice, mutate(dice, REPLIES, 3))),
     Target("jitter", [bytes([0, 0]) + bytes([0x40] * 40)], run_jitter, lambda dice: noise(dice, 400)),
     Target("receiver", STEPS, run_receiver, make_receiver),
+    Target("opus", [SILENCE_FRAME, b"\x7b\x03" + bytes(90)], run_opus, make_opus),
 )

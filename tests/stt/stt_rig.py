@@ -40,8 +40,8 @@ def samples_of(name: str) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.concatenate(parts)
 
 
-def packets_of(name: str) -> list[bytes]:
-    return encode_all(samples_of(name))
+def packets_of(name: str, packet_ms: float = 20) -> list[bytes]:
+    return encode_all(samples_of(name), packet_ms=packet_ms)
 
 
 def manifest() -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 from stt_rig import packets_of
 
 from roost.audio import SILENCE_FRAME
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.ipc import Audio
-from roost_stt.protocol.segmenter import Cut
+from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker import speakers as module
 from roost_stt.worker.backlog import Backlog
 from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers, Spoken
@@ -72,6 +75,70 @@ def test_lost_packets_become_silence_of_their_length(model: SileroModel, packets
         speakers.drain(1)
     assert len(whole) == len(holes) == 1
     assert abs(len(whole[0].segment.pcm) - len(holes[0].segment.pcm)) <= 2 * 1024
+
+
+@pytest.mark.parametrize("packet_ms", [2.5, 10, 40, 60, 120])
+def test_packets_of_every_length_make_the_same_utterance(
+    model: SileroModel, packets: list[bytes], packet_ms: float
+) -> None:
+    spoken: list[list[Spoken]] = []
+    for each_ms, stream in ((20.0, packets), (packet_ms, packets_of("lv_0880", packet_ms))):
+        out: list[Spoken] = []
+        speakers = Speakers(model, Endpointing(), out.append)
+        for number, packet in enumerate(stream):
+            at_s = number * each_ms / 1000
+            speakers.frame(Audio(number, 1, 7, round(at_s * 48_000), at_s, 0, packet), at_s)
+        assert abs(speakers.decoded()[7] - len(packets)) <= 6
+        speakers.drain(1)
+        assert speakers.stats()["damaged"] == 0
+        spoken.append(out)
+    (usual,), (other,) = spoken
+    assert other.segment.duration_s == pytest.approx(usual.segment.duration_s, abs=0.1)
+    assert other.segment.started_s == pytest.approx(usual.segment.started_s, abs=0.1)
+    assert other.segment.ended_s == pytest.approx(usual.segment.ended_s, abs=0.1)
+
+
+def test_lost_packets_of_60_ms_become_silence_of_their_length(model: SileroModel) -> None:
+    lengths = []
+    for skip in (range(0), range(20, 23)):
+        out: list[Spoken] = []
+        speakers = Speakers(model, Endpointing(), out.append)
+        for number, packet in enumerate(packets_of("lv_0880", 60)):
+            if number not in skip:
+                speakers.frame(Audio(number, 1, 7, number * 2880, number * 0.06, 0, packet), number * 0.06)
+        speakers.drain(1)
+        assert len(out) == 1
+        lengths.append(out[0].segment.duration_s)
+    assert lengths[0] == pytest.approx(lengths[1], abs=0.07)
+
+
+def test_a_pause_between_packets_of_120_ms_does_not_end_an_utterance_early(model: SileroModel) -> None:
+    out: list[Spoken] = []
+    speakers = Speakers(model, Endpointing(), out.append)
+    for number, packet in enumerate(packets_of("lv_0880", 120)[:12]):
+        if number not in (6, 7, 8):  # 480 ms from one arrival to the next, of which 360 ms are lost
+            speakers.frame(Audio(number, 1, 7, number * 5760, number * 0.12, 0, packet), number * 0.12)
+    assert out == []
+
+
+def test_what_is_no_opus_is_counted_and_changes_nothing(model: SileroModel, packets: list[bytes]) -> None:
+    segments: list[Segment] = []
+    for bad in ([], [b"", b"\x7b\x00", b"\x7b\x07" + bytes(70)]):
+        out: list[Spoken] = []
+        speakers = Speakers(model, Endpointing(), out.append)
+        for number, packet in enumerate(packets):
+            for each in bad:
+                speakers.frame(audio(number, each), number * 0.02)
+            speakers.frame(audio(number, packet), number * 0.02)
+        speakers.drain(1)
+        assert speakers.stats()["damaged"] == len(bad) * len(packets)
+        (spoken,) = out
+        segments.append(spoken.segment)
+    clean, spoiled = segments
+    assert dataclasses.replace(clean, pcm=b"") == dataclasses.replace(spoiled, pcm=b"")
+    # The resampler dithers.
+    heard, meant = (np.frombuffer(each.pcm, np.int16).astype(int) for each in segments)
+    assert np.abs(heard - meant).max() <= 4
 
 
 def test_one_persons_packets_end_anothers_utterance(model: SileroModel, packets: list[bytes]) -> None:

@@ -64,7 +64,7 @@ class VoicePart(Protocol):
     async def speak(
         self, guild_id: int, user_id: int, *, wav: bytes | None, recording: str | None, params: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Send a recording in real time as 20 ms frames; gives ``started_at``, ``ended_at`` (monotonic), ``frames``."""
+        """Send a recording in real time as Opus packets; gives ``started_at``, ``ended_at`` (monotonic), ``frames``."""
         ...
 
     def recordings(self) -> list[dict[str, Any]]:

@@ -118,6 +118,10 @@ class ConformanceHost:
         """Let a fault of the voice server happen."""
         self._armed.setdefault(name, []).extend([params] * times)
 
+    def armed(self, name: str) -> bool:
+        """Whether a fault of this name has not happened yet."""
+        return bool(self._armed.get(name))
+
     def disarm(self) -> None:
         """Forget the faults that have not happened."""
         self._armed.clear()
@@ -191,8 +195,9 @@ class Bench:
         self.voice.listen(GUILD, user, lambda who, opus: heard.append((who, opus)))
         return heard
 
-    async def speak(self, user: int, seconds: float = 0.2) -> None:
-        await self.voice.speak(GUILD, user, wav=tone(seconds), recording=None, params={})
+    async def speak(self, user: int, seconds: float = 0.2, **params: Any) -> dict[str, Any]:
+        """Have a member speak, with the simulator's parameters for it."""
+        return await self.voice.speak(GUILD, user, wav=tone(seconds), recording=None, params=params)
 
     def tells(self, what: str) -> bool:
         """Whether the driver can tell of it."""
@@ -307,6 +312,52 @@ async def receives_what_is_spoken(bench: Bench) -> None:
             assert stats.frames_decrypted > 5
             assert stats.dave_version == 1
         _assert_invariant(stats)
+
+
+async def drops_what_is_no_opus(bench: Bench) -> None:
+    """An empty packet, and any other that is not valid Opus, is dropped; what follows is heard."""
+    await bench.join(ANN)
+    bad = (b"", b"\x7b\x00" + bytes(9), b"\x7b\x07" + bytes(70), b"\x79" + bytes(7))
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        told = await bench.speak(ANN, 0.4, insert=[packet.hex() for packet in bad])
+        good = told["frames"] - len(bad)
+        await events.until(lambda: len(events.frames) >= good, "all that is Opus")
+        assert all(frame.samples for frame in events.frames)
+        if bench.tells(PACKETS):
+            assert link.stats().dropped == {"opus": len(bad)}
+        _assert_invariant(link.stats())
+
+
+async def hears_packets_of_every_length(bench: Bench) -> None:
+    """Packets of 2.5 to 120 ms are frames of their own length, and none of them is taken for lost."""
+    await bench.join(ANN)
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        for packet_ms in (2.5, 40, 60, 120):
+            events.frames.clear()
+            told = await bench.speak(ANN, 0.5, packet_ms=packet_ms)
+            await events.until(lambda told=told: len(events.frames) >= told["frames"] + 5, f"{packet_ms} ms")  # type: ignore[misc]
+            speech = events.frames[: told["frames"]]
+            assert {frame.samples for frame in speech} == {packet_ms * 48}
+            assert {frame.lost_before for frame in speech} == {0}
+        assert link.stats().lost == 0
+
+
+async def follows_numbers_that_jump(bench: Bench) -> None:
+    """A speaker whose packet numbers jump is heard after a few packets, and only those count as lost."""
+    await bench.join(ANN)
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        lost = 0
+        for by in (30_000, -1400, 1400, -50):
+            bench.host.arm("renumber", by=by, user_id=ANN)
+            await bench.settled(lambda: not bench.host.armed("renumber"), "numbers jump")
+            heard = len(events.frames)
+            told = await bench.speak(ANN, 0.4)
+            await events.until(lambda told=told, heard=heard: len(events.frames) >= heard + told["frames"] + 2, f"{by}")  # type: ignore[misc]
+            assert link.stats().lost - lost <= 3, by
+            lost = link.stats().lost
 
 
 async def hears_two_at_once(bench: Bench) -> None:
@@ -655,6 +706,9 @@ CHECKS: tuple[Check, ...] = (
     opens_live_and_closes,
     tells_members,
     receives_what_is_spoken,
+    drops_what_is_no_opus,
+    hears_packets_of_every_length,
+    follows_numbers_that_jump,
     hears_two_at_once,
     is_heard,
     follows_key_changes,

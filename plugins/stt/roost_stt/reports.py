@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from roost.audio import VoiceSession
+from roost.audio import FRAME_MS, VoiceSession
 from roost_stt.captions import display_name
 from roost_stt.engine import SpeechWorker
 from roost_stt.supervision import Trouble
@@ -36,7 +36,7 @@ def already(session: VoiceSession, running: Transcription) -> str:
 def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str]) -> str:
     """The state of a transcription."""
     heard = ", ".join(
-        f"{display_name(name_of(user_id))} {frames * 0.02:.1f} s"
+        f"{display_name(name_of(user_id))} {frames * FRAME_MS / 1000:.1f} s"
         for user_id, frames in sorted(running.decoded().items())
         if user_id in running.session.members
     )

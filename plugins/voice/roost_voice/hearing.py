@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from roost.audio import FRAME_MS, SILENCE_FRAME, AudioFrame, LinkStats
+from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats
 from roost_voice.levels import FRAME
 
 if TYPE_CHECKING:
@@ -46,9 +46,16 @@ class Level:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of one member."""
+    """What came of one member.
+
+    Attributes:
+        frames: Packets.
+        seconds: How long they last together.
+        lost: Packets missing between them.
+    """
 
     frames: int
+    seconds: float
     lost: int
     level: Level | None
 
@@ -56,7 +63,7 @@ class Heard:
     def words(self) -> str:
         share = f" ({100 * self.lost / (self.frames + self.lost):.1f} %)" if self.lost else ""
         level = self.level.words if self.level is not None else "level unknown"
-        return f"{self.frames * FRAME_MS / 1000:.1f} s of speech, {self.lost} packets lost{share}, {level}"
+        return f"{self.seconds:.1f} s of speech, {self.lost} packets lost{share}, {level}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,7 +171,8 @@ async def hear(session: Session, seconds: float, allows: Callable[[int], bool]) 
         frames = came.get(user_id)
         # What was lost before the first one was lost before the test.
         lost = sum(frame.lost_before for frame in frames[1:]) if frames else 0
-        heard[user_id] = Heard(len(frames), lost, levels.get(user_id)) if frames else None
+        lasted_s = sum(frame.samples for frame in frames) / SAMPLE_RATE_HZ if frames else 0.0
+        heard[user_id] = Heard(len(frames), lasted_s, lost, levels.get(user_id)) if frames else None
     return Hearing(
         seconds, session.channel_id, link, heard, frozenset(humans - agreed), capturing, deafened=session.deafened
     )

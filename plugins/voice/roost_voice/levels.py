@@ -13,6 +13,8 @@ import sys
 FRAME = struct.Struct(">QH")
 """Before each frame: user id, and the frame's length in bytes."""
 FLOOR_DB = -96.0
+WINDOW_SAMPLES = 960
+"""Loudness is measured over 20 ms, however long the packets are."""
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
     data, at = sys.stdin.buffer.read(), 0
     decoders: dict[int, OpusDecoder] = {}
     levels: dict[int, list[float]] = {}
+    rest: dict[int, np.ndarray] = {}
     peaks: dict[int, float] = {}
     damaged: dict[int, int] = {}
     while at + FRAME.size <= len(data):
@@ -36,8 +39,13 @@ def main() -> None:
             damaged[user_id] = damaged.get(user_id, 0) + 1
             continue
         if samples.size:
-            levels.setdefault(user_id, []).append(float(np.sqrt(np.mean(samples**2))))
             peaks[user_id] = max(peaks.get(user_id, 0.0), float(np.max(np.abs(samples))))
+            if user_id in rest:
+                samples = np.concatenate([rest[user_id], samples])
+            whole = len(samples) - len(samples) % WINDOW_SAMPLES
+            windows = samples[:whole].reshape(-1, WINDOW_SAMPLES)
+            levels.setdefault(user_id, []).extend(np.sqrt(np.mean(windows**2, axis=1)).tolist())
+            rest[user_id] = samples[whole:]
 
     def decibels(amplitude: float) -> float:
         return round(max(FLOOR_DB, float(20 * np.log10(max(amplitude, 1e-9)))), 1)
@@ -45,7 +53,7 @@ def main() -> None:
     # Speech is full of pauses: the loud tenth says how loud the voice is.
     found = {
         str(user_id): {
-            "level_db": decibels(float(np.percentile(levels[user_id], 90))) if user_id in levels else FLOOR_DB,
+            "level_db": decibels(float(np.percentile(levels[user_id], 90))) if levels.get(user_id) else FLOOR_DB,
             "peak_db": decibels(peaks.get(user_id, 0.0)),
             "damaged": damaged.get(user_id, 0),
         }

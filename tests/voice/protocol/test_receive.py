@@ -182,6 +182,43 @@ def test_damage_of_every_kind_has_its_name() -> None:
     assert ear.balanced()
 
 
+def test_what_is_no_opus_is_dropped_and_leaves_no_gap() -> None:
+    ear = Ear()
+    group = DaveGroup(1, 2, Timing(), allow_unencrypted=True)
+    group.describe(0)
+    group.decrypt = lambda user_id, payload, now: payload[1:]  # type: ignore[method-assign]
+    ear.receiver = Receiver(7, group, ear.frames.append, Timing())
+    ear.receiver.set_opener(make_opener(MODE_GCM, KEY))
+    ear.known().take(ear.packet(1, payload=b"+" + OPUS))
+    ear.take(*(ear.packet(2 + n, payload=b"+" + bad) for n, bad in enumerate((b"", b"\x7b\x00", b"\x7b\x07"))))
+    ear.take(ear.packet(5, payload=b"+" + OPUS))
+    assert [(frame.opus, frame.lost_before) for frame in ear.frames] == [(OPUS, 0), (OPUS, 3)]
+    assert ear.receiver.dropped == {"opus": 3}
+    assert ear.receiver.lost == 3
+    assert ear.balanced()
+
+
+def test_a_stream_numbered_anew_is_heard_after_two_packets() -> None:
+    ear = Ear().known()
+    ear.take(*(ear.packet(n) for n in range(2000, 2010)))
+    ear.take(*(ear.packet(n) for n in range(600, 610)))
+    assert len(ear.frames) == 18
+    assert ear.frames[10].lost_before == 2
+    assert ear.receiver.dropped == {"late": 2}
+    assert ear.receiver.lost == 2
+    assert ear.balanced()
+
+
+def test_packets_that_the_network_delays_restart_no_stream() -> None:
+    ear = Ear().known()
+    sealed = [ear.packet(n) for n in range(40)]
+    ear.take(*sealed[:10], *sealed[20:]).tick(0.1)
+    ear.take(*sealed[10:20], ear.packet(40))
+    assert ear.receiver.dropped == {"late": 10}
+    assert ear.frames[-1].lost_before == 0
+    assert ear.receiver.lost == 10
+
+
 def test_without_a_key_nothing_is_read() -> None:
     ear = Ear().known()
     ear.receiver.set_opener(None)

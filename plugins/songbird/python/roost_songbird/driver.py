@@ -26,9 +26,11 @@ from roost.audio import (
     Timing,
 )
 from roost.errors import ConfigError, VoiceError
+from roost.opus_packet import packet_samples
 from roost.scopes import Scope
 from roost_voice.protocol.address import check_address
 from roost_voice.protocol.close_codes import policy
+from roost_voice.protocol.jitter import RESTART_AFTER
 
 _log = logging.getLogger("roost.voice.songbird")
 
@@ -62,6 +64,7 @@ class SongbirdLink:
         self._timing = timing
         self._ended: asyncio.Future[LinkEnd] = asyncio.get_running_loop().create_future()
         self._sequences: dict[int, tuple[int, int]] = {}
+        self._late = (0, 0, 0)
         self._reconnects: deque[float] = deque(maxlen=timing.reconnect_limit)
         self._dropped: Counter[str] = Counter()
         self._packets = self._frames = self._lost = self._resumes = self._refused = self._taken = 0
@@ -116,18 +119,27 @@ class SongbirdLink:
                 continue
             ssrc, before = self._sequences.get(packet.user_id, (None, 0))
             step = (packet.sequence - before) & 0xFFFF if ssrc == packet.ssrc else 1
-            if step == 0 or step >= _HALF:
+            if (step == 0 or step >= _HALF) and not self._restarts(packet.ssrc, packet.sequence):
                 self._dropped["late"] += 1
             else:
                 self._sequences[packet.user_id] = packet.ssrc, packet.sequence
+                opus = bytes(packet.opus)
+                if not packet_samples(opus):
+                    self._dropped["opus"] += 1
+                    continue
                 lost = step - 1 if step <= MAX_GAP else 0
                 self._lost += lost
                 self._frames += 1
                 self._events.frame(
-                    AudioFrame(
-                        self._cred.guild_id, packet.user_id, packet.ssrc, packet.timestamp, bytes(packet.opus), lost
-                    )
+                    AudioFrame(self._cred.guild_id, packet.user_id, packet.ssrc, packet.timestamp, opus, lost)
                 )
+
+    def _restarts(self, ssrc: int, sequence: int) -> bool:
+        """Note a late packet; True when so many came in a row that the sender must number its packets anew."""
+        known, following, run = self._late
+        run = run + 1 if (known, following) == (ssrc, sequence) else 1
+        self._late = ssrc, (sequence + 1) & 0xFFFF, run
+        return run >= RESTART_AFTER
 
     def spoke(self, speaking: songbird.Speaking) -> None:
         if speaking.user_id is not None:

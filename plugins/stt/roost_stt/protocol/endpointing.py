@@ -19,7 +19,8 @@ class Endpointing:
         start_probability: Speech starts at this probability.
         stop_probability: Below this a stretch counts as silence.
         silence_ms: Silence in the audio that ends an utterance.
-        gap_ms: Time without packets that ends an utterance.
+        gap_ms: Time without packets that ends an utterance, counted from the packet's arrival; what a packet lasts
+            beyond 20 ms is added.
         quiet_gap_ms: The same after silence frames, counted from the first of them.
         soft_limit_s: From this length on, `soft_silence_ms` is silence enough.
         soft_silence_ms: See `soft_limit_s`.
@@ -39,6 +40,9 @@ class Endpointing:
     min_speech_ms: int = 96
 
 
+USUAL_PACKET_S = 0.02
+
+
 class ArrivalClock:
     """Tells from arrival times alone whether one speaker's packets have ceased.
 
@@ -54,8 +58,15 @@ class ArrivalClock:
         self._quiet_seen_s = 0.0
         self.silence_frames = 0
 
-    def frame(self, arrival_s: float, now: float, *, is_silence: bool) -> None:
-        """A packet came."""
+    def frame(self, arrival_s: float, now: float, *, is_silence: bool, lasts_s: float = USUAL_PACKET_S) -> None:
+        """A packet came.
+
+        Args:
+            arrival_s: When the bot got it.
+            now: The clock of this process.
+            is_silence: It is the silence frame that ends a stretch of speech.
+            lasts_s: How long its audio is: the next packet is due only after it.
+        """
         if is_silence:
             if self.silence_frames == 0:
                 self._quiet_arrival_s, self._quiet_seen_s = arrival_s, now
@@ -63,7 +74,8 @@ class ArrivalClock:
         else:
             self.silence_frames = 0
             self._quiet_arrival_s = None
-        self._last_arrival_s, self._last_seen_s = arrival_s, now
+        longer_s = max(0.0, lasts_s - USUAL_PACKET_S)
+        self._last_arrival_s, self._last_seen_s = arrival_s + longer_s, now + longer_s
 
     def ended_by(self, arrival_s: float) -> bool:
         """Whether a packet (of anybody) that arrived then proves that this speaker had stopped before."""

@@ -12,6 +12,7 @@ import soxr
 
 from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
 from roost.opus import OpusDecoder, OpusError
+from roost.opus_packet import MAX_SAMPLES, packet_samples
 from roost.speech import ENGINE_SAMPLE_RATE_HZ
 from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
 from roost_stt.protocol.ipc import Audio
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from roost_stt.worker.drafts import Drafts
 
 IDLE_DECODER_S = 50.0
-MAX_CONCEAL_FRAMES = 20
+MAX_CONCEAL_SAMPLES = 20 * FRAME_SAMPLES
 """Longer losses are a gap, not something to fill."""
-MAX_PACKET_SAMPLES = 5760
 MAX_SPEAKERS = 512
 """With decoders of their own; beyond that the one silent for longest makes room."""
 MAX_COUNTED = 4096
@@ -59,7 +59,7 @@ class Speaker:
         self._last_index = 0
         self.last_seen_s = 0.0
         self.active = False
-        self.decoded = 0
+        self.decoded_samples = 0
         self.damaged = 0
 
     @property
@@ -86,16 +86,21 @@ class Speaker:
         return self._segmenter.so_far()
 
     def frame(self, audio: Audio, now: float) -> list[Segment]:
-        """Take one frame."""
+        """Take one packet, of whatever length it says."""
+        samples = packet_samples(audio.opus)
+        if not samples:
+            self.damaged += 1
+            return []
         is_silence = audio.opus == SILENCE_FRAME
         out: list[Segment] = []
         if self.clock.ended_by(audio.arrival_s):
             out += self.finish(Cut.GAP)
-        self.clock.frame(audio.arrival_s, now, is_silence=is_silence)
+        lasts_s = samples / SAMPLE_RATE_HZ
+        self.clock.frame(audio.arrival_s, now, is_silence=is_silence, lasts_s=lasts_s)
         self.last_seen_s = now
         self._last_index = audio.index
-        lost = self._lost(audio)
-        self._next_timestamp = (audio.rtp_timestamp + FRAME_SAMPLES) & 0xFFFFFFFF
+        missing = self._missing(audio, samples)
+        self._next_timestamp = (audio.rtp_timestamp + samples) & 0xFFFFFFFF
         if is_silence and not self.active:
             return out  # a video client's endless silence costs nothing
         self.active = True
@@ -103,15 +108,16 @@ class Speaker:
             pcm = self._decoder.decode(audio.opus)
         except OpusError:
             self.damaged += 1
-            pcm = np.zeros(FRAME_SAMPLES, np.int16)
+            pcm = np.zeros(samples, np.int16)
         else:
-            self.decoded += 1
-        if len(pcm) > MAX_PACKET_SAMPLES:
+            self.decoded_samples += samples
+        if len(pcm) > MAX_SAMPLES:
             self.damaged += 1
             return out
-        if lost:
-            pcm = np.concatenate([np.zeros(lost * FRAME_SAMPLES, np.int16), pcm])
-        out += self._hear(np.asarray(self._resampler.resample_chunk(pcm)), audio.arrival_s, audio.index)
+        if missing:
+            pcm = np.concatenate([np.zeros(missing, np.int16), pcm])
+        # The packet was sent when its audio began, as far as anybody can know: what it holds ends so much later.
+        out += self._hear(np.asarray(self._resampler.resample_chunk(pcm)), audio.arrival_s + lasts_s, audio.index)
         if self.clock.silence_frames >= RESTING_FRAMES and not self.speaking:
             self.clear()
         return out
@@ -123,10 +129,10 @@ class Speaker:
             self._next_timestamp = None
             return []
         tail = np.asarray(self._resampler.resample_chunk(np.zeros(0, np.int16), last=True))
-        out = self._hear(tail, self.last_arrival_s, self._last_index)
+        out = self._hear(tail, self.last_end_s, self._last_index)
         if len(self._left) and self.speaking:
             padding = np.zeros(CHUNK_SAMPLES - len(self._left), np.int16)
-            out += self._hear(padding, self.last_arrival_s, self._last_index)
+            out += self._hear(padding, self.last_end_s, self._last_index)
         out += self._segmenter.end(cut)
         self._rest()
         return out
@@ -146,24 +152,25 @@ class Speaker:
 
     def _new_resampler(self) -> None:
         self._resampler = soxr.ResampleStream(SAMPLE_RATE_HZ, ENGINE_SAMPLE_RATE_HZ, 1, dtype="int16", quality="MQ")
-        self.last_arrival_s = 0.0
+        self.last_end_s = 0.0
 
-    def _lost(self, audio: Audio) -> int:
-        """Frames to fill with silence before this one."""
-        lost = audio.lost_before
+    def _missing(self, audio: Audio, samples: int) -> int:
+        """Samples to fill with silence before this packet: by the sender's clock, else by what is counted as lost."""
+        missing = audio.lost_before * samples
         if self._next_timestamp is not None:
             step = ((audio.rtp_timestamp - self._next_timestamp + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-            lost = max(lost, step // FRAME_SAMPLES)
-        return lost if 0 < lost <= MAX_CONCEAL_FRAMES and self.active else 0
+            if step > 0:
+                missing = step
+        return missing if 0 < missing <= MAX_CONCEAL_SAMPLES and self.active else 0
 
-    def _hear(self, pcm: npt.NDArray[np.int16], arrival_s: float, index: int) -> list[Segment]:
-        self.last_arrival_s = arrival_s
+    def _hear(self, pcm: npt.NDArray[np.int16], end_s: float, index: int) -> list[Segment]:
+        self.last_end_s = end_s
         samples = np.concatenate([self._left, pcm]) if len(self._left) else pcm
         out: list[Segment] = []
         whole = len(samples) - len(samples) % CHUNK_SAMPLES
         for start in range(0, whole, CHUNK_SAMPLES):
             chunk = samples[start : start + CHUNK_SAMPLES]
-            began_s = arrival_s - (len(samples) - start) / ENGINE_SAMPLE_RATE_HZ + 0.02
+            began_s = end_s - (len(samples) - start) / ENGINE_SAMPLE_RATE_HZ
             out += self._segmenter.push(chunk.tobytes(), self._vad.probability(chunk), began_s, index)
         self._left = samples[whole:]
         return out
@@ -185,7 +192,7 @@ class Speakers:
         self._options = options
         self._emit = emit
         self._speakers: dict[Key, Speaker] = {}
-        self._decoded: dict[int, int] = {}
+        self._decoded_samples: dict[int, int] = {}
         self._damaged = 0
         self._checked_s = 0.0
         self._idle_s = idle_s
@@ -242,11 +249,11 @@ class Speakers:
         return any(speaker.active for speaker in self._speakers.values())
 
     def decoded(self) -> dict[int, int]:
-        """Frames decoded so far, per user."""
-        total = dict(self._decoded)
+        """Audio decoded so far, per user, in frames of 20 ms however long the packets were."""
+        total = dict(self._decoded_samples)
         for (_, user_id), speaker in list(self._speakers.items()):
-            total[user_id] = total.get(user_id, 0) + speaker.decoded
-        return total
+            total[user_id] = total.get(user_id, 0) + speaker.decoded_samples
+        return {user_id: samples // FRAME_SAMPLES for user_id, samples in total.items()}
 
     def needed(self) -> dict[Key, int]:
         """Per speaker, the first audio index not yet part of a finished utterance (or known to be no speech)."""
@@ -264,11 +271,12 @@ class Speakers:
     def _drop(self, key: Key) -> None:
         speaker = self._speakers.pop(key)
         self._damaged += speaker.damaged
-        if len(self._decoded) >= MAX_COUNTED and key[1] not in self._decoded:
-            first = next(user_id for user_id in self._decoded if user_id)
-            self._decoded[0] = self._decoded.get(0, 0) + self._decoded.pop(first)
-        if speaker.decoded:
-            self._decoded[key[1]] = self._decoded.get(key[1], 0) + speaker.decoded
+        decoded = self._decoded_samples
+        if len(decoded) >= MAX_COUNTED and key[1] not in decoded:
+            first = next(user_id for user_id in decoded if user_id)
+            decoded[0] = decoded.get(0, 0) + decoded.pop(first)
+        if speaker.decoded_samples:
+            decoded[key[1]] = decoded.get(key[1], 0) + speaker.decoded_samples
 
     def _give(self, key: Key, segments: list[Segment]) -> None:
         speaker = self._speakers[key]

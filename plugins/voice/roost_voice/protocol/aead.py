@@ -98,23 +98,24 @@ class ReplayWindow:
     or per stream.
     """
 
-    __slots__ = ("_highest", "_seen")
+    __slots__ = ("_seen", "newest")
 
     def __init__(self) -> None:
-        self._highest = -1
+        self.newest = -1
+        """The highest counter seen: that of the packet the server sent last."""
         self._seen = 0
 
     def accept(self, counter: int) -> bool:
         """Whether this counter is new; it is remembered. Counters older than the window are refused."""
-        highest = self._highest
+        highest = self.newest
         if highest < 0:
-            self._highest = counter
+            self.newest = counter
             self._seen = 1
             return True
         ahead = (counter - highest) & 0xFFFFFFFF
         if 0 < ahead < 0x80000000:
             self._seen = ((self._seen << ahead) | 1) & _REPLAY_MASK if ahead < REPLAY_WINDOW else 1
-            self._highest = counter
+            self.newest = counter
             return True
         behind = (highest - counter) & 0xFFFFFFFF
         if behind >= REPLAY_WINDOW or self._seen >> behind & 1:

@@ -1,4 +1,4 @@
-"""From one datagram to one `AudioFrame`, in one call: parse, open, order, end-to-end decrypt.
+"""From one datagram to one `AudioFrame`, in one call: parse, open, order, end-to-end decrypt, check.
 
 Every packet ends as a frame or under a named reason, so that ``packets_in == frames_out + sum(dropped.values())``;
 packets that still wait for an earlier one are counted when their fate is known.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from roost.audio import AudioFrame, Timing
+from roost.opus_packet import packet_samples
 
 from . import rtp
 from .aead import Opener, ReplayWindow
 from .dave import DaveGroup
-from .jitter import Released, SequenceTracker
+from .jitter import LATE, Released, SequenceTracker
 
 MAX_SOURCES = 1024
 """Streams known at a time. A user has one, so this is also the most speakers; the longest known one goes first."""
@@ -119,7 +120,8 @@ class Receiver:
         if body is None:
             return self._drop("aead")
         self.last_packet_at = source.last_at = now
-        if not source.replay.accept(int.from_bytes(data[-4:], "big")):
+        counter = int.from_bytes(data[-4:], "big")
+        if not source.replay.accept(counter):
             return self._drop("replayed")
         payload = rtp.strip(first, extension, body)
         if isinstance(payload, str):
@@ -130,19 +132,27 @@ class Receiver:
             self._schedule(now + self._timing.ssrc_idle_s)
         refusal = tracker.refusal(sequence)
         if refusal is not None:
-            return self._drop(refusal)
+            # What the network brought late, the server had sent before others; a new beginning it sends after them.
+            if refusal != LATE or source.replay.newest != counter or not tracker.restarts(sequence):
+                return self._drop(refusal)
+            self._out_of_order(source, tracker, tracker.restart(sequence))
         user_id = source.user_id
         opus = self._dave.decrypt(user_id, payload, now)
         if isinstance(opus, str):
             self._drop(opus)
             self._out_of_order(source, tracker, tracker.accept(sequence, None, now))
             return None
-        lost = tracker.in_order(sequence)
+        samples = packet_samples(opus)
+        if not samples:
+            self._drop("opus")
+            self._out_of_order(source, tracker, tracker.accept(sequence, None, now))
+            return None
+        lost = tracker.in_order(sequence, rtp_timestamp, samples)
         if lost >= 0:
             self.frames_out += 1
             self._emit(AudioFrame(self._guild_id, user_id, ssrc, rtp_timestamp, opus, lost))
         else:
-            self._out_of_order(source, tracker, tracker.accept(sequence, (rtp_timestamp, opus), now))
+            self._out_of_order(source, tracker, tracker.accept(sequence, (rtp_timestamp, samples, opus), now))
         return None
 
     def handle_timer(self, now: float) -> None:
@@ -187,7 +197,7 @@ class Receiver:
 
     @property
     def lost(self) -> int:
-        """Frames that never came, came too late or could not be decrypted."""
+        """Packets that never came, came too late, could not be decrypted or are not valid Opus."""
         return self._lost_before + sum(s.tracker.lost for s in self._sources.values() if s.tracker is not None)
 
     @property

@@ -10,7 +10,7 @@ import struct
 
 PAYLOAD_TYPE_OPUS = 0x78
 MAX_DATAGRAM_BYTES = 2048
-"""Larger datagrams are not voice: an Opus packet of 20 ms has at most 1275 bytes."""
+"""Larger datagrams are not voice: packets of every length are made to fit into one Ethernet frame."""
 
 HEADER = struct.Struct(">BBHII")
 HEADER_BYTES = HEADER.size

@@ -34,6 +34,9 @@ ACTIVE = {
     "malformed_rtp": "damaged RTP, RTCP and random datagrams arrive; params: count (20), seed, user_id",
     "malformed_messages": "JSON and binary messages that mean nothing arrive; params: count (20), seed, user_id",
     "garbled_frame": "a text frame that is no UTF-8 arrives, which ends the connection; params: user_id",
+    "renumber": "the numbers of a member's packets jump, their clock goes on; params: by (-1400), user_id: who speaks",
+    "second_client": "another client of a member comes, with a stream of its own, and leaves (ops 11, 12, 5, 13); "
+    "params: member, ssrc (500000), user_id: who is told",
     "corrupt_media": "end-to-end frames arrive damaged, though well sealed; params: frames (36), user_id",
     "new_streams": "op 5 names streams of users nobody knows, each with a packet; params: count (100), first, user_id",
     "unknown_transition": "op 22 executes a transition nobody prepared; params: transition_id (54321), user_id",

@@ -59,6 +59,8 @@ class MediaRelay:
         """By (guild, user)."""
         self.corrupt: dict[tuple[int, int], int] = {}
         """Frames still to damage on the way to (guild, user)."""
+        self.offsets: dict[int, int] = {}
+        """By ssrc: what is added to the numbers of its packets."""
         self.ignored: collections.Counter[str] = collections.Counter()
         """Datagrams that belong to no session or were left unanswered by a fault, by reason."""
 
@@ -149,6 +151,9 @@ class MediaRelay:
         every = self._settings.report_packets
         if every and session.relayed % every == 0 and session.sealer is not None and session.address is not None:
             self.sendto(rtp.receiver_report(session.ssrc, packet.sequence, session.sealer), session.address)
+        offset = self.offsets.get(packet.ssrc)
+        if offset:
+            packet = dataclasses.replace(packet, sequence=(packet.sequence + offset) & 0xFFFF)
         for other in room.others(session):
             self._pass_on(packet, other, now)
 

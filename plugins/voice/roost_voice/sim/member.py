@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import davey
 
-from roost.audio import FRAME_MS, FRAME_SAMPLES, SILENCE_FRAME
+from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
 from roost.errors import BusyError, ClosedError, ResourceError
+from roost.opus_packet import packet_samples
 from roost_voice.sim import rtp
 
 _STEP_S = 5.0
@@ -26,6 +27,11 @@ _SPEAKING_LEAD_S = 0.02
 """Between op 5 and the first frame: the one goes through two websockets, the other straight."""
 
 Listener = Callable[[int, bytes], None]
+
+
+def lasting(opus: bytes) -> int:
+    """Samples by which a packet moves the media clock; one that is no Opus takes the place of 20 ms."""
+    return packet_samples(opus) or FRAME_SAMPLES
 
 
 class _Udp(asyncio.DatagramProtocol):
@@ -84,8 +90,8 @@ class Member:
         self._users: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._seq_ack = -1
-        self._sequence = 0
-        self._timestamp = 0
+        self._sequence = 1
+        self._timestamp = FRAME_SAMPLES
         self._speaking = False
         self._connecting: asyncio.Task[None] | None = None
 
@@ -299,16 +305,17 @@ class Member:
                 ) from error
 
     def send_opus(self, opus: bytes) -> None:
-        """Send one frame; while encryption is not ready nothing leaves, only the media clock moves on."""
-        self._sequence += 1
-        self._timestamp += FRAME_SAMPLES
+        """Send one packet; while encryption is not ready nothing leaves, only the media clock moves on."""
+        sequence, timestamp = self._sequence, self._timestamp
+        self._sequence = (sequence + 1) & 0xFFFF
+        self._timestamp = (timestamp + lasting(opus)) & 0xFFFFFFFF
         if self._sealer is None or self._transport is None or self._transport.is_closing():
             return
         if self.version and opus != SILENCE_FRAME:
             if self.dave is None or not self.dave.ready:
                 return
             opus = self.dave.encrypt_opus(opus)
-        packet = rtp.Packet(self._ssrc, self._sequence, self._timestamp, opus)
+        packet = rtp.Packet(self._ssrc, sequence, timestamp, opus)
         if self.shortcut is not None:
             self.shortcut(packet)
         else:
@@ -318,7 +325,7 @@ class Member:
         await self._send(5, {"speaking": bits, "delay": 0, "ssrc": self._ssrc})
 
     async def speak(self, packets: Sequence[bytes], *, wait_s: float) -> dict[str, Any]:
-        """Send the packets in real time.
+        """Send the packets in real time, each for as long as it lasts.
 
         Returns:
             ``started_at`` and ``ended_at`` (`time.monotonic` at the first and the last packet) and ``frames``.
@@ -338,13 +345,16 @@ class Member:
                 await asyncio.sleep(_SPEAKING_LEAD_S)
                 started_at = time.monotonic()
                 ended_at = started_at
-                for number, packet in enumerate(packets):
-                    await self._until(started_at + number * FRAME_MS / 1000)
+                due = started_at
+                for packet in packets:
+                    await self._until(due)
                     self.send_opus(packet)
                     ended_at = time.monotonic()
-                for number in range(_CLOSING_FRAMES):
-                    await self._until(started_at + (len(packets) + number) * FRAME_MS / 1000)
+                    due += lasting(packet) / SAMPLE_RATE_HZ
+                for _ in range(_CLOSING_FRAMES):
+                    await self._until(due)
                     self.send_opus(SILENCE_FRAME)
+                    due += FRAME_SAMPLES / SAMPLE_RATE_HZ
             finally:
                 await self.say_speaking(0)
             return {"started_at": started_at, "ended_at": ended_at, "frames": len(packets)}

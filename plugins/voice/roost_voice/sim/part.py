@@ -12,7 +12,9 @@ from typing import Any
 
 import aiohttp
 
+from roost.audio import FRAME_MS
 from roost.errors import ClosedError, UsageError
+from roost.opus import PACKET_MS
 from roost.scopes import Scope
 from roost.sim.voice_part import SimHost, Ticket
 from roost_voice.sim import faults, sound
@@ -21,6 +23,7 @@ from roost_voice.sim.member import Listener, Member
 from roost_voice.sim.server import VoiceServer
 from roost_voice.sim.settings import VoiceSettings
 
+MAX_PACKET_BYTES = 1400
 _MEMBER_LIVE_S = 10.0
 _CLOSE_S = 2.0
 
@@ -207,8 +210,9 @@ class SimulatedVoice:
             user_id: Who.
             wav: A WAV file of any rate and channel count.
             recording: Name of a shipped one; exactly one of the two is given.
-            params: ``wait_s``, how long to wait for encryption; ``repeat``, how often to say it (1); ``direct``, true
-                to spare the way through the member's own socket, for hundreds of speakers.
+            params: ``wait_s``, how long to wait for encryption; ``repeat``, how often to say it (1); ``packet_ms``, the
+                length of the Opus packets (20); ``insert``, packets in hex that are sent in the middle, valid or not;
+                ``direct``, true to spare the way through the member's own socket, for hundreds of speakers.
 
         Raises:
             UsageError: Wrong arguments, an unreadable file, or the member is not in voice.
@@ -222,17 +226,27 @@ class SimulatedVoice:
         try:
             wait_s = float(params.get("wait_s", self.settings.dave_wait_s))
             repeat = int(params.get("repeat", 1))
+            packet_ms = float(params.get("packet_ms", FRAME_MS))
+            insert = [bytes.fromhex(packet) for packet in params.get("insert", ())]
         except (TypeError, ValueError) as error:
-            raise UsageError("wait_s and repeat must be numbers") from error
+            raise UsageError("wait_s, repeat and packet_ms must be numbers, insert a list of packets in hex") from error
+        if packet_ms not in PACKET_MS:
+            raise UsageError(f"packet_ms must be one of {', '.join(f'{each:g}' for each in PACKET_MS)}")
+        if any(len(packet) > MAX_PACKET_BYTES for packet in insert):
+            raise UsageError(f"a packet of insert has at most {MAX_PACKET_BYTES} bytes")
         if not 1 <= repeat <= 1000:
             raise UsageError("repeat must be from 1 to 1000")
         loop = asyncio.get_running_loop()
         if wav is not None:
-            packets = await loop.run_in_executor(running.encoders, sound.packets_of_wav, wav)
+            packets = await loop.run_in_executor(running.encoders, sound.packets_of_wav, wav, packet_ms)
         else:
-            packets = list(await loop.run_in_executor(running.encoders, sound.packets_of_recording, recording or ""))
+            packets = list(
+                await loop.run_in_executor(running.encoders, sound.packets_of_recording, recording or "", packet_ms)
+            )
         member.shortcut = running.relay if params.get("direct") else None
-        return await member.speak(packets * repeat, wait_s=wait_s)
+        packets *= repeat
+        middle = len(packets) // 2
+        return await member.speak([*packets[:middle], *insert, *packets[middle:]], wait_s=wait_s)
 
     def recordings(self) -> list[dict[str, Any]]:
         return sound.manifest()

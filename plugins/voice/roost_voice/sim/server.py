@@ -444,6 +444,7 @@ class VoiceServer:
         del self._sessions[grant.guild_id, grant.user_id], self._by_ssrc[session.ssrc], room.sessions[grant.user_id]
         self.media.losses.pop((grant.guild_id, grant.user_id), None)
         self.media.corrupt.pop((grant.guild_id, grant.user_id), None)
+        self.media.offsets.pop(session.ssrc, None)
         self._late.pop(session, None)
         self._log(session, "gone")
         if not room.sessions:
@@ -588,6 +589,17 @@ class VoiceServer:
         for ssrc in streams:
             session.send(5, {"speaking": 1, "delay": 0, "ssrc": ssrc, "user_id": str(10**17 + ssrc)})
         self.media.begin(session, streams, now)
+
+    def _fault_renumber(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        offsets = self.media.offsets
+        offsets[session.ssrc] = offsets.get(session.ssrc, 0) + fault.integer("by", -1400)
+
+    def _fault_second_client(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        member, ssrc = str(fault.integer("member", 0)), fault.integer("ssrc", 500_000)
+        session.send(11, {"user_ids": [member]})
+        session.send(12, {"user_id": member, "audio_ssrc": ssrc, "video_ssrc": 0, "rtx_ssrc": 0})
+        session.send(5, {"user_id": member, "ssrc": ssrc, "speaking": 1})
+        session.send(13, {"user_id": member})
 
     def _fault_unknown_transition(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         session.send(22, {"transition_id": fault.integer("transition_id", 54_321)})

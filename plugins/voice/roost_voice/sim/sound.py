@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from roost.audio import SAMPLE_RATE_HZ
+from roost.audio import FRAME_MS, SAMPLE_RATE_HZ
 from roost.errors import UsageError
 from roost.opus import Samples, encode_all
 
@@ -55,9 +55,9 @@ def decode(data: bytes, container: str, what: str) -> Samples:
     return sound
 
 
-def packets_of_wav(data: bytes) -> list[bytes]:
-    """A WAV file as Opus packets of 20 ms. Raises `UsageError`."""
-    return encode_all(decode(data, "wav", "the WAV data"))
+def packets_of_wav(data: bytes, packet_ms: float = FRAME_MS) -> list[bytes]:
+    """A WAV file as Opus packets of so many milliseconds. Raises `UsageError`."""
+    return encode_all(decode(data, "wav", "the WAV data"), packet_ms=packet_ms)
 
 
 def manifest() -> list[dict[str, Any]]:
@@ -67,10 +67,10 @@ def manifest() -> list[dict[str, Any]]:
 
 
 @functools.cache
-def packets_of_recording(name: str) -> tuple[bytes, ...]:
-    """A shipped recording as Opus packets of 20 ms. Raises `UsageError`."""
+def packets_of_recording(name: str, packet_ms: float = FRAME_MS) -> tuple[bytes, ...]:
+    """A shipped recording as Opus packets of so many milliseconds. Raises `UsageError`."""
     names = [entry["name"] for entry in manifest()]
     if name not in names:
         raise UsageError(f"no recording is called {name!r}; there are {', '.join(names)}")
     data = (FOLDER / f"{name}.flac").read_bytes()
-    return tuple(encode_all(decode(data, "flac", f"recording {name}")))
+    return tuple(encode_all(decode(data, "flac", f"recording {name}"), packet_ms=packet_ms))
