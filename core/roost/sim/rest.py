@@ -10,7 +10,7 @@ import hikari
 from aiohttp import web
 
 from roost.sim.answers import Problem, asking_bot, invalid, read_body
-from roost.sim.ratelimit import Verdict, bucket_of
+from roost.sim.ratelimit import Bucket, Verdict, bucket_of
 from roost.sim.rest_commands import CommandRoutes
 from roost.sim.rest_messages import MessageRoutes
 from roost.sim.world import SPOKEN, Bot, Guild
@@ -70,10 +70,11 @@ class RestApi:
         if bot is None and not public:
             sim.log("rest", method=request.method, path=_without_tokens(path), status=401)
             return Problem(401, 0, "401: Unauthorized").response()
-        verdict = self._limit(request.method, path, bot)
+        bucket = bucket_of(request.method, path)
+        verdict = self._limit(bucket, bot)
         if not verdict.allowed:
             sim.log("rest", method=request.method, path=_without_tokens(path), status=429)
-            return _too_many(verdict)
+            return _too_many(verdict, bucket)
         try:
             response = await handler(request)
         except Problem as error:
@@ -86,18 +87,17 @@ class RestApi:
             response = invalid(repr(error)).response()
         sim.log("rest", method=request.method, path=_without_tokens(path), status=response.status)
         if not path.startswith("/interactions/"):
-            _add_headers(response, verdict)
+            _add_headers(response, verdict, bucket)
         return response
 
-    def _limit(self, method: str, path: str, bot: Bot | None) -> Verdict:
+    def _limit(self, bucket: Bucket, bot: Bot | None) -> Verdict:
         now = time.monotonic()
         who = str(bot.user.id) if bot else "public"
         if bot is not None:
             overall = self._sim.limits.take_global(who, now)
             if not overall.allowed:
                 return overall
-        bucket, limit, window_s = bucket_of(method, path)
-        return self._sim.limits.take(f"{who}:{bucket}", limit, window_s, now)
+        return self._sim.limits.take(f"{who}:{bucket.route}:{bucket.major}", bucket.limit, bucket.window_s, now)
 
     def _bot(self, request: web.Request) -> Bot:
         return asking_bot(self._sim.world, request)
@@ -237,7 +237,7 @@ def _without_tokens(path: str) -> str:
     return "/".join("<token>" if len(part) > 40 else part for part in parts)
 
 
-def _add_headers(response: web.StreamResponse, verdict: Verdict) -> None:
+def _add_headers(response: web.StreamResponse, verdict: Verdict, bucket: Bucket) -> None:
     if response.prepared:
         return
     response.headers.update(
@@ -246,12 +246,12 @@ def _add_headers(response: web.StreamResponse, verdict: Verdict) -> None:
             "X-RateLimit-Remaining": str(verdict.remaining),
             "X-RateLimit-Reset": f"{time.time() + verdict.reset_after_s:.3f}",
             "X-RateLimit-Reset-After": f"{verdict.reset_after_s:.3f}",
-            "X-RateLimit-Bucket": verdict.bucket.replace(":", "-"),
+            "X-RateLimit-Bucket": bucket.name,
         }
     )
 
 
-def _too_many(verdict: Verdict) -> web.Response:
+def _too_many(verdict: Verdict, bucket: Bucket) -> web.Response:
     body = {
         "message": "You are being rate limited.",
         "retry_after": round(verdict.reset_after_s, 3),
@@ -259,7 +259,7 @@ def _too_many(verdict: Verdict) -> web.Response:
         "code": 0,
     }
     response = web.json_response(body, status=429)
-    _add_headers(response, verdict)
+    _add_headers(response, verdict, bucket)
     response.headers["Retry-After"] = f"{verdict.reset_after_s:.3f}"
     response.headers["X-RateLimit-Scope"] = "global" if verdict.is_global else "user"
     if verdict.is_global:

@@ -8,7 +8,7 @@ import hikari
 import pytest
 
 from roost.sim.faults import CORE_FAULTS, FaultTable, UnknownFault
-from roost.sim.ratelimit import RateLimiter, bucket_of
+from roost.sim.ratelimit import Bucket, RateLimiter, bucket_of
 from roost.sim.validate import command_fault, command_list_fault, message_fault
 from roost.sim.world import VOICE, SimSettings, World
 
@@ -37,10 +37,18 @@ class TestRateLimiter:
         assert len(limits._windows) <= 10_000
 
     def test_messages_share_the_bucket_of_their_channel(self) -> None:
-        assert bucket_of("POST", "/channels/1/messages") == ("messages:1", 5, 5.0)
-        assert bucket_of("POST", "/channels/2/messages")[0] != "messages:1"
+        assert bucket_of("POST", "/channels/1/messages") == Bucket("POST:messages", "1", 5, 5.0)
+        assert bucket_of("POST", "/channels/2/messages").major == "2"
         assert bucket_of("PATCH", "/channels/1/messages/5") == bucket_of("PATCH", "/channels/1/messages/6")
         assert bucket_of("GET", "/guilds/1/members/5") == bucket_of("GET", "/guilds/1/members/6")
+
+    def test_the_header_names_the_route_and_the_count_is_of_its_major_parameter(self) -> None:
+        one, two = (bucket_of("PATCH", f"/webhooks/9/{token}/messages/@original") for token in ("a", "b"))
+        assert one.name == two.name
+        assert (one.major, two.major) == ("9:a", "9:b")
+        guild, other = (bucket_of("GET", f"/guilds/{guild}/voice-states/@me") for guild in (1, 2))
+        assert guild.name == other.name
+        assert guild.major != other.major
 
 
 class TestFaultTable:
