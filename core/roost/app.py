@@ -35,6 +35,7 @@ from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.reconnect import try_often
+from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
 from roost.store import open_store
 
@@ -204,6 +205,7 @@ class App:
             except KeyError:
                 raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
         try_often()
+        learn_apart()
         return hikari.GatewayBot(
             self._token,
             intents=intents,

@@ -20,6 +20,7 @@ from roost.commands.registry import CommandRegistry
 from roost.dispatch import Dispatcher
 from roost.hooks import Deny, hookimpl
 from roost.instances import hold_instance
+from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
 from roost.sim.server import SimulatedDiscord
 from roost_voice.config import VoiceConfig
@@ -274,6 +275,7 @@ async def running(
             **settings,
         }
     )
+    learn_apart()
     bot = hikari.GatewayBot(
         sim.world.bots[0].token,
         rest_url=sim.rest_url,
