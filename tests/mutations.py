@@ -173,6 +173,38 @@ MUTATIONS = [
         "        elif self.phase in (Phase.NULL, Phase.ACK):\n            self._drop_op4()\n"
         "            self._finish(now, confirmed=True)\n",
     ),
+    Mutation(
+        "fair",
+        "a member with many guilds may fill the minute with joins",
+        VOICE + "op4.py",
+        "Room(light_below=5, light=85, heavy=50)",
+        "Room(light_below=5, light=85, heavy=85)",
+        ("tests/voice/actor/test_parts.py",),
+    ),
+    Mutation(
+        "fair",
+        "within a class the longest waiting goes first, whoever asked",
+        VOICE + "op4.py",
+        "not begun, self._used[entry.requester], entry.number",
+        "not begun, 0, entry.number",
+        ("tests/voice/actor/test_parts.py",),
+    ),
+    Mutation(
+        "fair",
+        "50 members who ask for one join are counted 50 times",
+        VOICE + "guild.py",
+        "        for event in reversed(self._mail):\n            if isinstance(event, moves.Want",
+        "        for event in ():\n            if isinstance(event, moves.Want",
+        ("tests/faults/test_fair_shares.py::test_fifty_joins_in_one_instant_count_as_one",),
+    ),
+    Mutation(
+        "fair",
+        "first replies to different interactions wait for each other",
+        "core/roost/rest_buckets.py",
+        "{routes.HASH_SEPARATOR}{route.major_param_hash}",
+        "",
+        ("tests/core/test_rest_buckets.py",),
+    ),
 ]
 
 

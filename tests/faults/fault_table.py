@@ -154,6 +154,13 @@ ROWS: tuple[Row, ...] = (
     Row(110, 0, "a member's packets are empty or not valid Opus", "dropped and counted in the receiver, before anything hears them", NOTHING),
     Row(111, 0, "a member's packets last 2.5 to 120 ms", "each is taken for as long as it says", NOTHING),
     Row(112, 1, "the numbers of a member's packets jump, back or forward", "goes on after three packets at most, and counts those as lost", GAP),
+    Row(132, 3, "one member asks for joins and leaves in 60 servers at once",
+        "voice requests go out in fair shares by member, leaves first; part of each minute is kept for leaves and for members who ask for little",
+        "The others notice nothing."),
+    Row(133, 1, "a member or a server asks for more joins in a minute than `voice.joins_per_user` or `voice.joins_per_guild` allows",
+        "refused at once, with the seconds left; a leave is never refused", "The reply says how long to wait."),
+    Row(134, 3, "50 members of one server type `/voice join` at once",
+        "each reply has a rate limit of its own, as at Discord, and waits for no other", "Every member has a final reply within 3 s."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

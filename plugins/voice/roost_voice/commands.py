@@ -167,7 +167,7 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 await reply(ctx, LEAVE_WORDS[Told.NOT_IN_VOICE], ephemeral=True)
                 return
             await ctx.defer()
-            result = await sessions.leave(guild_id, "somebody sent me out with /voice leave")
+            result = await sessions.leave(guild_id, "somebody sent me out with /voice leave", user_id=user_id)
             await reply(ctx, leave_words(result))
 
     @group.register

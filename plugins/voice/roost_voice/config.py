@@ -34,6 +34,20 @@ class VoiceConfig(BaseModel):
         default=True, description="Stay when a moderator moves the bot; otherwise leave."
     )
 
+    joins_per_user: int = Field(
+        default=10, ge=1, le=1000, description="Joins and moves one member may ask for in a minute, over all servers."
+    )
+    joins_per_guild: int = Field(
+        default=20, ge=1, le=1000, description="Joins and moves the members of one server may ask for in a minute."
+    )
+    joins_per_shard: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        description="Joins and moves in a minute that a shard takes; members who have made none yet may go on to 85. "
+        "Discord takes about 100 voice requests a minute, and leaves need room.",
+    )
+
     @field_validator("ca_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:

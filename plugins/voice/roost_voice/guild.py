@@ -144,6 +144,17 @@ class GuildActor:
         """The session was announced to the plugins and has not ended."""
         return self._core.stage is moves.Stage.OPEN
 
+    def would_act(self, channel_id: int, *, may_move: bool) -> bool:
+        """Whether a wish for the channel would send a voice request, and not just share or meet what stands."""
+        wish = self._core.wish
+        for event in reversed(self._mail):
+            if isinstance(event, moves.Want | moves.Unwant | moves.Stop):
+                wish = event.wish if isinstance(event, moves.Want) else None
+                break
+        if wish is None:
+            return self._core.state is not State.FAILED
+        return wish.channel_id != channel_id and (may_move or not self.opened)
+
     # Called from outside, synchronously -----------------------------------------------------------------------------
 
     def want(self, wish: Wish, *, may_move: bool) -> tuple[int, asyncio.Future[Outcome]]:
@@ -154,13 +165,16 @@ class GuildActor:
         """
         return self._ask(lambda ticket: moves.Want(ticket, wish, may_move))
 
-    def unwant(self, reason: str) -> tuple[int, asyncio.Future[Outcome]]:
+    def unwant(self, reason: str, user_id: int = 0) -> tuple[int, asyncio.Future[Outcome]]:
         """Wish to be nowhere.
+
+        Args:
+            user_id: Who asks; 0 for nobody.
 
         Raises:
             BusyError: The mailbox is full.
         """
-        asked = self._ask(lambda ticket: moves.Unwant(ticket, reason))
+        asked = self._ask(lambda ticket: moves.Unwant(ticket, reason, user_id))
         self._to_tell = False  # the reply will
         self._asked = True
         return asked

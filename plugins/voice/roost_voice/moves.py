@@ -118,10 +118,11 @@ class Want:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unwant:
-    """Be nowhere. Ticket 0 waits for no answer."""
+    """Be nowhere. Ticket 0 waits for no answer; user 0 is nobody."""
 
     ticket: int
     reason: str
+    user_id: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -296,6 +297,8 @@ class SendOp4:
     priority: Priority
     hidden: bool = False
     """Muted and deafened, for claiming a ghost."""
+    requester: int = 0
+    """The user who asked for it; 0 when nobody did."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,8 +1,15 @@
-"""Voice state updates (main gateway op 4): one queue per shard, by urgency, within Discord's limits.
+"""Voice state updates (main gateway op 4): one queue per shard, by urgency and in fair shares, within Discord's limits.
 
 Discord closes a gateway connection (4008) that sends more than 120 commands in 60 s; hikari itself stops at 117. Voice
-keeps to 100 per 60 s and shard, and to one a second per guild. Ending a ghost may take three (leave, claim, leave): no
-more of them are begun than can be ended, else the first leaves of many would use the minute up and none be gone.
+keeps to 100 per 60 s and shard, and to one a second per guild.
+
+Leaves go out before moves, moves before joins, joins before reaps. Within one of these classes the requester with the
+fewest op 4s in the window comes first, so one member with many guilds does not hold up the others. Each class may fill
+the window up to its share in `ROOM`; the rest is kept for the more urgent ones, and its last part for requesters who
+have used little of it.
+
+Ending a ghost may take three op 4s (leave, claim, leave): no more ghosts are begun than can be ended, else the first
+leaves of many would use the minute up and none be gone.
 """
 
 from __future__ import annotations
@@ -11,8 +18,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 
 import hikari
 
@@ -27,12 +34,45 @@ REAP_OP4S = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """How far the window may be filled by a class of op 4.
+
+    Attributes:
+        light_below: A requester with fewer op 4s in the window counts as light.
+        light: For light requesters, in percent of the window.
+        heavy: For the others.
+    """
+
+    light_below: int
+    light: int
+    heavy: int
+
+    def of(self, per_window: int, used: int = 0) -> int:
+        """The same in op 4s, for a requester with `used` op 4s in the window."""
+        return per_window * (self.light if used < self.light_below else self.heavy) // 100
+
+
+ROOM: Mapping[Priority, Room] = {
+    Priority.LEAVE: Room(light_below=15, light=100, heavy=75),
+    Priority.MOVE: Room(light_below=15, light=90, heavy=75),
+    Priority.JOIN: Room(light_below=5, light=85, heavy=50),
+    Priority.REAP: Room(light_below=5, light=75, heavy=75),
+}
+"""A ghost whose end has begun may go as far as a light move."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """One op 4 of one guild, waiting."""
 
     guild_id: int
     order: SendOp4
     number: int
+
+    @property
+    def requester(self) -> int:
+        """The user who asked; an op 4 that nobody asked for is its guild's own (a negative number)."""
+        return self.order.requester or -self.guild_id
 
 
 class Op4Queue:
@@ -41,7 +81,10 @@ class Op4Queue:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._waiting: dict[int, Entry] = {}
-        self._sent: deque[float] = deque()
+        self._sent: deque[tuple[float, int]] = deque()
+        """Time and requester of each op 4 in the window."""
+        self._used: Counter[int] = Counter()
+        """Op 4s in the window by requester."""
         self._last: dict[int, float] = {}
         self._reserved: dict[int, int] = {}
         """By guild: op 4s that the end of its ghost, which has begun, may still take."""
@@ -68,14 +111,16 @@ class Op4Queue:
 
     def take(self, now: float) -> Entry | None:
         """The most urgent entry that may go out now, counted as sent; None when none may."""
-        if self._window_full(now):
-            return None
-        ready = [entry for entry in self._sendable() if self._free_at(entry.guild_id) <= now]
+        self._slide(now)
+        ready = [
+            entry for entry in self._waiting.values() if self._free_at(entry.guild_id) <= now and self._has_room(entry)
+        ]
         if not ready:
             return None
-        entry = min(ready, key=lambda e: (e.order.priority, e.guild_id not in self._reserved, e.number))
+        entry = min(ready, key=self._rank)
         del self._waiting[entry.guild_id]
-        self._sent.append(now)
+        self._sent.append((now, entry.requester))
+        self._used[entry.requester] += 1
         self._last[entry.guild_id] = now
         if entry.order.priority is Priority.REAP:
             self._reserved[entry.guild_id] = max(0, self._reserved.get(entry.guild_id, REAP_OP4S) - 1)
@@ -83,37 +128,46 @@ class Op4Queue:
             self.release(entry.guild_id)
         return entry
 
-    def _sendable(self) -> list[Entry]:
-        """What waits, less the ghosts that have to wait until others are gone."""
-        room = self._timing.op4_per_window - len(self._sent) - sum(self._reserved.values()) >= REAP_OP4S
-        return [
-            entry
-            for entry in self._waiting.values()
-            if room or entry.order.priority is not Priority.REAP or entry.guild_id in self._reserved
-        ]
+    def _rank(self, entry: Entry) -> tuple[int, bool, int, int]:
+        """The smallest goes first."""
+        begun = entry.guild_id in self._reserved
+        return entry.order.priority, not begun, self._used[entry.requester], entry.number
+
+    def _has_room(self, entry: Entry) -> bool:
+        per_window, sent, used = self._timing.op4_per_window, len(self._sent), self._used[entry.requester]
+        if entry.order.priority is not Priority.REAP:
+            return sent < ROOM[entry.order.priority].of(per_window, used)
+        if entry.guild_id in self._reserved:
+            return sent < ROOM[Priority.MOVE].of(per_window)
+        # A ghost whose end has not begun: all of it has to fit.
+        promised = sum(self._reserved.values())
+        return sent + promised + REAP_OP4S <= ROOM[Priority.REAP].of(per_window)
 
     def put_back(self, entry: Entry) -> None:
         """The entry could not be sent; it waits again unless a later one has come."""
         self._waiting.setdefault(entry.guild_id, entry)
 
     def wake_at(self, now: float) -> float | None:
-        """When `take` may give something; None while nothing waits."""
+        """When to call `take` again; None while nothing waits."""
         if not self._waiting:
             return None
-        full = self._window_full(now)
-        slides_at = self._sent[0] + self._timing.op4_window_s if self._sent else None
-        at = min((self._free_at(entry.guild_id) for entry in self._sendable()), default=None)
-        if at is None:
-            # Ghosts alone, and no room for another. Nothing sent in the window means that reservations hold it.
-            return slides_at if slides_at is not None else now + self._timing.op4_window_s
-        return max(at, slides_at) if full and slides_at is not None else at
+        self._slide(now)
+        free = [self._free_at(entry.guild_id) for entry in self._waiting.values() if self._has_room(entry)]
+        slides_at = self._sent[0][0] + self._timing.op4_window_s if self._sent else None
+        if len(free) < len(self._waiting):
+            # Some wait for room. Nothing sent in the window means that reservations hold it.
+            free.append(slides_at if slides_at is not None else now + self._timing.op4_window_s)
+        return min(free)
 
-    def _window_full(self, now: float) -> bool:
-        while self._sent and self._sent[0] <= now - self._timing.op4_window_s:
-            self._sent.popleft()
+    def _slide(self, now: float) -> None:
+        """Forget what has left the window."""
+        while self._sent and self._sent[0][0] <= now - self._timing.op4_window_s:
+            _at, requester = self._sent.popleft()
+            self._used[requester] -= 1
+            if not self._used[requester]:
+                del self._used[requester]
         if not self._waiting and len(self._last) > 64:
             self._last = {guild: at for guild, at in self._last.items() if at > now - self._timing.op4_guild_s}
-        return len(self._sent) >= self._timing.op4_per_window
 
     def _free_at(self, guild_id: int) -> float:
         last = self._last.get(guild_id)

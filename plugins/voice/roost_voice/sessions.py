@@ -21,10 +21,11 @@ from roost_voice.config import VoiceConfig
 from roost_voice.guild import ActorHost, GuildActor, Outcome
 from roost_voice.hearing import Hearing, hear
 from roost_voice.journal import Journal
+from roost_voice.limits import JoinLimits, Limits
 from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
 from roost_voice.notice import notice_poster, say_deafness, say_why
-from roost_voice.op4 import Op4Sender
+from roost_voice.op4 import ROOM, Op4Sender
 from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
 from roost_voice.session import PostNotice, Session
@@ -75,6 +76,11 @@ class SessionManager:
         self._config = config
         timing = Timing() if config.timing_scale == 1.0 else Timing().scaled(config.timing_scale)
         self.op4 = Op4Sender(timing, self._scope, self.shard_of, self._op4_sent)
+        newcomers = max(config.joins_per_shard, ROOM[moves.Priority.JOIN].of(timing.op4_per_window))
+        self._limits = JoinLimits(
+            Limits(config.joins_per_user, config.joins_per_guild, config.joins_per_shard, newcomers),
+            timing.op4_window_s,
+        )
         metrics = VoiceMetrics(ctx.metrics, self.states, lambda: len(self.sessions))
         self.reaper = Reaper(
             ctx.data_dir, ctx.instance_id, exclusive=config.exclusive, late_answer_s=timing.late_answer_s
@@ -126,6 +132,8 @@ class SessionManager:
         actor = self._actor(request.guild_id)
         wish = Wish(request.channel_id, request.user_id, request.text_channel_id)
         may_move = may_move_others or self._may_move(actor.session, request)
+        if actor.would_act(request.channel_id, may_move=may_move) and (refused := self._over_limit(request)):
+            return JoinResult(Told.REFUSED, request.channel_id, refused)
         try:
             ticket, future = actor.want(wish, may_move=may_move)
         except BusyError as error:
@@ -138,14 +146,24 @@ class SessionManager:
             reason = what_keeps_me_out(self._bot, request.guild_id, request.channel_id) or reason
         return JoinResult(outcome.told, outcome.channel_id or request.channel_id, reason, session)
 
-    async def leave(self, guild_id: int, reason: str) -> JoinResult:
-        """Leave voice in a guild; returns when Discord confirmed it or the retries go on without us."""
+    def _over_limit(self, request: JoinRequest) -> str:
+        """Why a join has to wait, in words for the member; empty when it need not."""
+        now = asyncio.get_running_loop().time()
+        refused = self._limits.take(request.user_id, request.guild_id, self.shard_of(request.guild_id), now)
+        return refused.words if refused is not None else ""
+
+    async def leave(self, guild_id: int, reason: str, *, user_id: int = 0) -> JoinResult:
+        """Leave voice in a guild; returns when Discord confirmed it or the retries go on without us.
+
+        Args:
+            user_id: Who asks; 0 for nobody.
+        """
         actor = self._actors.get(guild_id)
         if actor is None:
             return JoinResult(Told.NOT_IN_VOICE, 0)
         channel_id = actor.session.channel_id if actor.session else 0
         try:
-            ticket, future = actor.unwant(reason)
+            ticket, future = actor.unwant(reason, user_id)
         except BusyError as error:
             return JoinResult(Told.FAILED, channel_id, str(error))
         outcome = await self._answer(actor, ticket, future)

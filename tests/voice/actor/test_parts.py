@@ -125,8 +125,13 @@ def test_a_dead_journal_goes_when_all_its_guilds_are_settled(tmp_path: Path) -> 
 # Op 4 ----------------------------------------------------------------------------------------------------------------
 
 
-def order(ticket: int, priority: Priority) -> SendOp4:
-    return SendOp4(ticket, None if priority is Priority.LEAVE else 5, priority)
+def order(ticket: int, priority: Priority, requester: int = 0) -> SendOp4:
+    return SendOp4(ticket, None if priority is Priority.LEAVE else 5, priority, requester=requester)
+
+
+def take_all(queue: Op4Queue, now: float) -> list[int]:
+    """The guilds whose op 4 may go out now, in order."""
+    return [entry.guild_id for entry in iter(lambda: queue.take(now), None)]
 
 
 def test_urgent_first_one_a_second_per_guild() -> None:
@@ -171,33 +176,55 @@ def test_never_more_than_discord_allows(steps: list[tuple[float, int, Priority]]
         assert sum(1 for t, _ in sent if at <= t < at + timing.op4_window_s) <= timing.op4_per_window
 
 
-def test_a_storm_of_many_guilds_waits_for_the_window() -> None:
+def test_joins_of_many_members_leave_room_for_leaves() -> None:
     queue = Op4Queue(Timing())
     for guild in range(150):
         queue.put(guild, order(guild, Priority.JOIN))
-    assert sum(1 for _ in iter(lambda: queue.take(0.0), None)) == 100
+    assert len(take_all(queue, 0.0)) == 85
     assert queue.wake_at(0.0) == 60.0
+    for guild in range(200, 220):
+        queue.put(guild, order(guild, Priority.LEAVE))
+    assert take_all(queue, 0.0) == list(range(200, 215)), "a window holds 100"
+
+
+def test_one_member_with_many_guilds_does_not_hold_up_others() -> None:
+    queue = Op4Queue(Timing())
+    for guild in range(60):
+        queue.put(guild, order(guild, Priority.JOIN, requester=7))
+    for guild in (100, 101):
+        queue.put(guild, order(guild, Priority.JOIN, requester=8))
+    assert take_all(queue, 0.0)[:4] == [0, 100, 1, 101], "in turn"
+    assert len(queue) == 12, "half of the window at most for the joins of a member who asks a lot"
+    queue.put(102, order(102, Priority.JOIN, requester=9))
+    assert take_all(queue, 0.5) == [102]
+    assert queue.wake_at(0.5) == 60.0
+    assert len(take_all(queue, 60.0)) == 12
+
+
+def test_leaves_of_one_member_keep_room_for_the_leave_of_another() -> None:
+    queue = Op4Queue(Timing())
+    for guild in range(120):
+        queue.put(guild, order(guild, Priority.LEAVE, requester=7))
+    assert len(take_all(queue, 0.0)) == 75
+    queue.put(200, order(200, Priority.LEAVE, requester=8))
+    queue.put(201, order(201, Priority.LEAVE))
+    assert take_all(queue, 0.0) == [200, 201]
 
 
 def test_no_more_ghosts_are_begun_than_can_be_ended() -> None:
     queue = Op4Queue(Timing())
-
-    def taken(now: float) -> list[int]:
-        return [entry.guild_id for entry in iter(lambda: queue.take(now), None)]
-
     for guild in range(50):
         queue.put(guild, order(guild, Priority.REAP))
-    begun = taken(0.0)
-    assert begun == list(range(33))
+    begun = take_all(queue, 0.0)
+    assert begun == list(range(25))
     assert queue.wake_at(0.0) == 60.0
     for now in (2.0, 4.0):
         for guild in begun:
             queue.put(guild, order(100 + guild, Priority.REAP))
-        assert taken(now) == begun
+        assert take_all(queue, now) == begun
+    queue.put(98, order(998, Priority.JOIN))
     queue.put(99, order(999, Priority.LEAVE))
-    leave = queue.take(5.0)
-    assert leave is not None
-    assert leave.guild_id == 99
+    assert take_all(queue, 5.0) == [99, 98]
 
 
 def test_ghosts_that_go_at_once_make_room_for_the_next() -> None:

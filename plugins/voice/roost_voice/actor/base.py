@@ -87,6 +87,8 @@ class Base:
         self._forgotten = False
         """In AWAIT_SERVER: Discord says that we are out, and nothing has said why."""
         self._leavers: list[int] = []
+        self._requester = 0
+        """The user who asked last for a join or a leave; what follows from it is sent in their share."""
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0
         self._attempts: deque[float] = deque()
@@ -144,7 +146,7 @@ class Base:
         if channel_id is not None:
             self.maybe_in = True
             self._emit(JournalWrite(channel_id, None))
-        self._emit(SendOp4(self._op4_ticket, channel_id, priority, hidden))
+        self._emit(SendOp4(self._op4_ticket, channel_id, priority, hidden, self._requester))
 
     def _drop_op4(self) -> None:
         if self._op4_pending:
@@ -244,6 +246,7 @@ class Base:
             self._supersede()
             self._led_away = False
         self.wish = event.wish
+        self._requester = event.wish.user_id
         for ticket in [each for each, channel in self._superseded.items() if channel == event.wish.channel_id]:
             self._tickets[ticket] = self._superseded.pop(ticket)
         self._tickets[event.ticket] = event.wish.channel_id

@@ -158,6 +158,7 @@ class ActorCore(Linking):
     def _unwant_active(self, event: Unwant, now: float) -> None:
         if event.ticket:
             self._leavers.append(event.ticket)
+        self._requester = event.user_id or self._requester
         self._leave(event.reason, now, told=Told.REFUSED)
 
     def _abandon(self, event: Abandon, now: float) -> None:

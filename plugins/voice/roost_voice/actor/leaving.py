@@ -266,6 +266,7 @@ class Leaving(Orphaned):
     def _unwant_leaving(self, event: Unwant, now: float) -> None:
         if event.ticket:
             self._leavers.append(event.ticket)
+        self._requester = event.user_id or self._requester
         self._give_up_wish(event.reason, Told.REFUSED)
         self._begin_end(event.reason)
 

@@ -166,6 +166,7 @@ class Orphaned(Base):
             return
         self._set_state(State.ORPHAN)
         self._ghost_channel = event.channel_id
+        self._requester = 0
         self._claimed = False
         self.server_channel = event.channel_id
         self.maybe_in = True

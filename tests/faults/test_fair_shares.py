@@ -1,0 +1,191 @@
+"""One member or one server asks for a lot, and others are served all the same: rows 132 to 134."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from context import Rig, eventually, running
+from fault_report import SCALE, Fault
+
+from roost.audio import JoinRequest
+from roost.sim.client import ControlClient
+from roost.sim.server import SimulatedDiscord
+from roost.sim.world import SimSettings
+from roost.testing.leftovers import leak_check
+from roost_voice.moves import Told
+from roost_voice.sessions import JoinResult
+
+pytestmark = pytest.mark.sim
+
+GUILDS = 60
+"""Servers of the member who asks for a lot, beside the first one, where somebody else is."""
+NO_LIMITS = {"joins_per_user": 1000, "joins_per_guild": 1000, "joins_per_shard": 1000}
+
+
+@pytest.fixture
+def settings() -> SimSettings:
+    return SimSettings(guilds=GUILDS + 1, voice_channels=2)
+
+
+class Flood:
+    """Ann, who asks for joins and leaves in all her servers, where Discord ignores every voice request."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.guilds = [guild for guild in rig.sim.world.guilds.values() if guild.id != rig.guild_id]
+        self.results: list[JoinResult] = []
+        for guild in self.guilds:
+            rig.sim.faults.arm("drop_op4", guild.id, {}, times=1000)
+
+    async def joins(self) -> None:
+        ann = self.rig.members[0]
+        self.results += await asyncio.gather(
+            *(
+                self.rig.manager.join(JoinRequest(guild.id, guild.of_type(2)[0].id, ann, guild.of_type(0)[0].id))
+                for guild in self.guilds
+            )
+        )
+
+    async def leaves(self) -> None:
+        ann = self.rig.members[0]
+        await asyncio.gather(
+            *(self.rig.manager.leave(guild.id, "Ann says so", user_id=ann) for guild in self.guilds),
+        )
+
+    async def run(self) -> None:
+        """Join and leave everywhere, again and again."""
+        while True:
+            joining = asyncio.ensure_future(self.joins())
+            try:
+                await asyncio.sleep(0.3)
+                await self.leaves()
+                await joining
+            finally:
+                joining.cancel()
+
+
+@pytest.mark.fault(132)
+@pytest.mark.parametrize("limits", ["of members off", "as they are"])
+async def test_one_member_with_many_servers_does_not_hold_up_another(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, limits: str
+) -> None:
+    """Another member joins, moves and leaves in the middle of it, three times."""
+    given = NO_LIMITS if limits == "of members off" else {}
+    async with leak_check(), running(sim, tmp_path, **given) as rig:
+        flood = Flood(rig)
+        running_flood = asyncio.ensure_future(flood.run())
+        try:
+            await eventually(lambda: len(rig.op4()) >= 10)
+            for _ in range(3):
+                await asyncio.sleep(12 * SCALE)
+                with fault.clock():
+                    assert (await rig.join(0, member=1)).told is Told.JOINED
+                await asyncio.sleep(1 * SCALE)
+                with fault.clock():
+                    assert (await rig.leave()).told is Told.LEFT
+        finally:
+            running_flood.cancel()
+            await asyncio.wait({running_flood})
+        times = sorted(each["t"] for each in rig.sim.entries if each["kind"] == "op4")
+        window_s = 60 * SCALE
+        assert max(sum(at <= other < at + window_s for other in times) for at in times) <= 101
+        for guild in flood.guilds:
+            for armed in [each for each in sim.faults.armed() if each.guild_id == guild.id]:
+                sim.faults.disarm(armed.id)
+
+
+# Through the commands ------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def typing(sim: SimulatedDiscord, data_dir: Path, **settings: Any) -> AsyncIterator[tuple[Rig, ControlClient]]:
+    """A bot with its commands, and the hands of its members, who all are in the first channel."""
+    async with (
+        leak_check(grace_s=15.0),
+        running(sim, data_dir, commands=True, **settings) as rig,
+        ControlClient(sim.control_url) as control,
+    ):
+        yield rig, control
+
+
+async def join_by_command(rig: Rig, control: ControlClient, member: int, channel: int) -> str:
+    """``/voice join``; the last reply."""
+    answer = await control.slash(
+        member_id=rig.members[member],
+        channel_id=rig.text,
+        command="/voice join",
+        options={"channel": str(rig.channels[channel])},
+        wait_s=60.0,
+    )
+    assert not answer["timed_out"]
+    return str(answer["replies"][-1]["content"])
+
+
+async def trust(rig: Rig, control: ControlClient, members: Iterable[int]) -> None:
+    """Let members bring the bot into channels where they are not."""
+    for member in members:
+        await control.permissions(member_id=rig.members[member], guild_id=rig.guild_id, allow=("MOVE_MEMBERS",))
+
+
+@pytest.mark.fault(133)
+@pytest.mark.parametrize("counted", ["member", "server"])
+async def test_more_joins_than_the_limits_allow(tmp_path: Path, fault: Fault, counted: str) -> None:
+    """The reply says why and for how long; leaving has no limit, and the next minute is a new one."""
+    given = {"joins_per_user": 3} if counted == "member" else {"joins_per_guild": 3}
+    async with SimulatedDiscord(SimSettings(guilds=1)) as sim, typing(sim, tmp_path, **given) as (rig, control):
+        await trust(rig, control, range(4))
+        others = itertools.repeat(0) if counted == "member" else iter(range(4))
+        begun = time.monotonic()
+        for channel in (0, 1, 0):
+            assert "<#" in await join_by_command(rig, control, next(others), channel)
+        with fault.clock():
+            refused = await join_by_command(rig, control, next(others), 1)
+        subject = "you have" if counted == "member" else "this server has"
+        found = re.fullmatch(
+            rf"I did not join: {subject} asked me to join 3 times in a minute; try again in (\d+) s\.", refused
+        )
+        assert found, refused
+        assert 1 <= int(found[1]) <= 60 * SCALE
+        assert rig.place == rig.channels[0], "it stays where it is"
+        if counted == "member":
+            assert await join_by_command(rig, control, 1, 1) == f"Moved to <#{rig.channels[1]}>."
+        assert (await rig.leave()).told is Told.LEFT
+        await asyncio.sleep(60 * SCALE - (time.monotonic() - begun) + 0.1)
+        assert await join_by_command(rig, control, 0, 0) == f"Joined <#{rig.channels[0]}>."
+
+
+@pytest.mark.fault(134)
+async def test_fifty_members_ask_for_a_join_at_once(tmp_path: Path, fault: Fault) -> None:
+    """From the first command to the last final reply. All ask for one channel, none has said anything before."""
+    async with (
+        SimulatedDiscord(SimSettings(guilds=1, members=50)) as sim,
+        typing(sim, tmp_path) as (rig, control),
+    ):
+        await trust(rig, control, range(50))
+        with fault.clock(scaled=False):
+            replies = await asyncio.gather(*(join_by_command(rig, control, each, 0) for each in range(50)))
+        here = f"<#{rig.channels[0]}>."
+        assert sorted(set(replies)) == [f"Already in {here}", f"Joined {here}"]
+        assert replies.count(f"Joined {here}") == 1
+        limited = [each for each in sim.entries if each["kind"] == "rest" and each["status"] == 429]
+        assert not limited, "within Discord's limits"
+
+
+@pytest.mark.fault(134)
+async def test_fifty_joins_in_one_instant_count_as_one(tmp_path: Path, fault: Fault) -> None:
+    """As plugins ask, before the bot has begun with the first."""
+    async with SimulatedDiscord(SimSettings(guilds=1, members=50)) as sim, running(sim, tmp_path) as rig:
+        with fault.clock():
+            results = await asyncio.gather(*(rig.join(0, member=each) for each in range(50)))
+        assert {result.told for result in results} == {Told.JOINED}
+        assert rig.op4() == [str(rig.channels[0])]
+        for channel in range(1, 4):
+            assert (await rig.join(channel, force=True)).told is Told.MOVED
