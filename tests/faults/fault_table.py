@@ -149,6 +149,8 @@ ROWS: tuple[Row, ...] = (
     Row(87, 0, "malformed packets and messages of every kind", "dropped and counted; the session lives", NOTHING),
     Row(100, 5, "the text of a plugin's error raises, never ends, is no text or a megabyte", "fails the plugin alone; the log names the class of the error",
         "The plugin's own commands fail; everything else works."),
+    Row(105, 5, "a plugin's name makes the table or index of another: `foo_user` beside `foo`, `stt_user`, long names", "each has a table and indexes that no other name makes",
+        NOTHING),
     Row(106, 20, "the metadata of an installed distribution is damaged: a requirement, an entry point, its text", "fails its plugin alone, in one line that names the distribution and the remedy",
         NOTHING),
     Row(110, 0, "a member's packets are empty or not valid Opus", "dropped and counted in the receiver, before anything hears them", NOTHING),

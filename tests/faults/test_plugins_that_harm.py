@@ -149,3 +149,28 @@ async def test_damaged_distribution_harms_its_plugin_alone(
                 else:
                     assert any("pip install --force-reinstall shaky" in line or "name is" in line for line in told)
                 assert not any("Traceback" in line for line in bot.tail)
+
+
+STORES = """
+@plugin.hook
+async def on_load(ctx):
+    notes = ctx.store.collection("notes")
+    assert await notes.get("whose", plugin._meta.name) == plugin._meta.name
+    await notes.put("whose", plugin._meta.name, user_id=1)
+"""
+WITH_STT = {"plugins__deny": "nothing", "plugins__required": "voice,stt", "stt__engine": "scripted"}
+
+
+@pytest.mark.fault(105)
+async def test_plugins_whose_names_make_one_table_keep_their_own(fault: Fault, tmp_path: Path) -> None:
+    names = ("foo", "foo_user", "foo_guild", "stt_user", "stt_guild", "select", "x" * 60, "x" * 59 + "y")
+    folder = folder_of(tmp_path, dict.fromkeys(names, STORES))
+    async with scenes(tmp_path) as scene:
+        # They are there before stt, whose own table comes in the second start.
+        for settings in ({}, WITH_STT):
+            async with scene.bot("--plugins-dir", str(folder), **settings) as bot:
+                with fault.clock(scaled=False):
+                    for name in names:
+                        assert f"plugin {name}: loaded" in said_of(bot, name)
+                    assert "Joined" in await scene.join()
+                await stops(bot, scene)

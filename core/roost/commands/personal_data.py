@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from roost.plugins.forgetting import DELETE, ask
-from roost.store.tables import table_name
+from roost.store.tables import PREFIX, table_name
 
 if TYPE_CHECKING:
     from roost.consent import StoredConsent
@@ -117,7 +117,7 @@ class PersonalData:
 
 def _name(holder: str) -> str:
     """What to call a plugin of which only the table is left."""
-    return holder.removeprefix(table_name(""))
+    return holder.removeprefix(PREFIX)
 
 
 def as_file(outcome: Outcome, user_id: int) -> bytes:

@@ -22,6 +22,7 @@ from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
 from roost.store.migrations import Backup
+from roost.store.renaming import rename_indexes, rename_table
 
 __all__ = ["Backup", "Document", "DocumentCollection", "PluginStore", "Store", "StoredSettings", "open_store"]
 
@@ -51,6 +52,7 @@ class Store:
 
     async def migrate(self, plugin: str, new: int, call: migrations.Migrate | None, **options: Any) -> Backup | None:
         """See `roost.store.migrations.migrate`."""
+        await rename_table(self._database, plugin)
         return await migrations.migrate(self._database, plugin, new, call, **options)
 
     async def restore(self, backup: Backup) -> None:
@@ -162,4 +164,5 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
         async with database.write(opening=True) as connection:
             await exclusive(connection, "roost schema")
             await connection.run_sync(tables.metadata.create_all)
+            await connection.run_sync(rename_indexes)
         yield Store(database)

@@ -30,7 +30,7 @@ class Deletions:
     async def holders(self) -> set[str]:
         """Tables of all plugins that ever kept something, of those that are not installed any more too."""
         async with self._database.read() as connection:
-            return await connection.run_sync(_holders)
+            return await connection.run_sync(plugin_tables)
 
     async def ask(self, user_id: int, holders: Iterable[str]) -> None:
         """Note a request to each of these, all or none; one that waits already goes on waiting."""
@@ -70,13 +70,13 @@ class Deletions:
         return deleted
 
 
-def _holders(connection: sa.Connection) -> set[str]:
+def plugin_tables(connection: sa.Connection) -> set[str]:
     """What is called like a plugin's table and has its columns; others may keep theirs in the same database."""
     inspector, columns = sa.inspect(connection), set(tables.documents_table("").columns.keys())
     return {
         name
         for name in inspector.get_table_names()
-        if name.startswith(tables.table_name(""))
+        if name.startswith(tables.PREFIX)
         and _BACKUP.search(name) is None
         and {str(each["name"]) for each in inspector.get_columns(name)} == columns
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import sqlalchemy as sa
 
@@ -75,26 +76,60 @@ deletions = sa.Table(
 )
 
 
+PREFIX = "plugin_"
+"""Of the tables of plugins; nothing else in the database begins so."""
+
+INDEXES = {"guild": ("collection", "guild_id", "key"), "user": ("user_id", "collection")}
+"""What each plugin's table is indexed by."""
+
+_PLAIN = re.compile(r"[a-z0-9_-]*")
+
+
 def documents_table(plugin: str) -> sa.Table:
     """The table that holds all collections of a plugin, in a metadata of its own."""
-    name = table_name(plugin)
+    return table_called(table_name(plugin))
+
+
+def table_called(name: str) -> sa.Table:
+    """A plugin's table by its name. Names of its indexes and constraints are no other plugin's table or index."""
     return sa.Table(
         name,
         sa.MetaData(),
-        sa.Column("collection", sa.String(64), primary_key=True),
-        sa.Column("key", TEXT_KEY, primary_key=True),
+        sa.Column("collection", sa.String(64)),
+        sa.Column("key", TEXT_KEY),
         sa.Column("guild_id", sa.BigInteger),
         sa.Column("user_id", sa.BigInteger),
         sa.Column("value", sa.Text, nullable=False, comment="JSON"),
         sa.Column("changed_at", sa.Float, nullable=False, comment="seconds since 1970"),
-        sa.Index(f"{name}_guild", "collection", "guild_id", "key"),
-        sa.Index(f"{name}_user", "user_id", "collection"),
+        sa.PrimaryKeyConstraint("collection", "key", name=primary_key_name(name)),
+        *(sa.Index(index_name(name, what), *columns) for what, columns in INDEXES.items()),
     )
 
 
+def index_name(table: str, what: str) -> str:
+    """Name of an index. Tables and indexes share their names, so it must not begin like a table."""
+    return f"ix_{table}_{what}"
+
+
+def primary_key_name(table: str) -> str:
+    return f"pk_{table}"
+
+
 def table_name(plugin: str) -> str:
-    """``plugin_<name>``; a long name is cut and told apart by a digest."""
-    name = f"plugin_{plugin}"
+    """``plugin_<name>``, a name that no other plugin has, whatever they are called.
+
+    SQLite does not tell upper case from lower case, and PostgreSQL cuts long names, so both are told apart by a digest
+    after a ``~``, which no plugin's name has.
+    """
+    if _PLAIN.fullmatch(plugin) and len(PREFIX + plugin) <= IDENTIFIER_CHARS:
+        return PREFIX + plugin
+    digest = hashlib.sha256(plugin.encode()).hexdigest()[:16]
+    return f"{(PREFIX + plugin.lower())[: IDENTIFIER_CHARS - 17]}~{digest}"
+
+
+def former_table_name(plugin: str) -> str:
+    """What `table_name` was until version 2 of the naming; the same for all but long and mixed-case names."""
+    name = PREFIX + plugin
     if len(name) <= IDENTIFIER_CHARS:
         return name
     return f"{name[: IDENTIFIER_CHARS - 9]}_{hashlib.sha256(plugin.encode()).hexdigest()[:8]}"
