@@ -2,10 +2,11 @@
 
 A real ``roost run`` at a simulated Discord in a process of its own is killed (SIGKILL) at a random point of a random
 activity and started again on the same data folder. In every round: whatever it had started is gone within 2 s, its
-ghost within 10 s of READY, its journal with it; and nothing befalls the voice sessions of two others in another server:
-a second process of the same bot, and a second bot. Half of the rounds are played where a new session's leave ends an
-old one's voice state, half where it does not. The last line is JSON; a violation is told as a story on standard error,
-and the exit status is 1.
+ghost within 10 s of READY, its journal with it, its lock on the data folder no longer in the way; and nothing befalls
+the voice session of a second bot in another server. In every other batch foreign software shares the bot's token
+(``voice.exclusive = false``), and nothing befalls its session either. Half of the rounds are played where a new
+session's leave ends an old one's voice state, half where it does not. The last line is JSON; a violation is told as a
+story on standard error, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from kill_loop_parts import MOMENTS, Figures, Violation, progress, second_instance, session_of, watch
+from kill_loop_parts import MOMENTS, Figures, Violation, foreign_bot, progress, session_of, watch
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
 from roost.errors import RoostError
 from roost.sim import ControlClient, SimProcess, spawn
@@ -39,15 +40,18 @@ POINTS = {"idle": 0.3, "start": 2.5, "joining": 1.2, "live": 0.5, "moving": 1.2,
 """The activities, and how long after its beginning the kill comes at the latest: voice requests are a second apart. In
 "journal" it comes at once in one of the moments in which the journal changes."""
 SHOWN = 40
-BATCH = 500
-"""Rounds at one simulator: Discord lets a bot begin 1,000 sessions a day."""
+BATCH = 250
+"""Rounds at one simulator: Discord lets a bot begin 1,000 sessions a day. Every other batch shares its token."""
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
 
 
 class Loop:
-    """One simulator, the bot that is killed, and the two others."""
+    """One simulator, the bot that is killed, a second bot and, if its token is shared, foreign software."""
 
-    def __init__(self, sim: SimProcess, discord: ControlClient, folder: Path, dice: random.Random) -> None:
+    def __init__(
+        self, sim: SimProcess, discord: ControlClient, folder: Path, dice: random.Random, *, shared: bool
+    ) -> None:
+        self._shared = shared
         self._card = sim.card
         self._discord = discord
         self._folder = folder
@@ -58,7 +62,6 @@ class Loop:
         self._running = contextlib.AsyncExitStack()
         self._struck: list[int] = []
         self._struck_at = 0.0
-        self._twin_id = ""
         self._others: dict[str, Any] = {}
         self._looked_at = 0.0
         self._story: list[str] = []
@@ -71,9 +74,10 @@ class Loop:
         channel = int(self._there["voice_channels"][0]["id"])
         await self._discord.voice(member_id=neighbour, channel_id=channel)
         await self._discord.voice(member_id=self._member, channel_id=int(self._here["voice_channels"][0]["id"]))
-        twin_in = int(self._there["voice_channels"][1]["id"])
+        foreign_in = int(self._there["voice_channels"][1]["id"])
+        foreign = foreign_bot(self._card, int(self._there["id"]), foreign_in)
         async with (
-            second_instance(self._card, self._folder / "killed", int(self._there["id"]), twin_in) as (self._twin_id, _),
+            foreign if self._shared else contextlib.nullcontext(),
             run_bot(self._arguments("bystander"), self._environ(1)) as self._bystander,
         ):
             await self._bystander.ready(READY_S)
@@ -81,7 +85,8 @@ class Loop:
             await self._slash("/voice join", member=neighbour, text=text, bot=1, wait_s=10.0)
             self._others = self._others_in(await self._discord.state())
             assert self._others["bystander"]["place"] == [str(channel)], "the bystander did not come into voice"
-            assert self._others["second process"]["place"] == [str(twin_in)], "the second process did not"
+            if self._shared:
+                assert self._others["foreign software"]["place"] == [str(foreign_in)], "the foreign software did not"
             self._looked_at = time.monotonic()
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(self._end_bot)
@@ -160,7 +165,7 @@ class Loop:
         if moment == "removed":
             await self._join()
         below = self._bot.descendants()
-        with watch(self._instances, moment, self._twin_id) as come:
+        with watch(self._instances, moment) as come:
             doing = (
                 self._slash("/voice leave")
                 if moment == "removed"
@@ -195,6 +200,7 @@ class Loop:
             "discord.rest_url": self._card["rest_url"],
             "voice.ca_file": self._card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
+            "voice.exclusive": "false" if self._shared and name == "killed" else "true",
             "plugins.deny": "stt",
             "plugins.required": "voice",
             "start.max_identify_per_hour": "0",
@@ -282,7 +288,7 @@ class Loop:
             if self._bystander_id in (each.get("user_id"), each.get("bot_id")) and each["kind"] != "voice":
                 raise Violation(f"something befell the bystander: {each}")
             if each["kind"] in ("op4", "voice_state") and each.get("guild_id") == self._there["id"]:
-                raise Violation(f"something befell the second process: {each}")
+                raise Violation(f"something befell the foreign software: {each}")
         if state["max_sessions_per_guild"] > 1:
             raise Violation("there were two sessions in one server at once")
 
@@ -294,13 +300,13 @@ class Loop:
 
     def _journals(self) -> list[str]:
         """Those of the killed."""
-        return sorted(path.name for path in self._instances.glob("*.json*") if not path.match(f"{self._twin_id}.*"))
+        return sorted(path.name for path in self._instances.glob("*.json*"))
 
     def _others_in(self, state: dict[str, Any]) -> dict[str, Any]:
         there = self._there["id"]
         return {
             "bystander": session_of(state, self._bystander_id, there),
-            "second process": session_of(state, self._bot_id, there),
+            "foreign software": session_of(state, self._bot_id, there),
         }
 
     def _tell(self, what: str) -> None:
@@ -343,10 +349,10 @@ async def play(ghosts: str, rounds: int, seed: int, figures: Figures, done: Call
         Violation: At the first.
     """
     dice = random.Random(f"{seed} {ghosts}")
-    for first in range(0, rounds, BATCH):
+    for number, first in enumerate(range(0, rounds, BATCH), GHOSTS.index(ghosts)):
         with tempfile.TemporaryDirectory(prefix="roost-kill-") as folder:
             async with spawn(["--ghosts", ghosts]) as sim, ControlClient(sim.card["control_url"]) as discord:
-                loop = Loop(sim, discord, Path(folder), dice)
+                loop = Loop(sim, discord, Path(folder), dice, shared=number % 2 == 0)
                 loop.figures = figures
                 async with loop.open():
                     for _ in range(min(BATCH, rounds - first)):

@@ -1,4 +1,4 @@
-"""What the kill loop needs beside its rounds: its figures, a second process of the same bot, an eye on the journals."""
+"""What the kill loop needs beside its rounds: figures, foreign software with the same token, an eye on journals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import hikari
-
-from roost.instances import hold_instance
-from roost_voice.journal import Journal
 
 IN_MODIFY, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x2, 0x80, 0x100, 0x200
 MOMENTS = {"created": IN_CREATE, "written": IN_MODIFY, "replaced": IN_MOVED_TO, "removed": IN_DELETE}
@@ -81,13 +78,11 @@ def session_of(state: dict[str, Any], user_id: str, guild_id: str) -> dict[str, 
 
 
 @contextlib.asynccontextmanager
-async def second_instance(
-    card: dict[str, Any], data_dir: Path, guild_id: int, channel_id: int
-) -> AsyncIterator[tuple[str, hikari.GatewayBot]]:
-    """The first bot once more, alive and in voice, with the same token and data folder; yields its instance id.
+async def foreign_bot(card: dict[str, Any], guild_id: int, channel_id: int) -> AsyncIterator[None]:
+    """Software that is not Roost, with the first bot's token, alive and in voice.
 
-    It hears no command. It holds its lock and keeps its journal, as every process of a bot does, by which others know
-    it. Its voice state has no voice connection, which is the state that looks most like a ghost.
+    It hears no command and keeps no journal. Its voice state has no voice connection, which is the state that looks
+    most like a ghost.
     """
     token = card["bots"][0]["token"]
     bot = hikari.GatewayBot(
@@ -99,27 +94,21 @@ async def second_instance(
         me = bot.get_me()
         own = me is not None and event.state.user_id == me.id
         if own and (event.state.guild_id, event.state.channel_id) == (guild_id, channel_id):
-            journal.write(guild_id, channel_id, event.state.session_id)
             entered.set()
 
     bot.subscribe(hikari.VoiceStateUpdateEvent, on_voice_state)
-    data_dir.mkdir(mode=0o700, exist_ok=True)
-    with hold_instance(data_dir) as instance_id:
-        journal = Journal(data_dir, instance_id)
-        await bot.start(check_for_updates=False)
-        try:
-            journal.write(guild_id, channel_id, None)
-            await bot.shards[0].update_voice_state(guild_id, channel_id)
-            await asyncio.wait_for(entered.wait(), 10)
-            yield instance_id, bot
-        finally:
-            await bot.close()
-            journal.remove(guild_id)
+    await bot.start(check_for_updates=False)
+    try:
+        await bot.shards[0].update_voice_state(guild_id, channel_id)
+        await asyncio.wait_for(entered.wait(), 10)
+        yield
+    finally:
+        await bot.close()
 
 
 @contextlib.contextmanager
-def watch(folder: Path, moment: str, spared: str) -> Iterator[asyncio.Event]:
-    """Set once the moment has come for a journal in the folder that is not of the instance `spared`."""
+def watch(folder: Path, moment: str) -> Iterator[asyncio.Event]:
+    """Set once the moment has come for a journal in the folder."""
     come, loop = asyncio.Event(), asyncio.get_running_loop()
     descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0 or _libc.inotify_add_watch(descriptor, os.fsencode(folder), MOMENTS[moment]) < 0:
@@ -133,7 +122,7 @@ def watch(folder: Path, moment: str, spared: str) -> Iterator[asyncio.Event]:
             at += _EVENT.size
             name = raw[at : at + length].rstrip(b"\0").decode()
             at += length
-            if ".json" in name and not name.startswith(spared):
+            if ".json" in name:
                 come.set()
 
     loop.add_reader(descriptor, look)

@@ -205,6 +205,22 @@ MUTATIONS = [
         "",
         ("tests/core/test_rest_buckets.py",),
     ),
+    Mutation(
+        "DATA",
+        "two processes hold one data folder",
+        "core/roost/holder.py",
+        "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        ("tests/core/store/test_holding.py::test_another_holder_is_refused_by_name_until_the_first_has_gone",),
+    ),
+    Mutation(
+        "DATA",
+        "what is written into a database that was replaced is called stored",
+        "core/roost/store/database.py",
+        "        if trouble := self.trouble():\n",
+        '        if trouble := "":\n',
+        ("tests/core/store/test_opening.py::test_a_database_that_is_taken_away_takes_nothing_more",),
+    ),
 ]
 
 

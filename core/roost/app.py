@@ -13,11 +13,13 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import hikari
 import lightbulb
+from hikari.impl import RESTClientImpl
 
 from roost.commands.access import Access
 from roost.commands.configure import Configure, config_loader
@@ -26,10 +28,11 @@ from roost.commands.personal_data import PersonalData
 from roost.commands.plugins import bot_loader, plugins_loader
 from roost.commands.privacy import TEXTS, ConsentButtons, privacy_loader
 from roost.commands.registry import CommandRegistry
-from roost.config import Config
+from roost.config import Config, bot_id
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
 from roost.errortext import repr_of
+from roost.holder import Folder, Holder, Owner, hold_folder
 from roost.identifies import Identifies, Limit
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
@@ -37,7 +40,9 @@ from roost.plugins import PluginHost
 from roost.reconnect import try_often
 from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
-from roost.store import open_store
+from roost.store import StoreHold, open_store
+
+AnswerT = TypeVar("AnswerT")
 
 _log = logging.getLogger("roost.app")
 _stop_log = logging.getLogger("roost.stop")
@@ -47,6 +52,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GATEWAY_CLOSED_S = 5.0
 GUILDS_S = 5.0
 """How long the announced guilds may take to arrive before the bot calls itself ready without them."""
+HOLD_LOOK_S = 2.0
+"""Between two looks whether the data folder and the database are still this process's."""
 BACKSTOP_S = 8.0
 EXIT_BACKSTOP = 70
 """Exit status when a stuck thread or library had to be left behind."""
@@ -74,6 +81,7 @@ class App:
         self._registry: CommandRegistry | None = None
         self._bot: hikari.GatewayBot | None = None
         self._client: lightbulb.GatewayEnabledClient | None = None
+        self._failure: Exception | None = None
 
     @property
     def plugins(self) -> PluginHost:
@@ -85,8 +93,9 @@ class App:
         """Run until told to stop.
 
         Raises:
-            ConfigError: The configuration, the token or an intent is refused.
-            ResourceError: Discord cannot be reached.
+            ConfigError: The configuration, the token or an intent is refused, or the data is another bot's.
+            HeldError: Another process of the bot runs.
+            ResourceError: Discord cannot be reached, or the data was lost while the bot ran.
         """
         loop = asyncio.get_running_loop()
         handled_before = loop.get_exception_handler()
@@ -95,8 +104,11 @@ class App:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with AsyncExitStack() as stack:
+                holder = Holder.of_this_process(self._bot_id())
+                folder = stack.enter_context(hold_folder(self.config.data_dir, holder))
                 instance_id = stack.enter_context(hold_instance(self.config.data_dir))
                 store = await stack.enter_async_context(open_store(self.config.data_dir, self.config.core.store.url))
+                hold = await stack.enter_async_context(store.hold(holder))
                 consent = await StoredConsent.load(store, self.config.core.consent.mode)
                 bot = self._bot = self._make_bot()
                 stack.push_async_callback(self._scope.aclose)
@@ -135,9 +147,12 @@ class App:
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)
                     await self._host.load_all(self._registry)
-                    await self._start_and_wait(bot)
+                    self._scope.spawn(self._watch_data(folder, hold), "data watch")
+                    await self._start_and_wait(bot, folder, hold)
                 finally:
                     await self.stop(self.stop_reason or "the app ended")
+                if self._failure is not None:
+                    raise self._failure
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
@@ -221,9 +236,31 @@ class App:
     def _on_signal(self, number: signal.Signals) -> None:
         self.request_stop(signal.Signals(number).name)
 
-    async def _start_and_wait(self, bot: hikari.GatewayBot) -> None:
+    def _bot_id(self) -> int:
+        found = bot_id(self._token)
+        if found is None:
+            raise ConfigError("the token is not a bot token")
+        return found
+
+    async def _watch_data(self, folder: Folder, hold: StoreHold) -> None:
+        """Stop the bot when its data is taken away: nothing it would write now could be found by its next start."""
+        while True:
+            if trouble := folder.trouble() or await hold.trouble():
+                break
+            await asyncio.sleep(HOLD_LOOK_S)
+        _log.error("%s", trouble, extra={"event": "data_lost"})
+        self._failure = ResourceError(trouble)
+        self.request_stop("the data was lost")
+
+    async def _claim_data(self, folder: Folder, hold: StoreHold) -> None:
+        application = await self._ask(lambda client: client.fetch_application())
+        owner = Owner(self._bot_id(), int(application.id), application.name)
+        folder.claim(owner)
+        await hold.claim(owner)
+
+    async def _start_and_wait(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
         stop = self._scope.spawn(self._stop_requested.wait(), "stop requested")
-        start = self._scope.spawn(self._start(bot), "start", awaited=True)
+        start = self._scope.spawn(self._start(bot, folder, hold), "start", awaited=True)
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not start.done():
             start.cancel()
@@ -237,10 +274,11 @@ class App:
         if stop not in done:
             raise _as_start_error(next(iter(done)).exception())
 
-    async def _start(self, bot: hikari.GatewayBot) -> None:
+    async def _start(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
         assert self._client is not None
         assert self._registry is not None
         try:
+            await self._claim_data(folder, hold)
             if per_hour := self.config.core.start.max_identify_per_hour:
                 await Identifies(self.config.data_dir, per_hour).wait(self._ask_limit)
             async with asyncio.timeout(self.config.core.start.timeout_s):
@@ -271,16 +309,20 @@ class App:
 
     async def _ask_limit(self) -> tuple[Limit, int]:
         """How many sessions Discord still allows, and how many this bot begins; hikari's own client is not up yet."""
+        info = await self._ask(lambda client: client.fetch_gateway_bot_info())
+        left = info.session_start_limit
+        return Limit(left.total, left.remaining, left.reset_after.total_seconds()), info.shard_count
+
+    async def _ask(self, question: Callable[[RESTClientImpl], Awaitable[AnswerT]]) -> AnswerT:
+        """Ask Discord something before hikari's own client is up."""
         async with asyncio.timeout(self.config.core.start.timeout_s):
             rest = hikari.RESTApp(url=self.config.core.discord.rest_url)
             await rest.start()
             try:
                 async with rest.acquire(self._token, hikari.TokenType.BOT) as client:
-                    info = await client.fetch_gateway_bot_info()
+                    return await question(client)
             finally:
                 await rest.close()
-        left = info.session_start_limit
-        return Limit(left.total, left.remaining, left.reset_after.total_seconds()), info.shard_count
 
     async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
         self._guilds_to_come |= {int(guild) for guild in event.unavailable_guilds}

@@ -1,7 +1,7 @@
 """The ``roost`` command.
 
 Exit status: 0 done, 1 the work failed (a leak, wrong words), 2 bad usage or configuration, 3 Discord or the database
-unreachable.
+unreachable, or the data in use by another process or lost.
 Whatever goes wrong is one line on standard error that says what to do.
 """
 

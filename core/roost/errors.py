@@ -9,6 +9,7 @@
     |- ConfigError         a setting is wrong; names the key and what to do
     |- PluginError         a plugin could not be loaded, opened or unloaded
     `- ResourceError       the outside world refused; `.retryable`, `.retry_after_s`
+       |- HeldError        another process of the bot uses the data
        |- VoiceError       Discord voice
        `- SpeechError      the speech engine
 
@@ -75,6 +76,10 @@ class ResourceError(RoostError):
         super().__init__(message)
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+
+class HeldError(ResourceError):
+    """Another process of the bot uses the data folder or the database."""
 
 
 class VoiceError(ResourceError):

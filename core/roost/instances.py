@@ -1,6 +1,7 @@
-"""Which processes of this bot are alive: each holds a lock file for as long as it lives.
+"""Which processes have journals in a data folder: each holds a lock file for as long as it lives.
 
 The kernel frees a ``flock`` with the process, however it ends, so a lock that can be taken belongs to the dead.
+Versions before `roost.holder` know each other by these files alone.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ ROWS: tuple[Row, ...] = (
     Row(73, 10, "SIGKILL in any state", "the next start finds the ghost and ends it", "The bot leaves the channel when it is back."),
     Row(74, 10, "SIGKILL while the journal is written", "the journal is replaced whole; a torn one is ignored", "As row 73."),
     Row(75, 0, "the bot crashes in a loop", "starts 20 times an hour at most (`start.max_identify_per_hour`), and less often when Discord allows few", "The bot comes back later and its log says when; its token stays valid."),
-    Row(76, 0, "two processes with one token", "neither ends what the other holds", NOTHING),
+    Row(76, 0, "foreign software and the bot share one token (`voice.exclusive = false`)", "neither ends what the other holds", NOTHING),
     Row(77, 15, "the process is stopped for a minute and goes on", "recovers or ends, never doubles", GAP),
     Row(78, 0, "a child process could inherit sockets", "none does", NOTHING),
     Row(79, 7, "no file descriptors left", "the join fails and leaves", NOT_JOINED),
@@ -163,6 +163,13 @@ ROWS: tuple[Row, ...] = (
         "refused at once, with the seconds left; a leave is never refused", "The reply says how long to wait."),
     Row(134, 3, "50 members of one server type `/voice join` at once",
         "each reply has a rate limit of its own, as at Discord, and waits for no other", "Every member has a final reply within 3 s."),
+    Row(150, 15, "a second process is started on a data folder or a database that a process of the bot holds",
+        "refuses the second process in one line with the first one's id, machine and start; the first one is not touched", NOTHING),
+    Row(151, 15, "a bot is started on a data folder or a database of another bot", "refuses it in one line that names the owner, before a plugin is loaded", NOTHING),
+    Row(152, 20, "the process that held the data was killed, or is of an older version",
+        "its lock ends with it, however it ends, and the next start goes on; a folder without an owner is adopted", NOTHING),
+    Row(153, 10, "the database, the data folder or its lock vanishes or is replaced under the running bot",
+        "refuses at once to write what could not be found again, leaves voice, ends with a non-zero status and says why", GONE),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

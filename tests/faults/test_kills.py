@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hikari
 import pytest
-from bot_scene import scenes
+from bot_scene import Scene, scenes
 from context import eventually, leave_ghost, running
 from fault_report import FULL, Fault
 
 from roost.instances import instances_dir
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
-from roost_voice.journal import Journal, parse, read_others
+from roost_voice.journal import Journal, parse, read_dead
 
 WRITER = """
 import itertools, sys
@@ -50,9 +53,8 @@ async def test_killed_while_it_writes_the_journal_is_whole(kill: int, fault: Fau
         found = parse((instances_dir(tmp_path) / "victim.json").read_bytes())
         assert found
         assert set(found) <= set(range(1, 40))
-        others = read_others(tmp_path, "me")
-    assert others.living == {}
-    assert [guilds for guilds in others.dead.values() if guilds == set(found)]
+        dead = read_dead(tmp_path, "me")
+    assert [guilds for guilds in dead.values() if guilds == set(found)]
 
 
 @pytest.mark.sim
@@ -76,28 +78,46 @@ async def test_a_torn_journal_is_ignored_and_the_ghost_ended(ghosts: str, fault:
 
 @pytest.mark.e2e
 @pytest.mark.fault(76)
-@pytest.mark.parametrize("same_folder", [True, False], ids=["one data folder", "two deployments"])
-async def test_a_second_process_leaves_the_first_ones_session_alone(
-    same_folder: bool, fault: Fault, tmp_path: Path
-) -> None:
+async def test_foreign_software_with_the_token_and_roost_leave_each_other_alone(fault: Fault, tmp_path: Path) -> None:
+    """The setting for that is ``voice.exclusive = false``; a second Roost is refused (row 150)."""
     async with scenes(tmp_path) as scene:
-        settings = {} if same_folder else {"voice__exclusive": "false"}
-        async with scene.bot(**settings) as first:
-            assert "Joined" in await scene.join()
+        elsewhere = scene.sim.card["guilds"][1]
+        there = int(elsewhere["voice_channels"][0]["id"])
+        async with foreign_bot(scene, int(elsewhere["id"]), there):
             before = await scene.log("op4", "voice_state")
-            async with scene.bot(data="data" if same_folder else "other", **settings) as second:
+            async with scene.bot(voice__exclusive="false") as bot:
+                assert "Joined" in await scene.join()
                 await asyncio.sleep(2.5)  # the reaper's first step would have been done by now
                 with fault.clock():
-                    assert await scene.place() == scene.voice[0]
-                    assert await scene.log("op4", "voice_state") == before
-                second.terminate()
-                assert await second.wait(10) == 0
-            assert await scene.place() == scene.voice[0]
-            state = await scene.discord.state()
-            assert state["sessions"]["live"] == state["max_sessions_per_guild"] == 1
-            first.terminate()
-            assert await first.wait(10) == 0
-        assert await scene.place() is None
+                    log = await scene.log("op4", "voice_state")
+                    assert [each for each in log if each["guild_id"] == elsewhere["id"]] == before
+                bot.terminate()
+                assert await bot.wait(10) == 0
+            states = (await scene.discord.state())["voice_states"]
+            own = [each["channel_id"] for each in states if str(each["user_id"]) == scene.bot_id]
+            assert own == [str(there)]
+
+
+@contextlib.asynccontextmanager
+async def foreign_bot(scene: Scene, guild_id: int, channel_id: int) -> AsyncIterator[None]:
+    """Software that is not Roost, with the same token, and in voice."""
+    card = scene.sim.card
+    bot = hikari.GatewayBot(
+        card["bots"][0]["token"],
+        rest_url=card["rest_url"],
+        banner=None,
+        logs=None,
+        suppress_optimization_warning=True,
+    )
+    await bot.start(check_for_updates=False)
+    try:
+        await bot.shards[0].update_voice_state(guild_id, channel_id)
+        async with asyncio.timeout(10):
+            while await scene.place() != channel_id:
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        await bot.close()
 
 
 @pytest.mark.e2e
@@ -124,22 +144,3 @@ async def test_a_process_that_was_stopped_for_a_while_is_there_once(fault: Fault
         bot.terminate()
         assert await bot.wait(10) == 0
         assert await scene.place() is None
-
-
-@pytest.mark.e2e
-@pytest.mark.fault(77)
-async def test_a_lease_outlives_a_pause(fault: Fault, tmp_path: Path) -> None:
-    """A process that is merely stopped still holds what it holds: another one does not reap it."""
-    async with scenes(tmp_path) as scene, scene.bot() as bot:
-        assert "Joined" in await scene.join()
-        os.kill(bot.pid, signal.SIGSTOP)
-        try:
-            async with scene.bot() as other:
-                await asyncio.sleep(2.5)
-                with fault.clock():
-                    assert await scene.place() == scene.voice[0]
-                other.terminate()
-                assert await other.wait(10) == 0
-        finally:
-            os.kill(bot.pid, signal.SIGCONT)
-        assert await scene.place() == scene.voice[0]

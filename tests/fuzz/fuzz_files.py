@@ -53,12 +53,10 @@ def run_instances(data: bytes) -> None:
             else:
                 path.write_bytes(script.take(script.number(2) % 300))
             assert not is_alive(root, name)
-        others = journal.read_others(root, "own")
-        assert others.living == {}
-        for path, guilds in others.dead.items():
+        for path, guilds in journal.read_dead(root, "own").items():
             assert guilds
             journal.remove_lock_of(path)
-        assert journal.read_others(root, "own").dead == {}
+        assert journal.read_dead(root, "own") == {}
 
 
 def make_instances(dice: random.Random) -> bytes:

@@ -9,22 +9,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from roost.access import Rule
+from roost.holder import Holder
 from roost.store import migrations, tables
 from roost.store.database import Address, Database, exclusive, open_database, upsert
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
+from roost.store.holding import StoreHold, hold_store
 from roost.store.migrations import Backup
 from roost.store.renaming import rename_indexes, rename_table
 
-__all__ = ["Backup", "Document", "DocumentCollection", "PluginStore", "Store", "StoredSettings", "open_store"]
+__all__ = [
+    "Backup",
+    "Document",
+    "DocumentCollection",
+    "PluginStore",
+    "Store",
+    "StoreHold",
+    "StoredSettings",
+    "open_store",
+]
 
 
 class Store:
@@ -42,6 +53,10 @@ class Store:
     @property
     def address(self) -> Address:
         return self._database.address
+
+    def hold(self, holder: Holder) -> AbstractAsyncContextManager[StoreHold]:
+        """See `roost.store.holding.hold_store`."""
+        return hold_store(self._database, holder)
 
     def of_plugin(self, plugin: str) -> PluginStore:
         """What one plugin keeps."""

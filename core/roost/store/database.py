@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from roost.errors import ConfigError, ResourceError, RoostError
 from roost.scopes import finished
@@ -34,6 +35,8 @@ CONNECT_S = 10.0
 COMMAND_S = 600.0
 """The longest statement; a migration may take that long."""
 POOL_S = 15.0
+KEEP_ALIVES = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "4"}
+"""The server ends a session, and what it locked, 40 s after the client's machine is gone."""
 
 _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
@@ -99,6 +102,7 @@ class Database:
         self.file = Path(file) if file and file != ":memory:" else None
         """Of SQLite."""
         self.backup_dir = self.file.parent if self.file is not None else data_dir
+        self._opened = self.file.stat() if self.file is not None else None
 
     @property
     def address(self) -> Address:
@@ -107,6 +111,37 @@ class Database:
             return Address(path=str(self.file) if self.file is not None else None)
         host = str(url.query.get("host", url.host or ""))
         return Address(path=host) if host.startswith("/") else Address(port=url.port or POSTGRESQL_PORT)
+
+    @property
+    def place(self) -> str:
+        """For people: the file, or name and server."""
+        if self.is_sqlite:
+            return str(self.file or "in memory")
+        return f"{self.engine.url.database} at {_place(self.engine.url)}"
+
+    def trouble(self) -> str:
+        """Sentence that says how SQLite's file was lost under the bot; empty while it is the one that was opened."""
+        if self.file is None or self._opened is None:
+            return ""
+        try:
+            if os.path.samestat(self.file.stat(), self._opened):
+                return ""
+        except FileNotFoundError:
+            return f"the database {self.file} vanished while the bot ran; put it back, or start with an empty one"
+        except OSError:
+            return ""  # the statement that follows says what is wrong
+        return f"the database {self.file} was replaced while the bot ran; stop the bot first, then replace the file"
+
+    async def session(self) -> AsyncConnection:
+        """A connection outside the pool and outside any transaction, which the caller closes. PostgreSQL only."""
+        engine = create_async_engine(
+            self.engine.url,
+            hide_parameters=True,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": CONNECT_S, "command_timeout": CONNECT_S, "server_settings": KEEP_ALIVES},
+        )
+        return await engine.connect()
 
     @property
     def is_sqlite(self) -> bool:
@@ -142,6 +177,8 @@ class Database:
 
     @asynccontextmanager
     async def _connected(self, begin: str | None = None, *, opening: bool = False) -> AsyncIterator[AsyncConnection]:
+        if trouble := self.trouble():
+            raise ResourceError(trouble)
         with translated(opening=self.engine.url if opening else None):
             connection = self.engine.connect()
             try:

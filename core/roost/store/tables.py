@@ -75,6 +75,25 @@ deletions = sa.Table(
     sa.Column("asked_at", sa.Float, nullable=False, comment="seconds since 1970"),
 )
 
+owner = sa.Table(
+    "roost_owner",
+    metadata,
+    sa.Column("one", sa.Integer, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    sa.Column("bot_id", sa.BigInteger, nullable=False),
+    sa.Column("application_id", sa.BigInteger, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+)
+
+holder = sa.Table(
+    "roost_holder",
+    metadata,
+    sa.Column("one", sa.Integer, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("since_s", sa.Float, nullable=False, comment="seconds since 1970"),
+    sa.Column("bot_id", sa.BigInteger, nullable=False),
+)
+
 
 PREFIX = "plugin_"
 """Of the tables of plugins; nothing else in the database begins so."""

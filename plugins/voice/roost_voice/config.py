@@ -22,7 +22,7 @@ class VoiceConfig(BaseModel):
     )
     exclusive: bool = Field(
         default=True,
-        description="This is the only deployment of the token: voice states that no process here owns are removed.",
+        description="No foreign software uses the token: voice states that this process does not own are removed.",
     )
     timing_scale: float = Field(default=1.0, gt=0, le=10, description="Factor on every delay; for tests.")
     drain_s: float = Field(default=2.0, gt=0, le=30, description="Seconds the last words have before voice is left.")

@@ -1,7 +1,8 @@
 """What this process answers for in voice, kept where the next process finds it after a crash.
 
-One file per process, ``<data_dir>/instances/<instance_id>.json``, mode 0600, replaced atomically. Whether a process
-lives is told by its lock file (`roost.instances`), never by the journal. No secret is stored: session ids as SHA-256.
+One file per process, ``<data_dir>/instances/<instance_id>.json``, mode 0600, replaced atomically. The data folder has
+one living process (`roost.holder`), so every other journal in it is a dead process's. No secret is stored: session ids
+as SHA-256.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from roost.instances import instances_dir, is_alive
+from roost.instances import instances_dir
 
 _log = logging.getLogger("roost.voice.journal")
 
@@ -87,19 +88,6 @@ class Journal:
         self._claims = claims
 
 
-@dataclasses.dataclass
-class Others:
-    """What other processes' journals say, as read once.
-
-    Attributes:
-        living: Claims of processes that hold their lock, by guild.
-        dead: Guilds still to be accounted for, by the file of a dead process.
-    """
-
-    living: dict[int, list[Claim]] = dataclasses.field(default_factory=dict)
-    dead: dict[Path, set[int]] = dataclasses.field(default_factory=dict)
-
-
 def parse(raw: bytes) -> dict[int, Claim] | None:
     """A journal's claims; None when the file is torn, foreign or nonsense."""
     try:
@@ -125,28 +113,23 @@ def _hash(text: object) -> str | None:
     return text
 
 
-def read_others(data_dir: Path, instance_id: str) -> Others:
-    """Read every other process's journal. Torn and very old files of the dead are removed."""
-    others = Others()
+def read_dead(data_dir: Path, instance_id: str) -> dict[Path, set[int]]:
+    """Guilds that dead processes answered for, by journal. Torn and very old files are removed."""
+    dead: dict[Path, set[int]] = {}
     for path in sorted(instances_dir(data_dir).glob("*.json*")):
-        owner = path.name.split(".", 1)[0]
-        if owner == instance_id:
+        if path.name.split(".", 1)[0] == instance_id:
             continue
-        alive = is_alive(data_dir, owner)
         try:
             raw = path.read_bytes()
             age_s = time.time() - path.stat().st_mtime
         except OSError:
             continue
         claims = parse(raw) if path.suffix == ".json" else None
-        if alive:
-            for guild, claim in (claims or {}).items():
-                others.living.setdefault(guild, []).append(claim)
-        elif claims and age_s < OLD_S:
-            others.dead[path] = set(claims)
+        if claims and age_s < OLD_S:
+            dead[path] = set(claims)
         else:
             path.unlink(missing_ok=True)
-    return others
+    return dead
 
 
 def remove_lock_of(journal: Path) -> None:

@@ -7,39 +7,29 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
-from roost_voice.journal import Claim, Others, read_others, remove_lock_of, session_hash
+from roost_voice.journal import read_dead, remove_lock_of
 
 _log = logging.getLogger("roost.voice.reaper")
 
 
 class Verdict(enum.Enum):
-    """Whose a voice state of our user is."""
+    """Owner of a voice state of the bot's user that this process does not own."""
 
     GHOST = "ghost"
-    SOMEBODYS = "somebodys"
-    """Another living process of this bot answers for it."""
     UNKNOWN = "unknown"
-    """No journal knows it, and this deployment shares its token: left alone."""
+    """No journal knows it, and foreign software shares the token: left alone."""
 
 
-def judge(
-    session_id: str, living: Iterable[Claim], *, in_dead_journal: bool, exclusive: bool, asked: bool = False
-) -> Verdict:
+def judge(*, in_dead_journal: bool, exclusive: bool, asked: bool = False) -> Verdict:
     """Decide about a voice state that this process does not own.
 
     Args:
-        session_id: Of the voice state.
-        living: Claims of other living processes on the guild. One whose session is not yet known counts.
         in_dead_journal: A dead process's journal names the guild.
-        exclusive: This is the only deployment of the token, so that whatever nobody here owns is nobody's.
+        exclusive: No foreign software uses the token, so what this process does not own is nobody's.
         asked: This process asked to be let in there, and Discord has not answered until now.
     """
-    digest = session_hash(session_id)
-    if any(claim.session_sha256 in (None, digest) for claim in living):
-        return Verdict.SOMEBODYS
     if in_dead_journal or exclusive or asked:
         return Verdict.GHOST
     return Verdict.UNKNOWN
@@ -63,7 +53,7 @@ class Reaper:
 
     def start(self) -> None:
         """Read what the dead left behind."""
-        self._dead = read_others(self._data_dir, self._instance_id).dead
+        self._dead = read_dead(self._data_dir, self._instance_id)
 
     def asked(self, guild_id: int, channel_id: int, now: float) -> None:
         """This process asks Discord to be let into a channel."""
@@ -73,17 +63,11 @@ class Reaper:
         """Discord has let us in: from now on a voice state that nobody owns is no answer to us."""
         self._asked.pop(guild_id, None)
 
-    def judge(self, guild_id: int, channel_id: int, session_id: str, now: float) -> Verdict:
-        """Read the journals anew, since other processes live on, and decide."""
+    def judge(self, guild_id: int, channel_id: int, now: float) -> Verdict:
+        """Decide about a voice state."""
         asked_for, until = self._asked.pop(guild_id, (0, 0.0))
-        others: Others = read_others(self._data_dir, self._instance_id)
-        named = any(guild_id in guilds for guilds in (*self._dead.values(), *others.dead.values()))
-        for path, guilds in others.dead.items():
-            self._dead.setdefault(path, guilds)
         return judge(
-            session_id,
-            others.living.get(guild_id, ()),
-            in_dead_journal=named,
+            in_dead_journal=any(guild_id in guilds for guilds in self._dead.values()),
             exclusive=self._exclusive,
             asked=asked_for == channel_id and now < until,
         )

@@ -31,6 +31,20 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     assert str(error) == "store.url: cannot open the database: file is not a database"
 
 
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
+async def test_a_database_that_is_taken_away_takes_nothing_more(replaced: bool, tmp_path: Path) -> None:
+    file = tmp_path / "roost.sqlite3"
+    async with open_store(tmp_path) as store:
+        await store.set_setting("some", 1, "key", "kept")
+        file.unlink()
+        if replaced:
+            file.touch()
+        with pytest.raises(ResourceError, match=f"{file} (was replaced|vanished) while the bot ran"):
+            await store.set_setting("some", 1, "key", "lost")
+        with pytest.raises(ResourceError, match="while the bot ran"):
+            await store.get_setting("some", 1, "key")
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -229,8 +229,6 @@ class Driver:
     def stray(self, action: moves.Stray) -> None:
         asked, self.asked = self.asked, None
         verdict = judge(
-            action.session_id,
-            (),
             in_dead_journal=self.dead is not None,
             exclusive=self.exclusive,
             asked=asked is not None and asked[0] == action.channel_id and self.now < asked[1],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from context import eventually, leave_ghost, running
 
-from roost.instances import hold_instance, instances_dir
+from roost.instances import instances_dir
 from roost.sim.server import SimulatedDiscord
 from roost_voice.journal import Journal
 from roost_voice.moves import Told
@@ -60,20 +60,6 @@ async def test_a_join_into_the_ghosts_channel(sim: SimulatedDiscord, tmp_path: P
     async with running(sim, tmp_path) as rig:
         assert (await rig.join(1)).told is Told.JOINED
         assert rig.most == 1
-
-
-async def test_another_living_process_is_left_alone(sim: SimulatedDiscord, tmp_path: Path) -> None:
-    channel = ghost_channel(sim)
-    guild = next(iter(sim.world.guilds.values()))
-    with hold_instance(tmp_path) as other:
-        await leave_ghost(sim, channel)
-        state = guild.voice_states[sim.world.bots[0].user.id]
-        Journal(tmp_path, other).write(guild.id, channel, state.session_id)
-        async with running(sim, tmp_path) as rig:
-            await eventually(lambda: rig.ctx.bot.shards[0].is_connected)
-            await asyncio.sleep(0.5)
-            assert rig.place == channel
-            assert rig.op4() == [str(channel)]
 
 
 async def test_a_shared_token_leaves_strangers_alone(sim: SimulatedDiscord, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from roost.audio import LinkEnd, Retry, Timing
-from roost.instances import hold_instance, instances_dir
+from roost.instances import instances_dir
 from roost_voice import moves
 from roost_voice.actor import ActorCore
 from roost_voice.commands import JOIN_WORDS, join_words, leave_words
 from roost_voice.config import VoiceConfig
-from roost_voice.journal import Claim, Journal, parse, read_others, session_hash
+from roost_voice.journal import Claim, Journal, parse, read_dead, session_hash
 from roost_voice.moves import Priority, SendOp4, State, Told, Wish
 from roost_voice.op4 import Op4Queue
 from roost_voice.reaper import Reaper, Verdict, judge
@@ -46,14 +46,10 @@ def test_journal_holds_no_secret_and_goes_with_the_last_guild(tmp_path: Path) ->
     assert [entry.name for entry in instances_dir(tmp_path).iterdir()] == []
 
 
-def test_others_are_told_apart_by_their_locks(tmp_path: Path) -> None:
-    with hold_instance(tmp_path) as living, hold_instance(tmp_path) as me:
-        Journal(tmp_path, living).write(1, 2, "a")
-        Journal(tmp_path, me).write(5, 6, "c")
-        Journal(tmp_path, "dead").write(3, 4, "b")
-        others = read_others(tmp_path, me)
-        assert others.living == {1: [Claim(2, session_hash("a"))]}
-        assert list(others.dead.values()) == [{3}]
+def test_every_other_journal_is_of_a_dead_process(tmp_path: Path) -> None:
+    Journal(tmp_path, "me").write(5, 6, "c")
+    Journal(tmp_path, "dead").write(3, 4, "b")
+    assert list(read_dead(tmp_path, "me").values()) == [{3}]
 
 
 @given(st.binary(max_size=60))
@@ -67,7 +63,7 @@ def test_torn_files_are_removed(tmp_path: Path, content: str) -> None:
     folder.mkdir(parents=True)
     (folder / "dead.json").write_text(content)
     (folder / "other.json.new").write_text("half")
-    assert read_others(tmp_path, "me").dead == {}
+    assert read_dead(tmp_path, "me") == {}
     assert list(folder.iterdir()) == []
 
 
@@ -75,7 +71,7 @@ def test_old_files_are_removed(tmp_path: Path) -> None:
     Journal(tmp_path, "dead").write(1, 2, None)
     path = instances_dir(tmp_path) / "dead.json"
     os.utime(path, (0, time.time() - 4000))
-    assert read_others(tmp_path, "me").dead == {}
+    assert read_dead(tmp_path, "me") == {}
     assert not path.exists()
 
 
@@ -83,18 +79,11 @@ def test_old_files_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("living", "named", "exclusive", "verdict"),
-    [
-        ([], False, True, Verdict.GHOST),
-        ([], False, False, Verdict.UNKNOWN),
-        ([], True, False, Verdict.GHOST),
-        ([Claim(2, session_hash("s"))], True, True, Verdict.SOMEBODYS),
-        ([Claim(2, None)], False, True, Verdict.SOMEBODYS),
-        ([Claim(2, session_hash("another"))], False, True, Verdict.GHOST),
-    ],
+    ("named", "exclusive", "verdict"),
+    [(False, True, Verdict.GHOST), (False, False, Verdict.UNKNOWN), (True, False, Verdict.GHOST)],
 )
-def test_whose_a_voice_state_is(living: list[Claim], named: bool, exclusive: bool, verdict: Verdict) -> None:
-    assert judge("s", living, in_dead_journal=named, exclusive=exclusive) is verdict
+def test_whose_a_voice_state_is(named: bool, exclusive: bool, verdict: Verdict) -> None:
+    assert judge(in_dead_journal=named, exclusive=exclusive) is verdict
 
 
 def test_a_late_answer_is_ours_once(tmp_path: Path) -> None:
@@ -102,11 +91,11 @@ def test_a_late_answer_is_ours_once(tmp_path: Path) -> None:
     reaper = Reaper(tmp_path, "me", exclusive=False, late_answer_s=60.0)
     for channel_id, now, verdict in ((2, 59.0, Verdict.GHOST), (3, 59.0, Verdict.UNKNOWN), (2, 61.0, Verdict.UNKNOWN)):
         reaper.asked(1, 2, 0.0)
-        assert reaper.judge(1, channel_id, "s", now) is verdict
-        assert reaper.judge(1, channel_id, "s", now) is Verdict.UNKNOWN
+        assert reaper.judge(1, channel_id, now) is verdict
+        assert reaper.judge(1, channel_id, now) is Verdict.UNKNOWN
     reaper.asked(1, 2, 0.0)
     reaper.answered(1)
-    assert reaper.judge(1, 2, "s", 1.0) is Verdict.UNKNOWN
+    assert reaper.judge(1, 2, 1.0) is Verdict.UNKNOWN
 
 
 def test_a_dead_journal_goes_when_all_its_guilds_are_settled(tmp_path: Path) -> None:

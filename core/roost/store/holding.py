@@ -1,0 +1,165 @@
+"""Whose the database is: the one bot whose data it holds, and the one process that may use it now.
+
+SQLite: a lock file beside the database. PostgreSQL: an advisory lock, keyed by the bot, of a session of its own for as
+long as the process lives. The server frees it with the connection, which keep-alives end when the machine is gone. A
+pooler that shares one session among several clients must not stand in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from roost.errors import ConfigError, HeldError, ResourceError
+from roost.holder import Holder, LockFile, Owner, hold_file, in_use, refuse_another
+from roost.store import tables
+from roost.store.database import KEY, Connection, Database, exclusive, translated, upsert
+
+_log = logging.getLogger("roost.store")
+
+ANOTHER_DATABASE = f"name another database in {KEY}, or another folder with --data-dir"
+ANSWER_S = 10.0
+"""How long the server may take to answer on the session that holds the lock."""
+ONE = {"one": 1}
+
+
+class StoreHold:
+    """The database of this process. Made by `hold_store`."""
+
+    def __init__(self, database: Database, holder: Holder) -> None:
+        self._database = database
+        self._holder = holder
+        self._lock_file: LockFile | None = None
+        self._session: AsyncConnection | None = None
+        self._told = False
+
+    @property
+    def _what(self) -> str:
+        return f"the database {self._database.place}"
+
+    async def trouble(self) -> str:
+        """Sentence that says how the database was lost; empty while this process holds it.
+
+        A lock that went with its connection is taken anew. While the server cannot be reached nothing is lost yet.
+        """
+        if self._database.is_sqlite:
+            if self._lock_file is not None and self._lock_file.is_lost():
+                return f"the lock file of {self._what} was removed or replaced while the bot ran; leave it alone"
+            return self._database.trouble()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                if self._session is None or not await self._is_held():
+                    await self._take()
+                    _log.info("%s is held again", self._what)
+            self._told = False
+        except (HeldError, ConfigError) as error:
+            return str(error)
+        except (ResourceError, TimeoutError) as error:
+            if not self._told:
+                _log.warning(
+                    "%s does not say whether this process still holds it: %s", self._what, error or "no answer in time"
+                )
+            self._told = True
+        return ""
+
+    async def claim(self, owner: Owner) -> None:
+        """Write down whose the database is.
+
+        Raises:
+            ConfigError: It is another bot's.
+            ResourceError: The database failed.
+        """
+        values = dataclasses.asdict(owner)
+        async with self._database.write() as connection:
+            await exclusive(connection, "roost owner")
+            found = await _owner(connection)
+            refuse_another(found, self._holder.bot_id, self._what, ANOTHER_DATABASE, key=KEY)
+            if found != owner:
+                await upsert(connection, tables.owner, ONE, values)
+        if found is None:
+            _log.info("%s belongs to the application %d from now on", self._what, owner.application_id)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Take hold until the stack unwinds; raises what `hold_store` raises."""
+        if self._database.is_sqlite:
+            if (file := self._database.file) is not None:
+                lock = file.with_name(f"{file.name}.lock")
+                held = hold_file(lock, self._holder, self._what, ANOTHER_DATABASE)
+                self._lock_file = stack.enter_context(held)
+            await self._check_owner()
+            return
+        stack.push_async_callback(self._drop)
+        await self._take()
+
+    async def _check_owner(self) -> None:
+        async with self._database.read() as connection:
+            refuse_another(await _owner(connection), self._holder.bot_id, self._what, ANOTHER_DATABASE, key=KEY)
+
+    async def _take(self) -> None:
+        """Take the advisory lock on a new session.
+
+        Raises:
+            ConfigError: The database is another bot's.
+            HeldError: Another process holds it.
+            ResourceError: The database failed.
+        """
+        await self._drop()
+        number = int.from_bytes(
+            hashlib.sha256(f"roost holder {self._holder.bot_id}".encode()).digest()[:8], "big", signed=True
+        )
+        with translated():
+            session = self._session = await self._database.session()
+            taken = (await session.execute(sa.select(sa.func.pg_try_advisory_lock(number)))).scalar()
+        if not taken:
+            await self._drop()
+            async with self._database.read() as connection:
+                row = (await connection.execute(sa.select(tables.holder))).mappings().first()
+            found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
+            raise in_use(self._what, found, ANOTHER_DATABASE)
+        await self._check_owner()
+        async with self._database.write() as connection:
+            await upsert(connection, tables.holder, ONE, dataclasses.asdict(self._holder))
+
+    async def _is_held(self) -> bool:
+        assert self._session is not None
+        try:
+            with translated():
+                await self._session.execute(sa.text("SELECT 1"))
+        except ResourceError:
+            return False
+        return True
+
+    async def _drop(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(ResourceError), translated():
+                await session.invalidate()
+                await session.close()
+
+
+@asynccontextmanager
+async def hold_store(database: Database, holder: Holder) -> AsyncIterator[StoreHold]:
+    """Hold a database until the block ends.
+
+    Raises:
+        ConfigError: It is another bot's.
+        HeldError: Another process holds it.
+        ResourceError: It cannot be reached.
+    """
+    hold = StoreHold(database, holder)
+    async with AsyncExitStack() as stack:
+        await hold.open(stack)
+        yield hold
+
+
+async def _owner(connection: Connection) -> Owner | None:
+    row = (await connection.execute(sa.select(tables.owner))).mappings().first()
+    return Owner(row["bot_id"], row["application_id"], row["name"]) if row is not None else None

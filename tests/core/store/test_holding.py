@@ -1,0 +1,145 @@
+"""Whose the database is: another bot and another process are refused, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pg_server import Server
+
+from roost.errors import ConfigError, HeldError
+from roost.holder import Holder, Owner
+from roost.store import StoreHold, open_store
+
+HOLDER = Holder(os.getpid(), "here", 1_700_000_000.0, 7)
+OWNER = Owner(7, 70, "Seven")
+STRANGER = dataclasses.replace(HOLDER, bot_id=8)
+HOLDING = """
+import asyncio, sys
+from pathlib import Path
+from roost.holder import Holder
+from roost.store import open_store
+
+async def hold():
+    async with open_store(Path(sys.argv[1]), sys.argv[2] or None) as store:
+        async with store.hold(Holder.of_this_process(7)):
+            print("held", flush=True)
+            await asyncio.sleep(60)
+
+asyncio.run(hold())
+"""
+
+
+@contextlib.asynccontextmanager
+async def held(folder: Path, url: str | None, holder: Holder = HOLDER) -> AsyncIterator[StoreHold]:
+    async with open_store(folder, url) as store, store.hold(holder) as hold:
+        yield hold
+
+
+@contextlib.asynccontextmanager
+async def holding_process(folder: Path, url: str | None) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDING, str(folder), url or "", stdout=PIPE)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.unit
+async def test_another_holder_is_refused_by_name_until_the_first_has_gone(tmp_path: Path, url: str | None) -> None:
+    async with held(tmp_path, url):
+        with pytest.raises(HeldError, match=rf"process {os.getpid()} on here since 2023-11-14 22:13:20 UTC; stop"):
+            async with held(tmp_path, url):
+                raise AssertionError("held twice")
+    async with held(tmp_path, url) as hold:
+        assert await hold.trouble() == ""
+
+
+@pytest.mark.e2e
+async def test_a_killed_holder_is_gone_and_a_stopped_one_is_not(tmp_path: Path, url: str | None) -> None:
+    async with holding_process(tmp_path, url) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(HeldError, match=f"process {process.pid} on "):
+            async with held(tmp_path, url):
+                raise AssertionError("held twice")
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(2):
+            while True:  # the server sees the end of a connection a moment after the process's
+                with contextlib.suppress(HeldError):
+                    async with held(tmp_path, url):
+                        break
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.unit
+async def test_another_bot_is_refused_by_name(tmp_path: Path, url: str | None) -> None:
+    async with held(tmp_path, url) as hold:
+        await hold.claim(OWNER)
+        await hold.claim(dataclasses.replace(OWNER, name="Septimus"))
+    with pytest.raises(ConfigError, match=r"the bot Septimus \(application 70\), .* the bot 8; name another database"):
+        async with held(tmp_path, url, STRANGER):
+            raise AssertionError("let in")
+
+
+@pytest.mark.unit
+async def test_of_two_bots_on_a_new_database_the_second_is_refused(tmp_path: Path, postgres: Server) -> None:
+    url = postgres.url(postgres.new_database())
+    async with held(tmp_path, url) as first, held(tmp_path, url, STRANGER) as second:
+        await first.claim(OWNER)
+        with pytest.raises(ConfigError, match="belongs to the bot Seven"):
+            await second.claim(Owner(8, 80, "Eight"))
+
+
+@pytest.mark.unit
+async def test_a_lock_that_went_with_its_connection_is_taken_again(tmp_path: Path, postgres: Server) -> None:
+    name = postgres.new_database()
+    async with held(tmp_path, postgres.url(name)) as hold:
+        end_sessions(postgres, name)
+        assert await hold.trouble() == ""
+        with pytest.raises(HeldError):
+            async with held(tmp_path, postgres.url(name)):
+                raise AssertionError("held twice")
+
+
+@pytest.mark.e2e
+async def test_a_lock_that_another_process_took_meanwhile_is_lost(tmp_path: Path, postgres: Server) -> None:
+    name = postgres.new_database()
+    async with held(tmp_path, postgres.url(name)) as hold:
+        end_sessions(postgres, name)
+        async with holding_process(tmp_path, postgres.url(name)) as process:
+            assert f"is in use by process {process.pid} on " in await hold.trouble()
+
+
+@pytest.mark.unit
+async def test_a_server_that_is_away_takes_nothing(
+    tmp_path: Path, postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = postgres.new_database()
+    async with held(tmp_path, postgres.url(name)) as hold:
+        postgres.run("psql", "-h", str(postgres.folder), "-U", "roost", "postgres", "-c",
+                     f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # fmt: skip
+        end_sessions(postgres, name)
+        assert [await hold.trouble(), await hold.trouble()] == ["", ""]
+        assert len([each for each in caplog.records if "does not say whether" in each.getMessage()]) == 1
+        postgres.run("psql", "-h", str(postgres.folder), "-U", "roost", "postgres", "-c",
+                     f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")  # fmt: skip
+        assert await hold.trouble() == ""
+
+
+def end_sessions(postgres: Server, name: str) -> None:
+    postgres.run("psql", "-h", str(postgres.folder), "-U", "roost", "postgres", "-c",
+                 f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # fmt: skip
