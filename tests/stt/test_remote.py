@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import email.utils
 import http.client
 import http.server
 import json
@@ -159,6 +160,40 @@ def test_retry_after_is_kept(fake: Service, make: Make) -> None:
     began_s = time.monotonic()
     assert ask(make())[0].text == "hello"
     assert time.monotonic() - began_s >= 0.4
+
+
+def test_retry_after_may_be_a_date(fake: Service, make: Make) -> None:
+    # Dates have whole seconds: this one is one to two seconds away.
+    at = email.utils.formatdate(time.time() + 2.0, usegmt=True)
+    fake.answers = [Answer(b"", 503, (("Retry-After", at),)), Answer()]
+    began_s = time.monotonic()
+    assert ask(make())[0].text == "hello"
+    assert time.monotonic() - began_s >= 0.9
+
+
+@pytest.mark.parametrize("value", ["Fri, 27 Nov 2099 12:00:00 GMT", "1e9", "inf"])
+def test_a_pause_is_kept_by_all_requests_and_has_an_end(
+    fake: Service, make: Make, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr(remote, "MAX_RETRY_AFTER_S", 0.5)
+    monkeypatch.setattr(remote, "BUDGET_S", 0.2)
+    fake.answers = [Answer(b"", 429, (("Retry-After", value),)), Answer()]
+    engine = make()
+    with pytest.raises(SpeechError, match="429"):
+        ask(engine)
+    with pytest.raises(SpeechError, match="asked for a pause"):
+        ask(engine)
+    assert len(fake.requests) == 1
+    time.sleep(0.5)
+    assert ask(engine)[0].text == "hello"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "soon", "nan", "Fri, 99 Nov 2026 99:99:99 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "-5"]
+)
+def test_a_pause_that_makes_no_sense_is_none(fake: Service, make: Make, value: str) -> None:
+    fake.answers = [Answer(b"", 429, (("Retry-After", value),)), Answer()]
+    assert ask(make())[0].text == "hello"
 
 
 def test_a_wait_beyond_the_budget_is_not_waited(fake: Service, make: Make) -> None:

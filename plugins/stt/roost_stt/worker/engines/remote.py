@@ -6,7 +6,7 @@ Authorization header and nowhere else: no message of this module contains it, an
 
 from __future__ import annotations
 
-import contextlib
+import email.utils
 import hashlib
 import http.client
 import io
@@ -42,6 +42,8 @@ BUDGET_S = 20.0
 DRAFT_BUDGET_S = 2.0
 TRIES = 3
 BACKOFF_S = 0.4
+MAX_RETRY_AFTER_S = 120.0
+"""A service that asks for a longer pause than this is asked again after this one."""
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _NAMES = {
@@ -113,6 +115,8 @@ class RemoteEngine:
         self._mine = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._done: dict[tuple[int, int, bytes], Transcript] = {}
+        self._not_before_s = 0.0
+        """Nothing is asked before this moment of the monotonic clock: the service wants a pause."""
         self._counts = {"decoded": 0, "requests": 0, "retries": 0, "errors": 0}
         self._lock = threading.Lock()
 
@@ -189,14 +193,17 @@ class RemoteEngine:
             SpeechError: It did not answer, or went on refusing.
         """
         for attempt in range(1, TRIES + 1):
+            self._keep_the_pause(deadline_s)
             wait_s = BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311  spreading, no secret
             try:
                 return self._request(form, min(deadline_s, time.monotonic() + self._timeout_s))
             except _Refused as refused:
                 if refused.status not in _AGAIN:
                     raise
-                what, after_s = self._explained(refused), refused.retry_after_s
-                wait_s = max(wait_s, after_s or 0.0)
+                what = self._explained(refused)
+                if refused.retry_after_s is not None:
+                    wait_s = max(wait_s, refused.retry_after_s)
+                    self._pause(refused.retry_after_s)
             except TimeoutError:
                 what = f"no answer within {self._timeout_s:g} s"
             except (OSError, http.client.HTTPException) as error:
@@ -206,6 +213,25 @@ class RemoteEngine:
             self._count("retries")
             time.sleep(wait_s)
         raise self._failed(what, retryable=True)
+
+    def _pause(self, seconds: float) -> None:
+        """Ask nothing for so long, whatever it is about."""
+        with self._lock:
+            self._not_before_s = max(self._not_before_s, time.monotonic() + seconds)
+
+    def _keep_the_pause(self, deadline_s: float) -> None:
+        """Wait until the service may be asked.
+
+        Raises:
+            SpeechError: That is after the deadline.
+        """
+        until_s = self._not_before_s
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            return
+        if until_s >= deadline_s:
+            raise self._failed(f"it asked for a pause, of which {left_s:.0f} s are left", retryable=True)
+        time.sleep(left_s)
 
     def _request(self, form: tuple[str, bytes], deadline_s: float) -> bytes:
         self._count("requests")
@@ -350,11 +376,19 @@ def _left(deadline_s: float) -> float:
 
 
 def _seconds(header: str | None) -> float | None:
-    """``Retry-After`` in seconds; a date is not worth reading for a wait of seconds."""
-    with contextlib.suppress(ValueError):
-        seconds = float(header or "")
-        return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    return None
+    """``Retry-After``, which is a number of seconds or a date, as seconds; at most `MAX_RETRY_AFTER_S`."""
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    if math.isnan(seconds):
+        return None
+    return min(MAX_RETRY_AFTER_S, max(0.0, seconds))
 
 
 def _form(model: str, pcm: bytes, language: str | None, verbose: bool, options: EngineOptions) -> tuple[str, bytes]:
