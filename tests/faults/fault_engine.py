@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from roost.speech import EngineOptions, EngineSpec, Transcript, Utterance
 
@@ -19,7 +21,8 @@ class FaultEngine:
 
     Args:
         folder: Where each fault that has happened is remembered, so that the next process goes on.
-        faults: ``segv``, ``oom``, ``big`` (out of memory for more than one utterance), ``hang`` in an inference.
+        faults: ``segv``, ``oom``, ``big`` (out of memory for more than one utterance), ``hang`` in an inference; and
+            always, not once: ``segv:7`` for each utterance of user 7, ``nonsense:7`` answers that no message can hold.
         delay_s: How long each batch takes.
     """
 
@@ -33,7 +36,13 @@ class FaultEngine:
             (self._folder / "big").touch()
             raise RuntimeError(OUT_OF_MEMORY)
         for fault in self._faults:
-            if fault != "big" and first_time(self._folder, fault):
+            name, _, user = fault.partition(":")
+            if user and any(str(each.user_id) == user for each in batch):
+                if name == "nonsense":
+                    return [nonsense(each) for each in batch]
+                (self._folder / f"deaths.{time.monotonic_ns()}").touch()
+                happen(name)
+            if not user and fault != "big" and first_time(self._folder, fault):
                 happen(fault)
         (self._folder / "busy").touch()
         time.sleep(self._delay_s)
@@ -53,6 +62,32 @@ class FaultEngine:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def nonsense(utterance: Utterance) -> Transcript:
+    """An answer that JSON cannot hold."""
+    text: Any = {"text": {1, 2}}
+    return Transcript(utterance.id, utterance.guild_id, utterance.user_id, text, math.nan, math.inf, confidence=1.0)
+
+
+POISON = b"\xf8poison"
+"""A packet that ``create`` teaches the worker's decoder to die of, with the fault ``decoder``."""
+
+
+def poison_decoder(deadly: str) -> None:
+    """Have the decoder die, or raise, of `POISON`."""
+    from roost_stt.worker import speakers
+
+    decode = speakers.OpusDecoder.decode
+
+    def dies(self: Any, packet: bytes) -> Any:
+        if packet == POISON:
+            if deadly == "raises":
+                raise RuntimeError("a fault nobody foresaw")
+            signal.raise_signal(signal.SIGSEGV)  # in this thread, as a true one
+        return decode(self, packet)
+
+    speakers.OpusDecoder.decode = dies  # type: ignore[method-assign]
 
 
 def first_time(folder: Path, fault: str) -> bool:
@@ -77,6 +112,9 @@ def happen(fault: str) -> None:
 def create(config: Mapping[str, object]) -> FaultEngine:
     folder = Path(str(config["folder"]))
     faults = str(config["faults"]).split()
+    for fault in [each for each in faults if each.startswith("decoder")]:
+        faults.remove(fault)
+        poison_decoder(fault.partition("-")[2])
     starts = len(list(folder.glob("start.*")))
     (folder / f"start.{starts}").touch()
     if "load_oom" in faults and starts == 1:  # the first start works, the one after the crash does not

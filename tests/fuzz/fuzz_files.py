@@ -80,8 +80,6 @@ def run_ipc(data: bytes) -> None:
     assert found == at_once
     for message in found:
         if isinstance(message, ipc.Violation):
-            assert message is found[-1]
-            assert whole.feed(b"x" * 100) == []
             continue
         audio = ipc.decode_audio(message.body)
         if isinstance(audio, ipc.Audio):

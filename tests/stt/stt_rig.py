@@ -62,6 +62,7 @@ class Rig:
     troubles: list[tuple[Trouble, int | None, str]]
     changed: asyncio.Event
     partials: list[Partial] = dataclasses.field(default_factory=list)
+    muted: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     events: list[Partial | Transcript] = dataclasses.field(default_factory=list)
     """Partials and transcripts as they came."""
 
@@ -154,6 +155,10 @@ async def workers() -> AsyncIterator[Build]:
             made.events.append(partial)
             changed.set()
 
+        def take_muted(guild: int, user: int) -> None:
+            made.muted.append((guild, user))
+            changed.set()
+
         settings = WorkerSettings(
             spec,
             lease=lease,
@@ -161,7 +166,7 @@ async def workers() -> AsyncIterator[Build]:
             cpu_if_gpu_fails=cpu_if_gpu_fails,
             timing=WorkerTiming(**timing),
         )
-        worker = SpeechWorker(settings, take, trouble, take_partial)
+        worker = SpeechWorker(settings, take, trouble, take_partial, take_muted)
         made = Rig(worker, Scope("test"), transcripts, arrived, troubles, changed)
         rigs.append(made)
         await worker.start(made.scope)

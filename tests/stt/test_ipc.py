@@ -38,15 +38,12 @@ def test_messages_survive_any_chunking(sent: list[ipc.Audio], data: st.DataObjec
 @given(st.lists(st.binary(max_size=64), max_size=10))
 def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
     parser = ipc.FrameParser(max_body_bytes=1000)
-    broken = False
     for piece in pieces:
         for item in parser.feed(piece):
-            assert not broken
-            if isinstance(item, ipc.Violation):
-                broken = True
-            else:
+            if isinstance(item, ipc.Message):
                 ipc.decode_json(item.body)
                 ipc.decode_audio(item.body)
+        assert parser.pending_bytes <= 1005
 
 
 def test_known_bytes() -> None:
@@ -55,15 +52,19 @@ def test_known_bytes() -> None:
     assert ipc.encode_audio(audio) == head + bytes([4, 0, 0, 0]) + bytes(8) + bytes([5, 0]) + b"\xf8\xff\xfe"
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xff\xff\xff\x02", b"\x01\x00\x00\x00\xc8x"])
-def test_after_a_violation_nothing_is_believed(damage: bytes) -> None:
-    parser = ipc.FrameParser()
+@pytest.mark.parametrize(
+    "damage", [b"\x01\x00\x00\x00\xc8x", b"\xe9\x03\x00\x00\x02" + bytes(1001)], ids=["unknown kind", "too long"]
+)
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_after_a_violation_the_next_message_is_read(damage: bytes, size: int) -> None:
+    parser = ipc.FrameParser(max_body_bytes=1000)
     good = ipc.encode_json(ipc.Kind.PING, {"token": 1})
-    items = parser.feed(good + damage + good)
-    assert isinstance(items[0], ipc.Message)
-    assert isinstance(items[1], ipc.Violation)
-    assert len(items) == 2
-    assert parser.feed(good) == []
+    stream, items = good + damage + damage + good, []
+    for start in range(0, len(stream), size):
+        items += parser.feed(stream[start : start + size])
+        assert parser.pending_bytes <= 1005 + size
+    assert [type(item) for item in items] == [ipc.Message, ipc.Violation, ipc.Violation, ipc.Message]
+    assert parser.pending_bytes == 0
 
 
 def test_bodies_that_are_no_objects_are_violations() -> None:

@@ -294,7 +294,7 @@ async def test_a_draft_that_kills_the_worker_is_on_nobodys_account(
     await made.until(1)
     assert made.worker.state is State.READY
     assert [what for what, *_ in made.troubles] == [Trouble.CRASHED]
-    assert made.worker._accounts._tries == {}
+    assert made.worker.stats()["blamed"] == {}
     # The new one leaves drafts alone for a while, or it would go on dying.
     assert sum(call["draft"] for call in calls(tmp_path)) == 1
     assert made.worker.stats()["utterances_lost"] == 0

@@ -10,7 +10,8 @@ from stt_rig import manifest, samples_of
 from roost.speech import EngineOptions, Utterance
 from roost.text import wer
 from roost_stt.models import locate
-from roost_stt.worker.engines.whisper import WhisperEngine, create, missing_library, without_loops
+from roost_stt.worker.engines.whisper import WhisperEngine, create, missing_library
+from roost_stt.worker.results import without_loops
 
 pytestmark = pytest.mark.e2e
 

@@ -13,9 +13,9 @@ from roost.speech import Transcript, Word
 from roost_stt.kept import KeptFrames, Key
 from roost_stt.partials import OpenPartials, Partial
 from roost_stt.protocol.ipc import Audio
-from roost_stt.supervision import Trouble
+from roost_stt.supervision import Cause, Trouble
+from roost_stt.suspects import EVERYBODY, Suspects, Verdict
 
-MAX_RETRIES = 2
 TOO_MUCH = "the worker does not keep up, so audio is dropped"
 MAX_COUNTED = 4096
 """Speakers of former processes counted by name; further ones are counted together, as user 0."""
@@ -29,9 +29,13 @@ class Counters:
     crashes: int = 0
     frames_sent: int = 0
     frames_dropped: int = 0
+    frames_muted: int = 0
+    """Of speakers whose audio workers died of."""
     frames_replayed: int = 0
     utterances: int = 0
     utterances_lost: int = 0
+    nonsense: int = 0
+    """Messages of workers that broke the rules."""
     decode_s: float = 0.0
 
 
@@ -42,6 +46,7 @@ class Accounts:
         on_transcript: See `roost_stt.engine.SpeechWorker`, like the others.
         on_trouble: What the people in the channel may have to be told.
         on_partial: What is certain of utterances that are not over.
+        on_muted: Of whom nothing is taken any more: guild and user.
     """
 
     def __init__(
@@ -49,17 +54,21 @@ class Accounts:
         on_transcript: Callable[[Transcript], None],
         on_trouble: Callable[[Trouble, int | None, str], None],
         on_partial: Callable[[Partial], None],
+        on_muted: Callable[[int, int], None],
     ) -> None:
+        self._on_muted = on_muted
         self._on_transcript = on_transcript
         self._on_trouble = on_trouble
         self._partials = OpenPartials(on_partial)
         self.kept = KeptFrames()
         self.counters = Counters()
-        self.in_engine: set[Key] = set()
-        """Whose utterances the engine is at."""
+        self.suspects = Suspects()
+        self._in_engine: dict[Key, int] = {}
+        """Whose utterances the engine is at, with the last index of each."""
+        self._is_draft = False
+        """Whether that is one that is not over, which is tried again as a whole."""
         self.purging: dict[int, Key] = {}
         """Token to speaker, of purges that the worker has not confirmed. No text of these speakers comes out."""
-        self._tries: dict[Key, int] = {}
         self._decoded_before: dict[int, int] = {}
         self._decoded_now: dict[int, int] = {}
         self._worker_stats: Mapping[str, Any] = {}
@@ -78,7 +87,6 @@ class Accounts:
     def purge(self, key: Key, token: int | None) -> None:
         """Forget a speaker; `token` is the order that tells the worker to, if there is one."""
         self.kept.forget(key)
-        self._tries.pop(key, None)
         self._partials.over(key)
         if token is not None:
             self.purging[token] = key
@@ -86,9 +94,15 @@ class Accounts:
     def over(self, guild_id: int) -> list[Key]:
         """A server's session is over; gives its speakers of whom something is kept."""
         self._drops_told.discard(guild_id)
+        self.suspects.session_over(guild_id)
         return [key for key in self.kept.speakers if key[0] == guild_id]
 
     # ---- what the worker says
+
+    def started(self, fields: Mapping[str, Any]) -> None:
+        """What the engine is at now."""
+        self._in_engine = {(int(guild), int(user)): int(last) for guild, user, last in fields["speakers"]}
+        self._is_draft = bool(fields.get("draft"))
 
     def transcript(self, fields: Mapping[str, Any]) -> None:
         """An utterance has become text."""
@@ -142,8 +156,8 @@ class Accounts:
 
     def _heard(self, key: Key, last: int) -> None:
         """Everything of this speaker up to an index has become text or been given up."""
-        self.in_engine.discard(key)
-        self._tries.pop(key, None)
+        self._in_engine.pop(key, None)
+        self.suspects.cleared(key)
         self.kept.heard(key, last)
 
     # ---- ends
@@ -157,23 +171,33 @@ class Accounts:
         self._decoded_now = {}
         self._inbox_dropped = 0
 
-    def after_death(self, *, blame: bool) -> None:
-        """It ended by itself. What was in the engine may be why: it is tried again a few times at most.
+    def after_death(self, cause: Cause, audio: tuple[Key, int] | None = None) -> Verdict:
+        """It ended by itself. What it may have died of is tried again once at most.
 
         Args:
-            blame: Whether the words may have been the cause.
+            cause: See `Cause`.
+            audio: Speaker and index of what its audio thread was at.
         """
         self.counters.crashes += 1
         self._partials.all_over()
         self.purging.clear()
-        for key in self.in_engine if blame else ():
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] > MAX_RETRIES:
-                self._tries.pop(key)
-                self.kept.forget(key)
-                self.counters.utterances_lost += 1
-                self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
-        self.in_engine.clear()
+        in_engine, self._in_engine = self._in_engine, {}
+        verdict = self.suspects.died(Cause.NOBODY if self._is_draft else cause, in_engine, audio)
+        if self._is_draft and cause is not Cause.NOBODY:
+            verdict = dataclasses.replace(verdict, guilds=frozenset(key[0] for key in in_engine))
+        for key, last in verdict.utterances.items():
+            self.kept.heard(key, last)
+            self.counters.utterances_lost += 1
+            self._on_trouble(Trouble.LOST, key[0], "the speech engine died of it")
+        if verdict.audio is not None:
+            self.kept.remove(*verdict.audio)
+            self._on_trouble(Trouble.LOST, verdict.audio[0][0], "the speech engine died of its audio")
+        for guild_id, user_id in verdict.muted:
+            for key in self.kept.speakers:
+                if key[0] == guild_id and user_id in (key[1], EVERYBODY):
+                    self.kept.forget(key)
+            self._on_muted(guild_id, user_id)
+        return verdict
 
     def give_up(self, how: str) -> None:
         """There will be no other process."""
@@ -195,5 +219,6 @@ class Accounts:
             **dataclasses.asdict(self.counters),
             "decoded": decoded,
             "kept_frames": len(self.kept),
+            "blamed": {f"{guild}:{user}": deaths for (guild, user), deaths in self.suspects.deaths.items()},
             "worker": dict(self._worker_stats),
         }

@@ -17,9 +17,11 @@ MAX_LINE = 2000
 
 
 async def spawn(
-    threads: int, kept: Collection[str] = (), more: Mapping[str, str] | None = None
+    threads: int, kept: Collection[str] = (), more: Mapping[str, str] | None = None, box: int | None = None
 ) -> asyncio.subprocess.Process:
     """Start the interpreter with the worker in it; `kept` names variables of ours that it gets, `more` are others.
+
+    `box` is the file of a `roost_stt.blackbox.BlackBox` that the worker writes.
 
     Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
     (PR_SET_PDEATHSIG).
@@ -30,6 +32,8 @@ async def spawn(
         "-m",
         "roost_stt.worker",
         str(os.getpid()),
+        *([str(box)] if box is not None else []),
+        pass_fds=(box,) if box is not None else (),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

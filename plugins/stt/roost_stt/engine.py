@@ -7,11 +7,12 @@ frames of speech that has not yet become text, so that a worker that dies costs 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from roost.audio import AudioFrame
@@ -20,11 +21,14 @@ from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt import child
 from roost_stt.accounts import Accounts
+from roost_stt.blackbox import BlackBox
+from roost_stt.kept import Key
 from roost_stt.ladder import CPU, Ladder
 from roost_stt.partials import Partial
 from roost_stt.protocol import ipc
 from roost_stt.protocol.wishes import Wish, Wishes
-from roost_stt.supervision import STEPS_DOWN, State, Trouble, WorkerSettings
+from roost_stt.supervision import STEPS_DOWN, Cause, State, Trouble, WorkerSettings
+from roost_stt.suspects import Verdict
 
 _log = logging.getLogger("roost.stt")
 
@@ -35,12 +39,32 @@ REMOTE_KEPT = ("ROOST_STT_API_KEY",)
 SEND_STEP = 200
 
 
+MAX_NONSENSE = 100
+"""Messages against the rules after which a worker is given up: what it says cannot be relied on."""
+
+
 class _Died(Exception):
     """The worker's life is over; the text says how, `step` what the engine's ladder is asked for."""
 
-    def __init__(self, how: str, step: str = "") -> None:
+    def __init__(self, how: str, step: str = "", cause: Cause = Cause.CRASHED) -> None:
         super().__init__(how)
         self.step = step
+        self.cause = cause
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Death:
+    """How a process ended.
+
+    Attributes:
+        how: In words.
+        cause: Who may have caused it.
+        audio: Speaker and index of what its audio thread was at.
+    """
+
+    how: str
+    cause: Cause = Cause.CRASHED
+    audio: tuple[Key, int] | None = None
 
 
 class SpeechWorker:
@@ -51,6 +75,8 @@ class SpeechWorker:
         on_transcript: Called on the event loop with every final transcript, empty ones too; may not block or raise.
         on_trouble: Called with (what, guild id or None for all, detail); may not block or raise.
         on_partial: Called with what is certain of utterances that are not over; may not block or raise.
+        on_muted: Called with guild and user (0: all of the guild) whose audio is not taken any more, because workers
+            died of it; may not block or raise.
     """
 
     def __init__(
@@ -59,11 +85,12 @@ class SpeechWorker:
         on_transcript: Callable[[Transcript], None],
         on_trouble: Callable[[Trouble, int | None, str], None],
         on_partial: Callable[[Partial], None] = lambda _partial: None,
+        on_muted: Callable[[int, int], None] = lambda _guild_id, _user_id: None,
     ) -> None:
         self.settings = settings
         self._timing = settings.timing
         self._on_trouble = on_trouble
-        self._accounts = Accounts(on_transcript, on_trouble, on_partial)
+        self._accounts = Accounts(on_transcript, on_trouble, on_partial, on_muted)
         self._state = State.STOPPED
         self._changed = asyncio.Condition()
         self._wanted = False
@@ -125,6 +152,12 @@ class SpeechWorker:
         While the pipe is full or the worker is being replaced, what is kept is the queue: its bounds drop the oldest.
         """
         if self._state not in (State.READY, State.STARTING, State.WAITING):
+            self._accounts.counters.frames_dropped += 1
+            return
+        if self._accounts.suspects.is_muted(frame.guild_id, frame.user_id):
+            self._accounts.counters.frames_muted += 1
+            return
+        if not 0 < len(frame.opus) <= ipc.MAX_OPUS_BYTES:
             self._accounts.counters.frames_dropped += 1
             return
         self._index += 1
@@ -246,33 +279,36 @@ class SpeechWorker:
     # ---- the life of the process
 
     async def _run(self) -> None:
-        crashes: deque[float] = deque()
+        deaths: deque[tuple[float, frozenset[int]]] = deque()
+        """When, and which servers' speech may have caused it."""
         self._was_ready = False
+        isolate = 0
         try:
             while self._wanted:
                 await self._set_state(State.STARTING)
-                how = await self._life(after_crash=bool(crashes))
+                death = await self._survived(after_crash=bool(deaths), isolate=isolate)
                 if self._unwanted():
                     return
                 now = asyncio.get_running_loop().time()
-                while crashes and now - crashes[0] > self._timing.window_s:
-                    crashes.popleft()
-                if self.ladder.down(self._step, how):
+                while deaths and now - deaths[0][0] > self._timing.window_s:
+                    deaths.popleft()
+                if self.ladder.down(self._step, death.how):
                     # Nobody's words are to blame for a card without room, and the next worker is another one.
                     self._failure = ""
-                    self._after_death(self.ladder.why, blame=False)
+                    self._after_death(dataclasses.replace(death, how=self.ladder.why, cause=Cause.NOBODY))
                     self._on_trouble(STEPS_DOWN[self.ladder.asked], None, self.ladder.why)
                     continue
-                crashes.append(now)
-                self._after_death(how)
-                if len(crashes) >= self._timing.crashes_per_window or self._failure:
-                    self._failure = self._failure or how
+                verdict = self._after_death(death)
+                isolate = verdict.isolate
+                deaths.append((now, verdict.guilds))
+                if spent_of(guilds for _, guilds in deaths) >= self._timing.crashes_per_window or self._failure:
+                    self._failure = self._failure or death.how
                     self._accounts.give_up(self._failure)
                     await self._set_state(State.FAILED)
                     return
-                self._on_trouble(Trouble.CRASHED, None, how)
+                self._on_trouble(Trouble.CRASHED, None, death.how)
                 await self._set_state(State.WAITING)
-                await asyncio.sleep(self._timing.backoff_s[min(len(crashes), len(self._timing.backoff_s)) - 1])
+                await asyncio.sleep(self._timing.backoff_s[min(len(deaths), len(self._timing.backoff_s)) - 1])
         finally:
             if self._state is not State.FAILED:
                 self._state = State.STOPPED
@@ -281,33 +317,50 @@ class SpeechWorker:
             async with self._changed:
                 self._changed.notify_all()
 
+    async def _survived(self, *, after_crash: bool, isolate: int) -> _Death:
+        """`_life`, whatever goes wrong in it: the supervision itself goes on."""
+        try:
+            return await self._life(after_crash=after_crash, isolate=isolate)
+        except Exception as error:  # noqa: BLE001  else there would be no captions any more, and nobody told
+            _log.exception("the speech worker's supervision failed")
+            return _Death(f"its supervision failed ({type(error).__name__})", Cause.NOBODY)
+
     def _unwanted(self) -> bool:
         return not self._wanted
 
-    async def _life(self, *, after_crash: bool) -> str:
-        """One process from start to end; gives how it ended."""
+    async def _life(self, *, after_crash: bool, isolate: int) -> _Death:
+        """One process from start to end."""
+        with contextlib.closing(BlackBox.create()) as box:
+            how, cause = await self._supervise(box, after_crash=after_crash, isolate=isolate)
+            return _Death(how, cause, box.read())
+
+    async def _supervise(self, box: BlackBox, *, after_crash: bool, isolate: int) -> tuple[str, Cause]:
         settings, spec = self.settings, self.ladder.spec
         process = await child.spawn(
             settings.threads,
             kept=REMOTE_KEPT if spec.factory == REMOTE else (),
             more=settings.environment if spec.needs_gpu else {},
+            box=box.fd,
         )
         self._process, self.last_pid, self._step = process, process.pid, ""
         self._sent = 0
         self._accounts.counters.starts += 1
-        how = ""
+        how, cause = "", Cause.CRASHED
         try:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(child.forward_log(process), name="stt-stderr")
-                    self._send(ipc.encode_json(ipc.Kind.HELLO, self._greeting(after_crash)))
+                    self._send(
+                        ipc.encode_json(ipc.Kind.HELLO, self._greeting(after_crash=after_crash, isolate=isolate))
+                    )
                     ready = asyncio.Event()
                     group.create_task(self._read(process, ready), name="stt-read")
                     try:
                         async with asyncio.timeout(self._timing.start_s(spec)):
                             await ready.wait()
                     except TimeoutError:
-                        raise _Died("it was not ready in time", CPU if spec.needs_gpu else "") from None
+                        step = CPU if spec.needs_gpu else ""
+                        raise _Died("it was not ready in time", step, Cause.NOBODY) from None
                     for wish in self._wishes:
                         self._send(ipc.encode_json(ipc.Kind.WISH, wish.fields()))
                     await self._catch_up(process)
@@ -318,7 +371,9 @@ class SpeechWorker:
                     await self._watch()
             except* _Died as group_error:
                 how = "; ".join(str(error) for error in group_error.exceptions)
-                self._step = next((e.step for e in group_error.exceptions if isinstance(e, _Died) and e.step), "")
+                died = [error for error in group_error.exceptions if isinstance(error, _Died)]
+                self._step = next((error.step for error in died if error.step), "")
+                cause = next((error.cause for error in died if error.cause is not Cause.CRASHED), Cause.CRASHED)
         finally:
             self._live = False
             try:
@@ -327,9 +382,9 @@ class SpeechWorker:
                 self._process = None
                 self._accounts.process_over()
         returncode = process.returncode
-        return f"{how} (status {returncode})" if returncode is not None else how
+        return f"{how} (status {returncode})" if returncode is not None else how, cause
 
-    def _greeting(self, after_crash: bool) -> dict[str, Any]:
+    def _greeting(self, *, after_crash: bool, isolate: int) -> dict[str, Any]:
         spec = self.ladder.spec
         return {
             "factory": spec.factory,
@@ -343,6 +398,8 @@ class SpeechWorker:
             "warm_up": spec.needs_gpu or not after_crash,
             # After a crash one at a time, so that the next one can be put on the right utterance's account.
             "max_batch": 1 if after_crash else self.settings.max_batch,
+            # The audio that may have been the cause comes first, with the engine at rest.
+            "calm_after": isolate,
             # A draft may have been what it died of. Without drafts it is the utterance, and that is given up in time.
             "draft_rest_s": self._timing.window_s if after_crash else 0.0,
         }
@@ -382,25 +439,43 @@ class SpeechWorker:
             self._send(ipc.encode_json(ipc.Kind.PING, {"token": self._next_token()}))
             await asyncio.sleep(self._timing.heartbeat_s)
             if loop.time() - self._answered_s > self._timing.silent_s:
-                raise _Died("it stopped answering")
+                raise _Died("it stopped answering", cause=Cause.SILENT)
 
     async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
         assert process.stdout is not None
         parser = ipc.FrameParser()
+        nonsense = 0
         while True:
             data = await process.stdout.read(1 << 16)
             if not data:
                 raise _Died("it died")
             for message in parser.feed(data):
-                if isinstance(message, ipc.Violation):
-                    raise _Died(f"it sent nonsense: {message.reason}")
-                fields = ipc.decode_json(message.body)
-                if isinstance(fields, ipc.Violation):
-                    raise _Died(f"it sent nonsense: {fields.reason}")
-                try:
-                    await self._take(message.kind, fields, ready)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise _Died(f"it sent nonsense: {message.kind.name} {type(error).__name__}") from None
+                fields = message if isinstance(message, ipc.Violation) else ipc.decode_json(message.body)
+                if isinstance(message, ipc.Violation) or isinstance(fields, ipc.Violation):
+                    reason = fields.reason if isinstance(fields, ipc.Violation) else ""
+                else:
+                    reason = await self._taken(message.kind, fields, ready)
+                if reason:
+                    nonsense += 1
+                    self._accounts.counters.nonsense += 1
+                    _log.warning("a message of the speech worker was dropped: %s", reason)
+                if nonsense > MAX_NONSENSE:
+                    raise _Died("it sends nothing but nonsense")
+
+    async def _taken(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> str:
+        """Act on a message; returns what is wrong with it, or nothing.
+
+        Raises:
+            _Died: The process is at its end.
+        """
+        try:
+            await self._take(kind, fields, ready)
+        except _Died:
+            raise
+        except Exception as error:  # noqa: BLE001  one message, ours to survive
+            _log.debug("%s", kind.name, exc_info=error)
+            return f"{kind.name} {type(error).__name__}"
+        return ""
 
     async def _take(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> None:
         accounts = self._accounts
@@ -409,13 +484,13 @@ class SpeechWorker:
         elif kind is ipc.Kind.PARTIAL:
             accounts.partial(fields)
         elif kind is ipc.Kind.STARTED:
-            accounts.in_engine = {(int(guild), int(user)) for guild, user in fields["speakers"]}
+            accounts.started(fields)
         elif kind is ipc.Kind.PONG:
             self._answered_s = asyncio.get_running_loop().time()
             accounts.facts(fields)
             accounts.needs(fields)
             if fields["busy_s"] > self._timing.busy_s:
-                raise _Died("an inference hangs")
+                raise _Died("an inference hangs", cause=Cause.HUNG)
         elif kind is ipc.Kind.DRAINED:
             accounts.facts(fields)
             future = self._drains.get(fields["token"])
@@ -437,12 +512,13 @@ class SpeechWorker:
             # Memory or a slot that was short may be there a moment later; a first start is told at once.
             if not (fields.get("retry") and self._was_ready):
                 self._failure = message
-            raise _Died(message, str(fields.get("step", "")))
+            raise _Died(message, str(fields.get("step", "")), Cause.MEMORY)
 
-    def _after_death(self, how: str, *, blame: bool = True) -> None:
-        _log.warning("the speech worker ended: %s", how)
-        self._accounts.after_death(blame=blame)
+    def _after_death(self, death: _Death) -> Verdict:
+        _log.warning("the speech worker ended: %s", death.how)
+        verdict = self._accounts.after_death(death.cause, death.audio)
         self._fail_drains()
+        return verdict
 
     def _fail_drains(self) -> None:
         for future in self._drains.values():
@@ -481,3 +557,18 @@ class SpeechWorker:
         async with self._changed:
             self._state = state
             self._changed.notify_all()
+
+
+def spent_of(deaths: Iterable[frozenset[int]]) -> int:
+    """How much of the crash budget is used up: one server's speech uses one of it, however often.
+
+    Args:
+        deaths: Of each, the servers whose speech may have caused it; none where nobody's did.
+    """
+    spent, guilds = 0, set[int]()
+    for suspected in sorted(deaths, key=len):
+        if not suspected or not suspected & guilds:
+            spent += 1
+        if len(suspected) == 1:
+            guilds |= suspected
+    return spent

@@ -62,6 +62,18 @@ class KeptFrames:
         for key in list(self._frames):
             self._cut(key, min(needed.get(key, seen + 1), seen + 1))
 
+    def remove(self, key: Key, index: int) -> None:
+        """Drop one frame."""
+        kept = self._frames.get(key)
+        if kept is None:
+            return
+        left = deque(audio for audio in kept if audio.index != index)
+        self._count -= len(kept) - len(left)
+        if left:
+            self._frames[key] = left
+        else:
+            del self._frames[key]
+
     def forget(self, key: Key) -> None:
         self._count -= len(self._frames.pop(key, ()))
 

@@ -37,7 +37,7 @@ from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
-from roost_stt.reports import TROUBLES, already, report, status
+from roost_stt.reports import TROUBLES, already, muted, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
@@ -93,7 +93,13 @@ class SttPlugin:
         assert isinstance(ctx.config, SttConfig)
         self._ctx, self._config = ctx, ctx.config
         self._owner = WorkerOwner(
-            ctx, ctx.config, lambda: bool(self._running), self._take, self._trouble, on_partial=self._take_partial
+            ctx,
+            ctx.config,
+            lambda: bool(self._running),
+            self._take,
+            self._trouble,
+            on_partial=self._take_partial,
+            on_muted=self._muted,
         )
         ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
@@ -665,6 +671,15 @@ class SttPlugin:
         for transcription in list(self._running.values()):
             if guild_id is None or transcription.guild_id == guild_id:
                 transcription.tell(what.value, TROUBLES[what])
+
+    def _muted(self, guild_id: int, user_id: int) -> None:
+        """Workers died of somebody's audio, so it is not taken any more."""
+        _log.error(
+            "guild %d: speech workers died of the audio of user %d, which is not taken any more", guild_id, user_id
+        )
+        transcription = self._running.get(guild_id)
+        if transcription is not None:
+            transcription.tell(f"muted:{user_id}", muted(self._name_of(guild_id, user_id) if user_id else None))
 
     def _name_of(self, guild_id: int, user_id: int) -> str:
         cache = self._context().bot.cache

@@ -26,6 +26,19 @@ TROUBLES = {
 }
 
 
+def muted(name: str | None) -> str:
+    """Whose speech is not transcribed any more, because the engine died of it; None: of a whole server."""
+    if name is None:
+        return (
+            "The speech engine has failed too often on what was said here, so there are no more captions. "
+            "`/transcribe stop` and then `/transcribe start` try again."
+        )
+    return (
+        f"The speech engine failed three times on what {display_name(name)} said, so I do not transcribe them "
+        "any more. All others go on. `/transcribe stop` and then `/transcribe start` try again."
+    )
+
+
 def already(session: VoiceSession, running: Transcription) -> str:
     """Why a second start does nothing."""
     if running.paused:

@@ -40,6 +40,21 @@ STEPS_DOWN = {SMALLER: Trouble.SMALLER, CPU: Trouble.NO_CARD}
 """What people are told of a step down of the engine's ladder."""
 
 
+class Cause(enum.Enum):
+    """How a worker's life ended, as far as it says who may have caused it."""
+
+    CRASHED = "crashed"
+    """By itself: what the engine or the audio thread was at may be why."""
+    HUNG = "hung"
+    """The engine does not come back."""
+    SILENT = "silent"
+    """It does not answer: its audio thread or all of it hangs."""
+    MEMORY = "memory"
+    """The engine says that there is too little memory."""
+    NOBODY = "nobody"
+    """Nobody's words can be why."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerTiming:
     """Every delay of the supervision, in seconds."""

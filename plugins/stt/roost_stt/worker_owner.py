@@ -42,6 +42,7 @@ class WorkerOwner:
         on_transcript: See `SpeechWorker`.
         on_trouble: See `SpeechWorker`.
         on_partial: See `SpeechWorker`.
+        on_muted: See `SpeechWorker`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class WorkerOwner:
         on_trouble: Callable[[Trouble, int | None, str], None],
         *,
         on_partial: Callable[[Partial], None],
+        on_muted: Callable[[int, int], None],
     ) -> None:
         self._ctx = ctx
         self._config = config
@@ -60,6 +62,7 @@ class WorkerOwner:
         self._on_transcript = on_transcript
         self._on_trouble = on_trouble
         self._on_partial = on_partial
+        self._on_muted = on_muted
         self.worker: SpeechWorker | None = None
         self.card: Card | None = None
         """None while no engine has wanted one."""
@@ -137,7 +140,7 @@ class WorkerOwner:
             config.max_batch,
             cpu_if_gpu_fails=config.device == "auto",
         )
-        return SpeechWorker(settings, self._on_transcript, self._trouble, self._on_partial)
+        return SpeechWorker(settings, self._on_transcript, self._trouble, self._on_partial, self._on_muted)
 
     def _lease(self, card: Card, spec: EngineSpec) -> dict[str, Any]:
         lease = self._config.lease

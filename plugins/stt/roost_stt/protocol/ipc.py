@@ -1,8 +1,8 @@
 """The messages between the bot and its speech worker: length-prefixed, little-endian, the same framing both ways.
 
 A message is ``u32 body length, u8 kind, body``. Audio, the only frequent kind, has a fixed binary head; everything
-else is a small JSON object. Nothing here raises on what the other side wrote: damage becomes a `Violation`, after
-which the stream is worthless and its owner ends the process.
+else is a small JSON object. Nothing here raises on what the other side wrote: a message that breaks the rules becomes a
+`Violation`, which its reader drops and counts. The messages after it are read as ever.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_BODY_BYTES = 1 << 20
+MAX_OPUS_BYTES = 1 << 14
+"""More than any packet has; longer ones are refused before they are sent."""
 _HEAD = struct.Struct("<IB")
 _AUDIO = struct.Struct("<QQQIdH")
 
@@ -38,7 +40,8 @@ class Kind(enum.IntEnum):
     """JSON: pid and how long the start took."""
     TRANSCRIPT = 65
     STARTED = 66
-    """JSON ``{speakers: [[guild, user]...]}``: this batch is in the engine now; a crash is on its account."""
+    """JSON ``{speakers: [[guild, user, last audio index]...], draft}``: this is in the engine now, and suspected when
+    the process dies."""
     PURGED = 67
     DRAINED = 68
     PONG = 69
@@ -62,7 +65,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Violation:
-    """The other side broke the framing; no later byte can be understood."""
+    """A message that breaks the rules. It is dropped; the next one begins where its length says."""
 
     reason: str
 
@@ -138,32 +141,35 @@ class FrameParser:
     def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._max = max_body_bytes
         self._buffer = bytearray()
-        self._broken: Violation | None = None
+        self._skipped = 0
+        """Bytes still to come of a message that is too long to be kept."""
 
     @property
     def pending_bytes(self) -> int:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Message | Violation]:
-        """Take bytes, give the messages they complete; a `Violation` comes once, last, and then nothing more."""
-        if self._broken is not None:
-            return []
-        self._buffer += data
+        """Take bytes, return the messages they complete, with a `Violation` in place of each that breaks the rules."""
+        skipped = min(self._skipped, len(data))
+        self._skipped -= skipped
+        self._buffer += data[skipped:]
         out: list[Message | Violation] = []
         start = 0
         while len(self._buffer) - start >= _HEAD.size:
             length, number = _HEAD.unpack_from(self._buffer, start)
-            kind = _KINDS.get(number)
-            if length > self._max or kind is None:
-                reason = f"message of {length} bytes" if kind is not None else f"unknown message kind {number}"
-                self._broken = Violation(reason)
-                out.append(self._broken)
-                self._buffer.clear()
-                return out
             end = start + _HEAD.size + length
+            if length > self._max:
+                out.append(Violation(f"message of {length} bytes"))
+                self._skipped = max(0, end - len(self._buffer))
+                start = min(end, len(self._buffer))
+                continue
             if len(self._buffer) < end:
                 break
-            out.append(Message(kind, bytes(self._buffer[start + _HEAD.size : end])))
+            kind = _KINDS.get(number)
+            if kind is None:
+                out.append(Violation(f"unknown message kind {number}"))
+            else:
+                out.append(Message(kind, bytes(self._buffer[start + _HEAD.size : end])))
             start = end
         del self._buffer[:start]
         return out

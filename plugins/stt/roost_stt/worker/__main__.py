@@ -33,7 +33,7 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not land among the messages
     from roost_stt.worker.service import serve
 
-    serve(0, replies, _STARTED_S)
+    serve(0, replies, _STARTED_S, int(sys.argv[2]) if len(sys.argv) > 2 else None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -11,8 +12,12 @@ from typing import Any
 from roost_stt.protocol import ipc
 from roost_stt.worker.speakers import Key
 
+_log = logging.getLogger("roost.stt.worker")
+
 MAX_AUDIO = 8192
 """Frames waiting to be decoded: 164 speaker-seconds."""
+
+REFUSALS_LOGGED = 20
 
 Order = tuple[ipc.Kind, dict[str, Any]]
 
@@ -48,6 +53,14 @@ class Inbox:
         self._audio = 0
         self._condition = threading.Condition()
         self.dropped = 0
+        self.refused = 0
+        """Messages that broke the rules."""
+
+    def refuse(self, reason: str) -> None:
+        """Count a message that breaks the rules."""
+        self.refused += 1
+        if self.refused <= REFUSALS_LOGGED:
+            _log.error("a message was dropped: %s", reason)
 
     def audio(self, audio: ipc.Audio) -> None:
         with self._condition:
@@ -88,7 +101,7 @@ class Inbox:
 
 
 def read_forever(fd: int, inbox: Inbox, hello: threading.Event, greeting: dict[str, Any]) -> None:
-    """The reader thread. Ends the process at once when the pipe ends or makes no sense.
+    """The reader thread. Drops messages that break the rules, and ends the process at once when the pipe ends.
 
     ``os._exit`` on purpose: an engine in the middle of an inference cannot be asked to stop, and a bot that is gone
     leaves nobody to tidy up for.
@@ -103,18 +116,19 @@ def read_forever(fd: int, inbox: Inbox, hello: threading.Event, greeting: dict[s
             os._exit(0)
         for message in parser.feed(data):
             if isinstance(message, ipc.Violation):
-                os._exit(4)
-            if message.kind is ipc.Kind.AUDIO:
+                inbox.refuse(message.reason)
+            elif message.kind is ipc.Kind.AUDIO:
                 audio = ipc.decode_audio(message.body)
                 if isinstance(audio, ipc.Violation):
-                    os._exit(4)
-                inbox.audio(audio)
-                continue
-            fields = ipc.decode_json(message.body)
-            if isinstance(fields, ipc.Violation):
-                os._exit(4)
-            if message.kind is ipc.Kind.HELLO:
-                greeting.update(fields)
-                hello.set()
+                    inbox.refuse(audio.reason)
+                else:
+                    inbox.audio(audio)
             else:
-                inbox.order(message.kind, fields)
+                fields = ipc.decode_json(message.body)
+                if isinstance(fields, ipc.Violation):
+                    inbox.refuse(fields.reason)
+                elif message.kind is ipc.Kind.HELLO:
+                    greeting.update(fields)
+                    hello.set()
+                else:
+                    inbox.order(message.kind, fields)

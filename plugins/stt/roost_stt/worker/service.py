@@ -6,7 +6,9 @@ The reader takes the pipe apart, the audio thread turns frames into utterances, 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -17,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from roost.errors import SpeechError
 from roost.errortext import class_name, error_line, text_of, trace_of
+from roost_stt.blackbox import BlackBox
 from roost_stt.ladder import CPU, SMALLER
 from roost_stt.lease import CardTakenError
 from roost_stt.protocol import ipc
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.wishes import Wish, Wishes
 from roost_stt.worker.pipes import Inbox, Outbox, read_forever
+from roost_stt.worker.results import checked
 
 if TYPE_CHECKING:
     from roost.speech import EngineOptions, SpeechEngine, Transcript
@@ -33,7 +37,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.stt.worker")
 
 FAILED_DRAFT_REST_S = 5.0
+CALM_S = 3.0
+"""How long the engine waits at most for the audio that the process before may have died of."""
+FAILURES_TOLD_EVERY_S = 1.0
+"""A speaker whose audio raises again and again is reported so often."""
+FAILURES_LOGGED = 20
 BOT_SILENT_S = 30.0
+MAX_COUNTED = 4096
 BUSY_REST = 1.0
 """Times what finals have taken: an engine that is busy with them leaves drafts alone."""
 _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
@@ -41,8 +51,8 @@ _NO_ROOM = ("out of memory", "bad_alloc", "alloc_failed", "compute type")
 _CARD = ("cuda", "cublas", "cudnn")
 
 
-def serve(requests: int, replies: int, started_s: float) -> NoReturn:
-    """Run the worker on two file descriptors until the requests end."""
+def serve(requests: int, replies: int, started_s: float, box: int | None = None) -> NoReturn:
+    """Run the worker on two file descriptors until the requests end; `box` is that of the bot's `BlackBox`."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     outbox, inbox = Outbox(replies), Inbox()
@@ -50,7 +60,7 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
     threading.Thread(target=read_forever, args=(requests, inbox, hello, greeting), name="reader", daemon=True).start()
     hello.wait()
     try:
-        _Worker(greeting, inbox, outbox, started_s).run()
+        _Worker(greeting, inbox, outbox, started_s, BlackBox(box)).run()
     except Exception as error:  # noqa: BLE001  the bot must learn why; stderr has the details
         _log.error("the worker cannot go on\n%s", trace_of(error))
         retry = _needs_new_process(error) or bool(getattr(error, "retryable", False))
@@ -62,12 +72,20 @@ def serve(requests: int, replies: int, started_s: float) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, greeting: Mapping[str, Any], inbox: Inbox, outbox: Outbox, started_s: float) -> None:
+    def __init__(
+        self, greeting: Mapping[str, Any], inbox: Inbox, outbox: Outbox, started_s: float, box: BlackBox
+    ) -> None:
         self._inbox = inbox
         self._wishes = Wishes()
         self._outbox = outbox
         self._max_batch = int(greeting.get("max_batch", 8))
         self._seen = 0
+        self._failures = 0
+        self._failed_s: dict[Key, float] = {}
+        """When a speaker's failing audio was reported last."""
+        self._calm_after = int(greeting.get("calm_after", 0))
+        self._calm = threading.Event()
+        """Set once the audio that the process before may have died of is behind us."""
         self._batch_began_s: float | None = None
         self._bot_silent_s = float(greeting.get("bot_silent_s", BOT_SILENT_S))
         lease = greeting.get("lease")
@@ -101,6 +119,8 @@ class _Worker:
             self._backlog.put,
             idle_s=float(greeting.get("decoder_idle_s", IDLE_DECODER_S)),
             drafts=self._drafts,
+            box=box,
+            failed=self._audio_failed,
         )
         ready_s = time.perf_counter()
         outbox.send(
@@ -117,6 +137,9 @@ class _Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._listen, name="audio", daemon=True).start()
+        if self._calm_after:
+            # Alone, so that another death can be put on the right account.
+            self._calm.wait(CALM_S)
         while True:
             batch = self._backlog.take(self._max_batch)
             if batch.is_draft:
@@ -128,9 +151,11 @@ class _Worker:
             self._backlog.done()
 
     def _work(self, batch: Batch) -> None:
-        self._outbox.send(
-            ipc.Kind.STARTED, {"speakers": sorted({(item.guild_id, item.user_id) for item in batch.items})}
-        )
+        last: dict[Key, int] = {}
+        for item in batch.items:
+            key = (item.guild_id, item.user_id)
+            last[key] = max(last.get(key, 0), item.segment.last_mark)
+        self._outbox.send(ipc.Kind.STARTED, {"speakers": [[*key, mark] for key, mark in sorted(last.items())]})
         began_s = time.monotonic()
         answers = self._answers(batch.items)
         decode_s = time.monotonic() - began_s
@@ -144,8 +169,9 @@ class _Worker:
         """Show what two drafts agree on. Nothing is lost with one that fails: the utterance itself comes yet."""
         from roost.speech import EngineOptions
 
-        # If the process dies of this, nobody is to blame: only the utterance itself counts as a try.
-        self._outbox.send(ipc.Kind.STARTED, {"speakers": []})
+        # If the process dies of this, the utterance itself is tried all the same.
+        speaker = [item.guild_id, item.user_id, item.segment.last_mark]
+        self._outbox.send(ipc.Kind.STARTED, {"speakers": [speaker], "draft": True})
         began_s = time.monotonic()
         hints = self._wishes.of_guild(item.guild_id).hints
         (answer,) = self._transcribe([item], EngineOptions(hints=hints, draft=True))
@@ -183,7 +209,7 @@ class _Worker:
             transcripts = self._engine.transcribe([self._utterance(item) for item in items], options)
             if len(transcripts) != len(items):
                 raise ValueError(f"{len(items)} utterances, {len(transcripts)} transcripts")
-            return transcripts
+            return [checked(each, item.segment.duration_s) for each, item in zip(transcripts, items, strict=True)]
         except Exception as error:
             if _needs_new_process(error):
                 raise
@@ -235,6 +261,8 @@ class _Worker:
                 elif isinstance(item, ipc.Audio):
                     self._seen = item.index
                     self._speakers.frame(item, now)
+                    if item.index >= self._calm_after:
+                        self._calm.set()
                 else:
                     self._obey(*item)
         except BaseException:  # noqa: BLE001  a worker that hears nothing is worse than none
@@ -242,7 +270,29 @@ class _Worker:
             sys.stderr.flush()
             os._exit(5)
 
+    def _audio_failed(self, key: Key, index: int, error: Exception) -> None:
+        """A speaker's audio raised. What is kept of it in the bot is given up, or it would come again."""
+        self._failures += 1
+        if self._failures <= FAILURES_LOGGED:
+            _log.error("a speaker's audio failed: %s", type(error).__name__, exc_info=error)
+        now = time.monotonic()
+        if now - self._failed_s.get(key, -math.inf) < FAILURES_TOLD_EVERY_S:
+            return
+        if len(self._failed_s) >= MAX_COUNTED:
+            self._failed_s.clear()
+        self._failed_s[key] = now
+        self._outbox.send(
+            ipc.Kind.LOST,
+            {"guild": key[0], "user": key[1], "reason": "its audio cannot be processed", "seconds": 0.0, "last": index},
+        )
+
     def _obey(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
+        try:
+            self._carry_out(kind, fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._inbox.refuse(f"{kind.name}: {type(error).__name__}")
+
+    def _carry_out(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
         if kind is ipc.Kind.PING:
             self._outbox.send(ipc.Kind.PONG, self._ack(fields.get("token", 0)))
         elif kind is ipc.Kind.WISH:
@@ -269,7 +319,6 @@ class _Worker:
 
     def _facts(self, token: int) -> dict[str, Any]:
         began_s = self._batch_began_s
-        engine_stats: Callable[[], dict[str, Any]] | None = getattr(self._engine, "stats", None)
         return {
             "token": token,
             "busy_s": round(time.monotonic() - began_s, 3) if began_s is not None else 0.0,
@@ -278,9 +327,22 @@ class _Worker:
                 **self._speakers.stats(),
                 **self._backlog.stats(),
                 "inbox_dropped": self._inbox.dropped,
-                "engine": engine_stats() if engine_stats is not None else {},
+                "refused": self._inbox.refused + self._failures,
+                "engine": self._engine_stats(),
             },
         }
+
+    def _engine_stats(self) -> dict[str, Any]:
+        """What the engine says of itself; nothing when it fails at that or says what no message can hold."""
+        ask: Callable[[], dict[str, Any]] | None = getattr(self._engine, "stats", None)
+        if ask is None:
+            return {}
+        try:
+            stats = dict(ask())
+            json.dumps(stats)
+        except Exception:  # noqa: BLE001  an engine that cannot count can still hear
+            return {}
+        return stats
 
     def _lost(self, item: Spoken) -> None:
         self._tell_lost(item, "too much speech is waiting")

@@ -14,6 +14,7 @@ from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
 from roost.opus import OpusDecoder, OpusError
 from roost.opus_packet import MAX_SAMPLES, packet_samples
 from roost.speech import ENGINE_SAMPLE_RATE_HZ
+from roost_stt.blackbox import BlackBox
 from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
 from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import CHUNK_SAMPLES, Cut, Segment, Segmenter
@@ -177,7 +178,17 @@ class Speaker:
 
 
 class Speakers:
-    """All speakers of all guilds. One thread uses it."""
+    """All speakers of all guilds. One thread uses it.
+
+    Args:
+        model: Shared voice detector.
+        options: How utterances are cut.
+        emit: Called with each finished utterance.
+        idle_s: A speaker silent for so long loses their decoder.
+        drafts: Told of utterances that are not over.
+        box: Says whose audio is at work, should the process die of it.
+        failed: Called with a speaker whose audio raised, the index of that audio and the error; they begin afresh.
+    """
 
     def __init__(
         self,
@@ -187,6 +198,8 @@ class Speakers:
         *,
         idle_s: float = IDLE_DECODER_S,
         drafts: Drafts | None = None,
+        box: BlackBox | None = None,
+        failed: Callable[[Key, int, Exception], None] = lambda _key, _index, _error: None,
     ) -> None:
         self._model = model
         self._options = options
@@ -198,6 +211,8 @@ class Speakers:
         self._idle_s = idle_s
         self._drafts = drafts
         self._freed_s = 0.0
+        self._box = box or BlackBox()
+        self._failed = failed
 
     def frame(self, audio: Audio, now: float) -> None:
         key = (audio.guild_id, audio.user_id)
@@ -206,19 +221,19 @@ class Speakers:
             if len(self._speakers) >= MAX_SPEAKERS:
                 self._make_room()
             speaker = self._speakers[key] = Speaker(self._model, self._options)
-        self._give(key, speaker.frame(audio, now))
+        self._work(key, audio.index, lambda: speaker.frame(audio, now))
         # Other people's packets are proof of time passing even while this process lags behind.
         if abs(audio.arrival_s - self._checked_s) >= 0.02:
             self._checked_s = audio.arrival_s
-            for other, candidate in self._speakers.items():
+            for other, candidate in list(self._speakers.items()):
                 if candidate.active and candidate.clock.ended_by(audio.arrival_s):
-                    self._give(other, candidate.finish(Cut.GAP))
+                    self._finish(other, Cut.GAP)
 
     def tick(self, now: float) -> None:
         """Nothing waits to be processed: end what has fallen silent."""
-        for key, speaker in self._speakers.items():
+        for key, speaker in list(self._speakers.items()):
             if speaker.active and speaker.clock.ended_at(now):
-                self._give(key, speaker.finish(Cut.GAP))
+                self._finish(key, Cut.GAP)
 
     def free_idle(self, now: float) -> None:
         """Drop the decoders of those long gone. Cheap enough for every item: it looks now and then only."""
@@ -231,9 +246,9 @@ class Speakers:
 
     def drain(self, guild_id: int) -> None:
         """End every open utterance of a guild."""
-        for key, speaker in self._speakers.items():
+        for key in list(self._speakers):
             if key[0] == guild_id:
-                self._give(key, speaker.finish(Cut.ORDER))
+                self._finish(key, Cut.ORDER)
 
     def purge(self, guild_id: int, user_id: int) -> None:
         """Forget what is held of a speaker, and their decoder."""
@@ -265,8 +280,9 @@ class Speakers:
 
     def _make_room(self) -> None:
         oldest = min(self._speakers, key=lambda key: self._speakers[key].last_seen_s)
-        self._give(oldest, self._speakers[oldest].finish(Cut.ORDER))
-        self._drop(oldest)
+        self._finish(oldest, Cut.ORDER)
+        if oldest in self._speakers:
+            self._drop(oldest)
 
     def _drop(self, key: Key) -> None:
         speaker = self._speakers.pop(key)
@@ -277,6 +293,29 @@ class Speakers:
             decoded[0] = decoded.get(0, 0) + decoded.pop(first)
         if speaker.decoded_samples:
             decoded[key[1]] = decoded.get(key[1], 0) + speaker.decoded_samples
+
+    def _finish(self, key: Key, cut: Cut) -> None:
+        speaker = self._speakers[key]
+        self._work(key, speaker.needed_from, lambda: speaker.finish(cut))
+
+    def _work(self, key: Key, index: int, work: Callable[[], list[Segment]]) -> None:
+        """Do something with a speaker's audio. If it raises, that speaker alone begins afresh.
+
+        Raises:
+            MemoryError: Only a new process helps.
+        """
+        self._box.begin(key, index)
+        try:
+            self._give(key, work())
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  one speaker's audio must not end the others'
+            self._drop(key)
+            if self._drafts is not None:
+                self._drafts.forget(key)
+            self._failed(key, index, error)
+        finally:
+            self._box.end()
 
     def _give(self, key: Key, segments: list[Segment]) -> None:
         speaker = self._speakers[key]

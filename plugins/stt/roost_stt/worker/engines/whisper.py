@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from faster_whisper.tokenizer import Tokenizer
 
 from roost.errors import SpeechError
 from roost.speech import EngineOptions, Transcript, Utterance, Word
+from roost_stt.worker.results import HIGHEST_COMPRESSION, compression_ratio, without_loops
 
 _log = logging.getLogger("roost.stt.whisper")
 
@@ -35,14 +35,11 @@ WINDOW_MARGIN_S = 2.0
 MAX_TOKENS = 448
 
 LOWEST_LOGPROB = -1.0
-HIGHEST_COMPRESSION = 2.4
 NO_SPEECH = 0.6
 FEWEST_SAMPLES = 400
 """25 ms, one analysis window of Whisper; in less there is nothing to hear."""
 UNCOVERED_S = 2.0
 """Speech left untranscribed after the last timestamp that makes an answer suspicious."""
-MOST_REPEATED, LONGEST_PHRASE = 3, 8
-"""Of what is told of a loop: this often in a row, phrases of so many words."""
 _MISSING = re.compile(r"(?P<file>lib(?P<library>cublas|cudnn)[\w.]*) is not found")
 _FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4)
 
@@ -270,39 +267,6 @@ def missing_library(error: RuntimeError) -> SpeechError | None:
         f"the graphics card cannot be used without {found['file']} (part of NVIDIA's {found['library']}): "
         f"run pip install nvidia-{found['library']}-cu12, or set stt.device = cpu"
     )
-
-
-def compression_ratio(text: str) -> float:
-    """How repetitive a text is: its length over its deflated length."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
-
-
-def without_loops(words: Sequence[str]) -> list[int]:
-    """The places of the words that stay when a phrase said more often than `MOST_REPEATED` in a row stays so often."""
-    plain = [word.strip(".,!?").lower() for word in words]
-    kept: list[int] = []
-    place = 0
-    while place < len(plain):
-        length, times = max(
-            ((length, _times(plain, place, length)) for length in range(1, LONGEST_PHRASE + 1)),
-            key=lambda found: (found[1] > MOST_REPEATED) * found[0] * found[1],
-        )
-        if times > MOST_REPEATED:
-            kept += range(place, place + length * MOST_REPEATED)
-            place += length * times
-        else:
-            kept.append(place)
-            place += 1
-    return kept
-
-
-def _times(words: Sequence[str], place: int, length: int) -> int:
-    """How often in a row the phrase of this length is said from here on."""
-    phrase, times = words[place : place + length], 1
-    while words[place + times * length : place + (times + 1) * length] == phrase:
-        times += 1
-    return times
 
 
 def _fit(mel: Audio, frames: int) -> Audio:
