@@ -190,7 +190,8 @@ class DriverSettings:
     Attributes:
         timing: Every delay.
         ca_file: A certificate authority to trust besides the system's (PEM).
-        allowed_hosts: Patterns of the voice servers that may be called.
+        allowed_hosts: Patterns of the voice servers that may be called. Media goes to public addresses alone, and to
+            those named here.
     """
 
     timing: Timing
@@ -335,6 +336,7 @@ class Timing:
     discovery_resend_s: float = 0.25
     session_description_s: float = 2.0
     resume_s: float = 3.0
+    heartbeat_min_s: float = 1.0
     heartbeat_max_s: float = 5.0
     heartbeat_missed: int = 2
     keepalive_s: float = 5.0

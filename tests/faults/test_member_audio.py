@@ -1,10 +1,11 @@
-"""Rows 110 to 113: what members' own clients may send, over real sockets."""
+"""Rows 110 to 115: what members' own clients and voice servers may send, over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -137,3 +138,65 @@ async def test_a_speaker_whose_numbers_jump_is_heard_after_a_few_packets(
     # At most three packets are dropped, and every one of them is counted.
     assert sum(link.dropped.values()) == link.lost == sum(frame.lost_before for frame in sink.frames) <= 3
     assert balanced(session) or not TELLS
+
+
+@pytest.mark.fault(113)
+async def test_a_member_is_heard_on_when_another_client_of_theirs_leaves(rig: Rig, fault: Fault) -> None:
+    session, sink = await in_call(rig)
+    async with speaking(rig):
+        await sink.until(20)
+        with fault.clock(scaled=False):
+            await strike(rig, "second_client", member=rig.members[0])
+            await sink.until(len(sink.frames) + 5)
+        await sink.until(len(sink.frames) + 50)
+    speech = [frame for frame in sink.frames if frame.opus != SILENCE_FRAME]
+    assert len({frame.ssrc for frame in speech}) == 1
+    steps = {after.rtp_timestamp - frame.rtp_timestamp for frame, after in itertools.pairwise(speech)}
+    assert steps == {960}, "not one packet is missing"
+    assert session.stats().link.dropped == {}
+
+
+@pytest.mark.fault(114)
+async def test_a_heartbeat_every_millisecond_is_not_sent(rig: Rig, fault: Fault) -> None:
+    rig.sim.faults.arm("odd_hello", rig.guild_id, {"interval": 1}, 1)
+    with fault.clock(scaled=False):
+        _session, sink = await in_call(rig)
+    async with speaking(rig):
+        await sink.until(20)
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        await sink.until(len(sink.frames) + 50)
+        wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+    assert cpu_s < 0.5 * wall_s + 0.2
+    assert not rig.sim.faults.armed()
+
+
+@pytest.mark.fault(114)
+@pytest.mark.parametrize("interval", [0, -41_250, 1e12, "41250", None, [1]])
+async def test_a_heartbeat_that_makes_no_sense_ends_the_handshake(rig: Rig, fault: Fault, interval: object) -> None:
+    rig.sim.faults.arm("odd_hello", rig.guild_id, {"interval": interval}, 5)
+    with fault.clock(16.0):  # a deadline for each try
+        result = await rig.join(0)
+    assert result.told is Told.FAILED
+    assert rig.place is None
+
+
+@pytest.mark.fault(115)
+@pytest.mark.parametrize(
+    ("ip", "port"),
+    [
+        ("169.254.169.254", 80),
+        ("127.0.0.2", 9),
+        ("10.0.0.1", 9),
+        ("224.0.0.251", 5353),
+        ("::ffff:169.254.169.254", 80),
+        ("fe80::1", 9),
+    ],
+)
+async def test_media_goes_to_no_address_that_is_not_public(rig: Rig, fault: Fault, ip: str, port: int) -> None:
+    rig.sim.faults.arm("odd_ready", rig.guild_id, {"ip": ip, "port": port}, 5)
+    with fault.clock():
+        result = await rig.join(0)
+    assert result.told is Told.FAILED
+    assert "no public address" in result.reason
+    assert rig.place is None
+    assert [each.name for each in rig.sim.faults.armed()] == ["odd_ready"], "tried once"

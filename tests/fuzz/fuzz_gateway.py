@@ -152,7 +152,9 @@ def run_link(data: bytes) -> None:
     """Steps for a whole link: frames, datagrams, sockets that come and go, time; nothing raises, all stays bounded."""
     script = Script(data)
     owner = Owner()
-    link = LinkProtocol(CRED, owner, Timing(), allow_unencrypted=bool(script.number() & 1))
+    link = LinkProtocol(
+        CRED, owner, Timing(), allow_unencrypted=bool(script.number() & 1), allowed_hosts=("localhost",)
+    )
     now = 50.0
     link.start(now)
     link.socket_wanted = None

@@ -169,7 +169,7 @@ def run_receiver(data: bytes) -> None:
         elif step == 1:
             receiver.learn(script.number() + SSRC - 2, script.number() % 4 + 4, now)
         elif step == 2:
-            receiver.forget_user(script.number() % 4 + 4)
+            receiver.client_left(script.number() % 4 + 4, now)
         elif step == 3:
             now += script.number(2) / 500
             receiver.handle_timer(now)

@@ -36,6 +36,7 @@ CANNOT = {
     "tells_members": "Songbird asks for version 4 of the voice gateway, which announces nobody who joins",
     "reports_a_failed_resume": "after a refused resume Songbird identifies anew with the same credentials",
     "survives_lost_and_forged_discovery": "Songbird asks for its own address once, so a lost answer costs a try",
+    "sends_media_to_public_addresses_only": "Songbird opens UDP to whatever address the voice server names",
     "keeps_count_of_damage": "a malformed packet ends Songbird's receiving half with a panic; see below",
     "refuses_to_lose_encryption": "Songbird stays in a call that stops being end-to-end encrypted",
     "stays_in_a_stage_without_encryption": "Songbird enters any call without end-to-end encryption",

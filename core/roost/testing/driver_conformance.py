@@ -360,6 +360,47 @@ async def follows_numbers_that_jump(bench: Bench) -> None:
             lost = link.stats().lost
 
 
+async def hears_a_member_whose_other_client_leaves(bench: Bench) -> None:
+    """A second client of a member comes and goes; what the first one sends is heard without a gap."""
+    await bench.join(ANN)
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        talk = asyncio.ensure_future(bench.speak(ANN, 1.5))
+        try:
+            await events.until(lambda: len(events.frames) > 10, "frames")
+            bench.host.arm("second_client", member=ANN)
+            told = await talk
+        finally:
+            talk.cancel()
+        await events.until(lambda: len(events.frames) >= told["frames"] + 5, "all frames")
+        assert ANN not in events.left or not bench.tells(DAVE)
+        assert link.stats().lost == 0
+
+
+async def sends_media_to_public_addresses_only(bench: Bench) -> None:
+    """A voice server that names an address of somebody's own network for media is refused."""
+    for ip in ("169.254.169.254", "10.0.0.1", "127.0.0.2", "224.0.0.251"):
+        bench.host.arm("odd_ready", times=5, ip=ip)
+        error = await _refused(bench, bench.credentials())
+        bench.host.disarm()
+        assert isinstance(error, VoiceError), f"{ip}: opened all the same"
+        assert not error.retryable
+        await bench.settled(bench.gone, "the server sees the bot leave")
+
+
+async def does_not_beat_as_fast_as_it_is_asked(bench: Bench) -> None:
+    """A voice gateway that asks for a heartbeat every millisecond does not get a thousand a second."""
+    bench.host.arm("odd_hello", interval=1)
+    await bench.join(ANN)
+    async with bench.link() as (_, events):
+        await bench.encrypted(events)
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        await bench.speak(ANN, 1.0)
+        wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+        assert cpu_s < wall_s / 2, f"{cpu_s:.2f} s of processor time in {wall_s:.2f} s"
+        await events.until(lambda: len(events.frames) > 5, "frames")
+
+
 async def hears_two_at_once(bench: Bench) -> None:
     """Two who speak at once are kept apart."""
     await bench.join(ANN, BEN)
@@ -709,6 +750,9 @@ CHECKS: tuple[Check, ...] = (
     drops_what_is_no_opus,
     hears_packets_of_every_length,
     follows_numbers_that_jump,
+    hears_a_member_whose_other_client_leaves,
+    sends_media_to_public_addresses_only,
+    does_not_beat_as_fast_as_it_is_asked,
     hears_two_at_once,
     is_heard,
     follows_key_changes,

@@ -300,6 +300,7 @@ class NativeDriver:
             rtp_timestamp=secrets.randbits(32),
             modes=self._modes,
             allow_unencrypted=self._allow_unencrypted or cred.stage,
+            allowed_hosts=self._allowed_hosts,
         )
         link = NativeLink(url, self._tls, cred, self._timing, protocol)
         try:

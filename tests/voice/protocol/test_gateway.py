@@ -387,3 +387,44 @@ def test_secrets_do_not_show() -> None:
     assert "the-token" not in repr(CRED)
     assert "the-session" not in repr(CRED)
     assert repr(bytes(KEY)) not in repr(gw.Described(MODE_GCM, bytes(KEY), 1))
+
+
+@pytest.mark.parametrize(
+    ("asked", "beats_s"), [(1, 1.0), (0.001, 1.0), (999, 1.0), (2500, 2.5), (13_750, 5.0), (600_000, 5.0)]
+)
+def test_heartbeats_are_neither_too_frequent_nor_too_rare(asked: float, beats_s: float) -> None:
+    line = Line()
+    line.do(line.gateway.start(line.now))
+    line.do(line.gateway.opened(line.now))
+    line.say(8, {"heartbeat_interval": asked})
+    assert line.gateway.get_timer() == pytest.approx(line.now + min(beats_s, Timing().ready_s))
+    line.now += beats_s
+    if beats_s < Timing().ready_s:
+        line.do(line.gateway.handle_timer(line.now))
+        assert line.sent()[-1]["op"] == 3
+
+
+@pytest.mark.parametrize(
+    "asked", [0, -1, -1e9, 600_001, 1e300, 10**400, float("nan"), float("inf"), "41250", True, None, [1], {"a": 1}]
+)
+def test_a_heartbeat_interval_that_is_none_is_no_hello(asked: object) -> None:
+    line = Line()
+    line.do(line.gateway.start(line.now))
+    line.do(line.gateway.opened(line.now))
+    line.say(8, {"heartbeat_interval": asked})
+    assert line.drops == ["hello"]
+    assert line.gateway.state is GatewayState.HELLO
+    assert line.gateway.get_timer() == pytest.approx(line.now + Timing().hello_s)
+
+
+@pytest.mark.parametrize(
+    "body", [None, [], {}, {"user_id": "5"}, {"user_id": "5", "audio_ssrc": -1}, {"user_id": 0, "audio_ssrc": 3}]
+)
+def test_an_op_12_without_an_audio_stream_names_none(body: object) -> None:
+    assert Line().live().say(12, body) == []
+
+
+def test_a_stream_is_named_by_op_12() -> None:
+    line = Line().live()
+    assert line.say(12, {"user_id": "5", "audio_ssrc": 9, "video_ssrc": 10, "rtx_ssrc": 11}) == [gw.StreamNamed(5, 9)]
+    assert line.say(12, {"user_id": "5", "audio_ssrc": 0}) == []

@@ -36,6 +36,7 @@ class Link:
             sequence=65_535,
             rtp_timestamp=2**32 - 960,
             allow_unencrypted=allow_unencrypted,
+            allowed_hosts=("localhost",),
         )
         self.now = 50.0
         self.frames: list[dict[str, Any]] = []
@@ -334,3 +335,52 @@ def test_anything_in_any_order_raises_nothing(steps: list[tuple[str, int, Any]],
         assert protocol.end is None or protocol.get_timer() is None
     protocol.close(link.now)
     assert protocol.end is not None
+
+
+def media_wanted_at(ip: object, port: object = 9) -> Link:
+    link = Link()
+    link.protocol.start(link.now)
+    link.protocol.ws_opened(link.now)
+    link.say(8, {"heartbeat_interval": 13_750})
+    link.say(2, {"ssrc": SSRC, "ip": ip, "port": port, "modes": [MODE_GCM]})
+    return link
+
+
+@pytest.mark.parametrize(
+    "ip",
+    ["169.254.169.254", "10.0.0.1", "192.168.1.1", "0.0.0.0", "224.0.0.1", "127.0.0.2", "fe80::1", "::ffff:10.0.0.1"],
+)
+def test_media_is_not_sent_to_addresses_that_are_not_public(ip: str) -> None:
+    link = media_wanted_at(ip)
+    assert link.protocol.udp_wanted is None
+    assert link.protocol.end is not None
+    assert link.protocol.end.retry is Retry.STOP
+    assert "no public address" in link.protocol.end.reason
+    assert link.datagrams == []
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536, 2**40, 1.5, "9", True, None])
+def test_a_port_out_of_range_is_no_ready(port: object) -> None:
+    link = media_wanted_at("127.0.0.1", port)
+    assert link.protocol.udp_wanted is None
+    assert link.protocol.stats().violations == {"ready": 1}
+
+
+def test_one_of_two_clients_leaves() -> None:
+    link = Link().live()
+    link.say(11, {"user_ids": ["4001"]})
+    link.say(12, {"user_id": "4001", "audio_ssrc": 21, "video_ssrc": 0, "rtx_ssrc": 0})
+    link.say(11, {"user_ids": ["4001"]})
+    link.say(5, {"user_id": "4001", "ssrc": 22, "speaking": 1})
+    link.say(13, {"user_id": "4001"})
+    assert link.events.joined == [4001]
+    assert link.events.left == []
+    for sequence in range(30):
+        packet = sim_rtp.Packet(21, sequence, 960 * sequence, b"\x78" + bytes(20))
+        link.protocol.datagram(sim_rtp.seal(packet, link.sealer), link.now)
+        link.advance(0.02)
+    assert len(link.events.frames) == 30
+    assert {frame.user_id for frame in link.events.frames} == {4001}
+    link.say(13, {"user_id": "4001"})
+    link.say(13, {"user_id": "4001"})
+    assert link.events.left == [4001]

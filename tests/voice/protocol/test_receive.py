@@ -107,15 +107,62 @@ def test_an_unknown_stream_is_never_delivered_and_never_piles_up() -> None:
     assert ear.receiver.due is None
 
 
-def test_a_user_has_one_stream() -> None:
+def test_each_client_of_a_user_has_its_stream() -> None:
     ear = Ear().known()
     ear.take(ear.packet(1))
     ear.known(ssrc=12)
     ear.take(ear.packet(2), ear.packet(1, ssrc=12))
-    assert [frame.ssrc for frame in ear.frames] == [11, 12]
-    ear.receiver.forget_user(ANN)
-    ear.take(ear.packet(2, ssrc=12)).tick(1.0)
+    assert [(frame.user_id, frame.ssrc) for frame in ear.frames] == [(ANN, 11), (ANN, 11), (ANN, 12)]
+
+
+def test_a_user_has_few_streams_at_a_time() -> None:
+    ear = Ear()
+    for ssrc in range(100):
+        ear.known(ssrc=ssrc)
+    assert list(ear.receiver._sources) == list(range(100 - receive.MAX_CLIENTS, 100))
+
+
+def test_what_was_under_way_when_the_only_client_left_is_dropped() -> None:
+    ear = Ear().known()
+    ear.take(ear.packet(1))
+    ear.receiver.client_left(ANN, ear.now)
+    ear.take(ear.packet(2)).tick(0.1).take(ear.packet(3)).tick(1.0)
+    assert len(ear.frames) == 1
     assert ear.receiver.dropped == {"unknown_ssrc": 2}
+    assert ear.balanced()
+
+
+def test_the_client_that_stays_is_heard_whole() -> None:
+    ear = Ear().known().known(ssrc=12)
+    ear.receiver.client_left(ANN, ear.now)
+    for number in range(50):
+        ear.take(ear.packet(number, ssrc=12)).tick(0.02)
+    assert [frame.rtp_timestamp for frame in ear.frames] == [960 * number for number in range(50)]
+    assert ear.receiver.dropped == {}
+    assert ear.receiver.lost == 0
+
+
+def test_a_client_that_stays_silent_for_long_is_heard_all_the_same() -> None:
+    ear = Ear().known()
+    ear.receiver.client_left(ANN, ear.now)
+    ear.tick(3600.0).take(ear.packet(1))
+    assert len(ear.frames) == 1
+
+
+def test_the_stream_of_a_user_who_left_and_came_back_replaces_the_old_one() -> None:
+    ear = Ear().known()
+    ear.receiver.client_left(ANN, ear.now)
+    ear.known(ssrc=12)
+    assert list(ear.receiver._sources) == [12]
+
+
+def test_a_stream_of_somebody_who_left_is_the_new_users_from_its_first_packet() -> None:
+    ear = Ear().known()
+    ear.take(ear.packet(1))
+    ear.receiver.client_left(ANN, ear.now)
+    ear.take(ear.packet(500), ear.packet(501)).known(user_id=4002)
+    assert [frame.user_id for frame in ear.frames] == [ANN, 4002, 4002]
+    assert ear.receiver.lost == 0
 
 
 def test_a_stream_that_changes_hands_is_the_new_users() -> None:
@@ -265,7 +312,7 @@ def test_nothing_is_ever_unaccounted_for(seed: int, speakers: int, damage: float
         if dice.random() < 0.05:
             ear.known(dice.randrange(speakers), 100 + dice.randrange(speakers))
         if dice.random() < 0.05:
-            ear.receiver.forget_user(100 + dice.randrange(speakers))
+            ear.receiver.client_left(100 + dice.randrange(speakers), ear.now)
         ear.tick(dice.random() * 0.02)
         assert ear.balanced()
     ear.tick(100.0)

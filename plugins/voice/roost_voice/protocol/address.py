@@ -1,8 +1,9 @@
-"""Which voice servers may be called."""
+"""Which voice servers may be called, and which addresses may get media."""
 
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 import re
 from collections.abc import Sequence
 
@@ -34,3 +35,30 @@ def check_address(server_address: str, allowed_hosts: Sequence[str]) -> str:
             "if it is yours, add it to the setting voice.allowed_hosts."
         )
     return f"{host}:{match[2] or 443}"
+
+
+LOCALHOST = "localhost"
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+def may_send_media(ip: str, allowed_hosts: Sequence[str]) -> bool:
+    """Whether datagrams may go to the address that a voice server named.
+
+    Args:
+        ip: An IPv4 or IPv6 address.
+        allowed_hosts: As for `check_address`. An address in it, letter for letter, may be one of the operator's own
+            network; ``localhost`` stands for the two loopback addresses.
+
+    Returns:
+        True for public unicast addresses. Everything else would let a voice server aim the bot at machines that only
+        the bot can reach: loopback, private and link-local networks, the metadata service of a cloud, multicast, and
+        IPv6 addresses that carry an IPv4 one.
+    """
+    if ip in allowed_hosts or (ip in _LOOPBACK and LOCALHOST in allowed_hosts):
+        return True
+    address = ipaddress.ip_address(ip)
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        return not (address.is_site_local or address.scope_id or address.sixtofour or address.teredo)
+    return True

@@ -134,6 +134,14 @@ class SpeakingChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class StreamNamed:
+    """Op 12: a client of this user sends its audio on this ssrc."""
+
+    user_id: int
+    ssrc: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class MembersJoined:
     """Op 11."""
 
@@ -142,7 +150,7 @@ class MembersJoined:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemberLeft:
-    """Op 13."""
+    """Op 13: a client of this user has left; the message does not say which."""
 
     user_id: int
 
@@ -184,6 +192,7 @@ Event = (
     | Described
     | Resumed
     | SpeakingChanged
+    | StreamNamed
     | MembersJoined
     | MemberLeft
     | DaveText
@@ -347,7 +356,8 @@ class VoiceGateway:
             return
         if not self._move(Trigger.GOT_HELLO):
             return
-        self._interval_s = min(interval, self._timing.heartbeat_max_s)
+        # Whatever the server asks for: too often would be a busy loop, too seldom would not see a dead connection.
+        self._interval_s = min(max(interval, self._timing.heartbeat_min_s), self._timing.heartbeat_max_s)
         self._beat_at = now + self._interval_s
         self._outstanding = None
         self._missed = 0
@@ -426,6 +436,12 @@ class VoiceGateway:
             self._drop("speaking")
         else:
             self._events.append(SpeakingChanged(*content))
+
+    def _on_streams(self, body: object, _now: float) -> None:
+        # It is about video in the first place: one that names no audio stream is no violation.
+        content = messages.streams(body)
+        if content is not None and self.state in _IDENTIFIED:
+            self._events.append(StreamNamed(*content))
 
     def _on_connect(self, body: object, _now: float) -> None:
         user_ids = messages.snowflakes(body)
@@ -575,5 +591,6 @@ _TEXT_HANDLERS: dict[int, Callable[[VoiceGateway, object, float], None]] = {
     Op.HELLO: VoiceGateway._on_hello,
     Op.RESUMED: VoiceGateway._on_resumed,
     Op.CLIENTS_CONNECT: VoiceGateway._on_connect,
+    Op.VIDEO: VoiceGateway._on_streams,
     Op.CLIENT_DISCONNECT: VoiceGateway._on_disconnect,
 }

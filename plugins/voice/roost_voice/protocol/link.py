@@ -14,6 +14,7 @@ from typing import ClassVar
 from roost.audio import AudioFrame, Credentials, LinkEnd, LinkEvents, LinkStats, Retry, Timing
 
 from . import discovery, gateway
+from .address import may_send_media
 from .aead import Sealer, make_opener
 from .dave import MAX_VERSION, DaveGroup
 from .gateway import GatewayState, VoiceGateway
@@ -47,6 +48,7 @@ class LinkProtocol:
         rtp_timestamp: First RTP timestamp, random.
         modes: Transport encryption modes, best first.
         allow_unencrypted: Accept a call without end-to-end encryption.
+        allowed_hosts: Addresses that may get media though they are not public; see `address.may_send_media`.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class LinkProtocol:
         rtp_timestamp: int = 0,
         modes: Sequence[str] = MODES,
         allow_unencrypted: bool = False,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
+        self._allowed_hosts = allowed_hosts
         self._cred = cred
         self._events = events
         self._timing = timing
@@ -85,6 +89,8 @@ class LinkProtocol:
         self._key = b""
         self._violations: dict[str, int] = {}
         self._stop_media = False
+        self._clients: dict[int, int] = {}
+        """By member: how many clients of theirs are in the call."""
         self.socket_wanted: float | None = None
         """Seconds after which a new gateway socket should be opened; the owner sets it back to None."""
         self.udp_wanted: UdpTarget | None = None
@@ -312,7 +318,11 @@ class LinkProtocol:
     def _on_state(self, event: gateway.StateChanged, _now: float) -> None:
         self._events.state(event.name)
 
-    def _on_ready(self, event: gateway.ReadyReceived, _now: float) -> None:
+    def _on_ready(self, event: gateway.ReadyReceived, now: float) -> None:
+        if not may_send_media(event.ip, self._allowed_hosts):
+            reason = f"The voice server wants its media at {event.ip}, which is no public address."
+            self._finish(LinkEnd(None, reason, Retry.STOP), now)
+            return
         self._ssrc = event.ssrc
         self.udp_wanted = UdpTarget(event.ip, event.port)
 
@@ -343,21 +353,34 @@ class LinkProtocol:
         self._events.speaking(event.user_id, event.on)
 
     def _on_joined(self, event: gateway.MembersJoined, _now: float) -> None:
-        members = self._dave.members
-        for user_id in event.user_ids:
-            if user_id == self._cred.user_id or user_id in members:
+        clients = self._clients
+        for user_id in dict.fromkeys(event.user_ids):
+            if user_id == self._cred.user_id:
                 continue
-            if len(members) >= MAX_MEMBERS:
+            if user_id in clients:
+                clients[user_id] += 1
+                continue
+            if len(clients) >= MAX_MEMBERS:
                 self._violation("too_many_members")
                 return
-            members.add(user_id)
+            clients[user_id] = 1
+            self._dave.members.add(user_id)
             self._events.member_joined(user_id)
 
-    def _on_left(self, event: gateway.MemberLeft, _now: float) -> None:
-        self._receiver.forget_user(event.user_id)
-        if event.user_id in self._dave.members:
-            self._dave.members.discard(event.user_id)
-            self._events.member_left(event.user_id)
+    def _on_left(self, event: gateway.MemberLeft, now: float) -> None:
+        user_id = event.user_id
+        self._receiver.client_left(user_id, now)
+        left = self._clients.get(user_id, 0) - 1
+        if left > 0:
+            self._clients[user_id] = left
+        elif left == 0:
+            del self._clients[user_id]
+            self._dave.members.discard(user_id)
+            self._events.member_left(user_id)
+
+    def _on_stream(self, event: gateway.StreamNamed, now: float) -> None:
+        if event.user_id != self._cred.user_id:
+            self._receiver.learn(event.ssrc, event.user_id, now)
 
     def _on_dave_text(self, event: gateway.DaveText, now: float) -> None:
         self._dave.handle_text(event.op, event.data, now)
@@ -380,6 +403,7 @@ class LinkProtocol:
         gateway.Described: _on_described,
         gateway.Resumed: _on_resumed,
         gateway.SpeakingChanged: _on_speaking,
+        gateway.StreamNamed: _on_stream,
         gateway.MembersJoined: _on_joined,
         gateway.MemberLeft: _on_left,
         gateway.DaveText: _on_dave_text,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
 import struct
 from typing import Any
 
@@ -15,6 +14,7 @@ MAX_BINARY_BYTES = 1024 * 1024
 """Far above any real one: a welcome grows by a few hundred bytes with each member."""
 MAX_DEPTH = 16
 MAX_MODES = 64
+MAX_HEARTBEAT_MS = 600_000
 _SNOWFLAKE_LIMIT = 1 << 64
 _SEQ_LIMIT = 1 << 32
 """What is acknowledged goes back to the server with every heartbeat, so it may not be of any size."""
@@ -95,7 +95,7 @@ def heartbeat_interval_s(data: object) -> float | None:
     value = data.get("heartbeat_interval") if isinstance(data, dict) else None
     if type(value) not in (int, float) or not isinstance(value, (int, float)):
         return None
-    if not math.isfinite(value) or not 0 < value <= 600_000:
+    if not 0 < value <= MAX_HEARTBEAT_MS:
         return None
     return value / 1000
 
@@ -132,6 +132,14 @@ def session_description(data: object) -> tuple[str, bytes, int] | str:
     if type(version) is not int or not 0 <= version <= 0xFFFF:
         return "its DAVE version is no number"
     return mode, bytes(key), version
+
+
+def streams(data: object) -> tuple[int, int] | None:
+    """(user_id, audio ssrc) of op 12, or None where it names no audio stream."""
+    if not isinstance(data, dict):
+        return None
+    user_id, ssrc = snowflake(data.get("user_id")), u32(data.get("audio_ssrc"))
+    return (user_id, ssrc) if user_id is not None and ssrc else None
 
 
 def speaking(data: object) -> tuple[int, int, bool] | None:

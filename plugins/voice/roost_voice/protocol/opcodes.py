@@ -43,7 +43,6 @@ class Op(enum.IntEnum):
 
 IGNORED_OPS = frozenset(
     {
-        Op.VIDEO,
         Op.SESSION_UPDATE,
         Op.MEDIA_SINK_WANTS,
         Op.VOICE_BACKEND_VERSION,

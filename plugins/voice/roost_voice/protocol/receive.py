@@ -17,7 +17,9 @@ from .dave import DaveGroup
 from .jitter import LATE, Released, SequenceTracker
 
 MAX_SOURCES = 1024
-"""Streams known at a time. A user has one, so this is also the most speakers; the longest known one goes first."""
+"""Streams known at a time; the longest known one goes first."""
+MAX_CLIENTS = 4
+"""Streams of one user; each of their clients has its own."""
 MAX_EARLY = 64
 """Packets, over all streams, that may wait for the voice gateway to say whose they are."""
 
@@ -25,7 +27,7 @@ MAX_EARLY = 64
 class Source:
     """One ssrc: who speaks on it, and where its packets stand."""
 
-    __slots__ = ("last_at", "replay", "ssrc", "tracker", "user_id")
+    __slots__ = ("last_at", "left_at", "replay", "ssrc", "tracker", "user_id")
 
     def __init__(self, ssrc: int, user_id: int) -> None:
         self.ssrc = ssrc
@@ -34,6 +36,8 @@ class Source:
         self.replay = ReplayWindow()
         self.tracker: SequenceTracker | None = None
         self.last_at = 0.0
+        self.left_at: float | None = None
+        """When a client of the user left, which may have been this one; None once a packet shows that it was not."""
 
 
 class Receiver:
@@ -53,7 +57,7 @@ class Receiver:
         self._timing = timing
         self._open: Opener | None = None
         self._sources: dict[int, Source] = {}
-        self._by_user: dict[int, int] = {}
+        self._by_user: dict[int, tuple[int, ...]] = {}
         self._early: list[tuple[float, bytes]] = []
         self._waiting: set[int] = set()
         self._sweep_at: float | None = None
@@ -77,29 +81,33 @@ class Receiver:
             source.replay = ReplayWindow()
 
     def learn(self, ssrc: int, user_id: int, now: float) -> None:
-        """Map an ssrc to the user who speaks on it (op 5), and deliver the packets that came before this news."""
+        """Map an ssrc to the user who speaks on it (ops 5 and 12), and deliver the packets that came before this news.
+
+        A user may have several clients in the call, each with a stream of its own.
+        """
         known = self._sources.get(ssrc)
         if known is not None and known.user_id == user_id:
-            return
-        old = self._by_user.get(user_id)
-        if old is not None:
-            self._forget_source(old)
-        self._forget_source(ssrc)
-        while len(self._sources) >= MAX_SOURCES:
-            self._forget_source(next(iter(self._sources)))
-        self._sources[ssrc] = Source(ssrc, user_id)
-        self._by_user[user_id] = ssrc
-        if self._early:
-            early, self._early = self._early, []
-            self._taken -= len(early)
-            for arrived_at, data in early:
-                self._expire_or_retry(arrived_at, data, now)
-
-    def forget_user(self, user_id: int) -> None:
-        """The user left the call (op 13)."""
-        ssrc = self._by_user.get(user_id)
-        if ssrc is not None:
+            known.left_at = None
+        else:
             self._forget_source(ssrc)
+            others = self._by_user.get(user_id, ())
+            for position, other in enumerate(others):
+                if self._sources[other].left_at is not None or len(others) - position >= MAX_CLIENTS:
+                    self._forget_source(other)
+            while len(self._sources) >= MAX_SOURCES:
+                self._forget_source(next(iter(self._sources)))
+            self._sources[ssrc] = Source(ssrc, user_id)
+            self._by_user[user_id] = (*self._by_user.get(user_id, ()), ssrc)
+        self._retry_early(now)
+
+    def client_left(self, user_id: int, now: float) -> None:
+        """A client of the user left the call (op 13), and nobody says which.
+
+        Their streams are doubted: what comes at once may still have been under way, what comes later is of a client
+        that has stayed. Nothing is forgotten, as the voice gateway names a stream only once.
+        """
+        for ssrc in self._by_user.get(user_id, ()):
+            self._sources[ssrc].left_at = now
 
     # -- what arrives ---------------------------------------------------------------------------------------------
 
@@ -116,6 +124,11 @@ class Receiver:
         source = self._sources.get(ssrc)
         if source is None:
             return self._unknown(data, now)
+        if source.left_at is not None:
+            if now - source.left_at < self._timing.early_packet_s / 2:
+                return self._unknown(data, now)
+            source.left_at = None
+            self._retry_early(now)
         body = opener(data, clear)
         if body is None:
             return self._drop("aead")
@@ -164,11 +177,7 @@ class Receiver:
                 self._waiting.discard(ssrc)
                 continue
             self._out_of_order(source, source.tracker, source.tracker.expire(now))
-        if self._early:
-            early, self._early = self._early, []
-            self._taken -= len(early)
-            for arrived_at, data in early:
-                self._expire_or_retry(arrived_at, data, now)
+        self._retry_early(now)
         next_sweep: float | None = None
         for source in self._sources.values():
             if source.tracker is None:
@@ -218,9 +227,17 @@ class Receiver:
         self._schedule(now + self._timing.early_packet_s)
         return None
 
+    def _retry_early(self, now: float) -> None:
+        """Deliver, drop or keep each packet that waits for its speaker."""
+        if self._early:
+            early, self._early = self._early, []
+            self._taken -= len(early)
+            for arrived_at, data in early:
+                self._expire_or_retry(arrived_at, data, now)
+
     def _expire_or_retry(self, arrived_at: float, data: bytes, now: float) -> None:
-        ssrc = int.from_bytes(data[8:12], "big")
-        if ssrc in self._sources:
+        source = self._sources.get(int.from_bytes(data[8:12], "big"))
+        if source is not None and source.left_at is None:
             self.datagram(data, now)
             return
         self._taken += 1
@@ -250,7 +267,11 @@ class Receiver:
         source = self._sources.pop(ssrc, None)
         if source is None:
             return
-        self._by_user.pop(source.user_id, None)
+        left = tuple(other for other in self._by_user[source.user_id] if other != ssrc)
+        if left:
+            self._by_user[source.user_id] = left
+        else:
+            del self._by_user[source.user_id]
         self._release_all(source)
         self._waiting.discard(ssrc)
         if source.tracker is not None:

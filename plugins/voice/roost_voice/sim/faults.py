@@ -10,6 +10,8 @@ from roost.sim.voice_part import SimHost
 
 AWAITED = {
     "mute_hello": "op 8 is not sent to a new connection",
+    "odd_hello": "op 8 asks for another heartbeat; params: interval (1), in ms or anything else",
+    "odd_ready": "op 2 names another address for media; params: ip (169.254.169.254), port (the true one)",
     "mute_ready": "op 2 is not sent after identify",
     "mute_session_description": "op 4 is not sent after select protocol",
     "refuse_identify": "identify is answered with a close; params: code (4006)",

@@ -121,7 +121,10 @@ class VoiceServer:
         self._host.log("voice", event="connect", connection_id=pipe.id, virtual=pipe.virtual)
         if not pipe.virtual and self._take_any("mute_hello") is not None:
             return
-        interval_ms = round(self._settings.heartbeat_interval_s * 1000)
+        interval_ms: Any = round(self._settings.heartbeat_interval_s * 1000)
+        odd = None if pipe.virtual else self._take_any("odd_hello")
+        if odd is not None:
+            interval_ms = odd.get("interval", 1)
         pipe.send(json_frame(8, {"v": pipe.version, "heartbeat_interval": interval_ms}))
 
     def received(self, pipe: Pipe, raw: str | bytes, now: float) -> None:
@@ -309,6 +312,9 @@ class VoiceServer:
             if self._take_for("no_common_mode", session) is not None:
                 modes = ["aead_nobody_knows_rtpsize"]
             host, port = self.udp_address if session.grant.virtual else self.udp_relay or self.udp_address
+            odd = self._take_for("odd_ready", session)
+            if odd is not None:
+                host, port = odd.get("ip", "169.254.169.254"), odd.get("port", port)
             session.send(2, {"ssrc": session.ssrc, "ip": host, "port": port, "modes": modes, "experiments": []})
         others = room.others(session)
         if others:
