@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ DROP_IN_DIR = Path("plugins-dir")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    _print_anywhere()
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
@@ -48,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("roost: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _print_anywhere() -> None:
+    """Print characters that the terminal does not know as ``\\u2026``, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

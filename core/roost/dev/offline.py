@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from roost.dev.typed import Press, Say, Slash, read_line
+from roost.dev.typed import CHANNEL_OPTION, MENTIONABLE_OPTION, USER_OPTION, Press, Say, Slash, read_line
 from roost.dev.watch import watch
 from roost.errors import RoostError, UsageError
 from roost.scopes import Scope
@@ -104,8 +104,8 @@ async def _prompt(bot: RoostBot, show: Show, terminal: bool) -> int:
 async def _carry_out(bot: RoostBot, line: str, pressable: Reply | None) -> list[Reply]:
     typed = read_line(line, bot.commands())
     match typed:
-        case Slash(command, options):
-            return await bot.replies(command, member=MEMBER, channel=CHANNEL, **_named(bot, options))
+        case Slash():
+            return await bot.replies(typed.command, member=MEMBER, channel=CHANNEL, options=_named(bot, typed))
         case Press(label):
             if pressable is None:
                 raise UsageError("no reply so far has a button")
@@ -115,17 +115,22 @@ async def _carry_out(bot: RoostBot, line: str, pressable: Reply | None) -> list[
     return []
 
 
-def _named(bot: RoostBot, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``#perch`` and ``@Ben`` become ids, as the client makes them."""
+def _named(bot: RoostBot, typed: Slash) -> dict[str, Any]:
+    """Options as the client sends them: channels and people by id, ``#`` and ``@`` in front allowed."""
 
-    def named(value: Any) -> Any:
-        if isinstance(value, str) and value.startswith("#"):
-            return str(bot.channel(value[1:]).id)
-        if isinstance(value, str) and value.startswith("@"):
-            return str(bot.member(value[1:]))
+    def named(value: str, kind: int | None) -> str:
+        if value.isdecimal():
+            return value
+        if kind == CHANNEL_OPTION:
+            return str(bot.channel(value.removeprefix("#")).id)
+        if kind == USER_OPTION or (kind == MENTIONABLE_OPTION and value.startswith("@")):
+            return str(bot.member(value.removeprefix("@")))
         return value
 
-    return {name: named(value) for name, value in options.items()}
+    return {
+        name: named(value, typed.kinds.get(name)) if isinstance(value, str) else value
+        for name, value in typed.options.items()
+    }
 
 
 def _shown(reply: Reply) -> str:

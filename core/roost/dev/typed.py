@@ -11,15 +11,23 @@ from typing import Any
 from roost.errors import UsageError
 
 BOOLEAN = 5
+USER_OPTION, CHANNEL_OPTION, MENTIONABLE_OPTION = 6, 7, 9
 _OPTION = re.compile(r"([-_\w]+):(.*)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slash:
-    """A slash command, such as ``/voice join channel:perch``."""
+    """A slash command, such as ``/voice join channel:perch``.
+
+    Attributes:
+        command: Its path.
+        options: By name, as typed; true and false are booleans where the command wants one.
+        kinds: Discord's number for the type of each option that the command has.
+    """
 
     command: str
     options: dict[str, Any]
+    kinds: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ def read_line(line: str, commands: Sequence[dict[str, Any]]) -> Slash | Press | 
     for name, value in options.items():
         if declared.get(name) == BOOLEAN and value.lower() in ("true", "false", "yes", "no"):
             options[name] = value.lower() in ("true", "yes")
-    return Slash(" ".join(path), options)
+    return Slash(" ".join(path), options, declared)
 
 
 def _declared(path: Sequence[str], commands: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -133,7 +133,8 @@ class RoostBot:
         locale: str | None = None,
         guild_locale: str | None = None,
         wait_s: float = 5.0,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> list[Reply]:
         """Run a slash command, such as ``/hello`` or ``/voice join``, and give all replies to it.
 
@@ -145,7 +146,8 @@ class RoostBot:
             locale: The member's language, such as ``de``; by default American English.
             guild_locale: The guild's.
             wait_s: How long to wait for the first reply.
-            options: Of the command, by name; ``_`` stands for ``-``.
+            options: Of the command, by name, whatever they are called: ``{"channel": ...}``, ``{"member": ...}``.
+            named: Further options, where Python and the arguments above allow the name; ``_`` stands for ``-``.
 
         Raises:
             ControlError: There is no such command or option, or the member may not use it.
@@ -155,7 +157,7 @@ class RoostBot:
             "member_id": str(self.member(member, guild)),
             "channel_id": str(self.channel(channel, guild).id),
             "command": command,
-            "options": {name.replace("_", "-"): value for name, value in options.items()},
+            "options": {**{name.replace("_", "-"): value for name, value in named.items()}, **(options or {})},
             "wait_s": wait_s,
             "locale": locale,
             "guild_locale": guild_locale,

@@ -179,3 +179,89 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+SHOWS = """
+import lightbulb
+from roost import Meta, hookimpl
+
+NAMES = ("member", "user", "guild", "author", "locale", "guild-locale", "guild_locale", "command", "options", "self",
+         "wait_s", "bot", "named", "body", "class", "import")
+
+class Show(lightbulb.SlashCommand, name="show", description="Shows its options"):
+    channel = lightbulb.channel("channel", "A channel", default=None)
+    mate = lightbulb.user("mate", "A member", default=None)
+    number = lightbulb.integer("number", "A number", default=0)
+    given = [lightbulb.string(name, name, default="") for name in NAMES]
+    text_0, text_1, text_2, text_3, text_4, text_5, text_6, text_7 = given[:8]
+    text_8, text_9, text_10, text_11, text_12, text_13, text_14, text_15 = given[8:]
+    del given
+
+    @lightbulb.invoke
+    async def invoke(self, ctx: lightbulb.Context) -> None:
+        said = [f"{name}={getattr(self, f'text_{n}')}" for n, name in enumerate(NAMES) if getattr(self, f"text_{n}")]
+        place = self.channel and self.channel.name
+        await ctx.respond(f"« {place} {self.mate and self.mate.username} {' '.join(said)} » ✓ चीज़ें")
+
+@hookimpl
+def plugin_meta(): return Meta("show")
+
+@hookimpl
+def register_loaders():
+    loader = lightbulb.Loader()
+    loader.command(Show)
+    return [loader]
+"""
+OPTION_NAMES = (
+    "member", "user", "guild", "author", "locale", "guild-locale", "guild_locale", "command", "options", "self",
+    "wait_s", "bot", "named", "body", "class", "import",
+)  # fmt: skip
+
+
+def shows(folder: Path, typed: str, **extra: str) -> subprocess.CompletedProcess[bytes]:
+    (folder / "plugins-dir").mkdir(mode=0o700)
+    (folder / "plugins-dir" / "show.py").write_text(SHOWS)
+    (folder / "plugins-dir" / "show.py").chmod(0o600)
+    return subprocess.run(
+        [sys.executable, "-m", "roost", "run", "--offline"],
+        cwd=folder,
+        env={**environ(), **extra},
+        input=typed.encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_options_of_any_name_reach_the_command(tmp_path: Path) -> None:
+    typed = "".join(f"/show {name}:value\n" for name in OPTION_NAMES)
+    typed += "/show channel:perch mate:Ben member:#notachannel\n/show channel:#loft mate:@Cleo user:@nobody\n"
+    ran = shows(tmp_path, typed + "/show number:seven\n/show channel:nowhere\n/show\n")
+    lines = ran.stdout.decode().splitlines()
+    expected = [f"« None None {name}=value » ✓ चीज़ें" for name in OPTION_NAMES]
+    expected += ["« perch ben member=#notachannel » ✓ चीज़ें", "« loft cleo user=@nobody » ✓ चीज़ें"]
+    assert lines[: len(expected)] == expected
+    wrong = lines[len(expected) : -1]
+    assert len(wrong) == 2
+    assert all(line.startswith("roost: ") for line in wrong)
+    assert lines[-1] == "« None None  » ✓ चीज़ें"
+    assert b"Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_terminal_that_knows_few_characters(tmp_path: Path, terminal: dict[str, str]) -> None:
+    ran = shows(tmp_path, "/show user:चीज़ें\n/show user:plain\n", **terminal)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 2
+    assert b"user=plain" in lines[1]
+    assert b"\\u2713" in lines[1]
+    assert b"Traceback" not in ran.stderr
