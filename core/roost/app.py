@@ -32,6 +32,7 @@ from roost.config import Config, bot_id
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
 from roost.errortext import repr_of
+from roost.guild_entries import read_entries_one_by_one
 from roost.holder import Folder, Holder, Owner, hold_folder
 from roost.identifies import Identifies, Limit
 from roost.instances import hold_instance
@@ -111,6 +112,7 @@ class App:
                 hold = await stack.enter_async_context(store.hold(holder))
                 consent = await StoredConsent.load(store, self.config.core.consent.mode)
                 bot = self._bot = self._make_bot()
+                read_entries_one_by_one(bot)
                 stack.push_async_callback(self._scope.aclose)
                 self._host = PluginHost(
                     bot=bot,

@@ -16,6 +16,9 @@ CORE_FAULTS: dict[str, str] = {
     "withhold_vsrvu": "op 4 brings no VOICE_SERVER_UPDATE",
     "endpoint_null_first": "the first VOICE_SERVER_UPDATE has no endpoint, another follows; params: delay_s (or null)",
     "other_endpoint": "a VOICE_SERVER_UPDATE names this voice server instead; params: endpoint",
+    "anonymous_voice_state": "a VOICE_STATE_UPDATE of somebody else than a bot comes without its member",
+    "bad_entries": "GUILD_CREATE holds an entry in each list that cannot be read, and the voice state of somebody who "
+    "is no member; params: user_id",
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
     "rest_error": "a REST request fails; params: method, path_prefix, status",

@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from roost.sim.connection import CLOSE_S, Connection, GatewaySession
 from roost.sim.faults import GATEWAY_STRIKES
 from roost.sim.messages import Message
-from roost.sim.world import Bot, Guild
+from roost.sim.world import STRANGER, Bot, Guild
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -200,12 +200,15 @@ class Gateway:
         self.strike()
         return session
 
-    @staticmethod
-    def show_guild(session: GatewaySession, guild: Guild) -> None:
+    def show_guild(self, session: GatewaySession, guild: Guild) -> None:
         """GUILD_CREATE, with what the intents of a session let it see."""
         everybody = session.has(int(hikari.Intents.GUILD_PRESENCES))
         voice = session.has(int(hikari.Intents.GUILD_VOICE_STATES))
-        session.dispatch("GUILD_CREATE", guild.gateway_payload(session.bot.user.id, all_members=everybody, voice=voice))
+        shown = guild.gateway_payload(session.bot.user.id, all_members=everybody, voice=voice)
+        odd = self._sim.faults.take("bad_entries", guild.id)
+        if odd is not None:
+            guild.spoil(shown, int(odd.get("user_id", STRANGER)))
+        session.dispatch("GUILD_CREATE", shown)
 
     async def _resume(self, connection: Connection, data: Any) -> GatewaySession | None:
         session = self.sessions.get(str(data.get("session_id")))

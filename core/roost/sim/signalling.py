@@ -246,7 +246,10 @@ class Signalling:
         member: Member = guild.members[state.user_id]
         channel_id = None if left else str(state.channel_id)
         self._sim.log("vsu", guild_id=str(guild.id), user_id=str(state.user_id), channel_id=channel_id)
-        self._sim.gateway.dispatch("VOICE_STATE_UPDATE", state.payload(member, left=left), guild_id=guild.id)
+        data = state.payload(member, left=left)
+        if not member.user.bot and self._sim.faults.take("anonymous_voice_state", guild.id) is not None:
+            del data["member"]
+        self._sim.gateway.dispatch("VOICE_STATE_UPDATE", data, guild_id=guild.id)
 
     def identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
         if self._sim.world.is_bot(user_id):

@@ -376,6 +376,23 @@ class Guild:
             "voice_states": [state.payload(None) for state in states],
         }
 
+    def spoil(self, shown: Payload, stranger: int) -> None:
+        """Add to a GUILD_CREATE what a client may trip over.
+
+        Args:
+            shown: From `gateway_payload`.
+            stranger: Somebody who is in voice and not among the members.
+        """
+        for name in ("channels", "roles", "emojis", "stickers", "members", "presences", "threads"):
+            shown[name] = [*shown.get(name, ()), {"id": "not a number", "user": {}, "type": 0}, None]
+        channel = next(each.id for each in self.channels.values() if each.type == 2)
+        state = VoiceState(self.id, channel, stranger, "a stranger's session")
+        shown["voice_states"] = [{"user_id": "5"}, *shown["voice_states"], state.payload(None)]
+
+
+STRANGER = 810_000_000_000_000_001
+"""A user who is nowhere else."""
+
 
 class World:
     """Everything there is, made from the settings; ids are the same in every run."""

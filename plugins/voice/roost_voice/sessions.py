@@ -283,10 +283,10 @@ class SessionManager:
             self.reaper.answered(guild_id)
         actor.tell(event)
 
-    def member(self, guild_id: int, user_id: int, channel_id: int | None, is_bot: bool) -> None:
-        """Another user's voice state changed."""
+    def member(self, guild_id: int, user_id: int, channel_id: int | None, member: hikari.Member | None) -> None:
+        """Another user's voice state changed; Discord may leave the member out."""
         if (actor := self._actors.get(guild_id)) is not None:
-            actor.member(user_id, channel_id, is_bot)
+            actor.member(user_id, channel_id, self._is_bot(guild_id, user_id, member))
 
     def deafened(self, guild_id: int, on: bool) -> None:
         """Whether a moderator has deafened us."""
@@ -408,7 +408,12 @@ class SessionManager:
         states = self._bot.cache.get_voice_states_view_for_channel(guild_id, channel_id)
         for user_id, state in states.items():
             if user_id != self._host.user_id:
-                yield int(user_id), state.member.is_bot if state.member else True
+                yield int(user_id), self._is_bot(guild_id, int(user_id), state.member)
+
+    def _is_bot(self, guild_id: int, user_id: int, member: hikari.Member | None) -> bool:
+        """Whether somebody in voice is known to be a bot. Nobody knows of who is unknown: a human, until told."""
+        known = member or self._bot.cache.get_member(guild_id, user_id) or self._bot.cache.get_user(user_id)
+        return known is not None and known.is_bot
 
     def _is_stage(self, channel_id: int) -> bool:
         return isinstance(self._bot.cache.get_guild_channel(channel_id), hikari.GuildStageChannel)

@@ -52,8 +52,7 @@ class Signalling:
         guild_id = int(state.guild_id)
         channel_id = int(state.channel_id) if state.channel_id is not None else None
         if state.user_id != self._manager.user_id:
-            is_bot = state.member.is_bot if state.member is not None else True
-            self._manager.member(guild_id, int(state.user_id), channel_id, is_bot)
+            self._manager.member(guild_id, int(state.user_id), channel_id, state.member)
         elif channel_id is None:
             self._manager.tell(guild_id, moves.OwnNull(state.session_id))
         else:

@@ -1,0 +1,59 @@
+"""Row 116: voice states without their member, and guilds with entries that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from bot_scene import scenes
+from context import Rig, eventually
+from fault_report import Fault
+from voice_scene import company, encrypted, hears
+
+from roost.sim.server import SimulatedDiscord
+
+pytestmark = pytest.mark.fault(116)
+
+
+@pytest.mark.e2e
+async def test_a_bad_entry_costs_a_guild_neither_its_commands_nor_its_voice(tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path) as scene:
+        await scene.discord.fault("bad_entries", guild_id=scene.guild_id)
+        async with scene.bot() as bot:
+            with fault.clock(5.0, scaled=False):  # what a join may take
+                assert "Joined" in await scene.join()
+            commands = (await scene.discord.state())["commands"][str(scene.guild_id)]
+            assert "voice" in commands
+            assert await scene.place() == scene.voice[0]
+            warnings = [each["message"] for each in bot.events if each.get("logger") == "roost.gateway"]
+            assert any("left out what cannot be read: 2 of its" in each for each in warnings)
+            assert not [each for each in bot.events if each.get("level") == "ERROR"]
+
+
+@pytest.mark.sim
+async def test_somebody_whose_voice_state_has_no_member_is_a_human(rig: Rig, fault: Fault) -> None:
+    sim: SimulatedDiscord = rig.sim
+    ada = rig.members[0]
+    joined = await rig.join(0)
+    session = joined.session
+    assert session is not None
+    sim.faults.arm("anonymous_voice_state", rig.guild_id, {}, 1)
+    with fault.clock(0.5, scaled=False):
+        sink = await company(rig, 0)
+        await eventually(lambda: ada in session.humans)
+    await eventually(lambda: session.capture_state == "on" and encrypted(rig, session))
+    await hears(rig, sink)
+    assert not sim.faults.armed()
+
+
+@pytest.mark.sim
+async def test_somebody_unknown_keeps_the_bot_in_the_channel(rig: Rig, fault: Fault) -> None:
+    joined = await rig.join(0)
+    session = joined.session
+    assert session is not None
+    with fault.clock(0.5, scaled=False):
+        rig.manager.member(rig.guild_id, 810_000_000_000_000_001, session.channel_id, None)
+        await asyncio.sleep(0)
+        assert session.humans == {810_000_000_000_000_001}
+        assert session.heard == frozenset(), "nobody is heard who has not agreed"
