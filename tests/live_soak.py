@@ -139,7 +139,10 @@ async def at_rest(scene: Scene, bot: BotProcess) -> dict[str, Any]:
 
 async def walk(seconds: float, seed: int, folder: Path) -> dict[str, Any]:
     dice = random.Random(seed)
-    async with scenes(folder, "--ghosts", dice.choice(["honoured", "ignored"])) as scene, scene.bot() as bot:
+    async with (
+        scenes(folder, "--ghosts", dice.choice(["honoured", "ignored"])) as scene,
+        scene.bot(voice__joins_per_user="1000") as bot,
+    ):
         await scene.join()
         await asyncio.sleep(2.0)
         first = await at_rest(scene, bot)

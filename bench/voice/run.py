@@ -40,7 +40,8 @@ JOINS = 50
 SPEAKERS = (1, 10, 25)
 WINDOW_S = 8.0
 FLEET_S = 20.0
-SHARDS = 4
+SHARDS = 8
+"""One member asks for all joins, and a shard keeps half of each minute's voice requests for others."""
 REAPED_IN_S = 10.0
 NULL_IGNORED_S = 60.0
 PROGRESS = Console(stderr=True)
@@ -67,6 +68,8 @@ class Fleet:
             "voice.ca_file": self.sim.card["ca_file"],
             "voice.allowed_hosts": "localhost,127.0.0.1",
             "voice.driver": self.driver,
+            "voice.joins_per_user": "1000",
+            "voice.joins_per_shard": "1000",
             "log.format": "json",
             "plugins.required": "voice",
             "plugins.deny": "stt",

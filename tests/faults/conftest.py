@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from context import Rig, running
@@ -67,16 +66,10 @@ async def sim(settings: SimSettings) -> AsyncIterator[SimulatedDiscord]:
 
 
 @pytest.fixture
-def voice_settings() -> dict[str, Any]:
-    """Settings of the voice plugin; a test that wants others overrides this fixture."""
-    return {}
-
-
-@pytest.fixture
-async def rig(sim: SimulatedDiscord, tmp_path: Path, voice_settings: dict[str, Any]) -> AsyncIterator[Rig]:
+async def rig(sim: SimulatedDiscord, tmp_path: Path) -> AsyncIterator[Rig]:
     """A bot with the voice plugin. At its end nobody may be in voice and nothing may be left of it."""
     async with leak_check(grace_s=LEAK_GRACE_S):
-        async with running(sim, tmp_path, **voice_settings) as made:
+        async with running(sim, tmp_path) as made:
             yield made
         for member in made.members:
             await sim.voice.member(made.guild, member, None)

@@ -61,7 +61,7 @@ class Slow(Recorder):
 @pytest.fixture
 def settings() -> SimSettings:
     # Two shards: the limit of op 4s is each shard's, and here they are many.
-    return SimSettings(guilds=GUILDS, shards=2)
+    return SimSettings(guilds=GUILDS, shards=2, members=GUILDS)
 
 
 @pytest.fixture
@@ -78,7 +78,10 @@ def at(rig: Rig, place: Guild) -> Rig:
     other.guild, other.guild_id = place, place.id
     other.channels = [channel.id for channel in place.of_type(2)]
     other.text = place.of_type(0)[0].id
-    other.members = [member.user.id for member in place.members.values() if not member.user.bot]
+    # Each server has a member of its own who asks: one alone would have a share of the op 4s.
+    members = [member.user.id for member in place.members.values() if not member.user.bot]
+    first = list(rig.sim.world.guilds).index(place.id)
+    other.members = members[first:] + members[:first]
     return other
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from context import Rig, eventually, running
+from context import NO_LIMITS, Rig, eventually, running
 from fault_report import SCALE, Fault
 
 from roost.audio import JoinRequest
@@ -20,6 +20,7 @@ from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
 from roost.testing.leftovers import leak_check
+from roost_voice.config import VoiceConfig
 from roost_voice.moves import Told
 from roost_voice.sessions import JoinResult
 
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.sim
 
 GUILDS = 60
 """Servers of the member who asks for a lot, beside the first one, where somebody else is."""
-NO_LIMITS = {"joins_per_user": 1000, "joins_per_guild": 1000, "joins_per_shard": 1000}
+LIMITS = {name: VoiceConfig.model_fields[name].default for name in NO_LIMITS}
+"""Those of a bot whose owner has set nothing."""
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ async def test_one_member_with_many_servers_does_not_hold_up_another(
     sim: SimulatedDiscord, tmp_path: Path, fault: Fault, limits: str
 ) -> None:
     """Another member joins, moves and leaves in the middle of it, three times."""
-    given = NO_LIMITS if limits == "of members off" else {}
+    given = NO_LIMITS if limits == "of members off" else LIMITS
     async with leak_check(), running(sim, tmp_path, **given) as rig:
         flood = Flood(rig)
         running_flood = asyncio.ensure_future(flood.run())
@@ -110,7 +112,7 @@ async def typing(sim: SimulatedDiscord, data_dir: Path, **settings: Any) -> Asyn
     """A bot with its commands, and the hands of its members, who all are in the first channel."""
     async with (
         leak_check(grace_s=15.0),
-        running(sim, data_dir, commands=True, **settings) as rig,
+        running(sim, data_dir, commands=True, **(LIMITS | settings)) as rig,
         ControlClient(sim.control_url) as control,
     ):
         yield rig, control
@@ -182,7 +184,7 @@ async def test_fifty_members_ask_for_a_join_at_once(tmp_path: Path, fault: Fault
 @pytest.mark.fault(134)
 async def test_fifty_joins_in_one_instant_count_as_one(tmp_path: Path, fault: Fault) -> None:
     """As plugins ask, before the bot has begun with the first."""
-    async with SimulatedDiscord(SimSettings(guilds=1, members=50)) as sim, running(sim, tmp_path) as rig:
+    async with SimulatedDiscord(SimSettings(guilds=1, members=50)) as sim, running(sim, tmp_path, **LIMITS) as rig:
         with fault.clock():
             results = await asyncio.gather(*(rig.join(0, member=each) for each in range(50)))
         assert {result.told for result in results} == {Told.JOINED}

@@ -22,12 +22,6 @@ from roost_voice.sessions import JoinResult
 pytestmark = pytest.mark.sim
 
 
-@pytest.fixture
-def voice_settings() -> dict[str, int]:
-    """These rows are about requests that no limit refuses; row 133 is about the limits."""
-    return {"joins_per_user": 1000, "joins_per_guild": 1000, "joins_per_shard": 1000}
-
-
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("spread", [False, True], ids=["at once", "until it is in"])
 @pytest.mark.parametrize("number", [2, 10, 50])
