@@ -221,6 +221,18 @@ MUTATIONS = [
         '        if trouble := "":\n',
         ("tests/core/store/test_opening.py::test_a_database_that_is_taken_away_takes_nothing_more",),
     ),
+    Mutation(
+        "H8",
+        "a disconnect that REST does not confirm is taken for done",
+        VOICE + "actor/leaving.py",
+        "        elif self._ask_first:\n            self._ask_first = False\n            self._leave_step(now)\n"
+        "        else:\n            self.unacked_nulls = 0\n            self._leave_unconfirmed(now)\n\n"
+        "    def _leaving_gone",
+        "        elif self._ask_first:\n            self._finish(now, confirmed=True)\n"
+        "        else:\n            self.unacked_nulls = 0\n            self._leave_unconfirmed(now)\n\n"
+        "    def _leaving_gone",
+        (DOUBTS,),
+    ),
 ]
 
 

@@ -103,7 +103,7 @@ ROWS: tuple[Row, ...] = (
     Row(41, 5, "a moderator moves the bot", "goes along with new keys, or leaves, as `voice.follow_moves` says", "The bot is where it was moved to, and says so."),
     Row(42, 1, "a moderator disconnects the bot", "ends and stays away", "The bot is gone; a line says that it was disconnected."),
     Row(43, 5, "the events of a kick or a move come in any order", "the same end for every order", "As rows 41 and 42."),
-    Row(44, 5, "disconnected while alone: another close code", "as row 42", "As row 42."),
+    Row(44, 5, "disconnected while alone: another close code", "waits 5 s for a new server, then asks Discord and ends", "As row 42."),
     Row(45, 7, "the voice state of a kick still shows the old channel", "the voice server is believed, and Discord asked", "As row 42."),
     Row(46, 5, "the channel is deleted", "ends", GONE),
     Row(47, 5, "the bot loses the right to connect", "looks before it joins anew; ends", GONE),

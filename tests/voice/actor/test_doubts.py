@@ -10,6 +10,7 @@ from roost.audio import Timing
 from roost_voice import moves
 from roost_voice.actor import ActorCore
 from roost_voice.moves import Phase, Presence, Rung, State, Wish
+from roost_voice.protocol.close_codes import policy
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +124,42 @@ def test_forgotten_by_discord_and_then_told_why(first: str) -> None:
         assert core.deadline is not None
         actions = core.handle(moves.Tick(), core.deadline)
         assert [each.channel_id for each in of(moves.SendOp4, actions)] == [11], "nothing said that it was a kick"
+
+
+def disconnected() -> tuple[ActorCore, moves.AskRest]:
+    """The voice server ended the call and no other came: REST is asked before anything is sent."""
+    core = in_voice()
+    end = policy(4022).end(4022)
+    core.handle(moves.LinkGone(1, end), 1.0)
+    assert core.state is State.AWAIT_SERVER
+    assert core.deadline == 6.0
+    actions = core.handle(moves.Tick(), 6.0)
+    for drain in of(moves.Drain, actions):
+        actions += core.handle(moves.Drained(drain.serial), 6.0)
+    assert of(moves.SendOp4, actions) == []
+    (ask,) = of(moves.AskRest, actions)
+    return core, ask
+
+
+def test_a_disconnect_that_rest_confirms_needs_no_leave() -> None:
+    core, ask = disconnected()
+    actions = core.handle(moves.RestAnswer(ask.ask, Presence.OUT), 6.1)
+    assert of(moves.SendOp4, actions) == []
+    assert len(of(moves.Closed, actions)) == 1
+    assert core.state is State.IDLE
+
+
+@pytest.mark.parametrize("answer", [Presence.IN, Presence.UNKNOWN, None])
+def test_a_disconnect_that_rest_does_not_confirm_is_left(answer: Presence | None) -> None:
+    core, ask = disconnected()
+    assert core.deadline is not None
+    if answer is None:
+        actions = core.handle(moves.Tick(), core.deadline)
+    else:
+        actions = core.handle(moves.RestAnswer(ask.ask, answer, 11 if answer is Presence.IN else None), 6.1)
+    (leave,) = of(moves.SendOp4, actions)
+    assert leave.channel_id is None
+    tell(core, moves.Op4Sent(leave.ticket, None), now=8.1)
+    assert core.phase is Phase.ACK
+    tell(core, moves.OwnNull("mine"), now=8.2)
+    assert core.state is State.IDLE

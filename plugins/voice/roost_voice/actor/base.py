@@ -109,6 +109,8 @@ class Base:
         self._interrupted = False
         self._live_channel: int | None = None
         self._end = False
+        self._ask_first = False
+        """Before the leave is sent, REST is asked whether there is anything to leave."""
         self._end_reason = ""
         self._drained = False
         self._cooldown_s = 0.0

@@ -43,10 +43,22 @@ class Leaving(Orphaned):
     """The way out, and the detour of a rejoin."""
 
     def _leave(
-        self, reason: str, now: float, *, end: bool = True, cooldown_s: float = 0.0, told: Told = Told.FAILED
+        self,
+        reason: str,
+        now: float,
+        *,
+        end: bool = True,
+        cooldown_s: float = 0.0,
+        told: Told = Told.FAILED,
+        ask_first: bool = False,
     ) -> None:
-        """Go to LEAVING. With `end` the session ends and the wish with it; else this makes room for a rejoin."""
+        """Go to LEAVING. With `end` the session ends and the wish with it; else this makes room for a rejoin.
+
+        Args:
+            ask_first: We are probably out already: ask REST before the leave, which would bring no answer.
+        """
         self._drop_op4()
+        self._ask_first = ask_first
         self._silent_since = None
         if end:
             self._cooldown_s = cooldown_s
@@ -77,7 +89,11 @@ class Leaving(Orphaned):
             self.phase = Phase.CLOSE
             self.deadline = now + self._timing.close_local_s
             return
+        if self.maybe_in and self._ask_first and not self.stopping:
+            self._ask_in_leaving(now)
+            return
         if self.maybe_in:
+            self._ask_first = False
             self.phase = Phase.NULL
             self._send_op4(None, Priority.LEAVE)
             self.deadline = now + (self._timing.leave_ack_s if self.stopping else self._timing.op4_window_s)
@@ -130,11 +146,15 @@ class Leaving(Orphaned):
             # The null may still lie in a buffer of the network: this one comes after it.
             self._leave_step(now)
             return
-        self.unacked_nulls = 0
         if event.presence is Presence.OUT:
+            self.unacked_nulls = 0
             self.maybe_in = False
             self._leave_step(now)
+        elif self._ask_first:
+            self._ask_first = False
+            self._leave_step(now)
         else:
+            self.unacked_nulls = 0
             self._leave_unconfirmed(now)
 
     def _leaving_gone(self, event: GuildGone, now: float) -> None:
@@ -185,6 +205,9 @@ class Leaving(Orphaned):
             self._ask_in_leaving(now)
         elif self._rejoining:
             self._ask_again(now)
+        elif self._ask_first:
+            self._ask_first = False
+            self._leave_step(now)
         else:
             self.unacked_nulls = 0
             self._leave_unconfirmed(now)

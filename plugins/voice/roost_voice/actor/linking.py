@@ -376,8 +376,10 @@ class Linking(Leaving):
         elif self.link is not None and self._server is not None:
             # Moved, but neither a new server nor the end of the old link came: they may be the same.
             self._reopen(now)
+        elif self._server is None:
+            self._leave("Discord offered no voice server", now)
         else:
-            self._leave("Discord offered no voice server" if self._server is None else "I was disconnected", now)
+            self._leave("I was disconnected", now, ask_first=True)
 
     def _channel_gone(self, event: ChannelGone, now: float) -> None:
         if self.wish is not None and event.channel_id == self.wish.channel_id:
