@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     sim.add_argument("--guilds", type=int, default=2, metavar="N", help="servers (default: 2)")
     sim.add_argument("--members", type=int, default=0, metavar="N", help="members of each beside the four with names")
     sim.add_argument("--shards", type=int, default=1, metavar="N", help="shards recommended to bots (default: 1)")
+    sim.add_argument(
+        "--max-concurrency", type=int, default=None, metavar="N", help="sessions in 5 s, held to (default: any number)"
+    )
     sim.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
     sim.set_defaults(command=_sim)
 
@@ -208,7 +211,11 @@ def _sim(arguments: argparse.Namespace) -> int:
 
     set_up_logging("WARNING", "text")
     settings = SimSettings(
-        ghost_null=arguments.ghosts, guilds=arguments.guilds, members=arguments.members, shards=arguments.shards
+        ghost_null=arguments.ghosts,
+        guilds=arguments.guilds,
+        members=arguments.members,
+        shards=arguments.shards,
+        max_concurrency=arguments.max_concurrency,
     )
     asyncio.run(run(arguments.port, settings, exit_with_parent=arguments.exit_with_parent))
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 import hikari
 from aiohttp import WSCloseCode, web
 
+from roost.sim.damage import Carrier, RawFrame
 from roost.sim.world import Bot
 
 REPLAY_LIMIT = 2000
@@ -47,12 +48,12 @@ class Connection:
         self.socket = socket
         self._request = request
         self._deflate = zlib.compressobj() if compress else None
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=4096)
+        self._queue: asyncio.Queue[dict[str, Any] | RawFrame] = asyncio.Queue(maxsize=4096)
         self.closed_by_us: int | None = None
         self.beat_at = time.monotonic()
         self.commands: deque[float] = deque(maxlen=COMMANDS_PER_MINUTE)
 
-    def send(self, payload: dict[str, Any]) -> None:
+    def send(self, payload: dict[str, Any] | RawFrame) -> None:
         """Queue a payload; a client that reads nothing for 4096 of them loses its connection."""
         try:
             self._queue.put_nowait(payload)
@@ -62,14 +63,23 @@ class Connection:
     async def write(self) -> None:
         """Send what is queued, in order, until cancelled or closed."""
         while not self.socket.closed and self.closed_by_us is None:
-            raw = json.dumps(await self._queue.get()).encode()
+            payload = await self._queue.get()
+            frame = payload if isinstance(payload, RawFrame) else RawFrame(json.dumps(payload).encode())
             try:
-                if self._deflate is None:
-                    await self.socket.send_str(raw.decode())
-                else:
-                    await self.socket.send_bytes(self._deflate.compress(raw) + self._deflate.flush(zlib.Z_SYNC_FLUSH))
+                await self._send(frame)
             finally:
                 self._queue.task_done()
+
+    async def _send(self, frame: RawFrame) -> None:
+        if frame.carrier is Carrier.BYTES:
+            await self.socket.send_bytes(frame.raw)
+        elif frame.carrier is Carrier.TEXT:
+            await self.socket.send_str(frame.raw.decode())
+        elif self._deflate is None:
+            await self.socket.send_str(frame.raw.decode(errors="replace"))
+        else:
+            compressed = self._deflate.compress(frame.raw) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+            await self.socket.send_bytes(compressed)
 
     async def flush(self) -> None:
         """Let the writer send what is queued, at most a second."""

@@ -29,10 +29,15 @@ CORE_FAULTS: dict[str, str] = {
     "invalid_session": "op 9 (not resumable) ends the gateway session now; params: bot (0)",
     "refuse_gateway": "a new gateway connection is answered with HTTP 503",
     "mute_gateway": "op 1 is not acknowledged; params: bot (0)",
+    "gateway_frame": "a damaged frame is sent now; params: kind (one of `roost.sim.damage.FRAMES`), bot (0)",
+    "damaged_hello": "the first message of a connection is damaged; params: kind (one of `roost.sim.damage.HELLOS`)",
+    "damaged_ready": "READY lacks or changes fields; params: without (names), replaced (name: value)",
+    "damaged_guild": "GUILD_CREATE lacks or changes fields; params: without (names), replaced (name: value)",
+    "withhold_ready": "IDENTIFY is not answered",
 }
 """Names the core takes, with what they do. The voice part adds its own."""
 
-GATEWAY_STRIKES = ("gateway_drop", "gateway_abort", "invalid_session")
+GATEWAY_STRIKES = ("gateway_drop", "gateway_abort", "invalid_session", "gateway_frame")
 """Core faults that strike as soon as a connection they concern has identified or resumed: at once, if there is one."""
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import hikari
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from roost.sim.connection import CLOSE_S, Connection, GatewaySession
+from roost.sim.damage import FRAMES, HELLOS, RawFrame, without
 from roost.sim.faults import GATEWAY_STRIKES
 from roost.sim.messages import Message
 from roost.sim.world import STRANGER, Bot, Guild
@@ -74,7 +76,7 @@ class Gateway:
         connection = Connection(socket, request, request.query.get("compress") == "zlib-stream")
         self.connections.add(connection)
         writer = self._sim.scope.spawn(self._write(connection), "gateway writer")
-        connection.send({"op": 10, "d": {"heartbeat_interval": self._sim.settings.heartbeat_ms}, "s": None, "t": None})
+        connection.send(self._hello())
         self._sim.log("gateway_connect")
         session: GatewaySession | None = None
         try:
@@ -98,6 +100,20 @@ class Gateway:
             writer.cancel()
             self._gone(connection, session, socket.close_code)
         return socket
+
+    def _hello(self) -> RawFrame:
+        hello: Any = {"op": 10, "d": {"heartbeat_interval": self._sim.settings.heartbeat_ms}, "s": None, "t": None}
+        if (damage := self._sim.faults.take("damaged_hello")) is not None:
+            hello = HELLOS[str(damage.get("kind", "no_d"))]
+            self._sim.log("fault_struck", name="damaged_hello")
+        return RawFrame(json.dumps(hello).encode())
+
+    def _damaged(self, fault: str, payload: dict[str, Any], guild_id: int | None = None) -> dict[str, Any]:
+        damage = self._sim.faults.take(fault, guild_id)
+        if damage is None:
+            return payload
+        self._sim.log("fault_struck", name=fault)
+        return without(payload, damage.get("without") or [], damage.get("replaced") or {})
 
     async def _receive(self, connection: Connection) -> str | bytes | None:
         """The next message; None when the connection has ended, or ends here because its heartbeat stopped."""
@@ -172,6 +188,10 @@ class Gateway:
             sim.log("gateway_refused", code=None, bot_id=str(bot.user.id))
             connection.send({"op": 9, "d": False})
             return None
+        if not bot.may_identify(shard_id, sim.settings, time.monotonic()):
+            sim.log("identify_too_soon", bot_id=str(bot.user.id), shard=[shard_id, shards])
+            connection.send({"op": 9, "d": False})
+            return None
         bot.identifies_left -= 1
         session = GatewaySession(bot, intents, (shard_id, shards))
         session.connection = connection
@@ -179,8 +199,10 @@ class Gateway:
         sim.log("gateway_identify", bot_id=str(bot.user.id), shard=list(session.shard))
         guilds = [guild for guild in sim.world.guilds.values() if bot.user.id in guild.members]
         guilds = [guild for guild in guilds if (guild.id >> 22) % session.shard[1] == session.shard[0]]
-        session.dispatch(
-            "READY",
+        if sim.faults.take("withhold_ready") is not None:
+            return session
+        ready = self._damaged(
+            "damaged_ready",
             {
                 "v": 10,
                 "user": bot.user.payload() | {"verified": True, "mfa_enabled": False, "email": None},
@@ -194,6 +216,7 @@ class Gateway:
                 "_trace": [],
             },
         )
+        session.dispatch("READY", ready)
         for guild in guilds:
             if session.wants("GUILD_CREATE", guild.id):
                 self.show_guild(session, guild)
@@ -208,7 +231,7 @@ class Gateway:
         odd = self._sim.faults.take("bad_entries", guild.id)
         if odd is not None:
             guild.spoil(shown, int(odd.get("user_id", STRANGER)))
-        session.dispatch("GUILD_CREATE", shown)
+        session.dispatch("GUILD_CREATE", self._damaged("damaged_guild", shown, guild.id))
 
     async def _resume(self, connection: Connection, data: Any) -> GatewaySession | None:
         session = self.sessions.get(str(data.get("session_id")))
@@ -298,15 +321,19 @@ class Gateway:
                     params = self._sim.faults.take_for_bot(name, number)
                     if params is not None:
                         self._sim.log("fault_struck", name=name, bot_id=str(bot.user.id))
-                        self._strike(bot, name, int(params.get("code", 4000)))
+                        self._strike(bot, name, params)
 
-    def _strike(self, bot: Bot, name: str, code: int) -> None:
+    def _strike(self, bot: Bot, name: str, params: Mapping[str, Any]) -> None:
         if name == "invalid_session":
             self.invalidate(bot)
         elif name == "gateway_abort":
             self.abort(bot)
+        elif name == "gateway_frame":
+            frame = FRAMES[str(params.get("kind", "not_json"))]()
+            for connection in self._connections_of(bot):
+                connection.send(frame)
         else:
-            self._sim.scope.spawn(self.drop(bot, code), "gateway drop")
+            self._sim.scope.spawn(self.drop(bot, int(params.get("code", 4000))), "gateway drop")
 
     def _connections_of(self, bot: Bot) -> list[Connection]:
         return [each.connection for each in self.sessions.values() if each.bot is bot and each.connection]

@@ -122,7 +122,7 @@ class RestApi:
                     "total": settings.identifies_per_day,
                     "remaining": bot.identifies_left,
                     "reset_after": 86_400_000,
-                    "max_concurrency": max(settings.shards, 1),
+                    "max_concurrency": settings.max_concurrency or settings.shards,
                 },
             }
         )

@@ -41,6 +41,9 @@ class SimSettings:
         ghost_timeout_s: How long a voice state outlives a gateway connection that was lost without a close frame.
         guilds: How many guilds there are.
         shards: What ``/gateway/bot`` recommends.
+        max_concurrency: Of ``session_start_limit``, and then held to: an IDENTIFY too many in `identify_window_s` is
+            answered with op 9. None: any number at once.
+        identify_window_s: Discord's has five seconds.
         heartbeat_ms: Of the gateway.
         intents_allowed: Privileged intents that may be asked for (a bit field).
         identifies_per_day: Of ``session_start_limit``.
@@ -55,6 +58,8 @@ class SimSettings:
     ghost_timeout_s: float = 120.0
     guilds: int = 2
     shards: int = 1
+    max_concurrency: int | None = None
+    identify_window_s: float = 5.0
     heartbeat_ms: int = 41_250
     intents_allowed: int = 0
     identifies_per_day: int = 1000
@@ -70,6 +75,8 @@ class SimSettings:
         for name, least in (("guilds", 1), ("members", 0), ("shards", 1)):
             if not least <= getattr(self, name) <= 10_000:
                 raise ValueError(f"{name} is from {least} to 10000, not {getattr(self, name)}")
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise ValueError(f"max_concurrency is 1 or more, not {self.max_concurrency}")
 
 
 class Snowflakes:
@@ -109,6 +116,18 @@ class Bot:
     token: str
     application_id: int
     identifies_left: int
+    identified_at: dict[int, float] = dataclasses.field(default_factory=dict)
+    """By rate limit key (a shard's remainder by the concurrency), on the monotonic clock."""
+
+    def may_identify(self, shard: int, settings: SimSettings, now: float) -> bool:
+        """Whether a shard keeps to the concurrency; notes that it identifies."""
+        if settings.max_concurrency is None:
+            return True
+        key = shard % settings.max_concurrency
+        if now - self.identified_at.get(key, float("-inf")) < settings.identify_window_s:
+            return False
+        self.identified_at[key] = now
+        return True
 
     def application(self, owner: User) -> Payload:
         return {
