@@ -32,13 +32,13 @@ from roost.config import Config, bot_id
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
 from roost.errortext import repr_of
+from roost.gateway import MADE_FOR, Bot, Shard, on_loop_error
 from roost.guild_entries import read_entries_one_by_one
 from roost.holder import Folder, Holder, Owner, hold_folder
-from roost.identifies import Identifies, Limit
+from roost.identifies import Identifies, Limit, Turns
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
-from roost.reconnect import try_often
 from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
 from roost.store import StoreHold, open_store
@@ -51,6 +51,8 @@ _stop_log = logging.getLogger("roost.stop")
 CORE = "core"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GATEWAY_CLOSED_S = 5.0
+LOOK_S = 0.25
+"""How often a start looks whether a shard takes too long."""
 GUILDS_S = 5.0
 """How long the announced guilds may take to arrive before the bot calls itself ready without them."""
 HOLD_LOOK_S = 2.0
@@ -78,8 +80,11 @@ class App:
         """Set once the bot is connected, its commands are in place and ``on_started`` has been called."""
         self.stop_reason = ""
         self.stop_steps: list[str] = []
+        self._unreached: list[str] = []
+        """What Discord was not told at the stop, in words."""
         self._host: PluginHost | None = None
         self._registry: CommandRegistry | None = None
+        self._identifies = Identifies(config.data_dir, config.core.start.max_identify_per_hour)
         self._bot: hikari.GatewayBot | None = None
         self._client: lightbulb.GatewayEnabledClient | None = None
         self._failure: Exception | None = None
@@ -90,13 +95,17 @@ class App:
             raise RuntimeError("the app is not running")
         return self._host
 
+    @property
+    def _made_shards(self) -> tuple[Shard, ...]:
+        return self._bot.made_shards if isinstance(self._bot, Bot) else ()
+
     async def run(self) -> None:
         """Run until told to stop.
 
         Raises:
             ConfigError: The configuration, the token or an intent is refused, or the data is another bot's.
             HeldError: Another process of the bot runs.
-            ResourceError: Discord cannot be reached, or the data was lost while the bot ran.
+            ResourceError: Discord cannot be reached, was not reached by the stop, or the data was lost.
         """
         loop = asyncio.get_running_loop()
         handled_before = loop.get_exception_handler()
@@ -159,6 +168,8 @@ class App:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
             loop.set_exception_handler(handled_before)
+        if self._unreached:
+            raise ResourceError(f"the stop did not reach Discord: {'; '.join(self._unreached)}")
 
     def request_stop(self, reason: str) -> None:
         """Ask the app to go down; a second request makes it hurry: nothing is drained any more."""
@@ -210,8 +221,16 @@ class App:
         finally:
             if not self._sequence_done:
                 await self._run_sequence()
-            self.mark_stop("gateway.closed")
+            untold = [shard.id for shard in self._made_shards if shard.at_discord]
+            if untold:
+                self.fail_stop(f"the session of shard {', '.join(map(str, untold))} is still open there")
+            self.mark_stop("gateway.lost" if untold else "gateway.closed")
             backstop.cancel()
+
+    def fail_stop(self, what: str) -> None:
+        """Note, and log, what Discord was not told at the stop: the exit status says so."""
+        self._unreached.append(what)
+        _log.error("the stop did not reach Discord: %s", what, extra={"event": "stop_unreached"})
 
     def _make_bot(self) -> hikari.GatewayBot:
         settings = self.config.core.discord
@@ -221,16 +240,18 @@ class App:
                 intents |= hikari.Intents[name.upper()]
             except KeyError:
                 raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
-        try_often()
         learn_apart()
-        return hikari.GatewayBot(
-            self._token,
-            intents=intents,
-            rest_url=settings.rest_url,
-            banner=None,
-            logs=None,
-            suppress_optimization_warning=True,
-        )
+        options: dict[str, Any] = {
+            "intents": intents,
+            "rest_url": settings.rest_url,
+            "banner": None,
+            "logs": None,
+            "suppress_optimization_warning": True,
+        }
+        if not hikari.__version__.startswith(MADE_FOR):
+            _log.warning("hikari %s is not known here: its own shards are used as they are", hikari.__version__)
+            return hikari.GatewayBot(self._token, **options)
+        return Bot(self._token, turn=Turns(self._identifies, self._ask_limit).turn, **options)
 
     def _enabled(self, owner: str, guild_id: int) -> bool:
         return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)
@@ -281,10 +302,8 @@ class App:
         assert self._registry is not None
         try:
             await self._claim_data(folder, hold)
-            if per_hour := self.config.core.start.max_identify_per_hour:
-                await Identifies(self.config.data_dir, per_hour).wait(self._ask_limit)
-            async with asyncio.timeout(self.config.core.start.timeout_s):
-                await bot.start(check_for_updates=False)
+            await self._identifies.wait(self._ask_limit)
+            await self._connect(bot)
         except TimeoutError:
             raise ResourceError("Discord did not answer in time; check the network", retryable=True) from None
         except Exception as error:  # noqa: BLE001 - translated and raised again
@@ -309,11 +328,37 @@ class App:
         await self.plugins.started()
         self.ready.set()
 
+    async def _connect(self, bot: hikari.GatewayBot) -> None:
+        """Start hikari. Each shard has `start.timeout_s` for itself, from its turn on.
+
+        Raises:
+            TimeoutError: One of them took longer.
+        """
+        limit_s = self.config.core.start.timeout_s
+        # What Discord still allows was asked already, and is asked again before each session.
+        start = self._scope.spawn(
+            bot.start(check_for_updates=False, ignore_session_start_limit=True), "gateway", awaited=True
+        )
+        end_at = asyncio.get_running_loop().time() + limit_s
+        try:
+            while not start.done():
+                await asyncio.wait({start}, timeout=LOOK_S)
+                late = not self._made_shards and asyncio.get_running_loop().time() > end_at
+                if not start.done() and (late or any(shard.is_overdue(limit_s) for shard in self._made_shards)):
+                    raise TimeoutError
+        finally:
+            start.cancel()
+            await asyncio.wait({start})
+        start.result()
+
     async def _ask_limit(self) -> tuple[Limit, int]:
         """How many sessions Discord still allows, and how many this bot begins; hikari's own client is not up yet."""
         info = await self._ask(lambda client: client.fetch_gateway_bot_info())
         left = info.session_start_limit
-        return Limit(left.total, left.remaining, left.reset_after.total_seconds()), info.shard_count
+        return (
+            Limit(left.total, left.remaining, left.reset_after.total_seconds(), max(left.max_concurrency, 1)),
+            info.shard_count,
+        )
 
     async def _ask(self, question: Callable[[RESTClientImpl], Awaitable[AnswerT]]) -> AnswerT:
         """Ask Discord something before hikari's own client is up."""
@@ -369,8 +414,11 @@ class App:
             _log.exception("the shutdown sequence failed")
 
 
-def _log_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what nobody handled: the error of a task that nobody awaited, above all."""
+    if "payload" in context:
+        on_loop_error(loop, context)
+        return
     error = context.get("exception")
     concerned = ", ".join(
         f"{name} {repr_of(value)}" for name, value in context.items() if name not in ("message", "exception")

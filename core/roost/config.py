@@ -70,11 +70,14 @@ class DiscordConfig(Section):
 class StartConfig(Section):
     """Limits on starting."""
 
-    timeout_s: float = Field(60.0, gt=0, description="Seconds until the bot must be connected.")
+    timeout_s: float = Field(
+        60.0, gt=0, description="Seconds in which each shard must be connected, counted from its turn on."
+    )
     max_identify_per_hour: int = Field(
         20,
         ge=0,
-        description="Starts an hour; one more waits, so that a crash loop does not cost the token. 0: no limit.",
+        description="Sessions (IDENTIFY) of each shard an hour, starts included; one more waits, so that a crash loop "
+        "does not cost the token. 0: no limit but Discord's own.",
     )
 
 

@@ -1,19 +1,21 @@
-"""How often the bot may begin a session with Discord, which resets the token of a bot that does so too often.
+"""How often the bot may begin a session with Discord: IDENTIFY. Too often, and Discord resets its token.
 
-A bot that crashes in a loop begins one with each start. The starts of the last hour are kept in a file of the data
-folder, so that the next process knows of them; how many Discord still allows is asked of Discord.
+A bot that crashes in a loop begins one with each start, and one whose sessions Discord ends begins one after another.
+The sessions of the last hour are kept in a file of the data folder, so that the next process knows of them; Discord is
+asked how many more it allows. `Identifies` decides about the start of a process, `Turns` about every single session.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,13 @@ LOW = 0.1
 """Of Discord's total: with less than this left, the rest is spread over the time until there are more."""
 LEAST_S = 60.0
 """Between two questions whether Discord allows any again."""
-LARGEST_FILE = 1 << 16
+LARGEST_FILE = 1 << 20
+WINDOW_S = 5.0
+"""Discord lets `Limit.max_concurrency` shards begin a session in so many seconds."""
+LONGEST_PAUSE_S = 300.0
+"""Between two sessions of one shard that Discord ends again and again."""
+ASK_S = 10.0
+"""How long an answer of Discord's about its limit is believed, less the sessions begun since."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +43,11 @@ class Limit:
     total: int
     remaining: int
     reset_after_s: float
+    max_concurrency: int = 1
+
+
+Ask = Callable[[], Awaitable[tuple[Limit, int]]]
+"""Asks Discord for its limit, and how many shards the bot has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,19 +65,19 @@ def decide(
 
     Args:
         now: In the same seconds as `past`.
-        past: When the bot was started before.
-        per_hour: Starts an hour; each begins one session per shard.
+        past: When the bot was started before, or a shard began a session.
+        per_hour: At most so many in any hour; 0: any number.
         limit: What Discord allows.
         shards: How many sessions this start would begin.
         waited_s: How long this start has been waiting.
     """
     pauses = []
     recent = _recent(past, now)
-    if len(recent) >= per_hour:
+    if 0 < per_hour <= len(recent):
         pauses.append(
             Pause(
                 recent[-per_hour] + HOUR_S - now,
-                f"starts in the last hour: {len(recent)}, and start.max_identify_per_hour is {per_hour}",
+                f"sessions begun in the last hour: {len(recent)}, and start.max_identify_per_hour is {per_hour}",
             )
         )
     if limit.remaining < max(shards, limit.total * LOW):
@@ -81,10 +94,10 @@ def decide(
 
 
 class Identifies:
-    """The starts of this bot, in ``<data_dir>/identifies.json``.
+    """The sessions that this bot began, in ``<data_dir>/identifies.json``.
 
     Args:
-        per_hour: At most so many in any hour.
+        per_hour: At most so many of each shard in any hour; 0: any number.
         clock: Seconds that go on from process to process.
         sleep: Waits.
     """
@@ -98,41 +111,49 @@ class Identifies:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._path = data_dir / FILE
-        self._per_hour = per_hour
+        self.per_hour = per_hour
         self._clock = clock
         self._sleep = sleep
 
-    async def wait(self, ask: Callable[[], Awaitable[tuple[Limit, int]]]) -> None:
-        """Return once the bot may be started, with this start already noted.
+    async def wait(self, ask: Ask) -> None:
+        """Return once the bot may be started.
 
         Args:
-            ask: Discord's limit, and how many shards the bot has. What it raises goes to the caller, and then nothing
-                is noted: where Discord cannot be reached no session begins.
+            ask: What it raises is raised to the caller: where Discord cannot be reached no session begins.
         """
         told, waited_s = "", 0.0
         while True:
             limit, shards = await ask()
             now = self._clock()
-            past = self._read()
-            pause = decide(now, past, self._per_hour, limit, shards=shards, waited_s=waited_s)
+            past = max((self.past(shard) for shard in range(shards)), key=len, default=[])
+            pause = decide(now, past, self.per_hour, limit, shards=shards, waited_s=waited_s)
             if pause is None:
-                break
+                return
             if pause.why != told:
-                _log.warning(
-                    "waiting %s before connecting to Discord: %s",
-                    _duration(pause.seconds),
-                    pause.why,
-                    extra={"event": "start_waits", "seconds": round(pause.seconds, 1)},
-                )
+                log_pause("the bot waits {} before it connects to Discord: {}", pause, None)
             told = pause.why
             await self._sleep(max(pause.seconds, 0.1))
             waited_s += self._clock() - now
-        try:
-            self._write([*_recent(past, now), now])
-        except OSError as error:
-            _log.warning("cannot note this start in %s: %s", self._path, error.strerror)
 
-    def _read(self) -> list[float]:
+    def past(self, shard: int) -> list[float]:
+        """When a shard began sessions in the last hour, oldest first."""
+        now = self._clock()
+        return _recent([at for at, whose in self._read() if whose == shard], now)
+
+    def note(self, shard: int) -> None:
+        """A shard begins a session now."""
+        now = self._clock()
+        kept = [(at, whose) for at, whose in self._read() if 0 <= now - at < HOUR_S]
+        try:
+            self._write([*kept, (now, shard)])
+        except OSError as error:
+            _log.warning("cannot note this session in %s: %s", self._path, error.strerror)
+
+    def decide(self, shard: int, limit: Limit, waited_s: float) -> Pause | None:
+        """Whether a shard that has had a session in this process waits before the next one."""
+        return decide(self._clock(), self.past(shard), self.per_hour, limit, waited_s=waited_s)
+
+    def _read(self) -> list[tuple[float, int]]:
         try:
             with self._path.open("rb") as stream:
                 return parse(stream.read(LARGEST_FILE))
@@ -142,7 +163,7 @@ class Identifies:
             _log.warning("cannot read %s: %s", self._path, error.strerror)
             return []
 
-    def _write(self, times: Sequence[float]) -> None:
+    def _write(self, times: Sequence[tuple[float, int]]) -> None:
         draft = self._path.with_suffix(f".{os.getpid()}.new")
         draft.unlink(missing_ok=True)
         try:
@@ -155,16 +176,117 @@ class Identifies:
             raise
 
 
-def parse(raw: bytes) -> list[float]:
-    """The times in the file, oldest first; none when it is torn or nonsense."""
+class Turns:
+    """When each shard may begin a session: growing pauses, within all limits, and as many at once as Discord allows.
+
+    Args:
+        ask: Discord's limit; when it raises, the last answer stands.
+        clock: Monotonic seconds.
+        sleep: Waits.
+    """
+
+    def __init__(
+        self,
+        identifies: Identifies,
+        ask: Ask,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._identifies = identifies
+        self._ask = ask
+        self._clock = clock
+        self._sleep = sleep
+        self._begun: dict[int, list[float]] = {}
+        """By shard, in the last hour of this process."""
+        self._last: dict[int, float] = {}
+        """By key: Discord counts the shards of one remainder by its concurrency together."""
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._limit: Limit | None = None
+        self._asked_at = -math.inf
+
+    @contextlib.asynccontextmanager
+    async def turn(self, shard: int) -> AsyncIterator[Callable[[], None]]:
+        """Wait until the shard may begin a session; yields what is to be called when it does."""
+        limit = await self._known_limit()
+        key = shard % (limit.max_concurrency if limit is not None else 1)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            await self._wait(shard, key)
+            yield lambda: self._note(shard, key)
+
+    def _note(self, shard: int, key: int) -> None:
+        now = self._clock()
+        begun = self._begun[shard] = [*(at for at in self._begun.get(shard, ()) if now - at < HOUR_S), now]
+        self._last[key] = now
+        if self._limit is not None:
+            self._limit = dataclasses.replace(self._limit, remaining=self._limit.remaining - 1)
+        self._identifies.note(shard)
+        _log.info(
+            "shard %d begins a session with Discord: number %d in this process's last hour%s",
+            shard,
+            len(begun),
+            f", {self._limit.remaining} left of {self._limit.total}" if self._limit is not None else "",
+            extra={"event": "identify", "shard": shard, "number": len(begun)},
+        )
+
+    async def _wait(self, shard: int, key: int) -> None:
+        told, began = "", self._clock()
+        while (pause := await self._pause(shard, key, self._clock() - began)) is not None:
+            if pause.why != told:
+                log_pause(f"shard {shard} waits {{}} before its next session with Discord: {{}}", pause, shard)
+            told = pause.why
+            await self._sleep(pause.seconds)
+
+    async def _pause(self, shard: int, key: int, waited_s: float) -> Pause | None:
+        now = self._clock()
+        pauses = []
+        begun = [at for at in self._begun.get(shard, ()) if now - at < HOUR_S]
+        if begun:
+            # The first session of a process was decided about at its start.
+            pauses.append(Pause(begun[-1] + pause_after(len(begun)) - now, f"sessions begun lately: {len(begun)}"))
+            limit = await self._known_limit()
+            if limit is not None and (more := self._identifies.decide(shard, limit, waited_s)) is not None:
+                pauses.append(more)
+        pauses.append(Pause(self._last.get(key, -math.inf) + WINDOW_S - now, "Discord lets shards begin one by one"))
+        longest = max(pauses, key=lambda pause: pause.seconds)
+        return longest if longest.seconds > 0 else None
+
+    async def _known_limit(self) -> Limit | None:
+        if self._clock() - self._asked_at >= ASK_S:
+            self._asked_at = self._clock()
+            try:
+                self._limit, _ = await self._ask()
+            except Exception as error:  # noqa: BLE001 - logged; the gateway may be up when REST is not
+                _log.warning("Discord did not say how many sessions it still allows: %s", type(error).__name__)
+        return self._limit
+
+
+def pause_after(number: int) -> float:
+    """Seconds between a shard's `number` th session of an hour and its next one."""
+    return float(min(WINDOW_S * 2 ** (min(number, 16) - 1), LONGEST_PAUSE_S))
+
+
+def log_pause(text: str, pause: Pause, shard: int | None) -> None:
+    """Log why a session waits; `text` has a place for the time and one for the reason."""
+    _log.warning(
+        text.format(_duration(pause.seconds), pause.why),
+        extra={"event": "start_waits", "seconds": round(pause.seconds, 1), "shard": shard},
+    )
+
+
+def parse(raw: bytes) -> list[tuple[float, int]]:
+    """When sessions were begun and by which shard, oldest first; none when the file is torn or nonsense.
+
+    Versions before 0.3 noted the times of starts alone; they count as the first shard's.
+    """
     try:
         content: Any = json.loads(raw)
-        times = content["identifies"]
-        if not isinstance(times, list) or not all(type(each) in (int, float) and math.isfinite(each) for each in times):
+        times = [(each, 0) if type(each) in (int, float) else (each[0], each[1]) for each in content["identifies"]]
+        if not all(type(at) in (int, float) and math.isfinite(at) and type(shard) is int for at, shard in times):
             return []
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return sorted((float(at), shard) for at, shard in times)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
         return []
-    return sorted(float(each) for each in times)
 
 
 def _recent(past: Sequence[float], now: float) -> list[float]:

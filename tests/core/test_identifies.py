@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import stat
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from fault_report import Fault
 
-from roost.identifies import FILE, HOUR_S, Identifies, Limit, decide, parse
+from roost.identifies import FILE, HOUR_S, WINDOW_S, Identifies, Limit, Turns, decide, parse
 
 pytestmark = pytest.mark.unit
 
@@ -54,7 +55,9 @@ class Day:
 
     async def start(self, folder: Path, per_hour: int = 20) -> None:
         """A process of its own: it knows what the file says."""
-        await Identifies(folder, per_hour, clock=lambda: self.now, sleep=self.sleep).wait(self.ask)
+        identifies = Identifies(folder, per_hour, clock=lambda: self.now, sleep=self.sleep)
+        await identifies.wait(self.ask)
+        identifies.note(0)
         assert self.limit().remaining > 0, "Discord would reset the token"
         self._remaining -= 1
         self.begun.append(self.now)
@@ -108,7 +111,7 @@ async def test_a_start_that_never_reached_discord_does_not_count(tmp_path: Path)
 
 async def test_a_file_that_cannot_be_written_stops_no_bot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await Day().start(tmp_path / "missing")
-    assert "cannot note this start" in caplog.text
+    assert "cannot note this session" in caplog.text
 
 
 async def test_one_line_says_how_long_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -117,7 +120,8 @@ async def test_one_line_says_how_long_and_why(tmp_path: Path, caplog: pytest.Log
     day.now += 600
     await day.start(tmp_path, per_hour=1)
     assert [record.getMessage() for record in caplog.records] == [
-        "waiting 50 min before connecting to Discord: starts in the last hour: 1, and start.max_identify_per_hour is 1"
+        "the bot waits 50 min before it connects to Discord: "
+        "sessions begun in the last hour: 1, and start.max_identify_per_hour is 1"
     ]
 
 
@@ -191,4 +195,99 @@ async def test_a_torn_file_is_ignored_and_replaced(raw: bytes, tmp_path: Path) -
     day = Day()
     await day.start(tmp_path)
     assert day.waits == []
-    assert parse((tmp_path / FILE).read_bytes()) == day.begun
+    assert parse((tmp_path / FILE).read_bytes()) == [(at, 0) for at in day.begun]
+
+
+def turns_of(day: Day, folder: Path, per_hour: int = 20) -> Turns:
+    identifies = Identifies(folder, per_hour, clock=lambda: day.now, sleep=day.sleep)
+    return Turns(identifies, day.ask, clock=lambda: day.now, sleep=day.sleep)
+
+
+async def begin(day: Day, turns: Turns, shard: int = 0) -> None:
+    async with turns.turn(shard) as note:
+        note()
+        assert day.limit().remaining > 0, "Discord would reset the token"
+        day._remaining -= 1
+        day.begun.append(day.now)
+
+
+@pytest.mark.fault(143)
+async def test_sessions_that_discord_ends_at_once_begin_ever_more_slowly(tmp_path: Path, fault: Fault) -> None:
+    day = Day()
+    turns = turns_of(day, tmp_path)
+    began = day.now
+    while day.now - began < 24 * HOUR_S:
+        await begin(day, turns)
+        day.now += 0.5
+    pauses = [later - earlier for earlier, later in zip(day.begun, day.begun[1:], strict=False)]
+    assert sum(at - began < 90 for at in day.begun) <= 6
+    assert pauses[:5] == sorted(pauses[:5])
+    assert most_in_an_hour(day.begun) <= 20
+    assert len(day.begun) <= 20 * 24
+    fault.note(0.0, virtual=True)
+
+
+@pytest.mark.fault(143)
+async def test_the_remainder_of_a_day_is_never_used_up_by_one_process(tmp_path: Path, fault: Fault) -> None:
+    day = Day(total=30)
+    turns = turns_of(day, tmp_path, per_hour=0)
+    for _ in range(60):
+        await begin(day, turns)  # Asserts that some remain.
+        day.now += 0.5
+    fault.note(0.0, virtual=True)
+
+
+async def test_a_session_that_lasted_is_followed_at_once(tmp_path: Path) -> None:
+    day = Day()
+    turns = turns_of(day, tmp_path)
+    await begin(day, turns)
+    day.now += 600.0
+    await begin(day, turns)
+    assert day.waits == []
+
+
+@pytest.mark.parametrize(("concurrency", "seconds"), [(1, 13 * WINDOW_S), (4, 3 * WINDOW_S), (14, 0.0), (100, 0.0)])
+async def test_shards_begin_as_discord_allows(concurrency: int, seconds: float, tmp_path: Path) -> None:
+    day = Day()
+
+    async def ask() -> tuple[Limit, int]:
+        return Limit(1000, 1000, 3600.0, concurrency), 14
+
+    turns = Turns(Identifies(tmp_path, 20, clock=lambda: day.now), ask, clock=lambda: day.now, sleep=day.sleep)
+    began = day.now
+    for shard in range(14):
+        await begin(day, turns, shard)
+    for key in range(min(concurrency, 14)):
+        mine = day.begun[key::concurrency]
+        assert all(later - earlier >= WINDOW_S for earlier, later in itertools.pairwise(mine))
+    assert day.now - began == pytest.approx(seconds)
+
+
+async def test_every_session_is_logged_and_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "roost.start")
+    day = Day()
+    turns = turns_of(day, tmp_path)
+    await begin(day, turns)
+    await begin(day, turns)
+    assert "shard 0 begins a session with Discord: number 2 in this process's last hour" in caplog.text
+    assert "shard 0 waits 5 s before its next session with Discord: sessions begun lately: 1" in caplog.text
+    assert parse((tmp_path / FILE).read_bytes()) == [(at, 0) for at in day.begun]
+
+
+async def test_when_discord_does_not_say_its_limit_the_pauses_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    day = Day()
+
+    async def unreachable() -> tuple[Limit, int]:
+        raise OSError("no network")
+
+    turns = Turns(Identifies(tmp_path, 20, clock=lambda: day.now), unreachable, clock=lambda: day.now, sleep=day.sleep)
+    for _ in range(4):
+        await begin(day, turns)
+    assert day.begun[-1] - day.begun[0] == pytest.approx(5 + 10 + 20)
+    assert "did not say how many sessions" in caplog.text
+
+
+def test_starts_noted_by_earlier_versions_count() -> None:
+    assert parse(b'{"identifies": [2.0, 1.0]}') == [(1.0, 0), (2.0, 0)]

@@ -1,12 +1,13 @@
-"""Row 75 with a real process: a start too many waits, says so, and can be stopped."""
+"""Rows 75, 143 and 144 with a real process: sessions too many wait, say so, and shards take turns."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
-from bot_scene import QUIET
+from bot_scene import QUIET, scenes
 from fault_report import Fault
 
 from roost.demo.bot_process import run_bot
@@ -44,3 +45,31 @@ async def test_a_start_too_many_waits_until_it_is_stopped(tmp_path: Path, fault:
             fault.note(time.monotonic() - began, 3.0, scaled=False)
         kinds = [each["kind"] for each in await discord.log()]
         assert kinds.count("gateway_identify") == 1
+
+
+@pytest.mark.fault(143)
+async def test_sessions_that_discord_ends_at_once_are_few_and_logged(tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path) as scene, scene.bot() as bot:
+        await scene.discord.fault("invalid_session", times=1000)
+        await asyncio.sleep(20.0)
+        began = await scene.log("gateway_identify")
+        logged = [each for each in bot.events if each.get("event") == "identify"]
+        assert 2 <= len(began) <= 4
+        assert len(logged) == len(began)
+        assert any("before its next session" in each["message"] for each in bot.events)
+        fault.note(0.0, virtual=True)
+        bot.terminate()
+        assert await bot.wait(10) == 0
+
+
+@pytest.mark.fault(144)
+@pytest.mark.parametrize("shards", [3, pytest.param(14, marks=pytest.mark.long)])
+async def test_shards_take_turns_and_each_has_its_own_time(shards: int, tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path, "--shards", str(shards), "--max-concurrency", "1", "--guilds", str(shards)) as scene:
+        began = time.monotonic()
+        async with scene.bot(start__timeout_s="7", ready_s=100.0) as bot:
+            fault.note(time.monotonic() - began, scaled=False)
+            assert len(await scene.log("gateway_identify")) == shards
+            assert await scene.log("identify_too_soon") == []
+            bot.terminate()
+            assert await bot.wait(10) == 0

@@ -33,8 +33,10 @@ class Scene:
         self.bot_id = str(sim.card["bots"][0]["user_id"])
 
     @contextlib.asynccontextmanager
-    async def bot(self, *arguments: str, data: str = "data", **settings: str) -> AsyncIterator[BotProcess]:
-        """A bot that is ready; `settings` with ``__`` for the dot."""
+    async def bot(
+        self, *arguments: str, data: str = "data", ready_s: float = 20.0, **settings: str
+    ) -> AsyncIterator[BotProcess]:
+        """A bot that is ready within `ready_s`; `settings` with ``__`` for the dot."""
         given = {
             "discord.rest_url": self.sim.card["rest_url"],
             "voice.ca_file": self.sim.card["ca_file"],
@@ -48,7 +50,7 @@ class Scene:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
         environ["ROOST_TOKEN"] = self.sim.card["bots"][0]["token"]
         async with run_bot([*words, "--data-dir", str(self.folder / data), *arguments], environ) as bot:
-            await bot.ready()
+            await bot.ready(ready_s)
             yield bot
 
     async def join(self, channel: int = 0, wait_s: float = 10.0) -> str:

@@ -10,14 +10,12 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import hikari.impl.shard
 import pytest
 from context import Rig, eventually, running
 from fault_report import FULL, Fault
 from voice_scene import company, connections, hears, live_again
 
 from roost.audio import JoinRequest, Timing
-from roost.reconnect import try_often
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import Guild, SimSettings
 from roost.testing.leftovers import leak_check
@@ -84,15 +82,9 @@ OUTAGES = (
 
 @pytest.mark.fault(56)
 @pytest.mark.parametrize(("outage_s", "how", "scale"), OUTAGES)
-async def test_the_network_is_down(
-    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch, outage_s: float, how: str, scale: float
-) -> None:
+async def test_the_network_is_down(tmp_path: Path, fault: Fault, outage_s: float, how: str, scale: float) -> None:
     settings = SimSettings(guilds=1, heartbeat_ms=round(41_250 * scale), ghost_timeout_s=120 * scale)
     part = SimulatedVoice(VoiceSettings(resume_window_s=30 * scale))
-    # What the test changes in hikari ends with it.
-    transport = hikari.impl.shard._GatewayTransport
-    monkeypatch.setattr(transport, "connect", transport.connect)
-    try_often()
     async with (
         leak_check(),
         SimulatedDiscord(settings, part=part) as sim,

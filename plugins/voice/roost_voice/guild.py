@@ -366,7 +366,7 @@ class GuildActor:
                 self._spawn(self._drain(action), "drain")
             case moves.Disconnected():
                 if self.session is not None:
-                    self._host.mark_stop("disconnected", self.guild_id)
+                    self._host.mark_stop("disconnected" if action.confirmed else "unconfirmed", self.guild_id)
             case moves.Closed():
                 self._closed(action)
             case moves.Stray():

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
 from roost.commands.registry import CommandRegistry
 from roost.dispatch import Dispatcher
+from roost.gateway import Bot
 from roost.hooks import Deny, hookimpl
 from roost.instances import hold_instance
 from roost.rest_buckets import learn_apart
@@ -257,6 +258,12 @@ async def eventually(condition: Callable[[], bool], within_s: float = DEADLINE_S
 
 
 @contextlib.asynccontextmanager
+async def at_once(_shard: int) -> AsyncIterator[Callable[[], None]]:
+    """Let every shard begin a session when it likes."""
+    yield lambda: None
+
+
+@contextlib.asynccontextmanager
 async def running(
     sim: SimulatedDiscord,
     data_dir: Path,
@@ -279,8 +286,9 @@ async def running(
         }
     )
     learn_apart()
-    bot = hikari.GatewayBot(
+    bot = Bot(
         sim.world.bots[0].token,
+        turn=at_once,
         rest_url=sim.rest_url,
         banner=None,
         logs=None,

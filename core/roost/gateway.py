@@ -1,0 +1,449 @@
+"""The main gateway through hikari, held to a promise: nothing that Discord sends ends the bot.
+
+hikari 2.6 ends a shard, and with it the bot, for a message that it cannot read, for a first message that is no HELLO
+and for most close codes; it waits without end for a READY that does not come; it begins sessions as fast as Discord
+ends them. `Shard` translates all of that into a lost connection, which hikari mends by itself, and asks before each
+new session. What it overrides is private to hikari: `MADE_FOR` says which version, and another one runs unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import hikari
+import hikari.impl.shard
+from hikari.api.shard import GatewayCompression
+from hikari.impl.gateway_bot import GatewayBot
+from hikari.impl.shard import GatewayShardImpl
+
+_log = logging.getLogger("roost.gateway")
+
+MADE_FOR = "2.6."
+"""The hikari whose insides are known here."""
+PAUSE_S = 2.0
+"""Between two tries to reach the gateway."""
+TRIES = 5
+"""So many tries to reach the address for resuming, then the one for new sessions."""
+HANDSHAKE_S = 60.0
+"""From the open connection to READY or RESUMED."""
+LARGEST_MESSAGE = 64 << 20
+"""Bytes of one message, inflated. The largest of Discord's, a GUILD_CREATE, has a few million."""
+UNREADABLE = 3
+"""So many connections in a row that end with the same unreadable event, then a new session: a resume repeats it."""
+HEARTBEATS_S = (0.1, 3600.0)
+"""The intervals between heartbeats that are believed."""
+FINAL = frozenset(
+    {
+        hikari.ShardCloseCode.AUTHENTICATION_FAILED,
+        hikari.ShardCloseCode.INVALID_SHARD,
+        hikari.ShardCloseCode.SHARDING_REQUIRED,
+        hikari.ShardCloseCode.INVALID_VERSION,
+        hikari.ShardCloseCode.INVALID_INTENT,
+        hikari.ShardCloseCode.DISALLOWED_INTENT,
+    }
+)
+"""Close codes after which Discord documents that nobody may reconnect: the operator has to change something."""
+ABNORMAL = 1006
+_IDENTIFY, _DISPATCH = 2, 0
+
+Turn = Callable[[int], AbstractAsyncContextManager[Callable[[], None]]]
+"""Entered before a shard begins a session, which may take long. Yields what is called when IDENTIFY is sent."""
+
+_reading: contextvars.ContextVar[str] = contextvars.ContextVar("reading", default="")
+"""The event that hikari decodes at the moment."""
+
+
+class UnreadableError(hikari.GatewayConnectionError):
+    """Discord sent something that cannot be read; hikari treats it as a lost connection.
+
+    Args:
+        reason: What was sent.
+        noted: The shard knows of it.
+    """
+
+    def __init__(self, reason: str, *, noted: bool = False) -> None:
+        super().__init__(reason)
+        self.noted = noted
+
+
+class _Inflator:
+    """zlib's stream, bounded: a few kilobytes of it can stand for gigabytes."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def decompress(self, data: bytes) -> bytes:
+        """Inflate one message.
+
+        Raises:
+            UnreadableError: It is damaged or too large.
+        """
+        try:
+            inflated = self._stream.decompress(data, LARGEST_MESSAGE)
+        except zlib.error as error:
+            raise UnreadableError(f"damaged compression ({error})") from None
+        if self._stream.unconsumed_tail:
+            raise UnreadableError(f"a message of more than {LARGEST_MESSAGE >> 20} MiB")
+        return inflated
+
+
+class _Transport(hikari.impl.shard._GatewayZlibStreamTransport):
+    """hikari's transport with a bounded inflator, and messages that are checked for their outline."""
+
+    __slots__ = ("greeted",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._inflator = _Inflator()  # type: ignore[assignment]
+        self.greeted = False
+
+    async def receive_json(self) -> Any:
+        payload = self._loads(await self._receive_and_check())
+        _check(payload, first=not self.greeted)
+        self.greeted = True
+        return payload
+
+    async def send_close(self, *, code: int, message: bytes) -> None:
+        if code == hikari.ShardCloseCode.GOING_AWAY and not self._ws.closed:
+            # aiohttp takes a cancelled receive for the end of the connection, and would not wait for the answer.
+            self._ws._close_code = None
+        await super().send_close(code=code, message=message)
+
+    @property
+    def answered_close(self) -> bool:
+        """Whether the other side answered the close frame that was sent."""
+        return self._ws.close_code not in (None, ABNORMAL)
+
+
+def _check(payload: Any, *, first: bool) -> None:
+    """Refuse a message whose outline would mislead hikari.
+
+    Raises:
+        UnreadableError: Says what is wrong with it.
+    """
+    if not isinstance(payload, dict):
+        raise UnreadableError(f"a message that is {type(payload).__name__} and no object")
+    op, data = payload.get("op"), payload.get("d")
+    if type(op) is not int:
+        raise UnreadableError("a message without a number for its op")
+    if op == _DISPATCH and not (isinstance(payload.get("t"), str) and type(payload.get("s")) is int and "d" in payload):
+        raise UnreadableError("an event without its name, its number or its data")
+    if first and op == hikari.impl.shard._HELLO:
+        interval_ms = data.get("heartbeat_interval") if isinstance(data, dict) else None
+        least_s, most_s = HEARTBEATS_S
+        if not isinstance(interval_ms, int | float) or not least_s <= interval_ms / 1000 <= most_s:
+            raise UnreadableError("a HELLO without a usable heartbeat interval")
+
+
+class _Events:
+    """hikari's event manager, as a shard sees it: a READY must be readable before it is believed."""
+
+    def __init__(self, manager: Any, factory: Any) -> None:
+        self._manager = manager
+        self._factory = factory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    def consume_raw_event(self, name: str, shard: Shard, payload: Any) -> None:
+        if name == "READY":
+            try:
+                self._factory.deserialize_ready_event(shard, payload)
+            except Exception as error:  # noqa: BLE001 - hikari would take a LookupError for an unknown event
+                raise UnreadableError(f"a READY that cannot be read: {_brief(error)}") from None
+            shard.session_began()
+        _reading.set(name)
+        self._manager.consume_raw_event(name, shard, payload)
+
+
+class Shard(GatewayShardImpl):
+    """A shard that only its owner and the final close codes end.
+
+    Args:
+        turn: Asked before each new session.
+    """
+
+    __slots__ = (
+        "_connecting_since",
+        "_lifetime",
+        "_main",
+        "_note_identify",
+        "_session_known",
+        "_turn",
+        "_unreadable",
+        "_waits_for_turn",
+        "said_goodbye",
+    )
+
+    def __init__(self, *, turn: Turn, **options: Any) -> None:
+        super().__init__(**options, compression=GatewayCompression.TRANSPORT_ZLIB_STREAM)
+        self._event_manager: Any = _Events(self._event_manager, self._event_factory)
+        self._turn = turn
+        self._note_identify: Callable[[], None] | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._lifetime: set[asyncio.Task[None]] = set()
+        self._session_known = False
+        self._unreadable: tuple[int | None, int] = (None, 0)
+        self._connecting_since: float | None = None
+        self._waits_for_turn = False
+        self.said_goodbye = False
+
+    @property
+    def at_discord(self) -> bool:
+        """Whether Discord may still hold a session of this shard, with its voice states."""
+        return self._session_id is not None and not self.said_goodbye
+
+    def is_overdue(self, limit_s: float) -> bool:
+        """Whether it has tried to connect for longer than this. The wait for its turn does not count."""
+        since = self._connecting_since
+        return not self._waits_for_turn and since is not None and _now() - since > limit_s
+
+    def session_began(self) -> None:
+        """A READY that can be read was received."""
+        self._session_known = True
+        if not _is_gateway(self._resume_gateway_url):
+            _log.warning("shard %d: Discord names no usable address for resuming; the first one is used", self.id)
+            self._resume_gateway_url = None
+
+    async def close(self) -> None:
+        transport = self._ws
+        try:
+            await super().close()
+        finally:
+            self.said_goodbye = isinstance(transport, _Transport) and transport.answered_close
+
+    async def abandon(self) -> None:
+        """End a shard whose start is given up: hikari would let it run on."""
+        if self._main is not None and not self._main.done():
+            self._is_closing = True
+            self._main.cancel()
+            await asyncio.wait({self._main})
+
+    async def _keep_alive(self) -> None:
+        """hikari's loop; what still leaves it, unasked, is logged, and it begins again."""
+        self._main = task = asyncio.current_task()
+        assert task is not None
+        while True:
+            try:
+                await super()._keep_alive()
+            except hikari.GatewayServerClosedConnectionError:
+                raise  # A final one: `_translated` lets no other pass.
+            except Exception as error:  # noqa: BLE001 - logged; the shard must go on
+                _log.error("shard %d: its connection failed: %s", self.id, _brief(error))
+            else:
+                if task.cancelling():
+                    return
+                _log.error("shard %d: its connection was ended by a cancellation that nobody asked for", self.id)
+                self._is_closing = False
+            await asyncio.sleep(PAUSE_S)
+
+    async def _connect(self) -> tuple[asyncio.Task[None], ...]:
+        await self._end_lifetime()
+        tries = 0
+        while True:
+            try:
+                if self._seq is not None:
+                    return await self._try_connect()
+                return await self._begin_session()
+            except hikari.GatewayConnectionError as error:
+                if self._ws is not None:
+                    raise  # Discord was reached: hikari's own pauses, which grow, are for that.
+                tries += 1
+                _log.warning("Discord's gateway cannot be reached: %s", error.reason)
+                if tries % TRIES == 0:
+                    self._resume_gateway_url = None
+            await asyncio.sleep(PAUSE_S)
+
+    async def _begin_session(self) -> tuple[asyncio.Task[None], ...]:
+        began = _now()
+        self._waits_for_turn = True
+        try:
+            async with self._turn(self.id) as self._note_identify:
+                self._waits_for_turn = False
+                if self._connecting_since is not None:
+                    self._connecting_since += _now() - began
+                return await self._try_connect()
+        finally:
+            self._waits_for_turn = False
+            self._note_identify = None
+
+    async def _try_connect(self) -> tuple[asyncio.Task[None], ...]:
+        if self._connecting_since is None:
+            self._connecting_since = _now()
+        connected = False
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                with self._translated():
+                    tasks = await super()._connect()
+            connected = True
+        except TimeoutError:
+            raise hikari.GatewayConnectionError(f"no READY within {HANDSHAKE_S:.0f} s") from None
+        finally:
+            if not connected:
+                await self._end_lifetime()
+        if self.is_connected:
+            self._connecting_since = None
+        return tasks
+
+    async def _send_json(self, data: Any, *, priority: bool = False) -> None:
+        if data["op"] == _IDENTIFY:
+            self._session_known = False
+            if self._note_identify is not None:
+                self._note_identify()
+        await super()._send_json(data, priority=priority)
+
+    async def _poll_events(self) -> None:
+        self._join_lifetime()
+        with self._translated():
+            await super()._poll_events()
+
+    async def _heartbeat(self, heartbeat_interval: float) -> None:
+        self._join_lifetime()
+        with self._translated():
+            await super()._heartbeat(heartbeat_interval)
+
+    def _join_lifetime(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._lifetime.add(task)
+
+    async def _end_lifetime(self) -> None:
+        """End the tasks of the connection before; hikari forgets those of a handshake that failed."""
+        tasks, self._lifetime = self._lifetime, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Make a lost connection of whatever hikari does not expect; only a final close code ends the shard."""
+        try:
+            yield
+        except hikari.GatewayServerClosedConnectionError as error:
+            if error.can_reconnect or error.code in FINAL:
+                raise
+            reason = f"Discord closed the connection: {error.reason} ({error.code})"
+            raise hikari.GatewayConnectionError(reason) from None
+        except UnreadableError as error:
+            if error.noted:
+                raise
+            self._note_unreadable()
+            raise UnreadableError(f"Discord sent {error.reason}", noted=True) from None
+        except (hikari.GatewayConnectionError, ConnectionResetError):
+            raise
+        except hikari.GatewayTransportError as error:
+            self._note_unreadable()
+            raise UnreadableError(f"Discord sent {error.reason}", noted=True) from None
+        except Exception as error:  # noqa: BLE001 - translated; its place is logged
+            self._note_unreadable()
+            raise UnreadableError(f"what Discord sent cannot be read: {_brief(error)}", noted=True) from None
+
+    def _note_unreadable(self) -> None:
+        """Give up a session that cannot be understood: one without a READY, or one that repeats the same event."""
+        seq, times = self._unreadable
+        times = times + 1 if seq == self._seq else 1
+        self._unreadable = (self._seq, times)
+        if not self._session_known or times >= UNREADABLE:
+            self._seq = self._session_id = self._resume_gateway_url = None
+            self._unreadable = (None, 0)
+
+
+class Bot(GatewayBot):
+    """hikari's bot with shards of this module."""
+
+    def __init__(self, token: str, *, turn: Turn, **options: Any) -> None:
+        super().__init__(token, **options)
+        # hikari's shards look the class up by this name.
+        hikari.impl.shard._GatewayZlibStreamTransport = _Transport  # type: ignore[misc]
+        self._turn = turn
+        self._made: dict[int, Shard] = {}
+
+    @property
+    def made_shards(self) -> tuple[Shard, ...]:
+        """Every shard that was begun, those that are not connected yet included."""
+        return tuple(self._made.values())
+
+    async def _start_one_shard(
+        self,
+        *,
+        activity: hikari.Activity | None,
+        afk: bool,
+        idle_since: Any,
+        status: hikari.Status,
+        large_threshold: int,
+        shard_id: int,
+        shard_count: int,
+        url: str,
+    ) -> None:
+        """hikari's, with another class, which a cancelled start does not leave running."""
+        shard = self._made[shard_id] = Shard(
+            turn=self._turn,
+            http_settings=self._http_settings,
+            proxy_settings=self._proxy_settings,
+            event_manager=self._event_manager,
+            event_factory=self._event_factory,
+            intents=self._intents,
+            capabilities=self._capabilities,
+            dumps=self._dumps,
+            loads=self._loads,
+            initial_activity=activity,
+            initial_is_afk=afk,
+            initial_idle_since=idle_since,
+            initial_status=status,
+            large_threshold=large_threshold,
+            shard_id=shard_id,
+            shard_count=shard_count,
+            token=self._token,
+            url=url,
+        )
+        try:
+            await shard.start()
+        except BaseException:
+            await shard.abandon()
+            raise
+        self._shards[shard_id] = shard
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _is_gateway(url: Any) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _brief(error: BaseException) -> str:
+    """An error's kind and place; its text may quote what was sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({trace.tb_frame.f_code.co_name}:{trace.tb_lineno})" if trace is not None else ""
+    return f"{type(error).__name__}{where}"
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The event loop's exception handler: one line for an event that hikari could not decode.
+
+    asyncio's own would print the event whole: members' words and tokens of interactions.
+    """
+    error = context.get("exception")
+    if "payload" in context:
+        _log.error(
+            "dropped the event %s of Discord, which cannot be read: %s",
+            _reading.get() or "?",
+            _brief(error) if isinstance(error, BaseException) else context.get("message"),
+        )
+    else:
+        loop.default_exception_handler(context)
