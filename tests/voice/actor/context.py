@@ -319,11 +319,14 @@ async def running(
                 await bot.close()
 
 
-async def leave_ghost(sim: SimulatedDiscord, channel_id: int) -> None:
-    """Be a bot that enters a channel and is killed: its gateway socket dies without a word."""
-    guild, _channel = sim.world.channel(channel_id) or (None, None)
-    assert guild is not None
+async def leave_ghost(sim: SimulatedDiscord, *channel_ids: int) -> None:
+    """Be a bot that enters channels and is killed: its gateway socket dies without a word."""
     bot = sim.world.bots[0]
+    places = []
+    for channel_id in channel_ids:
+        guild, _channel = sim.world.channel(channel_id) or (None, None)
+        assert guild is not None
+        places.append((guild, channel_id))
     async with aiohttp.ClientSession() as http:
         socket = await http.ws_connect(sim.gateway_url + "?v=10&encoding=json")
         await socket.receive_json()
@@ -335,16 +338,13 @@ async def leave_ghost(sim: SimulatedDiscord, channel_id: int) -> None:
         )
         while (await socket.receive_json())["t"] != "READY":
             pass
-        await socket.send_json(
-            {
-                "op": 4,
-                "d": {"guild_id": str(guild.id), "channel_id": str(channel_id), "self_mute": False, "self_deaf": False},
-            }
-        )
-        while (await socket.receive_json())["t"] != "VOICE_SERVER_UPDATE":
-            pass
+        for guild, channel_id in places:
+            where = {"guild_id": str(guild.id), "channel_id": str(channel_id), "self_mute": False, "self_deaf": False}
+            await socket.send_json({"op": 4, "d": where})
+            while (await socket.receive_json())["t"] != "VOICE_SERVER_UPDATE":
+                pass
         connection = socket._conn  # type: ignore[attr-defined]  # a kill has no public method
         assert connection is not None
         assert connection.transport is not None
         connection.transport.abort()
-    assert bot.user.id in guild.voice_states
+    assert all(bot.user.id in guild.voice_states for guild, _channel_id in places)
