@@ -151,7 +151,7 @@ class App:
                 try:
                     loaders = [
                         privacy_loader(consent, PersonalData(self._host, consent)),
-                        plugins_loader(self._host),
+                        plugins_loader(self._host, failures.owns),
                         config_loader(configure, access, registry),
                         bot_loader(self._host, self.request_stop),
                     ]

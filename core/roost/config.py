@@ -121,8 +121,20 @@ class PluginsConfig(Section):
     dir: Path | None = Field(None, description="Folder of drop-in plugins: files x.py and packages x/.")
     allow_writable_dir: bool = Field(False, description="Load drop-in plugins that other users can write to.")
     load_timeout_s: float = Field(30.0, gt=0, description="Seconds a plugin may take to be imported and opened.")
-    quarantine_failures: int = Field(5, ge=1, description="A plugin that fails this often is quarantined,")
+    quarantine_failures: int = Field(
+        5, ge=1, description="A plugin that fails this often in a server is paused there; outside servers, quarantined,"
+    )
     quarantine_window_s: float = Field(60.0, gt=0, description="if it does so within this many seconds.")
+    quarantine_retry_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds of a pause in one server. Each that follows at once lasts twice as long, up to 6 hours.",
+    )
+    quarantine_owners: int = Field(
+        3,
+        ge=1,
+        description="A plugin paused in servers of this many owners, and of most that used it lately, is quarantined.",
+    )
 
 
 class CoreConfig(Section):

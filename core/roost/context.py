@@ -103,8 +103,20 @@ class PluginContext(Protocol):
     def on_unload(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         """Push a clean-up; they run in reverse order after ``on_unload``, even if ``on_load`` failed."""
 
-    def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-        """Subscribe to a concrete hikari event until unload. `hikari.StoppingEvent` is refused."""
+    def listen(
+        self,
+        event: type[hikari.Event],
+        callback: Callable[[Any], Coroutine[Any, Any, None]],
+        *,
+        always: bool = False,
+    ) -> None:
+        """Subscribe to a concrete hikari event until unload. `hikari.StoppingEvent` is refused.
+
+        Args:
+            event: Its class.
+            callback: Called with each event, except of guilds in which the plugin is switched off or paused.
+            always: Call it while the plugin is paused or quarantined, too: for what ends things.
+        """
 
     def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:
         """Start a task owned by the plugin. With a guild it ends when the plugin is switched off there.

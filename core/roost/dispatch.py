@@ -24,6 +24,7 @@ from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
 from roost.errortext import error_line, text_of
 from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
+from roost.places import Place, current, guild_in
 from roost.strays import StrayError, tamed, taming
 
 _log = logging.getLogger("roost.hooks")
@@ -36,8 +37,13 @@ _FAILED = object()
 _WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
 _SLOW_HOOKS = frozenset({"migrate_data", "on_load", "on_unload"})
 
-OnFailure = Callable[[str, str, Exception], None]
-"""Called with the plugin's name, what failed ("its hook on_started") and the error; it counts and logs."""
+OnFailure = Callable[[str, str, Exception, Place | None], asyncio.Task[bool] | None]
+"""Called with the plugin's name, what failed ("its hook on_started"), the error and its place; it counts and logs.
+
+What it gives is awaited, where that is possible, before the failed call returns.
+"""
+IDLE = "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
+"""Why a guard refuses that is not called."""
 
 
 class Dispatcher:
@@ -47,6 +53,8 @@ class Dispatcher:
         load_order: Names of loaded plugins, dependencies first.
         enabled: Whether a plugin is to be called for a guild.
         on_failure: Told of every failed call; by default it is logged.
+        paused: Whether a plugin is paused in a guild after failures: then only hooks that end something are called.
+        on_call: Told of every call for a guild, before it is made.
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class Dispatcher:
         load_order: Callable[[], Sequence[str]],
         enabled: Callable[[str, int], bool],
         on_failure: OnFailure | None = None,
+        paused: Callable[[str, int], bool] = lambda _plugin, _guild: False,
+        on_call: Callable[[str, int], None] = lambda _plugin, _guild: None,
     ) -> None:
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(RoostSpec)
@@ -67,6 +77,8 @@ class Dispatcher:
         self.generation = 0
         """Grows whenever who is to be called may have changed."""
         self._on_failure = on_failure or log_failure
+        self._paused = paused
+        self._on_call = on_call
         self._muted: set[str] = set()
 
     def mute(self, plugin: str, muted: bool) -> None:
@@ -114,7 +126,13 @@ class Dispatcher:
         return [answer for answer in answers if answer is not None and answer is not _FAILED]
 
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
-        """Like `call` where a failure is a refusal; stops at the first `Deny`."""
+        """Like `call` where a failure is a refusal, and so is a guard that is not called; stops at the first `Deny`."""
+        refused = self._refusals(hook, guild_id)[:1]
+        return refused or await self.call_working(hook, guild_id=guild_id, **arguments)
+
+    async def call_working(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
+        """`call_strict` that does without the plugins that are paused or quarantined."""
+        arguments["guild_id"] = guild_id
         answers: list[Any] = []
         for impl in self._implementations(hook, guild_id):
             answer = await self._isolated(hook, impl, arguments)
@@ -127,15 +145,15 @@ class Dispatcher:
         return answers
 
     def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
-        """For sync hooks: the non-None answers; a failure is answered as a `Deny`."""
-        answers: list[Any] = []
+        """For sync hooks: the non-None answers; a failure, and a guard that is not called, is answered as a `Deny`."""
+        answers: list[Any] = self._refusals(hook, guild_id)
         for impl in self._implementations(hook, guild_id):
             before = self.guard.enter()
             try:
                 with self._traced(hook, impl, arguments):
                     answer = impl.function(*[arguments[name] for name in impl.argnames])
             except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
-                self.failed(impl.plugin_name, hook, tamed(error))
+                self.failed(impl.plugin_name, hook, tamed(error), guild_id)
                 answer = Deny(f"the plugin {impl.plugin_name} failed")
             finally:
                 self.guard.leave(before)
@@ -175,20 +193,46 @@ class Dispatcher:
     def _implementations(self, hook: str, guild_id: int | None) -> list[Any]:
         caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
         found = [impl for impl in reversed(caller.get_hookimpls())]
-        if self._muted and INFO[hook].kind is not Kind.OWN:
-            found = [impl for impl in found if impl.plugin_name not in self._muted]
         if guild_id is not None:
             found = [impl for impl in found if self._enabled(impl.plugin_name, guild_id)]
+        if not self._reaches_stopped(hook):
+            found = [impl for impl in found if not self._stopped(impl.plugin_name, guild_id)]
         if INFO[hook].graph_order:
             rank = {name: position for position, name in enumerate(self._load_order())}
             found.sort(key=lambda impl: -rank.get(impl.plugin_name, 0))
         return found
 
+    @staticmethod
+    def _reaches_stopped(hook: str) -> bool:
+        """Whether plugins that are paused or quarantined are called."""
+        return INFO[hook].always or INFO[hook].kind is Kind.OWN
+
+    def _stopped(self, plugin: str, guild_id: int | None) -> bool:
+        """Whether a plugin is quarantined, or paused in the guild."""
+        return plugin in self._muted or (guild_id is not None and self._paused(plugin, guild_id))
+
+    def stopped_guards(self, hook: str, guild_id: int | None) -> list[str]:
+        """Plugins that decide about something in a guild and cannot, because they are paused or quarantined."""
+        if not INFO[hook].guard:
+            return []
+        return [
+            name
+            for name in self.having(hook)
+            if self._stopped(name, guild_id) and (guild_id is None or self._enabled(name, guild_id))
+        ]
+
+    def _refusals(self, hook: str, guild_id: int | None) -> list[Any]:
+        """Who cannot be asked has not said yes."""
+        return [Deny(IDLE.format(plugin=name)) for name in self.stopped_guards(hook, guild_id)]
+
     async def _isolated(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
         try:
             return await self._run(hook, impl, arguments)
         except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
-            self.failed(impl.plugin_name, hook, error)
+            place = current.get() if INFO[hook].personal else arguments.get("guild_id")
+            offered = self.failed(impl.plugin_name, hook, error, place)
+            if offered is not None:
+                await asyncio.wait({offered})
             return _FAILED
 
     async def _run(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
@@ -197,6 +241,16 @@ class Dispatcher:
             left = max(arguments["deadline"] - asyncio.get_running_loop().time(), 0.0)
             limit = left if limit is None else min(limit, left)
         step_s = OPENING_LIMIT_S if hook in _SLOW_HOOKS else LIMIT_S
+        guild_id = arguments.get("guild_id")
+        if guild_id is not None:
+            self._on_call(impl.plugin_name, guild_id)
+        token = current.set(current.get() if INFO[hook].personal else guild_id)
+        try:
+            return await self._called(hook, impl, arguments, limit, step_s)
+        finally:
+            current.reset(token)
+
+    async def _called(self, hook: str, impl: Any, arguments: dict[str, Any], limit: float | None, step_s: float) -> Any:
         answer: Any = None
         with self._traced(hook, impl, arguments):
             async with self._limited(hook, limit):
@@ -244,10 +298,10 @@ class Dispatcher:
         """Log the call and its duration where ``--trace-hooks`` asked for it; the frame path is not traced."""
         return _trace_call(hook, impl.plugin_name, arguments) if _trace.isEnabledFor(logging.DEBUG) else _NO_TRACE
 
-    def failed(self, plugin: str, hook: str, error: Exception) -> None:
-        """Count a failed call and tell whoever wants to know."""
+    def failed(self, plugin: str, hook: str, error: Exception, place: Place | None = None) -> asyncio.Task[bool] | None:
+        """Count a failed call and tell whoever wants to know; see `OnFailure`."""
         self.failures[plugin, hook] += 1
-        self._on_failure(plugin, hook, error)
+        return self._on_failure(plugin, hook, error, place)
 
 
 @contextlib.contextmanager
@@ -272,23 +326,28 @@ def _trace_call(hook: str, plugin: str, arguments: dict[str, Any]) -> Iterator[N
         )
 
 
-def log_failure(plugin: str, source: str, error: Exception) -> None:
+def log_failure(
+    plugin: str, source: str, error: Exception, place: Place | None = None, *, level: int = logging.ERROR
+) -> None:
     """Write one line about a failure of a plugin.
 
     Args:
         source: The hook's name, or words such as "its listener for GuildJoinEvent".
+        place: Where it failed.
+        level: Of the line.
     """
     if isinstance(error, TimeoutError):
         what = "it blocked the event loop" if isinstance(error, BlockedError) else "ran out of time"
     else:
         what = text_of(error) if isinstance(error, StrayError) else error_line(error)
-    _log.error(
+    _log.log(
+        level,
         "plugin %s failed in %s (%s): %s",
         plugin,
         source,
         where(error),
         what,
-        extra={"plugin": plugin, "hook": source},
+        extra={"plugin": plugin, "hook": source, "guild": guild_in(place)},
         exc_info=error if _log.isEnabledFor(logging.DEBUG) else None,
     )
 

@@ -10,6 +10,7 @@
     |- PluginError         a plugin could not be loaded, opened or unloaded
     `- ResourceError       the outside world refused; `.retryable`, `.retry_after_s`
        |- HeldError        another process of the bot uses the data
+       |- StoreError       the database
        |- VoiceError       Discord voice
        `- SpeechError      the speech engine
 
@@ -80,6 +81,10 @@ class ResourceError(RoostError):
 
 class HeldError(ResourceError):
     """Another process of the bot uses the data folder or the database."""
+
+
+class StoreError(ResourceError):
+    """The database is busy, or cannot be reached at the moment."""
 
 
 class VoiceError(ResourceError):

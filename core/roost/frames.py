@@ -1,7 +1,7 @@
 """The synchronous path of ``voice_audio_frame``: one sink per session that calls every plugin's implementation.
 
 Budget: 200 us a call. One frame in 16 is timed; after an overrun every frame is, for ten seconds, and the 50th overrun
-in that time ends in quarantine.
+in that time pauses the plugin in the guild.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Calls(Protocol):
 
     def bound(self, hook: str, guild_id: int | None = None) -> tuple[tuple[str, tuple[str, ...], Any], ...]: ...
 
-    def failed(self, plugin: str, hook: str, error: Exception) -> None: ...
+    def failed(self, plugin: str, hook: str, error: Exception, place: int | None = None) -> Any: ...
 
 
 class FrameFan:
@@ -76,7 +76,7 @@ class FrameFan:
                         done += 1
                         call(frame)
                 except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
-                    self._hooks.failed(calls[done - 1][0], HOOK, tamed(error))
+                    self._hooks.failed(calls[done - 1][0], HOOK, tamed(error), self._guild_id)
         finally:
             guard.leave(before)
 
@@ -104,7 +104,7 @@ class FrameFan:
             try:
                 call(frame)
             except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
-                self._hooks.failed(plugin, HOOK, tamed(error))
+                self._hooks.failed(plugin, HOOK, tamed(error), self._guild_id)
             finally:
                 guard.leave(before)
             now = time.perf_counter_ns()
@@ -117,7 +117,7 @@ class FrameFan:
             self._timed_until = now + WINDOW_NS
         self._overruns[plugin] = count = self._overruns.get(plugin, 0) + 1
         if count == OVERRUNS:
-            self._hooks.failed(plugin, HOOK, OverBudget())
+            self._hooks.failed(plugin, HOOK, OverBudget(), self._guild_id)
 
 
 def _fitted(function: Any, names: tuple[str, ...], session: Any) -> Callable[[AudioFrame], Any]:

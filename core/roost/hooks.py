@@ -50,6 +50,9 @@ class HookInfo:
         deadline_s: Limit of each implementation's run time; None for sync hooks.
         graph_order: Order by the dependency graph, dependents first, whatever tryfirst and trylast say.
         drains: It waits for work to finish, and is cut short when the operator asks a second time to stop.
+        always: A plugin that is paused or quarantined is called all the same: the hook ends something.
+        guard: It allows something. A plugin that implements it and is paused or quarantined has refused.
+        personal: It is about the member who asked for it, so a failure counts where they asked.
     """
 
     kind: Kind
@@ -57,6 +60,9 @@ class HookInfo:
     deadline_s: float | None = 5.0
     graph_order: bool = False
     drains: bool = False
+    always: bool = False
+    guard: bool = False
+    personal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Meta:
         description: One line for people.
         roost_api: The major version of this hook interface that the plugin was written for.
         data_version: Of what it keeps in ``ctx.store`` and ``ctx.settings``; see the hook ``migrate_data``.
+        stop_commands: Paths of its commands that end what it runs, such as ``voice leave``. Members can use them while
+            it is paused or quarantined.
     """
 
     name: str
@@ -78,6 +86,16 @@ class Meta:
     description: str = ""
     roost_api: int = 1
     data_version: int = 1
+    stop_commands: tuple[str, ...] = ()
+
+
+class SwitchCause(enum.Enum):
+    """Why a plugin was switched on or off in a guild."""
+
+    ADMIN = "admin"
+    """Somebody who manages the guild wanted it."""
+    FAILURES = "failures"
+    """It failed too often there, and is paused or quarantined; or that is over."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,18 +126,18 @@ INFO: dict[str, HookInfo] = {
     "plugin_unloaded": HookInfo(Kind.PAR),
     "plugin_switched": HookInfo(Kind.PAR),
     "on_started": HookInfo(Kind.PAR),
-    "on_stopping": HookInfo(Kind.ALL, deadline_s=2.7, graph_order=True),
+    "on_stopping": HookInfo(Kind.ALL, deadline_s=2.7, graph_order=True, always=True),
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
-    "command_check": HookInfo(Kind.ALL),
-    "handle_error": HookInfo(Kind.FIRST),
+    "command_check": HookInfo(Kind.ALL, guard=True),
+    "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
-    "user_data_export": HookInfo(Kind.ALL),
-    "user_data_delete": HookInfo(Kind.ALL),
+    "user_data_export": HookInfo(Kind.ALL, personal=True),
+    "user_data_delete": HookInfo(Kind.ALL, personal=True),
     "voice_driver": HookInfo(Kind.FIRST),
-    "voice_join_check": HookInfo(Kind.ALL),
+    "voice_join_check": HookInfo(Kind.ALL, guard=True),
     "voice_session_opening": HookInfo(Kind.ALL),
     "voice_session_opened": HookInfo(Kind.PAR),
     "voice_session_moved": HookInfo(Kind.PAR),
@@ -128,10 +146,10 @@ INFO: dict[str, HookInfo] = {
     "voice_member_joined": HookInfo(Kind.PAR),
     "voice_member_left": HookInfo(Kind.PAR),
     "voice_speaking": HookInfo(Kind.PAR),
-    "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None),
+    "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None, guard=True),
     "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None),
-    "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True),
-    "voice_session_closed": HookInfo(Kind.PAR),
+    "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True, always=True),
+    "voice_session_closed": HookInfo(Kind.PAR, always=True),
     "voice_idle": HookInfo(Kind.PAR),
     "stt_engine": HookInfo(Kind.FIRST, sync=True, deadline_s=None),
     "transcript_process": HookInfo(Kind.ALL),
@@ -190,7 +208,8 @@ class RoostSpec:
 
     @hookspec
     async def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
-        """Another plugin was switched on or off in a guild; without a guild: everywhere, by quarantine."""
+        """Another plugin was switched on or off in a guild, or paused there after failures, or that is over; without a
+        guild: everywhere, by quarantine."""
 
     @hookspec
     async def on_started(self, bot: hikari.GatewayBot) -> None:
@@ -201,12 +220,13 @@ class RoostSpec:
         """The bot is going down; the gateway is still up. Finish before `deadline` (event loop time)."""
 
     @hookspec
-    async def guild_enabled(self, ctx: PluginContext, guild_id: int) -> None:
-        """You were enabled in a guild."""
+    async def guild_enabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        """You are called again in a guild, where you were disabled, paused or quarantined: learn what you missed."""
 
     @hookspec
-    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
-        """You were disabled in a guild: end what you run there."""
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        """You were disabled in a guild, or are paused or quarantined after failures: end what you run there, and in the
+        latter case tell those who use it. A quarantine calls this for every guild."""
 
     @hookspec
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:
@@ -219,8 +239,13 @@ class RoostSpec:
         too."""
 
     @hookspec
-    async def handle_error(self, error: BaseException, source: str, plugin: str) -> bool | None:
-        """Take over an error; True means it is dealt with."""
+    async def handle_error(
+        self, error: BaseException, source: str, plugin: str, guild_id: int | None, ctx: lightbulb.Context | None
+    ) -> bool | None:
+        """Take over an error. True means it is dealt with: it is not counted against the plugin, and the member who ran
+        a command gets no other answer. `ctx` is the command's, where it was one; it may have been answered before. Not
+        called for what a check, cooldown or concurrency limit refuses. Source ``quarantine`` tells that the plugin was
+        paused in the guild, or without a guild quarantined."""
 
     @hookspec
     async def health(self) -> Report:

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 from roost.errortext import text_of, trace_of
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{17,}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{20,}")
+_INTERACTION = re.compile(r"aW50ZXJhY3Rpb246[A-Za-z0-9+/=_-]{16,}")
+"""An interaction's token alone: base64 of ``interaction:...``."""
 _WEBHOOK = re.compile(r"(/(?:webhooks|interactions)/\d+/)[A-Za-z0-9._-]+")
 _FIELD = re.compile(
     r"(?i)([\"']?(?:secret_key|session_id|token)[\"']?\s*[:=]\s*)(\[[^\]]*\]|[\"'][^\"']*[\"']|[^\s,}\]]+)"
@@ -20,8 +22,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def redact(text: str) -> str:
-    """Replace anything shaped like a bot token, webhook token, voice token, secret key or session id."""
+    """Replace anything shaped like a token of a bot, interaction, webhook or voice, a secret key or a session id."""
     text = _TOKEN.sub("<token>", text)
+    text = _INTERACTION.sub("<token>", text)
     text = _WEBHOOK.sub(r"\1<token>", text)
     return _FIELD.sub(r"\1<redacted>", text)
 

@@ -18,7 +18,7 @@ from fault_report import DRIVER, SCALE, Fault
 from stepping import Countdown, cancelled_at, watching
 
 from roost.audio import AudioFrame, Credentials, JoinRequest, SessionStats, VoiceSession
-from roost.hooks import hookimpl
+from roost.hooks import SwitchCause, hookimpl
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import Guild, SimSettings
 from roost.testing.leftovers import leak_check
@@ -274,7 +274,7 @@ async def drain_a_plugin(rig: Rig) -> None:
 
 
 async def switch_off(rig: Rig) -> None:
-    await rig.plugin.guild_disabled(rig.ctx, rig.guild_id)
+    await rig.plugin.guild_disabled(rig.ctx, rig.guild_id, SwitchCause.ADMIN)
 
 
 async def hold_a_link(rig: Rig) -> None:

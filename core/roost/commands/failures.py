@@ -3,18 +3,22 @@ their plugin's. Who may not run a command is not offered choices for its options
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 import hikari
 import lightbulb
 
+from roost.commands import refusals
 from roost.commands.registry import OWNERS_GROUP
 from roost.commands.running import DeniedError, EndedError, answer
 from roost.dispatch import log_failure
 from roost.hooks import Deny
+from roost.places import current, place_of
 from roost.plugins import State
-from roost.strays import StrayError, taming
+from roost.plugins.blame import Blame, blame
+from roost.strays import taming
 
 if TYPE_CHECKING:
     from roost.commands.access import Access
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.commands")
 
-WENT_WRONG = "Something went wrong. The owner of this bot can see what, in its log."
 CORE = "core"
 
 
@@ -55,6 +58,8 @@ class CommandFailures:
 
     async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
         guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
+        # Whatever this command makes plugins do, and their failures, belongs here.
+        current.set(place_of(guild_id, int(ctx.user.id)))
         if guild_id is not None and ctx.member is not None:
             denial = self._access.denial(ctx.command._command_data.qualified_name, guild_id, ctx.member)
             if denial is not None:
@@ -67,12 +72,22 @@ class CommandFailures:
         assert self.registry is not None
         _tame(ctx, owner, self.registry.running)
         record = self._host.records[owner]
-        if record.state is State.QUARANTINED:
-            raise DeniedError(f"The plugin {owner} failed too often and is quarantined. Tell the owner of this bot.")
-        # As with consent: who cannot be asked has not said yes.
-        for said in await self._host.dispatcher.call_strict("command_check", guild_id=guild_id, ctx=ctx):
+        stops = record.meta is not None and ctx.command._command_data.qualified_name in record.meta.stop_commands
+        if not stops:
+            self._refuse_stopped(owner)
+        # As with consent: who cannot be asked has not said yes. But a stopped guard must not keep anything going.
+        ask = self._host.dispatcher.call_working if stops else self._host.dispatcher.call_strict
+        for said in await ask("command_check", guild_id=guild_id, ctx=ctx):
             if isinstance(said, Deny):
                 raise DeniedError(said.reason)
+
+    def _refuse_stopped(self, owner: str) -> None:
+        record = self._host.records[owner]
+        if record.state is State.QUARANTINED:
+            raise DeniedError(refusals.QUARANTINED.format(plugin=owner, id=record.failure_id))
+        pause = self._host.pauses.of(owner, current.get())
+        if pause is not None:
+            raise DeniedError(refusals.paused(pause))
 
     async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
         """Whether who types an option may run the command, by the server's rules and as an owner of the bot.
@@ -83,36 +98,57 @@ class CommandFailures:
         guild_id, member = interaction.guild_id, interaction.member
         if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
             return False
-        return path.split(" ")[0] != OWNERS_GROUP or await self._owns(int(interaction.user.id))
+        return path.split(" ")[0] != OWNERS_GROUP or await self.owns(int(interaction.user.id))
 
-    async def _owns(self, user_id: int) -> bool:
+    async def owns(self, user_id: int) -> bool:
+        """Whether a user is an owner of the bot."""
         assert self.registry is not None
         return user_id in owners_of(await self.registry.application())
 
     async def _check_owner(self, ctx: lightbulb.Context) -> None:
-        if not await self._owns(int(ctx.user.id)):
+        if not await self.owns(int(ctx.user.id)):
             _log.warning("user %d may not use /bot: not an owner of the application", ctx.user.id)
             raise DeniedError(
                 "Only the owners of this bot may do that: those who own its application at Discord. You are not one."
             )
 
     async def on_error(self, failure: lightbulb.exceptions.ExecutionPipelineFailedException) -> bool:
-        """Count the failure against the plugin and answer the member, once."""
+        """Answer the member, once, and count what is the plugin's failure."""
         ctx = failure.context
-        error = failure.causes[0]
-        if isinstance(error, DeniedError):
-            await answer(ctx, str(error))
-            return True
-        if isinstance(error, EndedError):
-            return True
-        owner = self._owner(ctx)
-        source = f"its command /{ctx.command._command_data.qualified_name}"
-        if owner == CORE or not isinstance(error, Exception):
-            log_failure(owner, source, error if isinstance(error, Exception) else StrayError(error))
-        else:
-            self._host.failed(owner, source, error)
-        await answer(ctx, WENT_WRONG)
+        path = ctx.command._command_data.qualified_name
+        words: str | None = None
+        errors: list[Exception] = []
+        checking = [refusals.is_checking(hook) for hook in failure.failed_hooks]
+        for error, in_check in zip(failure.causes, [*checking, False], strict=False):
+            if isinstance(error, EndedError):
+                return True
+            said = refusals.refusal(error, path, checking=in_check)
+            if said is None:
+                errors.append(error)
+            words = words or said
+        for error in errors:
+            said = await self._failed(ctx, path, error)
+            words = words or said
+        if words:
+            await answer(ctx, words)
         return True
+
+    async def _failed(self, ctx: lightbulb.Context, path: str, error: Exception) -> str:
+        """Count an error where it belongs; the words for the member, empty when there is nothing to be said."""
+        owner = self._owner(ctx)
+        source = f"its command /{path}"
+        whose = blame(error)
+        place = place_of(int(ctx.guild_id) if ctx.guild_id is not None else None, int(ctx.user.id))
+        if owner == CORE:
+            level = logging.ERROR if whose is Blame.PLUGIN else logging.WARNING
+            log_failure(owner, source, error, place, level=level)
+        else:
+            offered = self._host.failed(owner, source, error, place, ctx)
+            if offered is not None and await asyncio.shield(offered):
+                return ""
+        if whose is Blame.TOO_LATE:
+            return ""
+        return refusals.ANSWERS.get(whose, refusals.WENT_WRONG).format(command=path)
 
 
 def _tame(ctx: lightbulb.Context, plugin: str, running: RunningCommands) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from roost.places import current
 from roost.plugins.forgetting import DELETE, ask
 from roost.store.tables import PREFIX, table_name
 
@@ -67,7 +68,7 @@ class PersonalData:
                 plain = json.loads(json.dumps(answer, default=str)) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
                 worked = False
-                self._host.failed(plugin, EXPORT, error)
+                self._host.failed(plugin, EXPORT, error, current.get())
             if not worked:
                 failed.append(plugin)
                 continue

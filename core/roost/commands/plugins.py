@@ -11,7 +11,9 @@ import lightbulb
 
 from roost.commands.registry import OWNERS_GROUP
 from roost.errors import RoostError
+from roost.logs import redact
 from roost.plugins import State
+from roost.plugins.records import FailureKind
 
 if TYPE_CHECKING:
     from roost.plugins import PluginHost, PluginRecord
@@ -22,6 +24,22 @@ CORE = "core"
 CORE_STAYS = "The core cannot be switched off: it is what switches plugins on and off."
 LIMIT = 1900
 """Characters of a reply; Discord takes 2000."""
+
+STATE_WORDS = {
+    State.UNAVAILABLE: "something that it needs is not installed",
+    State.INCOMPATIBLE: "it was written for another version of Roost",
+    State.DISABLED: "the configuration of this bot leaves it out",
+    State.FAILED: "it could not be loaded",
+    State.LEAKED: "it was unloaded and left something behind",
+    State.UNLOADED: "the owner of this bot unloaded it",
+}
+"""Why a plugin is in a state, for those who may not see more."""
+KIND_WORDS = {
+    FailureKind.RAISED: "it ran into an error",
+    FailureKind.TIMED_OUT: "it took too long",
+    FailureKind.BLOCKED: "it kept the whole bot waiting",
+    FailureKind.OVER_BUDGET: "it took too long over what it hears",
+}
 
 _GUILD_ONLY = [hikari.ApplicationContextType.GUILD]
 _NAME = "Its name; `/plugins list` shows them"
@@ -53,7 +71,7 @@ def here(host: PluginHost, name: str, guild_id: int) -> str:
         return str(record.state.value)
     blocker = host.switches.blocked_by(name, guild_id)
     if blocker is None:
-        return "on"
+        return "on" if host.pauses.of(name, guild_id) is None else "paused, because it failed too often here"
     return "off" if blocker == name else f"off, because it needs {blocker}, which is off"
 
 
@@ -85,13 +103,30 @@ def details(host: PluginHost, name: str, guild_id: int) -> str:
     return "\n".join(lines)
 
 
-def reasons(host: PluginHost, name: str, guild_id: int) -> str:
-    """The reply to ``/plugins why``."""
+def reasons(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) -> str:
+    """The reply to ``/plugins why``.
+
+    Args:
+        owner: Whoever asks owns the bot, and may see what exactly failed.
+    """
     record = host.records.get(name)
     if record is None:
         return unknown(host, name)
     if record.state is not State.LOADED:
-        return f"**{name}** is {record.state.value} in the whole bot" + (f": {record.detail}" if record.detail else ".")
+        why = f"**{name}** is {record.state.value} in the whole bot"
+        if record.failure is not None:
+            why += f": it failed too often, the last time because {KIND_WORDS[record.failure.kind]}"
+        elif record.state in STATE_WORDS:
+            why += f": {STATE_WORDS[record.state]}"
+        return why + _for_owners(record.failure_id, record.detail, owner=owner)
+    pause = host.pauses.of(name, guild_id)
+    if pause is not None and host.switches.enabled(name, guild_id):
+        whose = "it" if pause.plugin == name else f"{pause.plugin}, which it needs,"
+        why = (
+            f"**{name}** is paused here because {whose} failed too often in this server, the last time because "
+            f"{KIND_WORDS[pause.failure.kind]}. I try again <t:{int(pause.until)}:R>"
+        )
+        return why + _for_owners(pause.failure.id, f"{pause.failure.source}: {pause.failure.detail}", owner=owner)
     blocker = host.switches.blocked_by(name, guild_id)
     if blocker is None:
         return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
@@ -100,6 +135,15 @@ def reasons(host: PluginHost, name: str, guild_id: int) -> str:
             f"**{name}** is off here: somebody who manages this server switched it off. `/plugins enable` undoes that."
         )
     return f"**{name}** is off here because it needs {blocker}, which is off here. Enable that first."
+
+
+def _for_owners(failure_id: str, detail: str, *, owner: bool) -> str:
+    """How the owner of the bot finds out more, or what there is to know."""
+    if not detail:
+        return "."
+    if owner:
+        return f" (failure {failure_id}): {redact(detail)}" if failure_id else f": {redact(detail)}"
+    return f". The owner of this bot can find the details in its log (failure {failure_id})." if failure_id else "."
 
 
 def unknown(host: PluginHost, name: str) -> str:
@@ -134,8 +178,12 @@ def _suggest(host: PluginHost) -> Callable[[lightbulb.AutocompleteContext[str]],
     return names
 
 
-def plugins_loader(host: PluginHost) -> lightbulb.Loader:
-    """``/plugins list | info | enable | disable | why``, for those who may manage the server."""
+def plugins_loader(host: PluginHost, owns: Callable[[int], Awaitable[bool]]) -> lightbulb.Loader:
+    """``/plugins list | info | enable | disable | why``, for those who may manage the server.
+
+    Args:
+        owns: Whether a user owns the bot.
+    """
     group = lightbulb.Group(
         "plugins",
         "Switch parts of this bot on and off in this server",
@@ -164,7 +212,8 @@ def plugins_loader(host: PluginHost) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _reply(ctx, reasons(host, self.plugin, _guild(ctx)))
+            owner = await owns(int(ctx.user.id))
+            await _reply(ctx, reasons(host, self.plugin, _guild(ctx), owner=owner))
 
     @group.register
     class Enable(lightbulb.SlashCommand, name="enable", description="Switch a plugin on in this server"):
@@ -196,7 +245,7 @@ def report(rows: Sequence[dict[str, object]]) -> str:
     """The reply to ``/bot plugins check``."""
     return "\n".join(
         f"**{row['name']}** {row['version']} ({row['source']}): {row['state']}"
-        + (f": {row['detail']}" if row["detail"] else "")
+        + (f": {redact(str(row['detail']))}" if row["detail"] else "")
         for row in rows
     )
 

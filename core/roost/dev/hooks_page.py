@@ -77,6 +77,10 @@ def rules(name: str) -> list[str]:
         found.append("sync")
     if info.deadline_s is not None:
         found.append(f"{info.deadline_s:g} s")
+    if info.always:
+        found.append("also called in quarantine")
+    if info.guard:
+        found.append("refuses in quarantine")
     if info.graph_order:
         found.append("dependents first")
     return found

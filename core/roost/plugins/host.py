@@ -14,8 +14,10 @@ from roost.commands.running import ANSWER_S
 from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError, ResourceError
 from roost.frames import OverBudget
-from roost.hooks import Meta
+from roost.hooks import Meta, SwitchCause
 from roost.metrics import Metrics
+from roost.places import Place, guild_in
+from roost.plugins.blame import Blame, blame
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, refuse_unknown_tables
 from roost.plugins.forgetting import carry_out
@@ -30,15 +32,18 @@ from roost.plugins.importing import (
     texts_of,
 )
 from roost.plugins.order import load_order, stop_levels
+from roost.plugins.pauses import Pauses
 from roost.plugins.plugin_context import Context
-from roost.plugins.quarantine import FailureCounter
-from roost.plugins.records import RUNNING, PluginRecord, State, describe
+from roost.plugins.quarantine import Breakers, Limits, Verdict
+from roost.plugins.records import RUNNING, PluginRecord, State, describe, failure_of
 from roost.plugins.residue import Ledger
 from roost.plugins.switches import Switches
 from roost.scopes import Scope
 from roost.store.tables import table_name
 
 if TYPE_CHECKING:
+    import lightbulb
+
     from roost.commands.registry import CommandRegistry
     from roost.config import Config
     from roost.consent import Consent
@@ -78,8 +83,19 @@ class PluginHost:
         self.mark_stop = mark_stop
         self.records: dict[str, PluginRecord] = {}
         self.metrics = Metrics()
-        self.dispatcher = Dispatcher(lambda: self._order, self.enabled_in, self.failed)
+        settings = config.core.plugins
+        self._breakers = Breakers(
+            Limits(
+                settings.quarantine_failures,
+                settings.quarantine_window_s,
+                settings.quarantine_retry_s,
+                settings.quarantine_owners,
+            ),
+            self._owner_of,
+        )
+        self.pauses = Pauses(self, self._breakers)
         self.switches = Switches(self)
+        self.dispatcher = Dispatcher(lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called)
         self.guild_config = GuildConfig(self)
         self._order: list[str] = []
         self._commands: CommandRegistry | None = None
@@ -88,8 +104,6 @@ class PluginHost:
         self._changes = Scope("plugin changes")
         self._scope = Scope("plugin host")
         self._ledger = Ledger(self)
-        settings = config.core.plugins
-        self._failures = FailureCounter(settings.quarantine_failures, settings.quarantine_window_s)
 
     # What others ask ------------------------------------------------------------------------------------------------
 
@@ -103,15 +117,39 @@ class PluginHost:
         return meta.requires if meta else ()
 
     def enabled_in(self, plugin: str, guild_id: int) -> bool:
-        """Whether a plugin, and all it needs, is switched on in a guild."""
-        return self.switches.enabled(plugin, guild_id)
+        """Whether a plugin, and all it needs, is switched on in a guild, and not paused there."""
+        return self.switches.enabled(plugin, guild_id) and not self._paused(plugin, guild_id)
 
-    def delivers(self, plugin: str, guild_id: int | None) -> bool:
-        """Whether events are passed to a plugin's listeners."""
+    def delivers(self, plugin: str, place: Place | None, *, always: bool = False) -> bool:
+        """Whether events of a place are passed to a plugin's listeners.
+
+        Args:
+            always: The listener works while the plugin is paused or quarantined, too.
+        """
         record = self.records.get(plugin)
-        if record is None or record.state is State.QUARANTINED:
+        if record is None or (record.state is State.QUARANTINED and not always):
             return False
-        return guild_id is None or self.enabled_in(plugin, guild_id)
+        if place is None:
+            return True
+        guild_id = guild_in(place)
+        if guild_id is not None and not self.switches.enabled(plugin, guild_id):
+            return False
+        if not always and self._paused(plugin, place):
+            return False
+        self.called(plugin, place)
+        return True
+
+    def called(self, plugin: str, place: Place) -> None:
+        """A plugin is given work of a place."""
+        self._breakers.note(plugin, place, time.monotonic())
+
+    def _paused(self, plugin: str, place: Place) -> bool:
+        return self.pauses.of(plugin, place) is not None
+
+    def _owner_of(self, place: Place) -> int | None:
+        guild_id = guild_in(place)
+        guild = self.bot.cache.get_guild(guild_id) if guild_id is not None else None
+        return int(guild.owner_id) if guild is not None else None
 
     def table(self) -> list[dict[str, Any]]:
         """One summary per plugin, for people and programs."""
@@ -168,6 +206,7 @@ class PluginHost:
         loop = asyncio.get_running_loop()
         watch = Scope("hurry")
         watch.spawn(self._pass_on(hurry), "watch")
+        await self.pauses.aclose()
         await self._changes.aclose(0.3)
         implementers = set(self.dispatcher.implementers("on_stopping"))
         levels = stop_levels(self._order, {name: self.requires(name) for name in self._order})
@@ -381,49 +420,135 @@ class PluginHost:
     def command_names(self, name: str) -> list[str]:
         return self._commands.names(name) if self._commands is not None else []
 
-    # Quarantine -----------------------------------------------------------------------------------------------------
+    # Failures -------------------------------------------------------------------------------------------------------
 
-    def failed(self, plugin: str, source: str, error: Exception) -> None:
-        """A plugin's hook, listener, task or command failed: log it, count it, and quarantine what fails too often."""
-        log_failure(plugin, source, error)
+    def failed(
+        self,
+        plugin: str,
+        source: str,
+        error: Exception,
+        place: Place | None = None,
+        ctx: lightbulb.Context | None = None,
+    ) -> asyncio.Task[bool] | None:
+        """A plugin's hook, listener, task or command failed: log it, and count it where it belongs.
+
+        Args:
+            place: Where; None when the work was of no guild and no person.
+            ctx: Of the command.
+
+        Returns:
+            Whether a plugin has dealt with it, once those that take errors were asked; None if there are none.
+        """
+        whose = blame(error)
+        log_failure(plugin, source, error, place, level=logging.ERROR if whose is Blame.PLUGIN else logging.WARNING)
         record = self.records.get(plugin)
         if record is None or record.state is not State.LOADED:
-            return
-        if self._failures.add(plugin, time.monotonic()) or isinstance(error, OverBudget):
-            why = f"{source} failed once too often, last with {describe(error)}"
-            record.set(State.QUARANTINED, why)
-            self._failures.forget(plugin)
-            self.dispatcher.mute(plugin, True)
-            if not self._scope.closed:
-                self._scope.spawn(self._quarantine(record, source, error), f"quarantine {plugin}")
-        elif source != "handle_error" and not self._scope.closed and self.dispatcher.implementers("handle_error"):
-            self._scope.spawn(
-                self.dispatcher.call("handle_error", error=error, source=source, plugin=plugin), f"error of {plugin}"
+            return None
+        counts = whose is Blame.PLUGIN
+        asked = source != "handle_error" and self.dispatcher.implementers("handle_error", guild_in(place))
+        if asked and not self._scope.closed:
+            return self._scope.spawn(
+                self._offer(record, source, error, place, ctx, counts=counts), f"error of {plugin}"
             )
+        if counts:
+            self._count(record, source, error, place)
+        return None
 
-    async def _quarantine(self, record: PluginRecord, source: str, error: Exception) -> None:
+    async def _offer(
+        self,
+        record: PluginRecord,
+        source: str,
+        error: Exception,
+        place: Place | None,
+        ctx: lightbulb.Context | None,
+        *,
+        counts: bool,
+    ) -> bool:
+        handled = await self.dispatcher.call(
+            "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
+        )
+        if counts and handled is not True and record.state is State.LOADED:
+            self._count(record, source, error, place)
+        return handled is True
+
+    def _count(self, record: PluginRecord, source: str, error: Exception, place: Place | None) -> None:
+        at_once = isinstance(error, OverBudget)
+        verdict = self._breakers.add(record.name, place, time.monotonic(), at_once=at_once)
+        if verdict is Verdict.COUNTED:
+            return
+        failure = failure_of(source, error)
+        if verdict is Verdict.PAUSE and place is not None:
+            self.pauses.begin(record.name, place, failure, error)
+            return
+        record.set(State.QUARANTINED, f"{source} failed once too often, last with {failure.detail}", failure=failure)
+        self._breakers.forget(record.name)
+        self.pauses.forget(record.name)
+        self.dispatcher.mute(record.name, True)
+        if not self._scope.closed:
+            self._scope.spawn(self._quarantine(record, error), f"quarantine {record.name}")
+
+    async def _quarantine(self, record: PluginRecord, error: Exception) -> None:
+        """Stop a plugin in order, everywhere: it ends what it runs in each guild, then its tasks end."""
         told = PluginError(f"quarantined: {record.detail}", plugin=record.name)
         told.__cause__ = error
+        guilds = [int(guild_id) for guild_id in self.bot.cache.get_guilds_view()]
+        await asyncio.gather(*(self._switch_hook(record.name, "guild_disabled", guild_id) for guild_id in guilds))
         if record.context is not None:
             record.ended_tasks = await record.context.end_tasks()
-        await self.dispatcher.call("handle_error", error=told, source="quarantine", plugin=record.name)
+        await self.dispatcher.call("handle_error", error=told, source="quarantine", plugin=record.name, ctx=None)
         await self.dispatcher.call("plugin_switched", name=record.name, guild_id=None, enabled=False)
 
+    async def _switch_hook(self, name: str, hook: str, guild_id: int) -> None:
+        context = self.records[name].context
+        if context is not None:
+            await self.dispatcher.call_plugin(name, hook, guild_id=guild_id, ctx=context, cause=SwitchCause.FAILURES)
+
+    async def stop_in(self, name: str, place: Place) -> None:
+        """A plugin was paused: it, and what needs it, ends in order what it runs in a guild. See `Pauses`."""
+        guild_id = guild_in(place)
+        if guild_id is None:
+            return
+        for each in self._with_dependents(name):
+            await self._switch_hook(each, "guild_disabled", guild_id)
+            context = self.records[each].context
+            if context is not None:
+                await context.end_guild(guild_id)
+            await self.dispatcher.call_others(each, "plugin_switched", name=each, guild_id=guild_id, enabled=False)
+
+    async def resume_in(self, name: str, place: Place) -> None:
+        """A pause is over: the plugin, and what needs it, learns what it missed in a guild."""
+        guild_id = guild_in(place)
+        if guild_id is None:
+            return
+        for each in reversed(self._with_dependents(name)):
+            if self.enabled_in(each, guild_id):
+                await self._switch_hook(each, "guild_enabled", guild_id)
+                await self.dispatcher.call_others(each, "plugin_switched", name=each, guild_id=guild_id, enabled=True)
+
     async def unquarantine(self, name: str) -> PluginRecord:
-        """Call a quarantined plugin again. If tasks of it were ended, it is reloaded: only its start starts them.
+        """Call a plugin again that is quarantined, or paused anywhere.
+
+        If tasks of it were ended by a quarantine, it is reloaded: only its start starts them.
 
         Raises:
-            PluginError: It is not quarantined, or did not reload.
+            PluginError: It is neither, or did not reload.
         """
         record = self._known(name)
-        if record.state is not State.QUARANTINED:
+        paused = self.pauses.places_of(name)
+        if record.state is not State.QUARANTINED and not paused:
             raise PluginError(f"it is {record.state.value}, not quarantined", plugin=name)
-        if record.ended_tasks:
+        if record.state is State.QUARANTINED and record.ended_tasks:
             return await self.reload(name)
+        for place in paused:
+            await self.pauses.end(name, place)
+        if record.state is not State.QUARANTINED:
+            return record
         async with self._changing:
             self.dispatcher.mute(name, False)
             record.set(State.LOADED)
         await self._carry_out_deletions(name)
+        guilds = [int(guild_id) for guild_id in self.bot.cache.get_guilds_view()]
+        await asyncio.gather(*(self._switch_hook(name, "guild_enabled", guild_id) for guild_id in guilds))
         await self.dispatcher.call("plugin_switched", name=name, guild_id=None, enabled=True)
         return record
 
@@ -475,7 +600,8 @@ class PluginHost:
             self._fail(record, "the bot went down while it was loading")
             raise
         self._order.append(record.name)
-        self._failures.forget(record.name)
+        self._breakers.forget(record.name)
+        self.pauses.forget(record.name)
         record.ended_tasks = 0
         self.dispatcher.changed()
         record.set(State.LOADED)
@@ -555,6 +681,7 @@ class PluginHost:
             problems += await self._close(record, reason)
             self._order.remove(name)
             self.dispatcher.mute(name, False)
+            self.pauses.forget(name)
             if not keep_modules:
                 self._forget(record)
             problems += await self._ledger.residue(record, modules=not keep_modules)

@@ -14,6 +14,7 @@ import hikari
 from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
 from roost.errortext import error_line, text_of
+from roost.places import current, place_of_event
 from roost.scopes import Scope
 from roost.strays import StrayError, taming
 
@@ -104,23 +105,32 @@ class Context:
         self._alive()
         self._cleanups.append(callback)
 
-    def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    def listen(
+        self,
+        event: type[hikari.Event],
+        callback: Callable[[Any], Coroutine[Any, Any, None]],
+        *,
+        always: bool = False,
+    ) -> None:
         host = self._alive()
         if issubclass(event, hikari.StoppingEvent):
             raise PluginError("StoppingEvent is the core's; implement the hook on_stopping", plugin=self.name)
 
         async def gated(received: Any) -> None:
-            if self._revoked or not host.delivers(self.name, guild_of(received)):
+            place = place_of_event(received)
+            if self._revoked or not host.delivers(self.name, place, always=always):
                 return
             task = asyncio.current_task()
             assert task is not None
             self._handling.add(task)
+            token = current.set(place)
             try:
                 with taming():
                     await callback(received)
             except Exception as error:  # noqa: BLE001 - isolated like a hook
-                host.failed(self.name, f"its listener for {event.__name__}", error)
+                host.failed(self.name, f"its listener for {event.__name__}", error, place)
             finally:
+                current.reset(token)
                 self._handling.discard(task)
 
         host.bot.subscribe(event, gated)
@@ -134,7 +144,12 @@ class Context:
         except ClosedError:
             coro.close()
             raise
-        task = self._scope.spawn(coro, name)
+        # What the task does, and its failure, belongs to the guild, or to where it was asked for.
+        token = current.set(guild_id if guild_id is not None else current.get())
+        try:
+            task = self._scope.spawn(coro, name)
+        finally:
+            current.reset(token)
         if guild_id is not None:
             mine = self._guild_tasks.setdefault(guild_id, set())
             mine.add(task)
@@ -143,7 +158,8 @@ class Context:
 
     def _task_failed(self, task: str, error: BaseException) -> None:
         if isinstance(error, Exception):
-            self._host.failed(self.name, f"its task {task.partition('/')[2]}", error)
+            # This runs in the context in which the task was started.
+            self._host.failed(self.name, f"its task {task.partition('/')[2]}", error, current.get())
 
     def mark_stop(self, name: str, guild_id: int | None = None) -> None:
         self._host.mark_stop(name, guild_id)
@@ -210,18 +226,3 @@ class Context:
         if late:
             _, late = await asyncio.wait(late, timeout=LISTENERS_END_S)
         return [f"a listener ignored its cancellation ({task.get_name()})" for task in late]
-
-
-def guild_of(event: Any) -> int | None:
-    """The guild that an event belongs to, if to any: its own or that of the one thing it is about."""
-    if isinstance(event, hikari.ExceptionEvent):
-        return guild_of(event.failed_event)
-    if isinstance(event, hikari.ShardPayloadEvent):
-        raw = event.payload.get("guild_id")
-        return int(raw) if isinstance(raw, str | int) else None
-    fields = (field.name.lstrip("_") for field in getattr(type(event), "__attrs_attrs__", ()))
-    for holder in (event, *(getattr(event, name, None) for name in ("interaction", "message", *fields))):
-        guild_id = getattr(holder, "guild_id", None)
-        if guild_id is not None:
-            return int(guild_id)
-    return None

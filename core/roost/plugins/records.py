@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from roost.blocking import BlockedError
 from roost.dispatch import where
 from roost.errors import RoostError
 from roost.errortext import class_name, text_of
+from roost.frames import OverBudget
+from roost.logs import redact
 from roost.strays import StrayError
 
 if TYPE_CHECKING:
@@ -44,6 +48,51 @@ RUNNING = frozenset({State.LOADED, State.QUARANTINED})
 """States in which a plugin is open."""
 
 _ALARMING = frozenset({State.FAILED, State.LEAKED, State.QUARANTINED})
+
+
+class FailureKind(enum.Enum):
+    """What kind of failure it was, for those who may not see its details."""
+
+    RAISED = "raised"
+    TIMED_OUT = "timed out"
+    BLOCKED = "blocked"
+    """It kept the whole bot from everything else."""
+    OVER_BUDGET = "over budget"
+    """It took too long over each piece of sound."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """The failure that was one too many.
+
+    Attributes:
+        id: Also in the log, so that the owner finds it there.
+        kind: See `FailureKind`.
+        source: What failed, such as "its command /join".
+        detail: What is known of it, without secrets; for the owners of the bot alone.
+    """
+
+    id: str
+    kind: FailureKind
+    source: str
+    detail: str
+
+
+def failure_of(source: str, error: Exception) -> Failure:
+    """What there is to know about an error, under a new id."""
+    kind = FailureKind.RAISED
+    if isinstance(error, BlockedError):
+        kind = FailureKind.BLOCKED
+    elif isinstance(error, OverBudget):
+        kind = FailureKind.OVER_BUDGET
+    elif isinstance(error, TimeoutError):
+        kind = FailureKind.TIMED_OUT
+    return Failure(new_id(), kind, source, redact(describe(error)))
+
+
+def new_id() -> str:
+    """A number for one failure, short enough to be read out."""
+    return secrets.token_hex(4)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,18 +142,24 @@ class PluginRecord:
     """Of its data, when its last load migrated them."""
     ended_tasks: int = 0
     """Tasks that its quarantine ended."""
+    failure: Failure | None = None
+    """The last one that led to quarantine."""
+    failure_id: str = ""
+    """Of its state, when that is a failure: people who may not see the detail can name it to who may."""
 
-    def set(self, state: State, detail: str = "") -> None:
+    def set(self, state: State, detail: str = "", *, failure: Failure | None = None) -> None:
         """Change the state and log that, once."""
-        self.state, self.detail = state, detail
+        self.state, self.detail, self.failure = state, redact(detail), failure
+        self.failure_id = failure.id if failure is not None else new_id() if state in _ALARMING else ""
         level = logging.ERROR if state in _ALARMING else logging.INFO
         _log.log(
             level,
-            "plugin %s: %s%s",
+            "plugin %s: %s%s%s",
             self.name,
             state.value,
-            f" ({detail})" if detail else "",
-            extra={"plugin": self.name, "state": state.value},
+            f" ({self.detail})" if detail else "",
+            f" (failure {self.failure_id})" if self.failure_id else "",
+            extra={"plugin": self.name, "state": state.value, "failure": self.failure_id or None},
         )
 
     def turned_down(self, detail: str, version: str | None) -> None:

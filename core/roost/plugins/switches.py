@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from roost.errors import PluginError
+from roost.hooks import SwitchCause
 
 if TYPE_CHECKING:
     from roost.plugins.host import PluginHost
@@ -78,7 +79,11 @@ class Switches:
                     await host.rebuild_commands()
                     for name in changed:
                         await host.dispatcher.call_plugin(
-                            name, "guild_disabled", ctx=host.records[name].context, guild_id=guild_id
+                            name,
+                            "guild_disabled",
+                            ctx=host.records[name].context,
+                            guild_id=guild_id,
+                            cause=SwitchCause.ADMIN,
                         )
                 finally:
                     self._off.add((plugin, guild_id))
@@ -93,7 +98,9 @@ class Switches:
         for name in changed:
             context = host.records[name].context
             if enabled:
-                await host.dispatcher.call_plugin(name, "guild_enabled", ctx=context, guild_id=guild_id)
+                await host.dispatcher.call_plugin(
+                    name, "guild_enabled", ctx=context, guild_id=guild_id, cause=SwitchCause.ADMIN
+                )
             elif context is not None:
                 await context.end_guild(guild_id)
             await host.dispatcher.call_others(name, "plugin_switched", name=name, guild_id=guild_id, enabled=enabled)

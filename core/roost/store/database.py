@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from roost.errors import ConfigError, ResourceError, RoostError
+from roost.errors import ConfigError, ResourceError, RoostError, StoreError
 from roost.scopes import finished
 
 T = TypeVar("T")
@@ -45,6 +45,10 @@ _DRIVERS = {
 }
 BEGIN = "roost_begin"
 """Execution option of a SQLite connection: how its transactions begin; empty for none."""
+
+
+_PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+"""Errors of the database itself, and not of what was asked of it."""
 
 
 class Door(Protocol):
@@ -323,7 +327,9 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
     state = str(getattr(cause, "sqlstate", None) or "")
     said = _line(cause)
     if opening is None:
-        return ResourceError(f"the database failed: {said}; try again, and see its own log", retryable=True)
+        passing = isinstance(error, _PASSING) or not isinstance(error, sa.exc.SQLAlchemyError)
+        kind = StoreError if passing else ResourceError
+        return kind(f"the database failed: {said}; try again, and see its own log", retryable=True)
     if opening.get_backend_name() == "sqlite":
         return ConfigError(f"cannot open the database: {said}", key=KEY)
     place = _place(opening)

@@ -19,7 +19,7 @@ import lightbulb
 from roost.audio import SessionStats, VoiceSession
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
-from roost.hooks import Meta, Report, hookimpl
+from roost.hooks import Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
 from roost_stt.audience import wider_by_cache
@@ -49,6 +49,8 @@ _log = logging.getLogger("roost.stt")
 EXTRA = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "soxr")
 CLOSING_MARGIN_S = 0.1
 STOP_DRAIN_S = 10.0
+DISABLED_DRAIN_S = 3.0
+PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
 _ACTIVE = "active"
 
 
@@ -73,7 +75,13 @@ class SttPlugin:
 
     @hookimpl
     def plugin_meta(self) -> Meta:
-        return Meta("stt", "0.1.0", requires=("voice",), description="Live captions of voice channels")
+        return Meta(
+            "stt",
+            "0.1.0",
+            requires=("voice",),
+            description="Live captions of voice channels",
+            stop_commands=("transcribe stop", "transcribe pause"),
+        )
 
     @hookimpl
     def register_config(self) -> type[SttConfig]:
@@ -166,8 +174,13 @@ class SttPlugin:
                 self._ctx.task(drain, f"drain:{transcription.guild_id}")
 
     @hookimpl
-    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
-        await self._end(guild_id, asyncio.get_running_loop().time() + 3.0)
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        transcription = self._running.get(guild_id)
+        if transcription is not None and cause is SwitchCause.FAILURES:
+            transcription.tell("end", PAUSED)
+        await self._end(guild_id, asyncio.get_running_loop().time() + DISABLED_DRAIN_S)
+        if transcription is not None and cause is SwitchCause.FAILURES:
+            await self._remember(transcription.session, None)
 
     @hookimpl
     async def health(self) -> Report:

@@ -165,18 +165,20 @@ class GuildActor:
         """
         return self._ask(lambda ticket: moves.Want(ticket, wish, may_move))
 
-    def unwant(self, reason: str, user_id: int = 0) -> tuple[int, asyncio.Future[Outcome]]:
+    def unwant(self, reason: str, user_id: int = 0, *, tell: bool = False) -> tuple[int, asyncio.Future[Outcome]]:
         """Wish to be nowhere.
 
         Args:
+            reason: Why, in words for members.
             user_id: Who asks; 0 for nobody.
+            tell: No reply will say why, so the session's channel is told.
 
         Raises:
             BusyError: The mailbox is full.
         """
         asked = self._ask(lambda ticket: moves.Unwant(ticket, reason, user_id))
-        self._to_tell = False  # the reply will
-        self._asked = True
+        self._to_tell = self._to_tell and tell
+        self._asked = not tell
         return asked
 
     def abandon(self, ticket: int) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from roost.audio import Credentials, DriverSettings, LinkEvents, Timing, VoiceDriver, VoiceLink
 from roost.entrypoints import installed_points
 from roost.errors import PluginError, VoiceError
-from roost.hooks import Meta, Report, hookimpl
+from roost.hooks import Meta, Report, SwitchCause, hookimpl
 from roost_voice.commands import voice_loader
 from roost_voice.config import VoiceConfig
 from roost_voice.sessions import SessionManager, on_consent
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from roost.context import HookCaller, PluginContext
 
 NAME = "voice"
+PAUSED = "voice failed too often in this server and is paused"
 UNLOAD_S = 2.4
 """How long sessions that still stand at unload may take to end."""
 
@@ -76,11 +77,17 @@ class VoicePlugin:
     def __init__(self) -> None:
         self.manager: SessionManager | None = None
         self._bot: hikari.GatewayBot | None = None
+        self._signalling: Signalling | None = None
         self._drivers: dict[str, VoiceDriver | None] = {}
 
     @hookimpl
     def plugin_meta(self) -> Meta:
-        return Meta(name=NAME, version="1.0", description="Joins voice channels, one session per server, never leaks")
+        return Meta(
+            name=NAME,
+            version="1.0",
+            description="Joins voice channels, one session per server, never leaks",
+            stop_commands=("voice leave",),
+        )
 
     @hookimpl
     def register_config(self) -> type[BaseModel]:
@@ -104,7 +111,7 @@ class VoicePlugin:
         manager = self.manager = SessionManager(ctx, config, driver)
         ctx.on_unload(self._forget)
         ctx.on_unload(ctx.consent.subscribe(on_consent(manager)))
-        signalling = Signalling(manager)
+        signalling = self._signalling = Signalling(manager)
         signalling.listen(ctx)
         signalling.catch_up(ctx.bot)
 
@@ -125,16 +132,26 @@ class VoicePlugin:
     async def _forget(self) -> None:
         manager, self.manager = self.manager, None
         self._drivers.clear()
-        self._bot = None
+        self._bot = self._signalling = None
         if manager is not None:
             stuck = await manager.aclose()
             if stuck:
                 raise PluginError(f"tasks ignored their cancellation: {', '.join(stuck)}", plugin=NAME)
 
     @hookimpl
-    async def guild_disabled(self, ctx: PluginContext, guild_id: int) -> None:
-        if self.manager is not None:
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        if self.manager is None:
+            return
+        if cause is SwitchCause.FAILURES:
+            await self.manager.leave(guild_id, PAUSED, tell=True)
+        else:
             await self.manager.leave(guild_id, "voice was switched off in this server")
+
+    @hookimpl
+    async def guild_enabled(self, ctx: PluginContext, guild_id: int) -> None:
+        """Learn where Discord shows the bot: events were not passed on while voice was switched off."""
+        if self._signalling is not None:
+            self._signalling.catch_up_in(ctx.bot, guild_id)
 
     @hookimpl
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:

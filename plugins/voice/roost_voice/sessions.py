@@ -152,18 +152,21 @@ class SessionManager:
         refused = self._limits.take(request.user_id, request.guild_id, self.shard_of(request.guild_id), now)
         return refused.words if refused is not None else ""
 
-    async def leave(self, guild_id: int, reason: str, *, user_id: int = 0) -> JoinResult:
+    async def leave(self, guild_id: int, reason: str, *, user_id: int = 0, tell: bool = False) -> JoinResult:
         """Leave voice in a guild; returns when Discord confirmed it or the retries go on without us.
 
         Args:
+            guild_id: Where.
+            reason: Why, in words for members.
             user_id: Who asks; 0 for nobody.
+            tell: Nobody asked for it: say the reason in the session's channel.
         """
         actor = self._actors.get(guild_id)
         if actor is None:
             return JoinResult(Told.NOT_IN_VOICE, 0)
         channel_id = actor.session.channel_id if actor.session else 0
         try:
-            ticket, future = actor.unwant(reason, user_id)
+            ticket, future = actor.unwant(reason, user_id, tell=tell)
         except BusyError as error:
             return JoinResult(Told.FAILED, channel_id, str(error))
         outcome = await self._answer(actor, ticket, future)

@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 
 class Signalling:
-    """Permanent listeners, until the plugin is unloaded. None of them awaits: order is kept."""
+    """Permanent listeners, until the plugin is unloaded. None of them awaits: order is kept.
+
+    They listen while the plugin is paused or quarantined, too: moves are followed and what stands is left all the same.
+    """
 
     def __init__(self, manager: SessionManager) -> None:
         self._manager = manager
 
     def listen(self, ctx: PluginContext) -> None:
-        ctx.listen(hikari.VoiceStateUpdateEvent, self.on_voice_state)
-        ctx.listen(hikari.VoiceServerUpdateEvent, self.on_voice_server)
-        ctx.listen(hikari.ShardReadyEvent, self.on_ready)
-        ctx.listen(hikari.ShardResumedEvent, self.on_resumed)
-        ctx.listen(hikari.ShardDisconnectedEvent, self.on_disconnected)
-        ctx.listen(hikari.GuildAvailableEvent, self.on_guild_available)
-        ctx.listen(hikari.GuildLeaveEvent, self.on_guild_leave)
-        ctx.listen(hikari.GuildChannelDeleteEvent, self.on_channel_delete)
+        ctx.listen(hikari.VoiceStateUpdateEvent, self.on_voice_state, always=True)
+        ctx.listen(hikari.VoiceServerUpdateEvent, self.on_voice_server, always=True)
+        ctx.listen(hikari.ShardReadyEvent, self.on_ready, always=True)
+        ctx.listen(hikari.ShardResumedEvent, self.on_resumed, always=True)
+        ctx.listen(hikari.ShardDisconnectedEvent, self.on_disconnected, always=True)
+        ctx.listen(hikari.GuildAvailableEvent, self.on_guild_available, always=True)
+        ctx.listen(hikari.GuildLeaveEvent, self.on_guild_leave, always=True)
+        ctx.listen(hikari.GuildChannelDeleteEvent, self.on_channel_delete, always=True)
 
     def catch_up(self, bot: hikari.GatewayBot) -> None:
         """Learn what the events before us said: the plugin may be loaded into a bot that has long been running."""
@@ -42,10 +45,17 @@ class Signalling:
             if shard.is_connected:
                 self._manager.ready(shard, int(me.id))
         for guild_id in bot.cache.get_guilds_view():
-            state = bot.cache.get_voice_state(guild_id, me.id)
-            channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
-            session_id = state.session_id if state is not None else None
-            self._manager.tell(int(guild_id), moves.GuildHere(channel_id, session_id))
+            self.catch_up_in(bot, int(guild_id))
+
+    def catch_up_in(self, bot: hikari.GatewayBot, guild_id: int) -> None:
+        """Learn what the events of one guild said."""
+        me = bot.get_me()
+        if me is None:
+            return
+        state = bot.cache.get_voice_state(guild_id, me.id)
+        channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
+        session_id = state.session_id if state is not None else None
+        self._manager.tell(guild_id, moves.GuildHere(channel_id, session_id))
 
     async def on_voice_state(self, event: hikari.VoiceStateUpdateEvent) -> None:
         state = event.state

@@ -16,8 +16,8 @@ from hikari.events.auto_mod_events import AutoModRuleCreateEvent
 from hikari.events.stage_events import StageInstanceCreateEvent
 from host_rig import Live, log_of, running
 
+from roost.places import place_of_event
 from roost.plugins import State
-from roost.plugins.plugin_context import guild_of
 from roost.sim.client import ControlError
 
 pytestmark = pytest.mark.sim
@@ -226,7 +226,7 @@ async def test_a_command_may_be_refused_by_a_plugin(tmp_path: Path, drop: Drop, 
         assert await live.slash("/says", guild=1) == "Not on Sundays."
 
 
-async def test_a_check_that_fails_refuses_until_its_plugin_is_out_of_the_way(
+async def test_a_check_that_fails_refuses_until_somebody_takes_its_plugin_out_of_the_way(
     tmp_path: Path, drop: Drop, card: dict[str, Any]
 ) -> None:
     drop("says", says="hi")
@@ -238,7 +238,11 @@ async def test_a_check_that_fails_refuses_until_its_plugin_is_out_of_the_way(
         assert await live.slash("/says") == "hi"
         assert await live.slash("/says", guild=1) == "the plugin asks failed in its check"
         assert await live.slash("/says", guild=1) == "the plugin asks failed in its check"
-        await live.answers()
+        assert await live.slash("/says", guild=1) == "the plugin asks failed in its check"
+        # Paused in this server, it still decides: who cannot be asked has not said yes.
+        assert "the plugin asks decides about this" in await live.slash("/says", guild=1)
+        assert live.host.pauses.places_of("asks") == [live.guilds[1]]
+        await live.slash("/plugins disable", plugin="asks", guild=1)
         assert await live.slash("/says", guild=1) == "hi"
 
 
@@ -264,13 +268,13 @@ def belonging(guild_id: int) -> dict[str, hikari.Event]:
 
 @pytest.mark.parametrize("kind", sorted(belonging(1)))
 def test_the_guild_of_an_event_is_found_wherever_it_stands(kind: str) -> None:
-    assert guild_of(belonging(5)[kind]) == 5
+    assert place_of_event(belonging(5)[kind]) == 5
 
 
 def test_an_event_of_no_guild_has_none() -> None:
     app: Any = None
-    assert guild_of(hikari.StartedEvent(app=app)) is None
-    assert guild_of(hikari.ShardPayloadEvent(app=app, shard=app, name="X", payload={})) is None
+    assert place_of_event(hikari.StartedEvent(app=app)) is None
+    assert place_of_event(hikari.ShardPayloadEvent(app=app, shard=app, name="X", payload={})) is None
 
 
 async def test_such_events_do_not_reach_a_plugin_where_it_is_off(

@@ -70,6 +70,8 @@ async def test_hostile_plugins_at_start(tmp_path: Path, drop: Drop, card: dict[s
             await live.host.dispatcher.call(name, **{key: each for key, each in given.items() if key != "self"})
         assert live.state("raises") is State.QUARANTINED
         await live.answers()
+        assert "the plugin raises decides about this" in await live.slash("/good")
+        await live.slash("/plugins disable", plugin="raises")
         assert await live.slash("/good") == "hi"
 
 

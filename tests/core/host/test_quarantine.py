@@ -85,13 +85,19 @@ async def test_failures_of_listeners_tasks_and_commands_count(tmp_path: Path, dr
         says="x",
     ).write_text((tmp_path / "plugins" / "bad.py").read_text().replace("return 'x'", "raise RuntimeError('command')"))
     async with running(tmp_path, card, "plugins.quarantine_failures=4") as live:
+        log_of("bad").clear()
         assert "Something went wrong" in await live.slash("/bad")
+        await live.answers()
+        # The task's failure was no server's.
+        assert live.host.pauses.places_of("bad") == []
+        await live.answers()
+        assert live.host.pauses.places_of("bad") == [live.guilds[0]]
+        assert log_of("bad") == ["event"] * 3
+        await live.answers()
+        assert log_of("bad") == ["event"] * 3
+        assert "paused" in await live.slash("/bad")
         assert live.state("bad") is State.LOADED
-        await live.answers()
-        assert live.state("bad") is State.QUARANTINED
-        assert log_of("bad") == ["event", "event"]
-        await live.answers()
-        assert log_of("bad") == ["event", "event"]
+        assert "Something went wrong" in await live.slash("/bad", guild=1)
 
 
 async def test_old_failures_do_not_count(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
@@ -122,7 +128,7 @@ class Told:
     def __init__(self) -> None:
         self.failures: list[tuple[str, str, Exception]] = []
 
-    def __call__(self, plugin: str, source: str, error: Exception) -> None:
+    def __call__(self, plugin: str, source: str, error: Exception, place: int | None = None) -> None:
         self.failures.append((plugin, source, error))
 
 
@@ -199,11 +205,13 @@ def test_fifty_slow_frames_are_over_the_budget() -> None:
     assert isinstance(told.failures[0][2], OverBudget)
 
 
-async def test_being_over_budget_is_quarantine_at_once(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+async def test_being_over_budget_is_a_pause_at_once(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
     drop("slow", "@hookimpl\ndef voice_audio_frame(frame): time.sleep(0.0003)\n")
     async with running(tmp_path, card) as live:
         sink = live.host.dispatcher.frame_sink(live.guilds[0], None)
         for _ in range(SAMPLED + OVERRUNS):
             sink.write(FRAME)
-        assert live.state("slow") is State.QUARANTINED
-        assert "50 frames took longer" in live.host.records["slow"].detail
+        pause = live.host.pauses.of("slow", live.guilds[0])
+        assert pause is not None
+        assert "50 frames took longer" in pause.failure.detail
+        assert live.host.pauses.of("slow", live.guilds[1]) is None

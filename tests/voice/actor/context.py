@@ -90,7 +90,9 @@ class Context:
     def on_unload(self, callback: Callable[[], Awaitable[None] | None]) -> None:
         self._cleanups.append(callback)
 
-    def listen(self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    def listen(
+        self, event: type[hikari.Event], callback: Callable[[Any], Coroutine[Any, Any, None]], *, always: bool = False
+    ) -> None:
         self.bot.subscribe(event, callback)
         self._listeners.append((event, callback))
 

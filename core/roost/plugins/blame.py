@@ -1,0 +1,100 @@
+"""Whose failure an error is: the plugin's, Discord's or the store's.
+
+A member who asks too late, a missing permission, an outage of Discord and a locked database are no mistakes of the
+plugin whose call met them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import hikari
+
+import roost.store
+from roost.blocking import BlockedError
+from roost.errors import StoreError
+from roost.strays import StrayError
+
+DEPTH = 8
+"""How many causes of causes are looked at."""
+
+_HIKARI = str(Path(hikari.__file__).parent)
+_STORE = str(Path(roost.store.__file__).parent)
+
+_UNANSWERABLE = frozenset({10062, 40060})
+"""Discord's codes for an interaction that is unknown (it was answered too late) or answered already."""
+_MEMBERS_SIDE = frozenset({40032, 50083, 200000, 200001})
+"""Codes of status 400 about the server's side: not in voice, archived thread, blocked by automatic moderation."""
+_LIMITS = range(30000, 31000)
+"""Codes of status 400: the server has as many of something as Discord allows."""
+
+
+class Blame(enum.Enum):
+    """Who is to blame for an error."""
+
+    PLUGIN = "plugin"
+    TOO_LATE = "too late"
+    """The interaction has ended: nobody can be answered any more."""
+    REFUSED = "refused"
+    """Discord refused: a permission is missing, or what it is about is gone."""
+    DISCORD = "discord"
+    """Discord failed, limits the bot or cannot be reached."""
+    STORE = "store"
+    """The database is busy or cannot be reached."""
+
+
+def blame(error: BaseException) -> Blame:
+    """Who is to blame for an error that plugin code raised.
+
+    An error that a plugin raised because of another one (``raise ... from``) is judged by that one too.
+    """
+    for each in _chain(error):
+        if isinstance(each, ExceptionGroup):
+            verdicts = {blame(inner) for inner in each.exceptions}
+            return verdicts.pop() if len(verdicts) == 1 else Blame.PLUGIN
+        found = _judge(each)
+        if found is not Blame.PLUGIN:
+            return found
+    return Blame.PLUGIN
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    each: BaseException | None = error
+    for _ in range(DEPTH):
+        if each is None:
+            return
+        yield each
+        each = each.original if isinstance(each, StrayError) else each.__cause__
+
+
+def _judge(error: BaseException) -> Blame:
+    if isinstance(error, StoreError):
+        return Blame.STORE
+    if isinstance(error, hikari.HTTPResponseError) and error.code in _UNANSWERABLE:
+        return Blame.TOO_LATE
+    if isinstance(error, hikari.BadRequestError):
+        return Blame.REFUSED if error.code in _MEMBERS_SIDE or error.code in _LIMITS else Blame.PLUGIN
+    if isinstance(error, hikari.UnauthorizedError | hikari.ForbiddenError | hikari.NotFoundError):
+        return Blame.REFUSED
+    if isinstance(error, hikari.ClientHTTPResponseError) and error.status != 429:
+        return Blame.PLUGIN
+    if isinstance(error, hikari.HTTPError | hikari.GatewayError):
+        return Blame.DISCORD
+    if isinstance(error, TimeoutError) and not isinstance(error, BlockedError):
+        return _hung_in(error)
+    return Blame.PLUGIN
+
+
+def _hung_in(error: TimeoutError) -> Blame:
+    """A deadline that passed while Discord or the store was waited for is theirs."""
+    hung = error.__cause__ if isinstance(error.__cause__, asyncio.CancelledError) else error
+    for frame in reversed(traceback.extract_tb(hung.__traceback__)):
+        if frame.filename.startswith(_HIKARI):
+            return Blame.DISCORD
+        if frame.filename.startswith(_STORE):
+            return Blame.STORE
+    return Blame.PLUGIN

@@ -1,0 +1,130 @@
+"""Pausing a plugin where it failed too often: an orderly stop there, a while without it, and another try."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from roost.errors import PluginError
+from roost.places import Place, current, guild_in
+from roost.plugins.records import Failure
+from roost.scopes import Scope
+
+if TYPE_CHECKING:
+    from roost.plugins.host import PluginHost
+    from roost.plugins.quarantine import Breakers
+
+_log = logging.getLogger("roost.plugins")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """One plugin's pause in one place.
+
+    Attributes:
+        until: When it ends, in seconds since the epoch.
+    """
+
+    plugin: str
+    place: Place
+    failure: Failure
+    until: float
+
+
+class Pauses:
+    """Knows which plugin is paused where, and ends each pause by itself."""
+
+    def __init__(self, host: PluginHost, breakers: Breakers) -> None:
+        self._host = host
+        self._breakers = breakers
+        self._open: dict[tuple[str, Place], Pause] = {}
+        self._tasks: dict[Pause, asyncio.Task[None]] = {}
+        self._scope = Scope("pauses")
+
+    def of(self, plugin: str, place: Place | None) -> Pause | None:
+        """The pause that keeps a plugin from working in a place: its own, or that of a plugin it needs."""
+        if not self._open or place is None:
+            return None
+        if (mine := self._open.get((plugin, place))) is not None:
+            return mine
+        for needed in self._host.requires(plugin):
+            if (found := self.of(needed, place)) is not None:
+                return found
+        return None
+
+    def places_of(self, plugin: str) -> list[Place]:
+        """Where a plugin is paused by its own failures."""
+        return [place for name, place in self._open if name == plugin]
+
+    def begin(self, plugin: str, place: Place, failure: Failure, error: Exception) -> None:
+        """Pause a plugin from now on; it is stopped in order, and the pause ends by itself."""
+        if self._scope.closed:
+            return
+        retry_s = self._breakers.retry_s(plugin, place)
+        pause = Pause(plugin, place, failure, time.time() + retry_s)
+        self._open[plugin, place] = pause
+        self._host.dispatcher.changed()
+        guild_id = guild_in(place)
+        _log.error(
+            "plugin %s: paused %s for %.0f s after too many failures, last in %s: %s (failure %s)",
+            plugin,
+            f"in guild {guild_id}" if guild_id is not None else f"for user {-place}",
+            retry_s,
+            failure.source,
+            failure.detail,
+            failure.id,
+            extra={"plugin": plugin, "guild": guild_id, "event": "plugin_paused", "failure": failure.id},
+        )
+        # It outlives the work that failed, and what it calls belongs to no member's input.
+        token = current.set(None)
+        try:
+            self._tasks[pause] = self._scope.spawn(self._hold(pause, retry_s, error), f"{plugin} in {place}")
+        finally:
+            current.reset(token)
+
+    async def end(self, plugin: str, place: Place) -> None:
+        """Call a paused plugin again, on probation."""
+        pause = self._open.pop((plugin, place), None)
+        if pause is None:
+            return
+        self._breakers.half_open(plugin, place, time.monotonic())
+        self._host.dispatcher.changed()
+        _log.info("plugin %s: called again %s", plugin, f"in guild {place}" if place > 0 else f"for user {-place}")
+        try:
+            await self._host.resume_in(plugin, place)
+        finally:
+            self._drop(pause)
+
+    def forget(self, plugin: str) -> None:
+        """The plugin was loaded anew, or stops in the whole bot: its pauses are over, and nobody is told."""
+        for key in [key for key in self._open if key[0] == plugin]:
+            self._drop(self._open.pop(key))
+        self._host.dispatcher.changed()
+
+    async def aclose(self) -> None:
+        await self._scope.aclose(0.3)
+
+    def _drop(self, pause: Pause) -> None:
+        task = self._tasks.pop(pause, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def _hold(self, pause: Pause, retry_s: float, error: Exception) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + retry_s
+        told = PluginError(f"paused after too many failures (failure {pause.failure.id})", plugin=pause.plugin)
+        told.__cause__ = error
+        await self._host.stop_in(pause.plugin, pause.place)
+        await self._host.dispatcher.call(
+            "handle_error",
+            guild_id=guild_in(pause.place),
+            error=told,
+            source="quarantine",
+            plugin=pause.plugin,
+            ctx=None,
+        )
+        await asyncio.sleep(max(0.0, until - loop.time()))
+        await self.end(pause.plugin, pause.place)

@@ -1,0 +1,76 @@
+"""Whose failure an error is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hikari
+import pytest
+
+from roost.blocking import BlockedError
+from roost.errors import ResourceError, StoreError
+from roost.plugins.blame import Blame, blame
+from roost.strays import StrayError
+
+pytestmark = pytest.mark.unit
+
+
+def answered(kind: type[Any], code: int = 0, status: int | None = None) -> hikari.HTTPResponseError:
+    arguments: list[Any] = ["https://discord", *([status] if status is not None else []), {}, b""]
+    error: hikari.HTTPResponseError = kind(*arguments, message="no", code=code)
+    return error
+
+
+def after(cause: BaseException) -> Exception:
+    error = RuntimeError("could not post")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (answered(hikari.NotFoundError, 10062), Blame.TOO_LATE),
+        (answered(hikari.BadRequestError, 40060), Blame.TOO_LATE),
+        (answered(hikari.NotFoundError, 10003), Blame.REFUSED),
+        (answered(hikari.ForbiddenError, 50013), Blame.REFUSED),
+        (answered(hikari.UnauthorizedError, 50027), Blame.REFUSED),
+        (answered(hikari.BadRequestError, 40032), Blame.REFUSED),
+        (answered(hikari.BadRequestError, 30013), Blame.REFUSED),
+        (answered(hikari.BadRequestError, 50035), Blame.PLUGIN),
+        (answered(hikari.ClientHTTPResponseError, status=429), Blame.DISCORD),
+        (answered(hikari.ClientHTTPResponseError, status=405), Blame.PLUGIN),
+        (answered(hikari.InternalServerError, status=503), Blame.DISCORD),
+        (hikari.HTTPError("connection refused"), Blame.DISCORD),
+        (StoreError("the database failed: database is locked"), Blame.STORE),
+        (ResourceError("the card is gone"), Blame.PLUGIN),
+        (StrayError(SystemExit(3)), Blame.PLUGIN),
+        (after(answered(hikari.ForbiddenError)), Blame.REFUSED),
+        (after(KeyError("x")), Blame.PLUGIN),
+        (ExceptionGroup("two", [hikari.HTTPError("no"), hikari.HTTPError("no")]), Blame.DISCORD),
+        (ExceptionGroup("two", [hikari.HTTPError("no"), KeyError("x")]), Blame.PLUGIN),
+        (BlockedError(), Blame.PLUGIN),
+        (KeyError("x"), Blame.PLUGIN),
+    ],
+    ids=lambda value: value.name if isinstance(value, Blame) else type(value).__name__,
+)
+def test_an_error_is_blamed_on(error: Exception, whose: Blame) -> None:
+    assert blame(error) is whose
+
+
+async def test_a_deadline_that_passes_while_discord_is_waited_for_is_discords() -> None:
+    rest = hikari.RESTApp(url="http://127.0.0.1:9")
+    await rest.start()
+    try:
+        async with rest.acquire("token", hikari.TokenType.BOT) as client:
+            with pytest.raises(TimeoutError) as caught:  # nobody listens there: hikari tries again for seconds
+                async with asyncio.timeout(0.3):
+                    await client.fetch_my_user()
+    finally:
+        await rest.close()
+    assert blame(caught.value) is Blame.DISCORD
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+    assert blame(caught.value) is Blame.PLUGIN

@@ -1,0 +1,471 @@
+"""Failures that stay where they belong: rows 88 to 99."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hikari
+import lightbulb
+import pytest
+from bot_scene import scenes
+from context import eventually, leave_ghost
+from fault_report import Fault
+
+from roost import CommandContext, Deny, Hooks, Meta, Plugin, hookimpl
+from roost.audio import JoinRequest
+from roost.context import PluginContext
+from roost.hooks import SwitchCause
+from roost.plugins import State
+from roost.store import database
+from roost.testing import RoostBot, running_bot
+
+IMPATIENT = {"plugins.quarantine_retry_s": 2, "plugins.quarantine_window_s": 30}
+MANY = 6
+"""One more than `plugins.quarantine_failures`."""
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(88)
+async def test_members_who_ask_while_the_process_stands_still_cost_nobody_voice(fault: Fault, tmp_path: Path) -> None:
+    async with scenes(tmp_path, "--members", "6") as scene, scene.bot(voice__alone_leave_s="1") as bot:
+        assert "Joined" in await scene.join()
+        members = [int(each["id"]) for each in scene.sim.card["guilds"][0]["members"]][-MANY:]
+        os.kill(bot.pid, signal.SIGSTOP)
+        try:
+            asked = asyncio.gather(
+                *(
+                    scene.discord.slash(
+                        member_id=each, channel_id=scene.text, command="/voice status", options={}, wait_s=5.0
+                    )
+                    for each in members
+                )
+            )
+            await asyncio.sleep(4.0)
+        finally:
+            os.kill(bot.pid, signal.SIGCONT)
+        with fault.clock(scaled=False):
+            while True:
+                answer = await scene.discord.slash(
+                    member_id=scene.ada, channel_id=scene.text, command="/voice status", options={}, wait_s=5.0
+                )
+                if answer["replies"] and ": live" in answer["replies"][-1]["content"]:
+                    break
+        unanswered = [each for each in await asked if each["timed_out"]]
+        assert len(unanswered) >= MANY - 1
+        late = [each for each in bot.events if "10062" in str(each["message"]) or "Unknown interaction" in str(each)]
+        assert len(late) >= MANY - 1
+        assert not [each for each in bot.events if "too many failures" in str(each["message"])]
+        # Its safeguards work on: nobody is left in the channel, so it leaves.
+        await scene.discord.voice(member_id=scene.ada, channel_id=None)
+        await scene.gone(5.0)
+        await scene.discord.voice(member_id=scene.ada, channel_id=scene.voice[0])
+        assert "Joined" in await scene.join()
+        answer = await scene.discord.slash(
+            member_id=scene.ada, channel_id=scene.text, command="/voice leave", options={}, wait_s=5.0
+        )
+        assert "Left" in answer["replies"][-1]["content"]
+
+
+def command(name: str, body: Callable[[CommandContext], Any], *hooks: Any) -> Plugin:
+    """A plugin of one command."""
+    plugin = Plugin(name)
+
+    @plugin.command(name, "does it", hooks=list(hooks))
+    async def invoke(ctx: CommandContext) -> None:
+        await body(ctx)
+
+    return plugin
+
+
+async def says_hi(ctx: CommandContext) -> None:
+    await ctx.respond("hi")
+
+
+def is_untouched(bot: RoostBot, name: str) -> bool:
+    host = bot.app.plugins
+    return host.records[name].state is State.LOADED and not host.pauses.places_of(name)
+
+
+@pytest.mark.sim
+@pytest.mark.fault(89)
+@pytest.mark.parametrize("status", [403, 404, 503])
+async def test_what_discord_refuses_or_fails_at_is_no_failure_of_the_plugin(
+    status: int, fault: Fault, tmp_path: Path
+) -> None:
+    async def writes(ctx: CommandContext) -> None:
+        await ctx.defer(ephemeral=True)
+        async with asyncio.timeout(0.5):  # hikari itself tries again for seconds
+            await ctx.client.rest.create_message(ctx.channel_id, "hello")
+
+    async with running_bot(command("writes", writes), data_dir=tmp_path) as bot:
+        await bot.control.fault(
+            "rest_error", method="POST", path_prefix=f"/channels/{bot.channel('general').id}", status=status, times=999
+        )
+        for _ in range(MANY):
+            reply = await bot.slash("/writes")
+            assert ("Discord refused" if status < 500 else "Discord does not answer") in reply.content
+        with fault.clock(scaled=False):
+            assert is_untouched(bot, "writes")
+
+
+class Keeper(Hooks):
+    """Stores something with every command."""
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("keeper")
+
+    @hookimpl
+    async def on_load(self, ctx: PluginContext) -> None:
+        self.ctx = ctx
+
+    @hookimpl
+    def register_loaders(self) -> list[lightbulb.Loader]:
+        async def keeps(ctx: CommandContext) -> None:
+            await self.ctx.settings.set(None, "key", "value")
+            await ctx.respond("kept")
+
+        return command("keep", keeps).register_loaders()
+
+
+@pytest.mark.sim
+@pytest.mark.fault(90)
+async def test_a_locked_database_is_no_failure_of_the_plugin(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MS", 100)
+    async with running_bot(Keeper(), data_dir=tmp_path) as bot:
+        assert (await bot.slash("/keep")).content == "kept"
+        other = sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            for _ in range(MANY):
+                assert "My database is busy" in (await bot.slash("/keep")).content
+        finally:
+            other.close()
+        with fault.clock(scaled=False):
+            assert (await bot.slash("/keep")).content == "kept"
+        assert is_untouched(bot, "keeper")
+
+
+class OnSundays(Exception):
+    """A plugin's own refusal."""
+
+
+@lightbulb.hook(lightbulb.ExecutionSteps.CHECKS)
+async def own_check(_pipeline: lightbulb.ExecutionPipeline, _ctx: lightbulb.Context) -> None:
+    raise OnSundays
+
+
+@lightbulb.hook(lightbulb.ExecutionSteps.CHECKS)
+async def broken_check(_pipeline: lightbulb.ExecutionPipeline, _ctx: lightbulb.Context) -> None:
+    raise KeyError("x")
+
+
+@pytest.mark.sim
+@pytest.mark.fault(91)
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (lightbulb.prefab.fixed_window(30.0, 1, "user"), "Try again in 30 seconds."),
+        (lightbulb.prefab.sliding_window(30.0, 1, "user"), "Try again in 30 seconds."),
+        (lightbulb.prefab.owner_only, "Only the owners of this bot may use `/once`."),
+        (
+            lightbulb.prefab.has_permissions(hikari.Permissions.MANAGE_GUILD),
+            "You need the permission Manage Guild to use `/once`.",
+        ),
+        (
+            lightbulb.prefab.bot_has_permissions(hikari.Permissions.BAN_MEMBERS | hikari.Permissions.MANAGE_ROLES),
+            "I need the permissions Ban Members, Manage Roles for `/once`.",
+        ),
+        (lightbulb.prefab.has_roles(77), "You need the role <@&77> to use `/once`."),
+        (own_check, "A check of `/once` does not allow you to use it now."),
+    ],
+    ids=["fixed", "sliding", "owner", "permissions", "mine", "roles", "own"],
+)
+async def test_a_refusal_is_an_answer_however_often(hook: Any, said: str, fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(command("once", says_hi, hook), data_dir=tmp_path) as bot:
+        replies = [(await bot.slash("/once")).content for _ in range(MANY)]
+        with fault.clock(scaled=False):
+            assert said.partition("30 sec")[0] in replies[-1]
+            assert is_untouched(bot, "once")
+            assert (await bot.slash("/once", member="Ben")).content in ("hi", replies[-1])
+
+
+@pytest.mark.sim
+@pytest.mark.fault(91)
+async def test_a_concurrency_limit_is_an_answer(fault: Fault, tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def waits(ctx: CommandContext) -> None:
+        await go.wait()
+        await ctx.respond("hi")
+
+    plugin = command("once", waits, *lightbulb.prefab.max_concurrency(1, "global"))
+    async with running_bot(plugin, data_dir=tmp_path) as bot:
+        first = asyncio.ensure_future(bot.slash("/once"))
+        try:
+            await asyncio.sleep(0.3)
+            with fault.clock(scaled=False):
+                assert "already running as often as it may" in (await bot.slash("/once", member="Ben")).content
+        finally:
+            go.set()
+        assert (await first).content == "hi"
+        assert is_untouched(bot, "once")
+
+
+@pytest.mark.sim
+@pytest.mark.fault(91)
+async def test_a_check_that_is_broken_is_a_failure(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(command("once", says_hi, broken_check), data_dir=tmp_path) as bot:
+        for _ in range(MANY - 1):
+            assert "Something went wrong" in (await bot.slash("/once")).content
+        with fault.clock(scaled=False):
+            assert bot.app.plugins.pauses.places_of("once") == [bot.guild.id]
+
+
+class Fragile(Hooks):
+    """Raises for its first six commands, and tells what the host tells it."""
+
+    def __init__(self) -> None:
+        self.breaks = True
+        self.told: list[tuple[str, int, SwitchCause]] = []
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("fragile", stop_commands=("halt",))
+
+    @hookimpl
+    def register_loaders(self) -> list[lightbulb.Loader]:
+        plugin = Plugin("fragile")
+
+        @plugin.command("try", "breaks")
+        async def invoke(ctx: CommandContext) -> None:
+            if self.breaks:
+                raise KeyError(
+                    "https://discord.com/api/webhooks/123/aW50ZXJhY3Rpb246MTIzNDU2Nzg5MDEyMzQ1Njc4OTA6c2VjcmV0"
+                )
+            await ctx.respond("hi")
+
+        @plugin.command("halt", "ends")
+        async def halt(ctx: CommandContext) -> None:
+            await ctx.respond("halted")
+
+        return plugin.register_loaders()
+
+    @hookimpl
+    async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        self.told.append(("off", guild_id, cause))
+
+    @hookimpl
+    async def guild_enabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        self.told.append(("on", guild_id, cause))
+
+
+async def breaks(bot: RoostBot, guild: int | None = None) -> None:
+    for _ in range(MANY - 1):
+        assert "Something went wrong" in (await bot.slash("/try", guild=guild)).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(92)
+async def test_a_plugin_is_paused_where_it_fails_and_called_again_after_a_while(fault: Fault, tmp_path: Path) -> None:
+    fragile = Fragile()
+    async with running_bot(fragile, data_dir=tmp_path, settings=IMPATIENT) as bot:
+        here, elsewhere = bot.guilds()
+        await breaks(bot)
+        with fault.clock(scaled=False):
+            reply = await bot.slash("/try")
+            assert "is paused here" in reply.content
+            assert (await bot.slash("/halt")).content == "halted"
+            assert "Something went wrong" in (await bot.slash("/try", guild=elsewhere)).content
+        await eventually(lambda: ("off", here, SwitchCause.FAILURES) in fragile.told)
+        fragile.breaks = False
+        await eventually(lambda: ("on", here, SwitchCause.FAILURES) in fragile.told, 10.0)
+        assert (await bot.slash("/try")).content == "hi"
+        # Half open: one failure is enough.
+        fragile.breaks = True
+        assert "Something went wrong" in (await bot.slash("/try")).content
+        assert "is paused here" in (await bot.slash("/try")).content
+        assert [each for each in fragile.told if each[1] == elsewhere] == []
+
+
+@pytest.mark.sim
+@pytest.mark.fault(93)
+async def test_one_owner_of_many_servers_reaches_no_other_server(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(Fragile(), data_dir=tmp_path, guilds=6, settings={"plugins.quarantine_owners": 2}) as bot:
+        for guild in range(5):
+            await breaks(bot, guild)
+        with fault.clock(scaled=False):
+            assert bot.app.plugins.records["fragile"].state is State.LOADED
+            assert len(bot.app.plugins.pauses.places_of("fragile")) == 5
+            assert "Something went wrong" in (await bot.slash("/try", guild=5)).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(94)
+async def test_details_of_a_failure_are_shown_to_owners_alone_and_hold_no_secret(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(Fragile(), data_dir=tmp_path) as bot:
+        await breaks(bot)
+        await bot.control.permissions(member_id=bot.member("Ada"), allow=["MANAGE_GUILD"])
+        with fault.clock(scaled=False):
+            admins = (await bot.slash("/plugins why", plugin="fragile")).content
+            owners = (await bot.slash("/plugins why", plugin="fragile", member="Mod")).content
+        pause = bot.app.plugins.pauses.of("fragile", bot.guild.id)
+        assert pause is not None
+        assert "it ran into an error" in admins
+        assert pause.failure.id in admins
+        assert "KeyError" not in admins
+        assert "KeyError" in owners
+        assert "aW50ZXJhY3Rpb246" not in owners + pause.failure.detail
+
+
+class Handler(Hooks):
+    """Takes over every error."""
+
+    def __init__(self) -> None:
+        self.contexts: list[Any] = []
+        self.answer = True
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("handler")
+
+    @hookimpl
+    async def handle_error(
+        self, error: BaseException, source: str, plugin: str, guild_id: int | None, ctx: lightbulb.Context | None
+    ) -> bool | None:
+        self.contexts.append((source, guild_id, ctx))
+        if ctx is not None and self.answer:
+            await ctx.respond("Sorry!")
+        return self.answer
+
+
+@pytest.mark.sim
+@pytest.mark.fault(95)
+async def test_an_error_that_a_plugin_has_dealt_with_is_neither_counted_nor_answered(
+    fault: Fault, tmp_path: Path
+) -> None:
+    handler = Handler()
+    async with running_bot(Fragile(), handler, data_dir=tmp_path) as bot:
+        for _ in range(MANY):
+            replies = await bot.replies("/try")
+            assert [each.content for each in replies] == ["Sorry!"]
+        with fault.clock(scaled=False):
+            assert is_untouched(bot, "fragile")
+        source, guild_id, ctx = handler.contexts[-1]
+        assert (source, guild_id) == ("its command /try", bot.guild.id)
+        assert ctx.user.id == bot.member("Ada")
+        handler.answer = False
+        await breaks(bot)
+        await eventually(lambda: bot.app.plugins.pauses.places_of("fragile") == [bot.guild.id])
+
+
+class Gate(Hooks):
+    """Decides who may bring the bot into voice, and who is heard, and breaks at it."""
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("gate")
+
+    @hookimpl
+    async def voice_join_check(self, request: JoinRequest) -> Deny | None:
+        raise KeyError("the list")
+
+
+@pytest.mark.sim
+@pytest.mark.fault(96)
+async def test_a_guard_that_is_paused_refuses(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(Gate(), data_dir=tmp_path, installed=["voice"]) as bot:
+        await bot.join_voice()
+        for _ in range(MANY - 1):
+            assert "failed in its check" in (await bot.slash("/voice join")).content
+        with fault.clock(scaled=False):
+            reply = await bot.slash("/voice join")
+        assert "the plugin gate decides about this" in reply.content
+        await bot.slash("/plugins disable", plugin="gate", member="Mod")
+        assert "Joined" in (await bot.slash("/voice join")).content
+
+
+def in_voice(bot: RoostBot) -> bool:
+    return bot.discord.world.bots[0].user.id in bot.guild.voice_states
+
+
+async def fails_in(bot: RoostBot, name: str) -> None:
+    """An input of this server makes a plugin fail once too often."""
+    for _ in range(MANY - 1):
+        bot.app.plugins.failed(name, "a test", KeyError("x"), bot.guild.id)
+
+
+@pytest.mark.sim
+@pytest.mark.fault(97)
+async def test_voice_that_is_paused_leaves_in_order_and_says_so(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(data_dir=tmp_path, installed=["voice"], settings=IMPATIENT) as bot:
+        await bot.join_voice()
+        assert "Joined" in (await bot.slash("/voice join")).content
+        with fault.clock(scaled=False):
+            await fails_in(bot, "voice")
+            assert "is paused here" in (await bot.slash("/voice join")).content
+            await eventually(lambda: not in_voice(bot))
+        assert "in no voice channel" in (await bot.slash("/voice leave")).content
+        await eventually(lambda: is_untouched(bot, "voice"), 10.0)
+        assert any("voice failed too often in this server and is paused" in each for each in await bot.messages())
+        assert "Joined" in (await bot.slash("/voice join")).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(97)
+async def test_voice_that_is_quarantined_leaves_everywhere_and_goes_on_keeping_up(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(data_dir=tmp_path, installed=["voice"], settings={"plugins.quarantine_failures": 1}) as bot:
+        host = bot.app.plugins
+        await bot.join_voice()
+        assert "Joined" in (await bot.slash("/voice join")).content
+        with fault.clock(scaled=False):
+            host.failed("voice", "its task x", KeyError("x"))
+            assert host.records["voice"].state is State.QUARANTINED
+            await eventually(lambda: not in_voice(bot))
+        assert "is quarantined" in (await bot.slash("/voice join")).content
+        assert "in no voice channel" in (await bot.slash("/voice leave")).content
+        await leave_ghost(bot.discord, bot.channel("perch").id)
+        await eventually(lambda: not in_voice(bot), 10.0)
+        await host.unquarantine("voice")
+        assert "Joined" in (await bot.slash("/voice join")).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(98)
+@pytest.mark.parametrize("whole", [False, True], ids=["in the server", "in the whole bot"])
+async def test_speech_to_text_that_is_stopped_ends_the_transcription_and_says_so(
+    whole: bool, fault: Fault, tmp_path: Path
+) -> None:
+    settings = IMPATIENT | {"stt.engine": "scripted", "stt.script": ["words that stay"]}
+    async with running_bot(data_dir=tmp_path, installed=["voice", "stt"], settings=settings) as bot:
+        await bot.join_voice()
+        assert "Joined" in (await bot.slash("/voice join")).content
+        assert "Transcribing" in (await bot.slash("/transcribe start", wait_s=15.0)).content
+        for _ in range(MANY - 1):
+            bot.app.plugins.failed("stt", "its listener", KeyError("x"), None if whole else bot.guild.id)
+
+        async def told() -> bool:
+            return any("I failed too often in this server" in each for each in await bot.messages())
+
+        with fault.clock(scaled=False):
+            while not await told():
+                await asyncio.sleep(0.02)
+            while "Nothing is being transcribed here." not in (await bot.slash("/transcribe stop")).content:
+                await asyncio.sleep(0.02)
+        assert in_voice(bot)
+        assert ": live" in (await bot.slash("/voice status")).content
+        if whole:
+            assert "is quarantined" in (await bot.slash("/transcribe start")).content
+            await bot.app.plugins.unquarantine("stt")
+        else:
+            assert "is paused here" in (await bot.slash("/transcribe start")).content
+            await eventually(lambda: is_untouched(bot, "stt"), 10.0)
+        assert "Transcribing" in (await bot.slash("/transcribe start", wait_s=15.0)).content
