@@ -233,6 +233,22 @@ MUTATIONS = [
         "    def _leaving_gone",
         (DOUBTS,),
     ),
+    Mutation(
+        "R92",
+        "a failure in one server counts against the whole bot",
+        "core/roost/plugins/host.py",
+        "        verdict = self._breakers.add(record.name, place, time.monotonic(), at_once=at_once)\n",
+        "        verdict = self._breakers.add(record.name, None, time.monotonic(), at_once=at_once)\n",
+        ("tests/faults/test_blame.py::test_a_plugin_is_paused_where_it_fails_and_called_again_after_a_while",),
+    ),
+    Mutation(
+        "R96",
+        "a guard that is paused lets everybody through",
+        "core/roost/dispatch.py",
+        "        return [Deny(IDLE.format(plugin=name)) for name in self.stopped_guards(hook, guild_id)]\n",
+        "        return []\n",
+        ("tests/faults/test_blame.py::test_a_guard_that_is_paused_refuses",),
+    ),
 ]
 
 

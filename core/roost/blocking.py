@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 import types
 from collections.abc import Coroutine, Generator, Iterator
 from typing import Any
@@ -22,6 +23,8 @@ LIMIT_S = 2.0
 """How long a hook or listener may keep the event loop from everything else."""
 OPENING_LIMIT_S = 10.0
 """For ``on_load`` and ``on_unload``, which may have files to read."""
+STALL_S = 1.0
+"""A process that does not run for less long is merely busy."""
 STOPPING_LIMIT_S = 0.5
 """For everything, once the bot goes down: voice must be left in less than three seconds."""
 
@@ -35,10 +38,17 @@ class BlockedError(TimeoutError):
         super().__init__("it blocked the event loop")
 
 
+class StalledError(TimeoutError):
+    """A deadline passed while the whole process stood still: it is nobody's failure."""
+
+    def __init__(self) -> None:
+        super().__init__("the whole process stood still")
+
+
 class Guard:
     """Knows which piece of plugin code the event loop is in. Entering and leaving cost no system call."""
 
-    __slots__ = ("_condemned", "_count", "_limit_s", "_most_s", "_token")
+    __slots__ = ("_condemned", "_count", "_limit_s", "_most_s", "_token", "_wakes")
 
     def __init__(self) -> None:
         self._token = 0
@@ -46,6 +56,20 @@ class Guard:
         self._limit_s = LIMIT_S
         self._most_s = float("inf")
         self._condemned = 0
+        self._wakes: int | None = None
+        """How often the watching thread woke; None while nobody watches."""
+
+    def moment(self) -> tuple[float, int | None]:
+        """Now; give it to `stood_still`."""
+        return time.monotonic(), self._wakes
+
+    def stood_still(self, since: tuple[float, int | None]) -> bool:
+        """Whether the process did not run for most of the time since a moment: its watching thread did not either."""
+        began, wakes = since
+        if wakes is None or self._wakes is None:
+            return False
+        passed_s = time.monotonic() - began
+        return passed_s > STALL_S and (self._wakes - wakes) * TICK_S < passed_s / 2
 
     def enter(self, limit_s: float = LIMIT_S) -> tuple[int, float]:
         """Plugin code begins; give the result to `leave`."""
@@ -98,18 +122,21 @@ class Guard:
         stop = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(stop,), name="loop guard", daemon=True)
         before = signal.signal(_SIGNAL, self._interrupted)
+        self._wakes = 0
         watcher.start()
         try:
             yield
         finally:
             stop.set()
             watcher.join()
+            self._wakes = None
             signal.signal(_SIGNAL, before)
 
     def _watch(self, stop: threading.Event) -> None:
         """Counts own wake-ups, not time: a process that was stopped for a while has blocked nobody."""
         last, same = 0, 0
         while not stop.wait(TICK_S):
+            self._wakes = (self._wakes or 0) + 1
             token = self._token
             same = same + 1 if token and token == last else 0
             last = token

@@ -20,7 +20,7 @@ from typing import Any
 import pluggy
 
 from roost import blocking
-from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
 from roost.errortext import error_line, text_of
 from roost.frames import FrameFan
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
@@ -245,8 +245,13 @@ class Dispatcher:
         if guild_id is not None:
             self._on_call(impl.plugin_name, guild_id)
         token = current.set(current.get() if INFO[hook].personal else guild_id)
+        began = self.guard.moment()
         try:
             return await self._called(hook, impl, arguments, limit, step_s)
+        except TimeoutError as error:
+            if not isinstance(error, BlockedError) and self.guard.stood_still(began):
+                raise StalledError from error
+            raise
         finally:
             current.reset(token)
 
@@ -337,7 +342,7 @@ def log_failure(
         level: Of the line.
     """
     if isinstance(error, TimeoutError):
-        what = "it blocked the event loop" if isinstance(error, BlockedError) else "ran out of time"
+        what = text_of(error) if isinstance(error, BlockedError | StalledError) else "ran out of time"
     else:
         what = text_of(error) if isinstance(error, StrayError) else error_line(error)
     _log.log(

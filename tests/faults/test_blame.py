@@ -50,12 +50,13 @@ async def test_members_who_ask_while_the_process_stands_still_cost_nobody_voice(
         finally:
             os.kill(bot.pid, signal.SIGCONT)
         with fault.clock(scaled=False):
-            while True:
+            said = ""
+            while not said:
                 answer = await scene.discord.slash(
                     member_id=scene.ada, channel_id=scene.text, command="/voice status", options={}, wait_s=5.0
                 )
-                if answer["replies"] and ": live" in answer["replies"][-1]["content"]:
-                    break
+                said = answer["replies"][-1]["content"] if answer["replies"] else ""
+        assert ": live" in said
         unanswered = [each for each in await asked if each["timed_out"]]
         assert len(unanswered) >= MANY - 1
         late = [each for each in bot.events if "10062" in str(each["message"]) or "Unknown interaction" in str(each)]
@@ -70,6 +71,51 @@ async def test_members_who_ask_while_the_process_stands_still_cost_nobody_voice(
             member_id=scene.ada, channel_id=scene.text, command="/voice leave", options={}, wait_s=5.0
         )
         assert "Left" in answer["replies"][-1]["content"]
+
+
+SLOW = """
+import asyncio
+from roost import Meta, hookimpl
+
+@hookimpl
+def plugin_meta(): return Meta("slow")
+
+@hookimpl
+async def command_check(ctx): await asyncio.sleep(2.0)
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(88)
+async def test_hooks_that_are_at_work_when_the_process_stands_still_have_not_failed(
+    fault: Fault, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir(mode=0o700)
+    (folder / "slow.py").write_text(SLOW)
+    (folder / "slow.py").chmod(0o600)
+    async with scenes(tmp_path, "--members", "6") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+
+        async def status(member: int) -> str:
+            answer = await scene.discord.slash(
+                member_id=member, channel_id=scene.text, command="/voice status", options={}, wait_s=8.0
+            )
+            return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+
+        members = [int(each["id"]) for each in scene.sim.card["guilds"][0]["members"]][-MANY:]
+        asked = asyncio.gather(*(status(each) for each in members))
+        await asyncio.sleep(0.7)
+        os.kill(bot.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(6.0)
+        finally:
+            os.kill(bot.pid, signal.SIGCONT)
+        await asked
+        with fault.clock(scaled=False):
+            assert await status(scene.ada) == "I am in no voice channel."
+        stalled = [each for each in bot.events if "the whole process stood still" in str(each["message"])]
+        assert len(stalled) >= MANY - 1
+        assert not [each for each in bot.events if "too many failures" in str(each["message"])]
 
 
 def command(name: str, body: Callable[[CommandContext], Any], *hooks: Any) -> Plugin:

@@ -15,13 +15,14 @@ from pathlib import Path
 import hikari
 
 import roost.store
-from roost.blocking import BlockedError
+from roost.blocking import BlockedError, StalledError
 from roost.errors import StoreError
 from roost.strays import StrayError
 
 DEPTH = 8
 """How many causes of causes are looked at."""
 
+_CAUSE = vars(BaseException)["__cause__"]
 _HIKARI = str(Path(hikari.__file__).parent)
 _STORE = str(Path(roost.store.__file__).parent)
 
@@ -43,6 +44,8 @@ class Blame(enum.Enum):
     """Discord refused: a permission is missing, or what it is about is gone."""
     DISCORD = "discord"
     """Discord failed, limits the bot or cannot be reached."""
+    MACHINE = "machine"
+    """The whole process stood still."""
     STORE = "store"
     """The database is busy or cannot be reached."""
 
@@ -68,10 +71,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if each is None:
             return
         yield each
-        each = each.original if isinstance(each, StrayError) else each.__cause__
+        # Not by the error's own attribute, which a plugin's class may have made anything of.
+        each = each.original if isinstance(each, StrayError) else _CAUSE.__get__(each)
 
 
 def _judge(error: BaseException) -> Blame:
+    if isinstance(error, StalledError):
+        return Blame.MACHINE
     if isinstance(error, StoreError):
         return Blame.STORE
     if isinstance(error, hikari.HTTPResponseError) and error.code in _UNANSWERABLE:
