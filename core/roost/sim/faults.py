@@ -21,7 +21,8 @@ CORE_FAULTS: dict[str, str] = {
     "is no member; params: user_id",
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
-    "rest_error": "a REST request fails; params: method, path_prefix, status",
+    "rest_error": "a REST request fails; params: method, path_prefix, status (500), retry_after_s (with 429), "
+    "or body: JSON that is answered with the status instead of what was asked for",
     "deny_identify": "IDENTIFY is answered with op 9",
     "swallow_resume": "RESUME is answered with op 9",
     "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",
@@ -109,13 +110,13 @@ class FaultTable:
                 return self._use(fault)
         return None
 
-    def take_rest(self, method: str, path: str) -> int | None:
-        """The status with which a REST request is to fail."""
+    def take_rest(self, method: str, path: str) -> Mapping[str, Any] | None:
+        """The parameters of the fault with which a REST request is to fail."""
         for fault in self._armed.values():
             wanted = fault.params
             matches = fault.name == "rest_error" and wanted.get("method", method) == method
             if matches and path.startswith(str(wanted.get("path_prefix", ""))):
-                return int(self._use(fault).get("status", 500))
+                return self._use(fault)
         return None
 
     def _use(self, fault: ArmedFault) -> Mapping[str, Any]:

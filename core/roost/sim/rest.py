@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import hikari
 from aiohttp import web
@@ -61,10 +61,11 @@ class RestApi:
             return await handler(request)
         sim = self._sim
         path = "/" + request.path.split("/", 3)[-1]
-        status = sim.faults.take_rest(request.method, path)
-        if status is not None:
+        fault = sim.faults.take_rest(request.method, path)
+        if fault is not None:
+            status = int(fault.get("status", 500))
             sim.log("rest", method=request.method, path=_without_tokens(path), status=status)
-            return Problem(status, 0, "armed fault").response()
+            return _armed(fault, status)
         public = path == "/gateway" or path.startswith(("/interactions/", "/webhooks/"))
         bot = sim.world.bot_by_authorization(request.headers.get("Authorization"))
         if bot is None and not public:
@@ -249,6 +250,17 @@ def _add_headers(response: web.StreamResponse, verdict: Verdict, bucket: Bucket)
             "X-RateLimit-Bucket": bucket.name,
         }
     )
+
+
+def _armed(fault: Mapping[str, Any], status: int) -> web.Response:
+    """What an armed ``rest_error`` answers."""
+    if "body" in fault:
+        return web.json_response(fault["body"], status=status)
+    if status != 429:
+        return Problem(status, 0, "armed fault").response()
+    seconds = float(fault.get("retry_after_s", 1.0))
+    body = {"message": "You are being rate limited.", "retry_after": seconds, "global": False, "code": 0}
+    return web.json_response(body, status=429, headers={"Retry-After": f"{seconds:.3f}", "X-RateLimit-Scope": "user"})
 
 
 def _too_many(verdict: Verdict, bucket: Bucket) -> web.Response:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import http
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hikari
 
-from roost.errors import ResourceError
 from roost.permissions import permissions_in
 from roost_stt.captions import clean
 from roost_stt.config import Where
+from roost_stt.refusals import Refusal, RefusedError
 
 _log = logging.getLogger("roost.stt")
 
@@ -32,7 +33,7 @@ async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
     """One message; gives its id.
 
     Raises:
-        ResourceError: Discord refused it.
+        RefusedError: Discord refused it.
     """
     try:
         message = await bot.rest.create_message(
@@ -43,9 +44,31 @@ async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
             user_mentions=False,
             role_mentions=False,
         )
-    except hikari.HikariError as error:
-        raise ResourceError(f"channel {channel_id} refused a message: {type(error).__name__}") from error
-    return int(message.id)
+        return int(message.id)
+    except Exception as error:
+        raise refused(f"channel {channel_id} refused a message", error) from error
+
+
+def refused(what: str, error: Exception) -> RefusedError:
+    """What an error of a request means.
+
+    Discord's answer is foreign input: what hikari raises on one of another shape can be anything.
+    """
+    return RefusedError(f"{what}: {type(error).__name__}", _refusal_of(error))
+
+
+def _refusal_of(error: Exception) -> Refusal:
+    if isinstance(error, hikari.ForbiddenError):
+        return Refusal.FORBIDDEN
+    if isinstance(error, hikari.NotFoundError):
+        return Refusal.GONE
+    if isinstance(error, hikari.ClientHTTPResponseError) and not isinstance(error, hikari.UnauthorizedError):
+        return Refusal.REJECTED if error.status != http.HTTPStatus.TOO_MANY_REQUESTS else Refusal.LATER
+    if isinstance(error, hikari.UnrecognisedEntityError):
+        return Refusal.UNREADABLE
+    if isinstance(error, hikari.HikariError | OSError | TimeoutError):
+        return Refusal.LATER
+    return Refusal.UNREADABLE
 
 
 class ChannelBoard:
@@ -85,13 +108,13 @@ class ChannelBoard:
         """One message, where captions are to stand now.
 
         Raises:
-            ResourceError: Discord refused it.
+            RefusedError: Discord refused it.
         """
         place = await self._place()
         try:
             return place, await say(self._bot, place, text)
-        except ResourceError:
-            if place == self._channel_id:
+        except RefusedError as error:
+            if place == self._channel_id or error.refusal in (Refusal.LATER, Refusal.UNREADABLE):
                 raise
         # The thread is gone, locked or closed to the bot.
         self.thread_id = None
@@ -102,27 +125,27 @@ class ChannelBoard:
         """Change a message.
 
         Raises:
-            ResourceError: Discord refused it; the message may be gone.
+            RefusedError: Discord refused it; the message may be gone.
         """
         try:
             await self._bot.rest.edit_message(
                 *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
             )
-        except hikari.HikariError as error:
-            raise ResourceError(f"a message in {message[0]} cannot be edited: {type(error).__name__}") from error
+        except Exception as error:
+            raise refused(f"a message in {message[0]} cannot be edited", error) from error
 
     async def delete(self, message: Standing) -> None:
         """Delete a message; one that is gone is deleted.
 
         Raises:
-            ResourceError: Discord refused it.
+            RefusedError: Discord refused it.
         """
         try:
             await self._bot.rest.delete_message(*message)
         except hikari.NotFoundError:
             return
-        except hikari.HikariError as error:
-            raise ResourceError(f"a message in {message[0]} cannot be deleted: {type(error).__name__}") from error
+        except Exception as error:
+            raise refused(f"a message in {message[0]} cannot be deleted", error) from error
 
     async def _place(self) -> int:
         if self._where() != "thread" or self._refused:
@@ -142,12 +165,12 @@ class ChannelBoard:
             thread = await self._bot.rest.create_message_thread(
                 self._channel_id, first, name, auto_archive_duration=THREAD_IDLE
             )
-        except hikari.HikariError as error:
+            self.thread_id = int(thread.id)
+        except Exception as error:  # noqa: BLE001  see `refused`
             _log.warning("channel %d: no thread: %s", self._channel_id, type(error).__name__)
             self._refused = True
             await self.edit((self._channel_id, first), NO_THREAD)
             return self._channel_id
-        self.thread_id = int(thread.id)
         if self._opened is not None:
             await self._opened(self.thread_id)
         return self.thread_id

@@ -15,10 +15,19 @@ from typing import Any, Protocol
 
 from roost.errors import RoostError
 from roost_stt.captions import MESSAGE_LIMIT, Line, Message, fill, fit, pack, text_of, units_of
+from roost_stt.refusals import CUT_OFF, WAITS, Refusal, RefusedError
 
 _log = logging.getLogger("roost.stt.captions")
 
 QUEUE_LIMIT = 256
+"""Captions that wait, for the rate or for a channel that takes none."""
+AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses before a message that was not taken is tried again, the last one for ever."""
+HURRIED_AGAIN_S = 0.3
+SLOW_S = 1.0
+"""A message that takes longer than this is followed by one with all that has come meanwhile."""
+AFTER_FAULT_S = 1.0
+"""Before the captioner goes on after an error that nobody foresaw."""
 EDIT_EVERY_S = 2.0
 RECALLS = 3
 """Attempts to take a caption back."""
@@ -51,7 +60,7 @@ class ChannelRate:
 class Board(Protocol):
     """Where captions stand. What `post` gives names the message for `edit` and `delete`.
 
-    All three raise `RoostError` for what was refused.
+    All three raise `RefusedError`, or another `RoostError`, for what was refused.
     """
 
     async def post(self, text: str) -> Any: ...
@@ -86,12 +95,14 @@ class Captioner:
     """Posts the captions of one session, in order.
 
     Constructing it starts nothing: its owner runs `run` as a task. Lines that must wait for the rate limit are merged
-    into one message; lines beyond the queue's bound push out the oldest, which is counted and told once. In the message
-    that is edited, what is being said may stand below what was said; it has no place of its own, gives way to every
-    line, and is never tried twice.
+    into one message; lines beyond the queue's bound push out the oldest, which is counted and told once. A message that
+    Discord does not take for now is kept and goes out later, with what has come to it; what is lost is told in the next
+    message that is taken. In the message that is edited, what is being said may stand below what was said; it has no
+    place of its own, gives way to every line, and is never tried twice.
 
     Args:
         board: Each of its calls is bounded by `post_timeout_s`; errors are counted, logged and survived.
+        cut_off: Called once whenever the board begins to refuse everything until somebody does something.
         rate: Of the channel, shared by everybody who posts captions there.
         may_show: Asked for every speaker at the moment before their words are sent, and once more after.
         edited: Whether captions are collected in one message that is edited, until it is full; asked each time.
@@ -107,7 +118,16 @@ class Captioner:
         edited: Callable[[], bool] = lambda: False,
         edit_every_s: float = EDIT_EVERY_S,
         post_timeout_s: float = 10.0,
+        cut_off: Callable[[Refusal], None] = lambda _refusal: None,
     ) -> None:
+        self._cut_off = cut_off
+        self.refusal: Refusal | None = None
+        """Why captions wait, while they do."""
+        self._refusals = 0
+        """In a row."""
+        self._again_s = float("-inf")
+        self._lost = 0
+        """Captions that Discord did not take and that nobody was told of."""
         self._board = board
         self._may_show = may_show
         self._edited = edited
@@ -141,11 +161,32 @@ class Captioner:
 
     def add(self, line: Line) -> None:
         """Queue a line; never blocks."""
-        if len(self._lines) >= QUEUE_LIMIT:
-            self._lines.popleft()
-            self.dropped += 1
+        if len(self._lines) + sum(len(message) for message in self._unsent) >= QUEUE_LIMIT:
+            self._drop_oldest()
         self._lines.append(line)
         self._has_work()
+
+    def move(self, board: Board, rate: ChannelRate) -> None:
+        """Post elsewhere from now on, beginning with what waits."""
+        self._board, self._rate = board, rate
+        self._page, self._page_stale = None, False
+        self.try_again()
+
+    def try_again(self) -> None:
+        """Try at once what a refusal made wait."""
+        self.refusal, self._refusals, self._again_s = None, 0, float("-inf")
+        self._has_work()
+
+    def _drop_oldest(self) -> None:
+        self.dropped += 1
+        self._lost += self.refusal is not None
+        if not self._unsent:
+            self._lines.popleft()
+            return
+        oldest = self._unsent[0]
+        del oldest[0]
+        if not oldest:
+            self._unsent.popleft()
 
     def show_partial(self, line: Line, mark: int) -> None:
         """Show how an utterance begins until `end_partial`; never blocks."""
@@ -185,6 +226,15 @@ class Captioner:
 
     async def run(self) -> None:
         """Post for ever."""
+        while True:
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001  the captions of a whole call hang on this task
+                self.failed += 1
+                _log.error("captions: %s", type(error).__name__, exc_info=error)
+                await asyncio.sleep(AFTER_FAULT_S)
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         waited = False
         while True:
@@ -199,26 +249,31 @@ class Captioner:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            delay_s = self._delay_s(loop.time())
-            if delay_s > 0 and not self._hurry:
+            delay_s = 0.0 if self._hurry else self._delay_s(loop.time())
+            if not self._page_stale:
+                delay_s = max(delay_s, self._again_s - loop.time())
+            if delay_s > 0:
                 waited = True
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
                         await self._wake.wait()
                 continue
+            began_s = loop.time()
             if self._edited() or self._page_stale:
                 await self._write_page(loop)
             else:
                 self._page = None
                 # With room for a message each, every utterance gets its own; else all that waits goes together.
                 await self._send(self._next(merge=waited or self._hurry), loop)
-            waited = False
+            # What came while Discord thought goes together, too.
+            waited = loop.time() - began_s > SLOW_S
 
     async def flush(self, deadline: float) -> bool:
         """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
         self.end_partials(at_once=True)
-        self._hurry = True
+        self._hurry, dropped = True, self.dropped
+        self._again_s = min(self._again_s, asyncio.get_running_loop().time() + HURRIED_AGAIN_S)
         self._wake.set()
         try:
             async with asyncio.timeout_at(deadline):
@@ -227,13 +282,38 @@ class Captioner:
             return False
         finally:
             self._hurry = False
-        return True
+        return self.dropped == dropped
 
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
         self.dropped += len(self._lines) + len(self._unsent)
         self._lines.clear()
         self._unsent.clear()
+
+    def _was_refused(self, refusal: Refusal, message: Message, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a message that may be taken later, and give up what never will be."""
+        if not message:
+            return
+        if refusal not in WAITS:
+            self.failed += 1
+            self._lost += _captions_in(message)
+            return
+        self._unsent.appendleft(message)
+        if self._hurry and refusal in CUT_OFF:
+            # Nobody can do anything about it in the time that is left.
+            self.give_up()
+            return
+        if refusal in CUT_OFF and self.refusal is not refusal:
+            self._cut_off(refusal)
+        self.refusal = refusal
+        pause_s = HURRIED_AGAIN_S if self._hurry else AGAIN_S[min(self._refusals, len(AGAIN_S) - 1)]
+        self._refusals += 1
+        self._again_s = loop.time() + pause_s
+
+    def _was_taken(self) -> None:
+        if self.refusal is not None:
+            _log.info("captions are taken again")
+        self.refusal, self._refusals, self._again_s = None, 0, float("-inf")
 
     def _has_to_write(self) -> bool:
         if self._lines or self._unsent or self._page_stale:
@@ -261,8 +341,11 @@ class Captioner:
         return self._rate.wait_s(now)
 
     def _next(self, *, merge: bool) -> Message:
-        if not self._unsent and self._lines:
-            self._unsent.extend(pack(self._taken(len(self._lines) if merge else 1)))
+        if self._lines and (merge or not self._unsent):
+            fresh = pack(self._taken(len(self._lines) if merge else 1))
+            if self._unsent:
+                fresh = fill([entry for message in (*self._unsent, *fresh) for entry in message])
+            self._unsent = deque(fresh)
         return self._unsent.popleft() if self._unsent else []
 
     def _taken(self, count: int) -> list[Line]:
@@ -271,7 +354,16 @@ class Captioner:
         if lines and self.dropped and not self._told_overflow:
             self._told_overflow = True
             lines.insert(0, Line("Roost", f"{self.dropped} captions were left out: too much was said at once."))
+            self._lost = 0
         return lines
+
+    def _with_the_lost(self, message: Message) -> Message:
+        """A message, above it how many captions are missing, if it has room for that."""
+        if not self._lost or not message:
+            return message
+        what = "1 caption is" if self._lost == 1 else f"{self._lost} captions are"
+        told = pack([Line("Roost", f"{what} missing above: Discord did not take them.", own=True)])[0]
+        return [*told, *message] if len(fill([*told, *message])) == 1 else message
 
     # Messages -------------------------------------------------------------------------------------------------------
 
@@ -285,14 +377,22 @@ class Captioner:
         self._rate.sent(loop.time())
         self._withdrawn.clear()
         made: list[Any] = []
+        lost, said = self._lost, shown
+        if not partials:
+            shown = self._with_the_lost(shown)
 
         async def post() -> None:
             made.append(await self._board.post(text_of([*shown, *partials])))
 
-        if not await self._tried(post):
-            self.failed += bool(shown)
+        refusal = await self._tried(post)
+        if refusal is not None:
+            # Who withdrew their consent meanwhile is not kept.
+            self._was_refused(refusal, [entry for entry in said if entry[0] not in self._withdrawn], loop)
             self._partials.clear()
             return None
+        self._was_taken()
+        if shown is not said:
+            self._lost -= lost
         self.posted += 1
         self.captions += _captions_in(shown)
         return await self._checked(_Page(made[0], shown, partials))
@@ -313,7 +413,7 @@ class Captioner:
         for attempt in range(RECALLS):
             if attempt:
                 await asyncio.sleep(RECALL_AGAIN_S)
-            if await self._tried(lambda: self._rewrite(page)):
+            if await self._tried(lambda: self._rewrite(page)) in _DONE:
                 return
         _log.error("a caption could not be taken back")
 
@@ -328,14 +428,21 @@ class Captioner:
     def _shown(self, message: Message) -> Message:
         return [entry for entry in message if not entry[0] or self._may_show(entry[0])]
 
-    async def _tried(self, what: Callable[[], Awaitable[None]]) -> bool:
+    async def _tried(self, what: Callable[[], Awaitable[None]]) -> Refusal | None:
+        """Do something at the board; returns why it was not taken, if it was not."""
         try:
             async with asyncio.timeout(self._post_timeout_s):
                 await what()
-        except (TimeoutError, OSError, RoostError) as error:
+        except RefusedError as error:
+            _log.warning("a caption could not be written: %s", error)
+            return error.refusal
+        except (TimeoutError, OSError) as error:
             _log.warning("a caption could not be written: %s", type(error).__name__)
-            return False
-        return True
+            return Refusal.LATER
+        except RoostError as error:
+            _log.warning("a caption could not be written: %s", type(error).__name__)
+            return Refusal.REJECTED
+        return None
 
     # One message that is edited -------------------------------------------------------------------------------------
 
@@ -360,7 +467,9 @@ class Captioner:
         if not fitting and page.partials == shown:
             return
         self._written_s = loop.time()
-        if await self._tried(lambda: self._rewrite(page)):
+        refusal = await self._tried(lambda: self._rewrite(page))
+        if refusal in _DONE:
+            self._was_taken()
             self.edits += 1
             self.captions += _captions_in(fitting)
             left = self._shown(page.pieces), self._shown(page.partials)
@@ -370,11 +479,19 @@ class Captioner:
         # Somebody may have deleted it: what was to be added begins a new one.
         self._page = None
         self._partials.clear()
-        self._unsent.extendleft([[entry for entry in fitting if entry in page.pieces]])
+        kept = [entry for entry in fitting if entry in page.pieces]
+        if refusal in WAITS:
+            self._was_refused(refusal, kept, loop)
+        elif kept:
+            self._unsent.appendleft(kept)
         if shown or self._page_stale:
             # If it is there after all, what is not final or was taken back may not stay in it.
             page.pieces, page.partials = [entry for entry in page.pieces if entry not in fitting], []
             await self._tried(lambda: self._rewrite(page))
+
+
+_DONE = (None, Refusal.UNREADABLE)
+"""A change of a message that was made, or probably was."""
 
 
 def _room_below(pieces: Message) -> int:

@@ -165,6 +165,11 @@ def display_name(name: str) -> str:
     return escape(_head(clean(name), NAME_LIMIT).strip()) or "Someone"
 
 
+def unnamed(user_id: int) -> str:
+    """What somebody is called whose name nobody knows."""
+    return f"User {user_id % 10_000}"
+
+
 def _head(text: str, limit: int) -> str:
     """At most so many characters from the front of a text, with no letter or emoji cut in two where that can be."""
     if len(text) <= limit:

@@ -16,6 +16,11 @@ _NAMES = (
 )
 
 
+def is_there(bot: hikari.GatewayBot, channel_id: int) -> bool:
+    """Whether the cache knows a channel or a thread."""
+    return bot.cache.get_guild_channel(channel_id) is not None or bot.cache.get_thread(channel_id) is not None
+
+
 def can_write(bot: hikari.GatewayBot, guild_id: int, channel_id: int) -> None:
     """The bot may write there; what the cache does not know is left to Discord."""
     me = bot.get_me()

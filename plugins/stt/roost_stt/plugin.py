@@ -25,6 +25,7 @@ from roost_stt import checks, gpu, gpu_report
 from roost_stt.audience import wider_by_cache
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
+from roost_stt.captions import unnamed
 from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig
 from roost_stt.engine import REMOTE, SpeechWorker
@@ -37,7 +38,8 @@ from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
-from roost_stt.reports import TROUBLES, already, muted, report, status
+from roost_stt.refusals import CUT_OFF, Refusal
+from roost_stt.reports import TROUBLES, already, cut_off, muted, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
@@ -299,7 +301,13 @@ class SttPlugin:
                 await self._worker_owner().ready()
                 transcription.forget_told(Trouble.FAILED.value)
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
-            if transcription is not None and not failed:
+            if transcription is not None and self._is_cut_off(guild_id):
+                mind = self.check_channel(guild_id, channel_id, manages)
+                await self._move(session, transcription, channel_id, user_id)
+                if transcription.paused:
+                    await self._remember(session, channel_id)
+                    return already(session, transcription)
+            elif transcription is not None and not failed:
                 return already(session, transcription)
             if transcription is None:
                 mind = self.check_channel(guild_id, channel_id, manages)
@@ -365,7 +373,8 @@ class SttPlugin:
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
-        if not stop and running is not None and session.capture_state != "failed" and not self._has_failed():
+        goes_on = session.capture_state != "failed" and not self._has_failed() and not self._is_cut_off(guild_id)
+        if not stop and running is not None and goes_on:
             raise ResourceError(already(session, running))
 
     def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
@@ -563,24 +572,18 @@ class SttPlugin:
             return ctx.consent.allows(guild_id, user_id)
 
         captioner = Captioner(
-            ChannelBoard(
-                ctx.bot,
-                channel_id,
-                where=lambda: self.config_of(guild_id).captions.where,
-                voice_channel=lambda: session.channel_id,
-                thread_id=thread_id,
-                opened=lambda opened: self._has_thread(session, channel_id, opened),
-            ),
+            self._board(session, channel_id, thread_id),
             self._rates.setdefault(channel_id, ChannelRate()),
             may_show=may_show,
             edited=lambda: self.config_of(guild_id).captions.mode == "edited",
+            cut_off=lambda refusal: self._cut_off(session, refusal),
         )
         transcription = Transcription(
             session,
             channel_id,
             worker=worker,
             hooks=ctx.hooks,
-            name_of=lambda user_id: self._name_of(guild_id, user_id),
+            name_of=lambda user_id: self._known_name(guild_id, user_id),
             captioner=captioner,
             may_show=may_show,
             keeper=keeper,
@@ -603,6 +606,53 @@ class SttPlugin:
             self._running.pop(guild_id, None)
             await transcription.close()
             raise
+
+    def _board(self, session: VoiceSession, channel_id: int, thread_id: int | None = None) -> ChannelBoard:
+        return ChannelBoard(
+            self.bot,
+            channel_id,
+            where=lambda: self.config_of(session.guild_id).captions.where,
+            voice_channel=lambda: session.channel_id,
+            thread_id=thread_id,
+            opened=lambda opened: self._has_thread(session, channel_id, opened),
+        )
+
+    # ---- a channel that takes no captions any more
+
+    def _cut_off(self, session: VoiceSession, refusal: Refusal) -> None:
+        """Tell the voice channel's own chat, for the text channel cannot be told."""
+        transcription = self._running.get(session.guild_id)
+        if transcription is None or transcription.channel_id == session.channel_id:
+            return
+        text = cut_off(refusal, transcription.channel_id)
+        self._context().task(self._tell_voice_chat(session, text), f"cut-off:{session.guild_id}")
+
+    async def _tell_voice_chat(self, session: VoiceSession, text: str) -> None:
+        try:
+            await say(self.bot, session.channel_id, text)
+        except ResourceError as error:
+            _log.warning("guild %d: nobody could be told that captions wait: %s", session.guild_id, error)
+
+    def _is_cut_off(self, guild_id: int) -> bool:
+        """Whether captions cannot be posted until somebody does something."""
+        transcription = self._running.get(guild_id)
+        if transcription is None:
+            return False
+        return transcription.captioner.refusal in CUT_OFF or not checks.is_there(self.bot, transcription.channel_id)
+
+    async def _move(self, session: VoiceSession, transcription: Transcription, channel_id: int, user_id: int) -> None:
+        """Show captions in another channel, first those that waited.
+
+        What was said before can be read by those who may read the old channel, so a new transcript begins.
+        """
+        before = transcription.keeper
+        keeper = self.book.begin(session.guild_id, session.channel_id, channel_id, user_id)
+        transcription.move(channel_id, keeper)
+        await before.close()
+        if transcription.paused or await session.capturing():
+            transcription.captioner.move(
+                self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
+            )
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting, self._worker_owner().wanted():
@@ -695,12 +745,19 @@ class SttPlugin:
             transcription.tell(f"muted:{user_id}", muted(self._name_of(guild_id, user_id) if user_id else None))
 
     def _name_of(self, guild_id: int, user_id: int) -> str:
+        transcription = self._running.get(guild_id)
+        if transcription is not None:
+            return transcription.name(user_id)
+        return self._known_name(guild_id, user_id) or unnamed(user_id)
+
+    def _known_name(self, guild_id: int, user_id: int) -> str | None:
+        """A name that the bot knows now; whoever leaves takes it along."""
         cache = self._context().bot.cache
         member = cache.get_member(guild_id, user_id)
         if member is not None:
             return member.display_name
         user = cache.get_user(user_id)
-        return user.display_name or user.username if user is not None else f"User {user_id % 10_000}"
+        return user.display_name or user.username if user is not None else None
 
     def _context(self) -> PluginContext:
         if self._ctx is None:

@@ -9,6 +9,7 @@ from typing import Any
 from roost.audio import FRAME_MS, VoiceSession
 from roost_stt.captions import display_name
 from roost_stt.engine import SpeechWorker
+from roost_stt.refusals import Refusal
 from roost_stt.supervision import Trouble
 from roost_stt.transcription import Transcription
 
@@ -39,6 +40,19 @@ def muted(name: str | None) -> str:
     )
 
 
+def cut_off(refusal: Refusal, channel_id: int) -> str:
+    """Why captions wait, and what to do about it."""
+    if refusal is Refusal.GONE:
+        return (
+            "The channel for the captions is gone, so they wait. "
+            "Use `/transcribe start` in another channel, and they go on there."
+        )
+    return (
+        f"I may no longer write in <#{channel_id}>, so captions wait. Give me View Channel and Send Messages there, "
+        "or use `/transcribe start` in another channel, and they go on there."
+    )
+
+
 def already(session: VoiceSession, running: Transcription) -> str:
     """Why a second start does nothing."""
     if running.paused:
@@ -54,12 +68,14 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
         if user_id in running.session.members
     )
     failed = running.session.capture_state == "failed"
-    trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again."
+    trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again." if failed else ""
     state = "Paused: transcribing" if running.paused else "Transcribing"
+    if running.captioner.refusal is not None:
+        trouble += " Captions wait, because Discord does not take them."
     return (
         f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "
         f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "
-        f"Decoded: {heard or 'nobody'}.{trouble if failed else ''}"
+        f"Decoded: {heard or 'nobody'}.{trouble}"
     )
 
 

@@ -15,7 +15,7 @@ from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt.captioner import Captioner
-from roost_stt.captions import Line
+from roost_stt.captions import Line, unnamed
 from roost_stt.engine import SpeechWorker
 from roost_stt.guard import Finding, Look, duration
 from roost_stt.partials import Partial
@@ -24,6 +24,11 @@ from roost_stt.transcripts import Keeper
 _log = logging.getLogger("roost.stt")
 
 TRANSCRIPT_LIMIT = 256
+NAME_S = 10.0
+"""A speaker's name is looked up anew after so long."""
+MAX_NAMES = 4096
+AFTER_FAULT_S = 60.0
+"""Before the watch goes on after an error that nobody foresaw."""
 
 
 class Transcription:
@@ -34,7 +39,7 @@ class Transcription:
         channel_id: Where the captions go.
         worker: Shared by all sessions.
         hooks: For ``transcript_process`` and ``transcript_ready``.
-        name_of: A user's name in this guild, as their profile has it.
+        name_of: A user's name in this guild, as their profile has it; None where nobody knows it.
         captioner: Posts to the channel.
         may_show: Whether a user's words may be posted, by their consent now.
         shown: Whether captions are posted at all; asked for each.
@@ -50,7 +55,7 @@ class Transcription:
         *,
         worker: SpeechWorker,
         hooks: HookCaller,
-        name_of: Callable[[int], str],
+        name_of: Callable[[int], str | None],
         captioner: Captioner,
         may_show: Callable[[int], bool],
         keeper: Keeper,
@@ -80,6 +85,8 @@ class Transcription:
         self._worker = worker
         self._hooks = hooks
         self._name_of = name_of
+        self._names: dict[int, tuple[str, float]] = {}
+        """By user: what they were called when they were heard last, and when that was looked up."""
         self._transcripts: deque[Transcript] = deque()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -130,12 +137,32 @@ class Transcription:
 
     def write(self, frame: AudioFrame) -> None:
         """`roost.audio.FrameSink`: one frame for the worker."""
+        now = time.monotonic()
         if frame.opus != SILENCE_FRAME:
-            self.heard_s = time.monotonic()
+            self.heard_s = now
+        known = self._names.get(frame.user_id)
+        if known is None or now - known[1] > NAME_S:
+            self._look_up(frame.user_id, now)
         if frame.user_id not in self._heard:
             self._heard.add(frame.user_id)
             self._first_heard(frame.user_id)
         self._worker.write(frame)
+
+    def _look_up(self, user_id: int, now: float) -> None:
+        """Note a speaker's name while they are here to be asked."""
+        name = self._name_of(user_id)
+        if name is None and user_id in self._names:
+            name = self._names[user_id][0]
+        if name is None:
+            return
+        if len(self._names) >= MAX_NAMES and user_id not in self._names:
+            del self._names[next(iter(self._names))]
+        self._names[user_id] = name, now
+
+    def name(self, user_id: int) -> str:
+        """What a speaker was called when they were heard; they may have left since."""
+        known = self._names.get(user_id)
+        return known[0] if known is not None else self._name_of(user_id) or unnamed(user_id)
 
     def purge(self, user_id: int) -> None:
         """`roost.audio.FrameSink`: forget a speaker, in the worker and in every queue here."""
@@ -147,7 +174,19 @@ class Transcription:
         self._transcripts = deque(each for each in self._transcripts if each.user_id != user_id)
         if self._in_hand == user_id:
             self._in_hand = 0
+        self._names.pop(user_id, None)
         self.captioner.forget(user_id)
+
+    def move(self, channel_id: int, keeper: Keeper) -> None:
+        """Show captions in another channel from now on; the notice comes first.
+
+        Raises:
+            ClosedError: The session has ended.
+        """
+        self.channel_id, self.thread_id, self.keeper = channel_id, None, keeper
+        if self.hearing:
+            self.stop_intake()
+            self._attach()
 
     def stop_intake(self) -> None:
         """Take no further frame; what was heard goes on to become text. Idempotent."""
@@ -174,7 +213,7 @@ class Transcription:
         if not partial.text or self._hooks.implementers("transcript_process", self.guild_id):
             self.captioner.end_partial(partial.user_id, partial.mark)
         elif self.wants_partials and self._may_show(partial.user_id):
-            line = Line(self._name_of(partial.user_id), f"{partial.text} …", partial.user_id)
+            line = Line(self.name(partial.user_id), f"{partial.text} …", partial.user_id)
             self.captioner.show_partial(line, partial.mark)
 
     def show_partials(self, *, wanted: bool) -> None:
@@ -222,7 +261,18 @@ class Transcription:
 
     def watch_with(self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]) -> None:
         """Run `watch` until `close`."""
-        self._scope.spawn(self.watch(limits, too_long), "watch")
+        self._scope.spawn(self._watch_steadily(limits, too_long), "watch")
+
+    async def _watch_steadily(
+        self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]
+    ) -> None:
+        while True:
+            try:
+                await self.watch(limits, too_long)
+                return
+            except Exception as error:  # noqa: BLE001  it alone ends what lasts too long
+                _log.error("guild %d: the watch failed: %s", self.guild_id, type(error).__name__, exc_info=error)
+                await asyncio.sleep(AFTER_FAULT_S)
 
     def forget_told(self, what: str) -> None:
         """The trouble is over; `tell` may speak of it again."""
@@ -283,6 +333,10 @@ class Transcription:
             transcript = self._transcripts.popleft()
             try:
                 await self._publish(transcript)
+            except Exception as error:  # noqa: BLE001  one line must not end all that come after it
+                self.transcripts_dropped += 1
+                _log.error("guild %d: a line failed: %s", self.guild_id, type(error).__name__, exc_info=error)
+                self.tell("failed", "Some of what was said could not be shown, because something went wrong in me.")
             finally:
                 self._end_partial(transcript)
 
@@ -302,7 +356,7 @@ class Transcription:
         if not self._may_show(draft.user_id):
             return
         self.transcripts += 1
-        name = self._name_of(final.user_id)
+        name = self.name(final.user_id)
         if not await self._keep(final, name, draft.user_id):
             return
         self._end_partial(draft)

@@ -1,0 +1,169 @@
+"""Captions that are not taken: what is kept, what is given up, what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from roost.scopes import Scope
+from roost_stt import captioner as module
+from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
+from roost_stt.captions import Line
+from roost_stt.refusals import Refusal, RefusedError
+
+pytestmark = pytest.mark.unit
+
+
+class Moody:
+    """A board that answers each post as it is told."""
+
+    def __init__(self) -> None:
+        self.mood: Refusal | Exception | None = None
+        self.texts: list[str] = []
+        self.tries = 0
+
+    async def post(self, text: str) -> int:
+        self.tries += 1
+        if isinstance(self.mood, Refusal):
+            raise RefusedError("no", self.mood)
+        if self.mood is not None:
+            raise self.mood
+        self.texts.append(text)
+        return len(self.texts)
+
+    async def edit(self, message: int, text: str) -> None:
+        self.tries += 1
+        if isinstance(self.mood, Refusal):
+            raise RefusedError("no", self.mood)
+        self.texts[message - 1] = text
+
+    async def delete(self, message: int) -> None:
+        self.texts[message - 1] = ""
+
+
+@pytest.fixture
+async def scope(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scope]:
+    monkeypatch.setattr(module, "AGAIN_S", (0.05,))
+    monkeypatch.setattr(module, "AFTER_FAULT_S", 0.05)
+    async with contextlib.aclosing(Scope("test")) as made:
+        yield made
+
+
+def begin(scope: Scope, board: Moody, *, edited: bool = False) -> tuple[Captioner, list[Refusal]]:
+    told: list[Refusal] = []
+    captioner = Captioner(board, ChannelRate(1000), edited=lambda: edited, edit_every_s=0.0, cut_off=told.append)
+    scope.spawn(captioner.run(), "captions")
+    return captioner, told
+
+
+async def tried(board: Moody, times: int) -> None:
+    async with asyncio.timeout(5):
+        while board.tries < times:
+            await asyncio.sleep(0.01)
+
+
+def soon(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+@pytest.mark.parametrize("mood", [Refusal.LATER, Refusal.FORBIDDEN, Refusal.GONE, OSError(), TimeoutError()])
+@pytest.mark.parametrize("edited", [False, True])
+async def test_what_is_not_taken_for_now_comes_later_together(
+    scope: Scope, mood: Refusal | Exception, edited: bool
+) -> None:
+    board = Moody()
+    captioner, told = begin(scope, board, edited=edited)
+    board.mood = mood
+    for number in range(5):
+        captioner.add(Line("A", f"n{number}", 1))
+        await asyncio.sleep(0.02)
+    await tried(board, 3)
+    assert captioner.refusal is not None
+    board.mood = None
+    async with asyncio.timeout(5):
+        await captioner._idle.wait()
+    assert board.texts == ["\n".join(f"**A**: n{number}" for number in range(5))]
+    assert (captioner.refusal, captioner.dropped, captioner.captions) == (None, 0, 5)
+    assert told == ([mood] if mood in (Refusal.FORBIDDEN, Refusal.GONE) else [])
+
+
+@pytest.mark.parametrize("mood", [Refusal.REJECTED, Refusal.UNREADABLE])
+async def test_a_message_that_never_will_be_taken_holds_up_no_other(scope: Scope, mood: Refusal) -> None:
+    board = Moody()
+    captioner, _ = begin(scope, board)
+    board.mood = mood
+    captioner.add(Line("A", "poison", 1))
+    await tried(board, 1)
+    board.mood = None
+    captioner.add(Line("A", "fine", 1))
+    assert await captioner.flush(soon(2))
+    assert (board.tries, captioner.failed) == (2, 1)
+    assert board.texts == ["**Roost**: 1 caption is missing above: Discord did not take them.\n**A**: fine"]
+
+
+async def test_what_is_kept_has_a_bound_and_the_rest_is_told(scope: Scope) -> None:
+    board = Moody()
+    board.mood = Refusal.LATER
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("A", "first", 1))
+    await tried(board, 1)
+    for number in range(QUEUE_LIMIT + 9):
+        captioner.add(Line("A", f"n{number}", 1))
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert captioner.dropped == 10
+    assert "10 captions were left out" in board.texts[0]
+    assert sum(text.count("**A**:") for text in board.texts) == QUEUE_LIMIT
+
+
+async def test_whoever_withdraws_is_not_kept(scope: Scope) -> None:
+    board = Moody()
+    board.mood = Refusal.LATER
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("A", "mine", 1))
+    await tried(board, 1)
+    captioner.add(Line("B", "yours", 2))
+    captioner.forget(1)
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert board.texts == ["**B**: yours"]
+
+
+async def test_a_session_does_not_wait_for_a_channel_that_is_gone(scope: Scope) -> None:
+    board = Moody()
+    board.mood = Refusal.GONE
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("A", "x", 1))
+    await tried(board, 1)
+    assert not await captioner.flush(soon(5))
+    assert captioner.dropped == 1
+
+
+async def test_captions_move_with_what_waits(scope: Scope) -> None:
+    board, other = Moody(), Moody()
+    board.mood = Refusal.GONE
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("A", "x", 1))
+    await tried(board, 1)
+    captioner.add(Line("A", "y", 1))
+    captioner.move(other, ChannelRate())
+    async with asyncio.timeout(5):
+        await captioner._idle.wait()
+    assert other.texts == ["**A**: x\n**A**: y"]
+
+
+async def test_an_error_nobody_foresaw_ends_no_captions(scope: Scope) -> None:
+    board = Moody()
+    board.mood = KeyError("id")
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("A", "x", 1))
+    await tried(board, 1)
+    board.mood = None
+    captioner.add(Line("A", "y", 1))
+    async with asyncio.timeout(5):
+        while not board.texts:
+            await asyncio.sleep(0.01)
+    assert board.texts[-1].endswith("**A**: y")
