@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from roost_stt.worker.speakers import Key, Spoken
@@ -24,7 +25,10 @@ class Batch:
 
 
 class Backlog:
-    """First in, first out, but guilds that are being drained go first.
+    """Guilds in turn, each first in, first out; guilds that are being drained go first.
+
+    When there is too much, the oldest utterance of the guild with the most audio gives way, so a guild where many
+    speak takes nothing from the others.
 
     Drafts come last: one at a time, so that a finished utterance never waits for more than one, and only while none
     waits. Those that wait when there is real work are dropped.
@@ -43,6 +47,9 @@ class Backlog:
         self._items: list[Spoken] = []
         self._drains: list[tuple[int, int]] = []
         self._running: Batch | None = None
+        self._turns: dict[int, int] = {}
+        """By guild: the number of the batch that last had something of it."""
+        self._turn = 0
         self._drafts: dict[Key, Spoken] = {}
         self._rested_s = 0.0
         self._drafts_taken = 0
@@ -50,12 +57,12 @@ class Backlog:
         self._condition = threading.Condition()
 
     def put(self, spoken: Spoken) -> None:
-        """Add an utterance; the oldest gives way when there is too much."""
+        """Add an utterance; when there is too much, the oldest of the guild with the most audio gives way."""
         overflow: list[Spoken] = []
         with self._condition:
             self._items.append(spoken)
             while len(self._items) > 1 and self._seconds() > self._max_seconds:
-                overflow.append(self._items.pop(0))
+                overflow.append(self._items.pop(self._gives_way()))
             self._condition.notify()
         for item in overflow:
             self._lost(item)
@@ -100,7 +107,7 @@ class Backlog:
         return removed
 
     def take(self, most: int) -> Batch:
-        """Wait for work; gives utterances of like length, in each speaker's order, or a single draft."""
+        """Wait for work; return utterances of like length, in each speaker's order, or a single draft."""
         with self._condition:
             while not self._items:
                 rest_s = self._rested_s - time.monotonic() if self._drafts else None
@@ -110,8 +117,7 @@ class Backlog:
                 self._condition.wait(rest_s)
             self._drafts_shed += len(self._drafts)
             self._drafts.clear()
-            urgent = {guild_id for guild_id, _ in self._drains}
-            order = sorted(self._items, key=lambda item: item.guild_id not in urgent)
+            order = self._order()
             limit_s = max(8.0, order[0].segment.duration_s * 1.25)
             chosen: list[Spoken] = []
             skipped: set[Key] = set()
@@ -121,6 +127,7 @@ class Backlog:
                     skipped.add(key)
                 else:
                     chosen.append(item)
+            self._note_turns(chosen)
             taken = {id(item) for item in chosen}
             self._items = [item for item in self._items if id(item) not in taken]
             self._running = Batch(chosen)
@@ -150,6 +157,31 @@ class Backlog:
                 "drafts": self._drafts_taken,
                 "partials_shed": self._drafts_shed,
             }
+
+    def _order(self) -> list[Spoken]:
+        """What waits: urgent guilds first, then the first of each guild by turn, then the second of each."""
+        urgent = {guild_id for guild_id, _ in self._drains}
+        ahead: Counter[int] = Counter()
+        ranked = []
+        for item in self._items:
+            turn = self._turns.get(item.guild_id, 0)
+            ranked.append(((item.guild_id not in urgent, ahead[item.guild_id], turn), item))
+            ahead[item.guild_id] += 1
+        return [item for _rank, item in sorted(ranked, key=lambda each: each[0])]
+
+    def _note_turns(self, chosen: list[Spoken]) -> None:
+        self._turn += 1
+        waiting = {item.guild_id for item in self._items}
+        self._turns = {guild_id: turn for guild_id, turn in self._turns.items() if guild_id in waiting}
+        self._turns |= dict.fromkeys((item.guild_id for item in chosen), self._turn)
+
+    def _gives_way(self) -> int:
+        """The place of the oldest utterance of the guild with the most audio."""
+        seconds: dict[int, float] = {}
+        for item in self._items:
+            seconds[item.guild_id] = seconds.get(item.guild_id, 0.0) + item.segment.duration_s
+        most = max(seconds, key=lambda guild_id: seconds[guild_id])
+        return next(place for place, item in enumerate(self._items) if item.guild_id == most)
 
     def _seconds(self) -> float:
         return sum(item.segment.duration_s for item in self._items)
