@@ -23,6 +23,7 @@ CORE_FAULTS: dict[str, str] = {
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
     "rest_error": "a REST request fails; params: method, path_prefix, status (500), retry_after_s (with 429), "
     "or body: JSON that is answered with the status instead of what was asked for",
+    "rest_delay": "a REST request is answered late; params: method, path_prefix, delay_s (5)",
     "deny_identify": "IDENTIFY is answered with op 9",
     "swallow_resume": "RESUME is answered with op 9",
     "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",
@@ -112,9 +113,17 @@ class FaultTable:
 
     def take_rest(self, method: str, path: str) -> Mapping[str, Any] | None:
         """The parameters of the fault with which a REST request is to fail."""
+        return self._take_rest("rest_error", method, path)
+
+    def take_rest_delay(self, method: str, path: str) -> float:
+        """How many seconds a REST request is to wait."""
+        params = self._take_rest("rest_delay", method, path)
+        return 0.0 if params is None else float(params.get("delay_s", 5.0))
+
+    def _take_rest(self, name: str, method: str, path: str) -> Mapping[str, Any] | None:
         for fault in self._armed.values():
             wanted = fault.params
-            matches = fault.name == "rest_error" and wanted.get("method", method) == method
+            matches = fault.name == name and wanted.get("method", method) == method
             if matches and path.startswith(str(wanted.get("path_prefix", ""))):
                 return self._use(fault)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class RestApi:
             return await handler(request)
         sim = self._sim
         path = "/" + request.path.split("/", 3)[-1]
+        await asyncio.sleep(sim.faults.take_rest_delay(request.method, path))
         fault = sim.faults.take_rest(request.method, path)
         if fault is not None:
             status = int(fault.get("status", 500))

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.voice")
 
 MAILBOX = 256
+LEAVES = 64
+"""Places that joins do not fill, so that a leave is taken however many wait for a join."""
 ANNOUNCEMENTS = 256
 UNKNOWN_VOICE_STATE = 10065
 REST_S = 5.0
@@ -163,7 +165,7 @@ class GuildActor:
         Raises:
             BusyError: The mailbox is full.
         """
-        return self._ask(lambda ticket: moves.Want(ticket, wish, may_move))
+        return self._ask(lambda ticket: moves.Want(ticket, wish, may_move), MAILBOX)
 
     def unwant(self, reason: str, user_id: int = 0, *, tell: bool = False) -> tuple[int, asyncio.Future[Outcome]]:
         """Wish to be nowhere.
@@ -176,7 +178,7 @@ class GuildActor:
         Raises:
             BusyError: The mailbox is full.
         """
-        asked = self._ask(lambda ticket: moves.Unwant(ticket, reason, user_id))
+        asked = self._ask(lambda ticket: moves.Unwant(ticket, reason, user_id), MAILBOX + LEAVES)
         self._to_tell = self._to_tell and tell
         self._asked = not tell
         return asked
@@ -221,8 +223,8 @@ class GuildActor:
         if self.opened:
             self._announce_call("opened", plugin=plugin)
 
-    def _ask(self, make: Callable[[int], moves.Input]) -> tuple[int, asyncio.Future[Outcome]]:
-        if len(self._mail) >= MAILBOX or len(self._waiting) >= MAILBOX:
+    def _ask(self, make: Callable[[int], moves.Input], room: int) -> tuple[int, asyncio.Future[Outcome]]:
+        if len(self._mail) >= room or len(self._waiting) >= room:
             raise BusyError("too many voice requests in this server at once; try again in a few seconds")
         self._next_ticket += 1
         ticket = self._next_ticket
