@@ -249,6 +249,14 @@ MUTATIONS = [
         "        return []\n",
         ("tests/faults/test_blame.py::test_a_guard_that_is_paused_refuses",),
     ),
+    Mutation(
+        "fair",
+        "the oldest words give way, whichever server has the most",
+        "plugins/stt/roost_stt/worker/backlog.py",
+        "self._items.pop(self._gives_way())",
+        "self._items.pop(0)",
+        ("tests/stt/test_backlog.py",),
+    ),
 ]
 
 

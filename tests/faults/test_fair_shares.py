@@ -1,4 +1,4 @@
-"""One member or one server asks for a lot, and others are served all the same: rows 132 to 134."""
+"""One member or one server asks for a lot, and others are served all the same: rows 132 to 137."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from context import NO_LIMITS, Rig, eventually, running
+from context import NO_LIMITS, Rig, SinkRecorder, eventually, running
 from fault_report import SCALE, Fault
+from voice_log import arm
 
 from roost.audio import JoinRequest
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
 from roost.testing.leftovers import leak_check
+from roost_stt.protocol.segmenter import Cut, Segment
+from roost_stt.worker.backlog import Backlog
+from roost_stt.worker.speakers import Spoken
 from roost_voice.config import VoiceConfig
+from roost_voice.guild import MAILBOX
 from roost_voice.moves import Told
 from roost_voice.sessions import JoinResult
 
@@ -191,3 +196,78 @@ async def test_fifty_joins_in_one_instant_count_as_one(tmp_path: Path, fault: Fa
         assert rig.op4() == [str(rig.channels[0])]
         for channel in range(1, 4):
             assert (await rig.join(channel, force=True)).told is Told.MOVED
+
+
+@pytest.mark.fault(134)
+async def test_a_leave_is_taken_however_many_wait_for_a_join(tmp_path: Path, fault: Fault) -> None:
+    async with SimulatedDiscord(SimSettings(guilds=1)) as sim, running(sim, tmp_path) as rig:
+        arm(rig, "mute_ready", times=100)
+        joins = [asyncio.ensure_future(rig.join(0, member=each % 3)) for each in range(300)]
+        await eventually(lambda: rig.place is not None)
+        with fault.clock():
+            assert (await rig.leave()).told is Told.LEFT
+        refused = [result.reason for result in await asyncio.gather(*joins)]
+        assert sum("too many voice requests" in reason for reason in refused) == 300 - MAILBOX
+        await eventually(lambda: rig.place is None)
+
+
+# One server's slowness ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(136)
+def test_one_server_that_speaks_without_end_does_not_hold_up_the_captions_of_another(fault: Fault) -> None:
+    """25 people speak for two minutes, twelve times what the engine can do; somebody else says a sentence at times."""
+    busy, quiet, batch, cost = 1, 2, 8, 0.5
+    lost: list[Spoken] = []
+    backlog = Backlog(lost.append, lambda _token: None)
+    said: dict[int, float] = {}
+    free_at, now, mark = 0.0, 0.0, 0
+    while now < 120.0:
+        for speaker in range(25):
+            backlog.put(_spoken(busy, 100 + speaker, mark := mark + 1))
+        if now % 10 == 0:
+            backlog.put(_spoken(quiet, 7, mark := mark + 1))
+            said[mark] = now
+        while free_at < now + 2.0 and backlog.stats()["waiting"]:
+            items = backlog.take(batch).items
+            free_at = max(free_at, now) + cost * sum(item.segment.duration_s for item in items)
+            for item in items:
+                if item.guild_id == quiet:
+                    fault.note(free_at - said.pop(item.segment.first_mark), virtual=True)
+            backlog.done()
+        now += 2.0
+    assert len(said) <= 2, "the last may still wait"
+    assert {item.guild_id for item in lost} == {busy}
+
+
+def _spoken(guild_id: int, user_id: int, mark: int) -> Spoken:
+    return Spoken(guild_id, user_id, Segment(bytes(64_000), mark, mark, 0.0, 2.0, 1500, Cut.GAP))
+
+
+@pytest.mark.fault(137)
+async def test_a_server_whose_answers_come_late_does_not_hold_up_the_notice_of_another(
+    tmp_path: Path, fault: Fault
+) -> None:
+    """Nothing has been written in either before, and nobody is heard before the notice stands."""
+    async with (
+        leak_check(grace_s=15.0),
+        SimulatedDiscord(SimSettings(guilds=2)) as sim,
+        running(sim, tmp_path) as rig,
+    ):
+        slow, quick = sim.world.guilds.values()
+        sessions = {}
+        for guild in (slow, quick):
+            text = guild.of_type(0)[0].id
+            request = JoinRequest(guild.id, guild.of_type(2)[0].id, rig.members[0], text)
+            sessions[guild.id] = (await rig.manager.join(request)).session
+        late = {"method": "POST", "path_prefix": f"/channels/{slow.of_type(0)[0].id}/", "delay_s": 6.0}
+        sim.faults.arm("rest_delay", None, late, times=1)
+        first, second = sessions[slow.id], sessions[quick.id]
+        assert first is not None
+        assert second is not None
+        first.attach(SinkRecorder())
+        await asyncio.sleep(0.2)
+        with fault.clock(scaled=False):
+            second.attach(SinkRecorder())
+            assert await second.capturing()
+        assert first.capture_state == "notice"
