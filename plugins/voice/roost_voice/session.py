@@ -236,6 +236,11 @@ class Session:
             # Whoever has left the channel may still have words in the sinks.
             self.revoke(user_id)
 
+    def ask_again(self) -> None:
+        """Ask anew about everybody: a plugin that decides who is heard came, went, was switched or stopped."""
+        for user_id in (*self._allowed, *self._denied):
+            self.consent_changed(user_id)
+
     def _guarded(self, function: Callable[[int], None], user_id: int) -> None:
         try:
             function(user_id)

@@ -316,6 +316,7 @@ class SessionManager:
         for actor in list(self._actors.values()):
             if actor.session is not None and actor.opened:
                 actor.session.attach_hooks()
+                actor.session.ask_again()
                 if replay:
                     actor.replay_opened(name)
 
@@ -330,6 +331,7 @@ class SessionManager:
         for actor in list(self._actors.values()):
             if actor.session is not None and actor.opened and guild_id in (None, actor.guild_id):
                 actor.session.attach_hooks()
+                actor.session.ask_again()
                 if replay:
                     actor.replay_opened(name)
 
@@ -354,6 +356,7 @@ class SessionManager:
     def plugin_unloaded(self) -> None:
         for session in self.sessions.values():
             session.attach_hooks()
+            session.ask_again()
 
     # The end --------------------------------------------------------------------------------------------------------
 

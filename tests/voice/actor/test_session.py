@@ -284,3 +284,36 @@ async def test_closed_is_closed(bench: Bench) -> None:
     assert bench.session.stats().duration_s == 9.0
     with pytest.raises(ClosedError):
         bench.session.attach(sink)
+
+
+class Guard:
+    """Decides who is heard."""
+
+    def __init__(self) -> None:
+        self.denies: set[int] = set()
+
+    @hookimpl
+    def voice_consent(self, user_id: int) -> Deny | None:
+        return Deny("no") if user_id in self.denies else None
+
+
+async def test_everybody_is_asked_about_anew_when_a_guard_comes_or_recovers(bench: Bench) -> None:
+    bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    assert await bench.session.capturing()
+    assert bench.hears(ALICE, sink)
+    guard = Guard()
+    guard.denies.add(ALICE)
+    bench.hooks.manager.register(guard, "plugin")
+    bench.session.ask_again()
+    assert not bench.hears(ALICE, sink)
+    assert ALICE in sink.purged
+    # While it is stopped nobody new is heard; once it works again, everybody whom it allows.
+    bench.hooks.mute("plugin", True)
+    assert not bench.hears(BOB, sink)
+    bench.hooks.mute("plugin", False)
+    guard.denies.clear()
+    bench.session.ask_again()
+    assert bench.hears(ALICE, sink)
+    assert bench.hears(BOB, sink)
