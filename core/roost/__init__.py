@@ -21,7 +21,7 @@ from roost.errors import (
     UsageError,
     VoiceError,
 )
-from roost.hooks import Deny, Meta, Report, hookimpl
+from roost.hooks import Deny, Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, SpeechEngine, Transcript, Utterance
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ __all__ = [
     "SessionStats",
     "SpeechEngine",
     "SpeechError",
+    "SwitchCause",
     "Texts",
     "Transcript",
     "UsageError",

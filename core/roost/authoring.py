@@ -60,10 +60,19 @@ class Plugin:
         description: One line for people.
         version: Of the plugin.
         requires: Names of plugins that must be loaded first.
+        stop_commands: See `roost.hooks.Meta`.
     """
 
-    def __init__(self, name: str, description: str = "", *, version: str = "0", requires: tuple[str, ...] = ()) -> None:
-        self._meta = Meta(name, version, requires, description)
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        *,
+        version: str = "0",
+        requires: tuple[str, ...] = (),
+        stop_commands: tuple[str, ...] = (),
+    ) -> None:
+        self._meta = Meta(name, version, requires, description, stop_commands=stop_commands)
         self._commands: list[tuple[str, str, Callable[..., Awaitable[Any]], dict[str, Any]]] = []
 
     @hookimpl

@@ -485,6 +485,18 @@ async def test_voice_that_is_quarantined_leaves_everywhere_and_goes_on_keeping_u
 
 
 @pytest.mark.sim
+@pytest.mark.fault(97)
+async def test_voice_that_is_switched_on_again_takes_up_what_discord_shows(fault: Fault, tmp_path: Path) -> None:
+    async with running_bot(data_dir=tmp_path, installed=["voice"]) as bot:
+        await bot.slash("/plugins disable", plugin="voice", member="Mod")
+        await leave_ghost(bot.discord, bot.channel("perch").id)
+        assert in_voice(bot)
+        with fault.clock(scaled=False):
+            await bot.slash("/plugins enable", plugin="voice", member="Mod")
+            await eventually(lambda: not in_voice(bot), 10.0)
+
+
+@pytest.mark.sim
 @pytest.mark.fault(98)
 @pytest.mark.parametrize("whole", [False, True], ids=["in the server", "in the whole bot"])
 async def test_speech_to_text_that_is_stopped_ends_the_transcription_and_says_so(

@@ -15,7 +15,7 @@ from roost.commands.registry import OWNERS_GROUP
 from roost.commands.running import DeniedError, EndedError, answer
 from roost.dispatch import log_failure
 from roost.hooks import Deny
-from roost.places import current, place_of
+from roost.places import Place, current, place_of
 from roost.plugins import State
 from roost.plugins.blame import Blame, blame
 from roost.strays import taming
@@ -53,7 +53,9 @@ class CommandFailures:
         self.check = lightbulb.hook(lightbulb.ExecutionSteps.CHECKS, skip_when_failed=True)(self._check)
 
     def _owner(self, ctx: lightbulb.Context) -> str:
-        path = ctx.command._command_data.qualified_name
+        return self._owner_of(ctx.command._command_data.qualified_name)
+
+    def _owner_of(self, path: str) -> str:
         return (self.registry.owner_of(path) if self.registry is not None else None) or CORE
 
     async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
@@ -71,23 +73,29 @@ class CommandFailures:
             return
         assert self.registry is not None
         _tame(ctx, owner, self.registry.running)
-        record = self._host.records[owner]
-        stops = record.meta is not None and ctx.command._command_data.qualified_name in record.meta.stop_commands
-        if not stops:
-            self._refuse_stopped(owner)
+        path = ctx.command._command_data.qualified_name
+        if stopped := self._stopped(owner, path, current.get()):
+            raise DeniedError(stopped)
+        stops = self._ends_something(owner, path)
         # As with consent: who cannot be asked has not said yes. But a stopped guard must not keep anything going.
         ask = self._host.dispatcher.call_working if stops else self._host.dispatcher.call_strict
         for said in await ask("command_check", guild_id=guild_id, ctx=ctx):
             if isinstance(said, Deny):
                 raise DeniedError(said.reason)
 
-    def _refuse_stopped(self, owner: str) -> None:
-        record = self._host.records[owner]
+    def _ends_something(self, owner: str, path: str) -> bool:
+        record = self._host.records.get(owner)
+        return record is not None and record.meta is not None and path in record.meta.stop_commands
+
+    def _stopped(self, owner: str, path: str, place: Place | None) -> str:
+        """Why a command of a plugin that is paused or quarantined does not run; empty when it does."""
+        record = self._host.records.get(owner)
+        if record is None or self._ends_something(owner, path):
+            return ""
         if record.state is State.QUARANTINED:
-            raise DeniedError(refusals.QUARANTINED.format(plugin=owner, id=record.failure_id))
-        pause = self._host.pauses.of(owner, current.get())
-        if pause is not None:
-            raise DeniedError(refusals.paused(pause))
+            return refusals.QUARANTINED.format(plugin=owner, id=record.failure_id)
+        pause = self._host.pauses.of(owner, place)
+        return refusals.paused(pause) if pause is not None else ""
 
     async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
         """Whether who types an option may run the command, by the server's rules and as an owner of the bot.
@@ -96,6 +104,9 @@ class CommandFailures:
         """
         path, interaction = ctx.command._command_data.qualified_name, ctx.interaction
         guild_id, member = interaction.guild_id, interaction.member
+        place = place_of(int(guild_id) if guild_id is not None else None, int(interaction.user.id))
+        if self._stopped(self._owner_of(path), path, place):
+            return False
         if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
             return False
         return path.split(" ")[0] != OWNERS_GROUP or await self.owns(int(interaction.user.id))

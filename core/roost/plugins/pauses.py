@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from roost.errors import PluginError
 from roost.places import Place, current, guild_in
+from roost.plugins.quarantine import MOST_PLACES
 from roost.plugins.records import Failure
 from roost.scopes import Scope
 
@@ -63,6 +64,8 @@ class Pauses:
         """Pause a plugin from now on; it is stopped in order, and the pause ends by itself."""
         if self._scope.closed:
             return
+        if len(self._open) >= MOST_PLACES:
+            self._drop(self._open.pop(next(iter(self._open))))
         retry_s = self._breakers.retry_s(plugin, place)
         pause = Pause(plugin, place, failure, time.time() + retry_s)
         self._open[plugin, place] = pause
