@@ -29,6 +29,8 @@ NAME_S = 10.0
 MAX_NAMES = 4096
 AFTER_FAULT_S = 60.0
 """Before the watch goes on after an error that nobody foresaw."""
+MAX_HEARD = 4096
+"""Users of whom is remembered that they were heard; being told of them twice does no harm."""
 
 
 class Transcription:
@@ -144,6 +146,8 @@ class Transcription:
         if known is None or now - known[1] > NAME_S:
             self._look_up(frame.user_id, now)
         if frame.user_id not in self._heard:
+            if len(self._heard) >= MAX_HEARD:
+                self._heard.clear()
             self._heard.add(frame.user_id)
             self._first_heard(frame.user_id)
         self._worker.write(frame)

@@ -35,6 +35,9 @@ DEAFNESS_S = 10.0
 LATE_NOTICE_S = 30.0
 """At most one notice for people who came later in so many seconds."""
 
+MAX_REMEMBERED = 4096
+"""Users of whom a session remembers that they were told of the notice, or how many of their frames were refused."""
+
 CAPTURE_OFF = "off"
 CAPTURE_NOTICE = "notice"
 CAPTURE_ON = "on"
@@ -200,8 +203,7 @@ class Session:
             if self.capture_state == CAPTURE_OFF:
                 return
             if user_id in self._denied or self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
-                # Who is not in the channel is counted together, as user 0: streams may come and go without end.
-                self._refused[user_id if user_id in self._members else 0] += 1
+                self._count_refused(user_id)
                 return
             self._allowed.add(user_id)
         self._delivered += 1
@@ -210,6 +212,14 @@ class Session:
                 sink.write(frame)
             except Exception:  # noqa: BLE001 - one sink must not silence the others
                 self._sink_failed(sink)
+
+    def _count_refused(self, user_id: int) -> None:
+        """Count a frame under its speaker; under 0 for those not in the channel, and for the earliest of very many."""
+        refused = self._refused
+        refused[user_id if user_id in self._members else 0] += 1
+        if len(refused) > MAX_REMEMBERED:
+            first = next(each for each in refused if each)
+            refused[0] += refused.pop(first)
 
     def _may_hear(self, user_id: int) -> bool:
         """Ask the store and every plugin; refusals are remembered until a change of consent."""
@@ -364,6 +374,8 @@ class Session:
             return
         if self._consent.decision(self.guild_id, user_id) is not None:
             return
+        if len(self._told) >= MAX_REMEMBERED:
+            self._told.clear()
         self._told.add(user_id)
         if self._late is None or self._late.done():
             self._late = self._scope.spawn(self._post_late(), f"late notice {self.id[:8]}")

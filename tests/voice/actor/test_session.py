@@ -13,6 +13,7 @@ from roost.dispatch import Dispatcher
 from roost.errors import ClosedError
 from roost.hooks import Deny, hookimpl
 from roost.scopes import Scope
+from roost_voice import session as session_module
 from roost_voice.moves import Wish
 from roost_voice.session import Session, SessionEvents
 
@@ -317,3 +318,20 @@ async def test_everybody_is_asked_about_anew_when_a_guard_comes_or_recovers(benc
     bench.session.ask_again()
     assert bench.hears(ALICE, sink)
     assert bench.hears(BOB, sink)
+
+
+async def test_members_who_come_and_go_leave_little_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "MAX_REMEMBERED", 8)
+    bench.session.attach(SinkRecorder())
+    await settle()
+    for user_id in range(1000, 1100):
+        bench.session.member_is(user_id, False)
+        bench.session.on_frame(frame(user_id))
+        bench.session.on_frame(frame(user_id))
+        bench.session.member_left(user_id)
+    stats = bench.session.stats()
+    assert stats.frames_refused == 200
+    assert len(stats.refused_by_user) <= 9
+    assert stats.refused_by_user[1099] == 2
+    assert len(bench.session._told) <= 8
+    assert bench.session.members == {ALICE, BOB, ROBOT}

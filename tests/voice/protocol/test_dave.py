@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roost.audio import SILENCE_FRAME, Timing
+from roost_voice.protocol import dave
 from roost_voice.protocol.dave import FAILURES_BEFORE_RECOVERY, DaveGroup, DaveState
 from roost_voice.protocol.opcodes import Op
 from roost_voice.sim.delivery import DeliveryService
@@ -453,4 +454,62 @@ def test_a_damaged_real_message_never_raises(position: int, change: int, op: Op)
 
     world._deliver = damage  # type: ignore[method-assign]
     world.join(2)
+    assert world.all_understand()
+
+
+def churn(world: World, members: int, speaker: DaveGroup | None = None) -> list[int]:
+    """So many members come and go, while somebody speaks or not.
+
+    Returns:
+        How many epochs the first client's group had gone through before each change with which it was entered anew.
+    """
+    first = world.groups[1]
+    renewed = []
+    for number in range(members):
+        for change in (world.join, world.leave):
+            payload = speaker.encrypt(OPUS) if speaker is not None else None
+            if payload is not None:
+                first.decrypt(2, payload, world.now)
+            world.sent.clear()
+            before = first._group_epochs
+            change(100 + number)
+            world.now += 30.0
+            if (1, Op.DAVE_INVALID_COMMIT_WELCOME) in world.sent:
+                renewed.append(before)
+            assert first.failure is None
+            assert first.state is DaveState.ACTIVE
+    return renewed
+
+
+def test_a_group_of_many_changes_is_entered_anew_while_nobody_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dave, "RENEW_AFTER", 10)
+    world = World()
+    world.join(1)
+    world.join(2)
+    renewed = churn(world, 20)
+    assert len(renewed) >= 3
+    assert {9, 10} >= set(renewed)
+    assert world.all_understand()
+
+
+def test_speech_puts_that_off_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dave, "RENEW_AFTER", 4)
+    monkeypatch.setattr(dave, "RENEW_AT_LAST", 14)
+    world = World()
+    world.join(1)
+    renewed = churn(world, 25, world.join(2))
+    assert len(renewed) >= 2
+    assert {13, 14} >= set(renewed)
+    assert world.all_understand()
+
+
+def test_entering_anew_for_that_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dave, "RENEW_AFTER", 3)
+    world = World()
+    group = world.join(1)
+    world.join(2)
+    for number in range(12):
+        world.join(100 + number)
+        world.leave(100 + number)  # all within a minute, in which three recoveries are the most
+    assert group.failure is None
     assert world.all_understand()

@@ -26,6 +26,14 @@ RECOVERIES_PER_WINDOW = 3
 MAX_PENDING_TRANSITIONS = 16
 MAX_OWN_COMMITS = 8
 MAX_FAILING_USERS = 1024
+RENEW_AFTER = 1024
+"""Epochs of one group. davey keeps about 2.3 KB of each, 4.5 KiB for every member who comes and goes, until the group
+is entered anew; that is done as soon as nobody speaks."""
+RENEW_SPREAD = 97
+QUIET_S = 1.0
+"""Without a frame to decrypt: nobody speaks."""
+RENEW_AT_LAST = 4096
+"""Then somebody's speech is interrupted for it: a tenth of a second in the hours that so many changes take."""
 
 _TRANSITION_ID = struct.Struct(">H")
 _AUDIO = davey.MediaType.audio
@@ -84,6 +92,9 @@ class DaveGroup:
         self._recover_or_fail = False
         self._failing: dict[int, int] = {}
         self._unproven = False
+        self._group_epochs = 0
+        """Commits and welcomes processed since the group was entered anew."""
+        self._heard_at = float("-inf")
         self._told: tuple[int, int, str] = (0, 0, DaveState.NONE.value)
         self.state = DaveState.NONE
         self.version = 0
@@ -194,6 +205,7 @@ class DaveGroup:
             self.passed_through += 1
         else:
             self.decrypted += 1
+            self._heard_at = now
             self._unproven = False
             if self._failing:
                 self._failing.pop(user_id, None)
@@ -218,14 +230,16 @@ class DaveGroup:
             return
         recoveries.append(now)
         self._recover_or_fail = or_fail
-        if transition_id is None:
-            transition_id = self._last_transition
+        self._enter_anew(now, self._last_transition if transition_id is None else transition_id)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _enter_anew(self, now: float, transition_id: int) -> None:
+        """Leave the group and ask to be added to it again: the one way that the protocol has."""
         self._send(Op.DAVE_INVALID_COMMIT_WELCOME, {"transition_id": transition_id})
         self._recover_by = now + self._timing.dave_recover_s
         self._unproven = True
         self._new_group(DaveState.RECOVERING)
-
-    # -- inside ---------------------------------------------------------------------------------------------------
 
     def _prepare_transition(self, data: dict[str, Any]) -> None:
         version = _small_int(data.get("protocol_version"))
@@ -302,9 +316,18 @@ class DaveGroup:
         self._own_commits.clear()
         self._recover_by = None
         self.epochs += 1
+        self._group_epochs += 1
         self._ready = session.ready
         self._remember(transition_id, self._group_version)
         self._set_state(DaveState.ACTIVE if self._ready else DaveState.PENDING)
+        self._renew_if_due(now)
+
+    def _renew_if_due(self, now: float) -> None:
+        """Enter the group anew when davey holds too much of its past, if possible while nobody speaks."""
+        quiet = now - self._heard_at >= QUIET_S
+        # Not in the same moment as another bot that entered with us.
+        if self._group_epochs >= (RENEW_AFTER if quiet else RENEW_AT_LAST) + self._user_id % RENEW_SPREAD:
+            self._enter_anew(now, self._last_transition)
 
     def _remember(self, transition_id: int, version: int) -> None:
         """Note a transition; id 0 happens at once, any other when the server has heard from everybody (op 22)."""
@@ -332,6 +355,7 @@ class DaveGroup:
 
     def _new_group(self, state: DaveState) -> None:
         self._ready = False
+        self._group_epochs = 0
         self._failing.clear()
         self._own_commits.clear()
         if state is not DaveState.RECOVERING:
