@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles clean
+.PHONY: help setup demo demo-picture test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
+	@echo "make demo-picture  play it and take the README's picture anew (PICTURE=docs/demo.svg)"
 	@echo "make test   run the tests       make test-all  the long ones too"
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays; DRIVER=songbird)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
@@ -45,6 +46,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/roost demo
+
+demo-picture: $(STAMP)
+	@mkdir -p $(dir $(or $(PICTURE),docs/demo.svg))
+	$(BIN)/roost demo --svg $(or $(PICTURE),docs/demo.svg)
+	@ROOST_DEMO_PICTURE=$(abspath $(or $(PICTURE),docs/demo.svg)) $(BIN)/python -m pytest -q -n 0 tests/core/demo/test_picture.py
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long"

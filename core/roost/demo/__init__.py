@@ -14,7 +14,7 @@ from roost.errors import ResourceError, UsageError
 
 
 def play(*, as_json: bool, svg: Path | None, driver: str) -> int:
-    """Play the demo; 0 if nothing leaked and the words are right, else 1."""
+    """Play the demo; 0 if nothing leaked, the words are right and every reply is the expected one, else 1."""
     return asyncio.run(_play(as_json, svg, driver))
 
 
@@ -44,11 +44,14 @@ async def _play(as_json: bool, svg: Path | None, driver: str) -> int:
     if failure is not None:
         print(f"roost demo: {failure}", file=sys.stderr)
     face.ledger(ledger)
-    if svg is not None:
+    good = not ledger.failures() and failure is None
+    if svg is not None and good:
         face.save_svg(svg, ledger)
+    elif svg is not None:
+        print("roost demo: no picture is saved of a run that failed", file=sys.stderr)
     if as_json:
         print(ledger.as_json(), flush=True)
-    return 0 if not ledger.failures() and failure is None else 1
+    return 0 if good else 1
 
 
 def _only(group: BaseExceptionGroup) -> ResourceError:

@@ -109,8 +109,8 @@ class Face:
             console.print(self._snapshot, height=26)
         console.print(_ledger_table(ledger))
         # The fonts that rich would load from elsewhere are left out: the picture stands alone.
-        drawing = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="make demo"), flags=re.DOTALL)
-        file.write_text(drawing, encoding="utf-8")
+        drawn = console.export_svg(title="make demo", unique_id="roost-demo")
+        file.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
     def _line(self, text: str) -> None:
         self._console.print(Text(f"{time.monotonic() - self._started:6.1f} s  {text}"))

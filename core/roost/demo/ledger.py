@@ -72,6 +72,8 @@ class Ledger:
     frames_dropped: int = 0
     in_encrypted_group: bool = False
     """By the simulated Discord's word: the bot's key was in the group while the others spoke."""
+    unexpected: list[str] = dataclasses.field(default_factory=list)
+    """What the bot said that it should not have, what it left unsaid, and the errors in its log; a line each."""
     open_files_at_rest: int = 0
     open_files_live: int = 0
 
@@ -138,7 +140,7 @@ class Ledger:
             ),
             (self._encrypted, "no end-to-end encrypted frame was decrypted"),
         ]
-        return [text for good, text in checks if not good]
+        return [*self.unexpected, *(text for good, text in checks if not good)]
 
     def as_json(self) -> str:
         latencies = self.latencies_s
@@ -171,6 +173,7 @@ class Ledger:
                 "in_group": self.in_encrypted_group,
             },
             "consent": {"frames_sent": self.refused_frames_sent, "frames_decoded": self.refused_frames_decoded},
+            "unexpected": self.unexpected,
             "open_files": {"at_rest": self.open_files_at_rest, "live": self.open_files_live},
             "failures": self.failures(),
             "ok": not self.failures(),

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from roost.demo import expected
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
 from roost.demo.face import Face, Scene, Seat
 from roost.demo.ledger import Ledger, SpokenUtterance
@@ -24,11 +25,10 @@ ACT_SHARES = (0.0, 0.08, 0.52, 0.66, 0.86, 1.0)
 QUIET_S = 1.2
 """A recording's captions are complete when none has come for this long."""
 CAPTION_LIMIT_S = 5.0
-PICTURE_S = 10.5
-"""Into the first act: both speak and both have been captioned."""
+PICTURE_LIMIT_S = 15.0
+"""By then both speakers of the first act have been captioned."""
 
 _MENTION = re.compile(r"<#(\d+)>")
-_CAPTION = re.compile(r"^\*\*(?P<name>.+?)\*\*: (?P<text>.*)$")
 
 
 class Stage:
@@ -55,11 +55,28 @@ class Stage:
         """Captions as (monotonic arrival, name, text)."""
         self._seen: dict[int, str] = {}
 
-    async def slash(self, who: str, command: str, options: Mapping[str, Any] | None = None, wait_s: float = 8.0) -> str:
-        """Run a slash command as a member and give the last reply.
+    async def slash(
+        self,
+        who: str,
+        command: str,
+        expects: str,
+        *,
+        channel: str = "",
+        options: Mapping[str, Any] | None = None,
+        wait_s: float = 8.0,
+    ) -> str:
+        """Run a slash command as a member and give the reply.
+
+        Args:
+            who: The member.
+            command: With its slash.
+            expects: The pattern of the reply, of `roost.demo.expected`.
+            channel: Name of the voice channel in that reply.
+            options: Of the command.
+            wait_s: For the reply.
 
         Raises:
-            ResourceError: No reply came.
+            ResourceError: No reply came, or another one.
         """
         self.face.step(f"{who} runs {command}")
         answer = await self.sim.slash(
@@ -69,10 +86,27 @@ class Stage:
             options=dict(options or {}),
             wait_s=wait_s,
         )
-        if not answer["replies"]:
-            log = "\n".join(self.bot.tail) if self.bot else ""
-            raise ResourceError(f"{command} was never answered; the bot's log ends with:\n{log}")
-        return self._readable(str(answer["replies"][-1]["content"]))
+        return self._expected(f"{who} ran {command}", answer, expects, channel=channel, text=self.text_name)
+
+    async def agree(self, who: str, notice: Mapping[str, Any]) -> None:
+        """Press **Agree** below the notice.
+
+        Raises:
+            ResourceError: The bot did not confirm it.
+        """
+        self.face.step(f"{who} presses Agree")
+        answer = await self.sim.press(member_id=self.members[who], message_id=int(notice["id"]), label="Agree")
+        self._expected(f"{who} pressed Agree", answer, expected.AGREED)
+
+    def _expected(self, deed: str, answer: Mapping[str, Any], pattern: str, **names: str) -> str:
+        """The reply, which must be the expected one."""
+        said = [self._readable(str(reply["content"])) for reply in answer["replies"]]
+        if expected.is_answer(said, pattern, **names):
+            return said[0]
+        replied = " | ".join(said) or "nothing"
+        self.ledger.unexpected.append(f"{deed}, and the bot replied: {replied}")
+        log = "\n".join(self.bot.tail) if self.bot else ""
+        raise ResourceError(f"{deed}, and the bot replied: {replied}; its log ends with:\n{log}")
 
     def _readable(self, text: str) -> str:
         """Channel mentions as Discord shows them."""
@@ -106,6 +140,14 @@ class Stage:
             if now - ended > CAPTION_LIMIT_S:
                 return mine
             await asyncio.sleep(0.05)
+
+    async def until_captioned(self, names: set[str], timeout_s: float) -> None:
+        """Wait until each of these members has been captioned, or for `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        while True:
+            if names <= {name for _, name, _ in self.arrived} or time.monotonic() > end:
+                return
+            await asyncio.sleep(0.1)
 
     async def state(self) -> dict[str, Any]:
         return await self.sim.state()
@@ -165,11 +207,13 @@ class Stage:
             if self._seen.get(number) == content:
                 continue
             self._seen[number] = content
-            for line in content.splitlines():
-                match = _CAPTION.match(line)
-                if match and match["name"] in self.members:
-                    self.arrived.append((float(message["at"]), match["name"], match["text"]))
-                    self.face.caption(match["name"], match["text"])
+            for line in self._readable(content).splitlines():
+                if not expected.is_message(line, frozenset(self.members)):
+                    self.ledger.unexpected.append(f"the bot wrote into #{self.text_name}: {line}")
+                spoken = expected.caption(line)
+                if spoken is not None:
+                    self.arrived.append((float(message["at"]), *spoken))
+                    self.face.caption(*spoken)
 
     async def notice(self) -> Mapping[str, Any]:
         """The latest message with buttons in the text channel.
@@ -234,11 +278,13 @@ async def play_acts(face: Face, scene: Scene, ledger: Ledger, driver: str) -> No
                 await _one_session(stage, bot, recordings)
                 await _crash(stage, bot)
                 _read_sessions(ledger, bot)
+                _read_errors(ledger, bot)
             async with stage.running_bot(data_dir, driver) as bot:
                 await _come_back(stage, bot)
                 await _stop(stage, bot, recordings)
                 _read_speech(ledger, bot, stage.members["Cleo"])
                 _read_sessions(ledger, bot)
+                _read_errors(ledger, bot)
             _progress(stage, 5)
         finally:
             await _count(stage)
@@ -258,13 +304,12 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
     ledger.open_files_at_rest = bot.open_files()
     for who in ("Ada", "Ben", "Cleo"):
         await stage.enter(who, first)
-    face.fact(await stage.slash("Ada", "/voice join"))
-    face.fact(await stage.slash("Ada", "/transcribe start"))
+    face.fact(await stage.slash("Ada", "/voice join", expected.JOINED, channel=first))
+    face.fact(await stage.slash("Ada", "/transcribe start", expected.TRANSCRIBING, channel=first))
     notice = await stage.notice()
     face.fact("A notice asks everybody before anything is heard")
     for who in ("Ada", "Ben"):
-        face.step(f"{who} presses Agree")
-        await stage.sim.press(member_id=stage.members[who], message_id=int(notice["id"]), label="Agree")
+        await stage.agree(who, notice)
     ledger.refused_speaker = "Cleo"
     face.step("Ada and Ben speak at once; Cleo, who never agreed, speaks too")
 
@@ -283,7 +328,7 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
         ledger.refused_frames_sent = int(spoken["frames"])
 
     async def photograph() -> None:
-        await asyncio.sleep(PICTURE_S)
+        await stage.until_captioned({"Ada", "Ben"}, PICTURE_LIMIT_S)
         face.picture_now()
 
     async with asyncio.TaskGroup() as group:
@@ -291,7 +336,7 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
             group.create_task(part)
     ledger.open_files_live = bot.open_files()
     ledger.in_encrypted_group = await stage.bot_is_in_encrypted_group()
-    await stage.slash("Ada", "/transcribe stop")
+    await stage.slash("Ada", "/transcribe stop", expected.STOPPED)
     await bot.wait_for(lambda each: each.get("event") == "speech_report", 5.0, "a report of what was decoded")
     _read_speech(ledger, bot, stage.members["Cleo"])
     face.fact(f"Cleo sent {ledger.refused_frames_sent} frames; {ledger.refused_frames_decoded} of them were decoded")
@@ -303,10 +348,11 @@ async def _one_session(stage: Stage, bot: BotProcess, texts: Mapping[str, str]) 
     _, second, third, *_ = stage.voice
     for who, channel in (("Mod", second), ("Mod", third)):
         await stage.enter(who, channel)
-        stage.face.fact(await stage.slash(who, "/voice join", {"channel": str(stage.voice[channel])}))
+        options = {"channel": str(stage.voice[channel])}
+        stage.face.fact(await stage.slash(who, "/voice join", expected.MOVED, channel=channel, options=options))
         await stage.until_bot_is_in(stage.voice[channel], 5.0)
     await stage.enter("Ada", third)
-    stage.face.fact(await stage.slash("Ada", "/transcribe start"))
+    stage.face.fact(await stage.slash("Ada", "/transcribe start", expected.TRANSCRIBING, channel=third))
     stage.face.step("Ada, who followed, is heard in the new channel")
     stage.ledger.utterances.append(await stage.speak("Ada", "lv_0920", texts["lv_0920"]))
     most = int((await stage.state())["max_sessions_per_guild"])
@@ -355,9 +401,9 @@ async def _come_back(stage: Stage, bot: BotProcess) -> None:
     face.fact(f"The ghost is gone {ledger.ghost_reaped_in_s:.2f} s after READY")
     await bot.ready()
     third = list(stage.voice)[2]
-    face.fact(await stage.slash("Ada", "/voice join"))
+    face.fact(await stage.slash("Ada", "/voice join", expected.JOINED, channel=third))
     await stage.until_bot_is_in(stage.voice[third], 5.0)
-    face.fact(await stage.slash("Ada", "/transcribe start"))
+    face.fact(await stage.slash("Ada", "/transcribe start", expected.TRANSCRIBING, channel=third))
     ledger.rejoined = True
     ledger.acts.append("crash")
 
@@ -442,6 +488,13 @@ def _read_sessions(ledger: Ledger, bot: BotProcess) -> None:
         ledger.dave_epochs += int(link["dave_epochs"])
         ledger.frames_decrypted += int(link["frames_decrypted"])
         ledger.frames_dropped += int(link["decrypt_failures"])
+
+
+def _read_errors(ledger: Ledger, bot: BotProcess) -> None:
+    """A bot that logs an error has not shown what the demo is to show."""
+    for event in bot.events:
+        if event.get("level") in ("ERROR", "CRITICAL"):
+            ledger.unexpected.append(f"the bot logged an error: {event.get('message')}")
 
 
 def _read_speech(ledger: Ledger, bot: BotProcess, refused_user: int) -> None:
