@@ -29,6 +29,13 @@ class HookCaller(Protocol):
         the first non-None answer or None. Plugins disabled in `guild_id` are skipped."""
         ...
 
+    async def call_named(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> tuple[str, Any] | None:
+        """`call` of a *first* hook: the plugin that answered, and its answer."""
+        ...
+
+    def failed(self, plugin: str, hook: str, error: Exception, place: int | None = None) -> Any:
+        """Log and count that what a plugin answered to a hook did not work, in a guild or in the whole bot."""
+
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """Like `call` for *all* hooks where a raise or timeout means refusal: it is answered as a `Deny`."""
         ...

@@ -23,6 +23,7 @@ from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
 from roost.errortext import error_line, text_of
 from roost.frames import FrameFan
+from roost.hook_answers import checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.places import Place, current, guild_in
 from roost.strays import StrayError, tamed, taming
@@ -114,16 +115,24 @@ class Dispatcher:
     async def _call(self, hook: str, implementations: list[Any], arguments: dict[str, Any]) -> Any:
         info = INFO[hook]
         if info.kind is Kind.FIRST:
-            for impl in implementations:
-                answer = await self._isolated(hook, impl, arguments)
-                if answer is not None and answer is not _FAILED:
-                    return answer
-            return None
+            first = await self._first(hook, implementations, arguments)
+            return None if first is None else first[1]
         if info.kind is Kind.PAR:
             answers = await asyncio.gather(*(self._isolated(hook, impl, arguments) for impl in implementations))
         else:
             answers = [await self._isolated(hook, impl, arguments) for impl in implementations]
         return [answer for answer in answers if answer is not None and answer is not _FAILED]
+
+    async def call_named(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> tuple[str, Any] | None:
+        """`call` of a *first* hook that says which plugin answered."""
+        return await self._first(hook, self._implementations(hook, guild_id), arguments | {"guild_id": guild_id})
+
+    async def _first(self, hook: str, implementations: list[Any], arguments: dict[str, Any]) -> tuple[str, Any] | None:
+        for impl in implementations:
+            answer = await self._isolated(hook, impl, arguments)
+            if answer is not None and answer is not _FAILED:
+                return impl.plugin_name, answer
+        return None
 
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """Like `call` where a failure is a refusal, and so is a guard that is not called; stops at the first `Deny`."""
@@ -151,7 +160,7 @@ class Dispatcher:
             before = self.guard.enter()
             try:
                 with self._traced(hook, impl, arguments):
-                    answer = impl.function(*[arguments[name] for name in impl.argnames])
+                    answer = checked(hook, impl.function, impl.function(*[arguments[name] for name in impl.argnames]))
             except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
                 self.failed(impl.plugin_name, hook, tamed(error), guild_id)
                 answer = Deny(f"the plugin {impl.plugin_name} failed")
@@ -273,6 +282,7 @@ class Dispatcher:
                 elif inspect.isawaitable(answer):
                     with taming():
                         answer = await answer
+                answer = checked(hook, impl.function, answer)
         return answer
 
     def hurry(self) -> None:

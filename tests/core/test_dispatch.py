@@ -72,11 +72,18 @@ async def test_one_failing_plugin_does_not_keep_the_hook_from_the_next() -> None
     assert calls.failures == {("bad", "voice_session_opened"): 1}
 
 
+class Opens:
+    def open(self, cred: object, events: object) -> None: ...
+
+
 async def test_first_means_the_first_awaited_answer_and_skips_failures() -> None:
-    yes, none = Good("a driver"), Good(None)
-    calls = dispatcher(("yes", yes), ("none", none), ("bad", Raises()))
-    assert await calls.call("voice_driver", name="x", settings=None) == "a driver"
-    assert none.called == yes.called == ["driver"]
+    driver = Opens()
+    yes, none, wrong = Good(driver), Good(None), Good("no driver")
+    calls = dispatcher(("yes", yes), ("none", none), ("bad", Raises()), ("wrong", wrong))
+    assert await calls.call("voice_driver", name="x", settings=None) is driver
+    assert await calls.call_named("voice_driver", name="x", settings=None) == ("yes", driver)
+    assert none.called == yes.called == wrong.called == ["driver", "driver"]
+    assert calls.failures["wrong", "voice_driver"] == 2
 
 
 async def test_where_failure_means_refusal_it_is_a_deny_and_stops_the_others() -> None:

@@ -177,6 +177,8 @@ ROWS: tuple[Row, ...] = (
         "posts what was said and ends the transcription; voice stays", "A line in the channel says so."),
     Row(100, 5, "the text of a plugin's error raises, never ends, is no text or a megabyte", "fails the plugin alone; the log names the class of the error",
         "The plugin's own commands fail; everything else works."),
+    Row(101, 5, "a hook answers something of the wrong kind: `Deny(None)`, a driver, engine or link that is none", "fails its plugin, in one line that names it; a check that answers wrongly refuses",
+        "A command or join is refused and says whose check failed; everything else works."),
     Row(105, 5, "a plugin's name makes the table or index of another: `foo_user` beside `foo`, `stt_user`, long names", "each has a table and indexes that no other name makes",
         NOTHING),
     Row(106, 20, "the metadata of an installed distribution is damaged: a requirement, an entry point, its text", "fails its plugin alone, in one line that names the distribution and the remedy",

@@ -10,6 +10,7 @@ import inspect
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from roost.hooks import SwitchCause, hookimpl
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import Guild, SimSettings
 from roost.testing.leftovers import leak_check
-from roost_voice import guild, native, op4, plugin, sessions, signalling
+from roost_voice import chosen_driver, guild, native, op4, plugin, sessions, signalling
 from roost_voice import session as session_module
 from roost_voice.moves import State, Told
 
@@ -383,6 +384,28 @@ async def test_an_actor_is_cancelled_at_each_of_its_awaits(rig: Rig, fault: Faul
     assert steps > 3
 
 
+@pytest.mark.parametrize("name", ["update", "wait_closed"])
+async def test_cancelling_the_check_of_a_foreign_link_cancels_the_link(name: str) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def waits(*_given: object) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    link: Any = SimpleNamespace(update=waits, wait_closed=waits)
+    hooks: Any = SimpleNamespace(failed=pytest.fail)
+    checked = chosen_driver.CheckedLink(link, "driver", 1, hooks)
+    task = asyncio.ensure_future(getattr(checked, name)(*([None] if name == "update" else [])))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
 # Nobody is forgotten --------------------------------------------------------------------------------------------------
 
 COVERED = {
@@ -392,6 +415,7 @@ COVERED = {
     "VoicePlugin": {"on_stopping", "on_unload", "guild_disabled", "plugin_unloading"},
     "NativeLink": {"start", "aclose", "wait_closed"},
     "ChosenDriver": {"open"},
+    "CheckedLink": {"update", "wait_closed"},
     "NativeDriver": {"open"},
 }
 
@@ -412,7 +436,7 @@ def waits(function: Any) -> bool:
 
 def test_every_public_coroutine_is_cancelled_here() -> None:
     found: dict[str, set[str]] = {}
-    for module in (guild, native, op4, plugin, session_module, sessions, signalling):
+    for module in (chosen_driver, guild, native, op4, plugin, session_module, sessions, signalling):
         for name, of in inspect.getmembers(module, inspect.isclass):
             if of.__module__ == module.__name__ and (names := set(public_coroutines(of))):
                 found[name] = names

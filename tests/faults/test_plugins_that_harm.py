@@ -174,3 +174,114 @@ async def test_plugins_whose_names_make_one_table_keep_their_own(fault: Fault, t
                         assert f"plugin {name}: loaded" in said_of(bot, name)
                     assert "Joined" in await scene.join()
                 await stops(bot, scene)
+
+
+RUBBISH = {
+    "number": "5",
+    "text": "'no'",
+    "class": "dict",
+    "itself": "plugin",
+    "huge": "'x' * 1_000_000",
+    "no reason": "Deny(None)",
+    "blank reason": "Deny('   ')",
+    "reason of another kind": "Deny(['a', 'list'])",
+}
+ANSWERS = """
+from roost.hooks import INFO, hookimpl
+ANSWER = {answer}
+for name, info in INFO.items():
+    if name in {hooks}:
+        if info.sync:
+            exec(f"def {{name}}(): return ANSWER")
+        else:
+            exec(f"async def {{name}}(): return ANSWER")
+        plugin.hook(globals()[name])
+"""
+DENIALS = ("command_check", "voice_join_check", "voice_session_opening", "voice_consent")
+OTHERS = (
+    "handover", "health", "diagnostics", "user_data_export", "voice_driver", "stt_engine", "transcript_process",
+    "on_started", "voice_session_opened", "handle_error", "plugin_loaded",
+)  # fmt: skip
+
+
+@pytest.mark.fault(101)
+@pytest.mark.parametrize("what", RUBBISH)
+async def test_check_that_answers_rubbish_refuses_and_is_named(what: str, fault: Fault, tmp_path: Path) -> None:
+    code = ANSWERS.format(answer=RUBBISH[what], hooks=DENIALS)
+    folder = folder_of(tmp_path, {"rubbish": code})
+    async with (
+        scenes(tmp_path) as scene,
+        scene.bot("--plugins-dir", str(folder), plugins__quarantine_failures="3") as bot,
+    ):
+        with fault.clock(scaled=False):
+            assert "the plugin rubbish failed in its check" in await scene.join()
+            # Who cannot be asked has not said yes, paused or not.
+            for _ in range(3):
+                assert "rubbish" in await scene.join()
+            assert "plugin rubbish failed in" in said_of(bot, "rubbish")
+            assert "must answer a Deny with a reason or None" in said_of(bot, "rubbish")
+            assert "decided" in await say(scene, "/privacy status")
+
+
+@pytest.mark.fault(101)
+@pytest.mark.parametrize("what", ["number", "class", "huge", "itself"])
+async def test_hook_that_answers_rubbish_harms_its_plugin_alone(what: str, fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"rubbish": ANSWERS.format(answer=RUBBISH[what], hooks=OTHERS)})
+    async with (
+        scenes(tmp_path) as scene,
+        scene.bot("--plugins-dir", str(folder), **WITH_STT) as bot,
+    ):
+        with fault.clock(scaled=False):
+            assert "Joined" in await scene.join()
+            assert "ranscri" in await say(scene, "/transcribe start")
+            assert "decided" in await say(scene, "/privacy status")
+        assert "voice_driver" in said_of(bot, "rubbish")
+        assert "must answer a VoiceDriver or None" in said_of(bot, "rubbish")
+        assert "must answer an EngineSpec" in said_of(bot, "rubbish")
+        fault.note(await stops(bot, scene), 5.0, scaled=False)
+
+
+DRIVER_HEAD = """
+import contextlib
+from roost.audio import LinkStats
+class Driver:
+    @contextlib.asynccontextmanager
+    async def open(self, cred, events):
+        yield Link()
+class Link:
+    def send_opus(self, opus): raise OSError
+    def set_speaking(self, on): raise OSError
+    async def update(self, cred): return "maybe"
+    def stats(self): return LinkStats()
+    async def wait_closed(self): await asyncio.Event().wait()
+@plugin.hook
+async def voice_driver(name, settings): return Driver() if name == "mine" else None
+"""
+DRIVERS = {
+    "open is no context": "Driver.open = lambda self, cred, events: 5",
+    "open is a coroutine": "async def opens(*a): return 5\nDriver.open = opens",
+    "no link": "Driver.open = lambda self, cred, events: contextlib.nullcontext(5)",
+    "ends with nonsense": "async def ends(self): return 5\nLink.wait_closed = ends",
+    "counts nonsense": "Link.stats = lambda self: 5",
+    "counts by raising": "Link.stats = lambda self: 1 // 0",
+}
+
+
+@pytest.mark.fault(101)
+@pytest.mark.parametrize("what", DRIVERS)
+async def test_driver_that_answers_rubbish_is_named_and_voice_is_left(what: str, fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"driver": DRIVER_HEAD + DRIVERS[what] + "\n"})
+    async with (
+        scenes(tmp_path, "--ghosts", "ignored") as scene,
+        scene.bot("--plugins-dir", str(folder), voice__driver="mine", plugins__quarantine_failures="50") as bot,
+    ):
+        answer = await scene.join(wait_s=20.0)
+        if "counts" in what:
+            assert "Joined" in answer
+        with fault.clock(scaled=False):
+            assert await say(scene, "/voice leave")
+            await scene.gone()
+            assert "decided" in await say(scene, "/privacy status")
+        assert "plugin driver failed in" in said_of(bot, "driver")
+        assert not any("the voice actor failed" in str(each.get("message")) for each in bot.events)
+        fault.note(await stops(bot, scene), 3.0, scaled=False)

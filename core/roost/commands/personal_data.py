@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from roost.errortext import text_of
 from roost.places import current
 from roost.plugins.forgetting import DELETE, ask
 from roost.store.tables import PREFIX, table_name
@@ -65,7 +66,7 @@ class PersonalData:
         for plugin in implementers:
             worked, answer = await ask(self._host, plugin, EXPORT, user_id=user_id)
             try:
-                plain = json.loads(json.dumps(answer, default=str)) if worked else None
+                plain = json.loads(json.dumps(answer, default=text_of)) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
                 worked = False
                 self._host.failed(plugin, EXPORT, error, current.get())

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import hikari
 import lightbulb
 from pydantic import BaseModel
 
-from roost.audio import Credentials, DriverSettings, LinkEvents, Timing, VoiceDriver, VoiceLink
+from roost.audio import DriverSettings, Timing, VoiceDriver
 from roost.entrypoints import installed_points
-from roost.errors import PluginError, VoiceError
+from roost.errors import PluginError
+from roost.errortext import error_line, repr_of
 from roost.hooks import Meta, Report, SwitchCause, hookimpl
+from roost_voice.chosen_driver import ChosenDriver
 from roost_voice.commands import voice_loader
 from roost_voice.config import VoiceConfig
 from roost_voice.sessions import SessionManager, on_consent
 from roost_voice.signalling import Signalling
 
 if TYPE_CHECKING:
-    from roost.context import HookCaller, PluginContext
+    from roost.context import PluginContext
+
+_log = logging.getLogger("roost.voice")
 
 NAME = "voice"
 PAUSED = "voice failed too often in this server and is paused"
@@ -50,25 +53,14 @@ def _driver(name: str, settings: DriverSettings) -> VoiceDriver | None:
     entry = next((each for each in installed_points("roost.voice_drivers") if each.name == name), None)
     if entry is None:
         return None
-    made: VoiceDriver = entry.load()(settings)
+    try:
+        made: VoiceDriver = entry.load()(settings)
+        if not callable(getattr(made, "open", None)):
+            raise TypeError(f"it gave {repr_of(made)}, which has no open()")
+    except Exception as error:  # noqa: BLE001 - its failure is not the voice plugin's
+        _log.error("the voice driver %s (%s) cannot be made: %s", name, entry.value, error_line(error))
+        return None
     return made
-
-
-class ChosenDriver:
-    """The configured driver, looked up at each use: a plugin that provides it may come and go."""
-
-    def __init__(self, hooks: HookCaller, name: str, settings: DriverSettings) -> None:
-        self.name = name
-        self._hooks = hooks
-        self._settings = settings
-
-    @asynccontextmanager
-    async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[VoiceLink]:
-        driver = await self._hooks.call("voice_driver", name=self.name, settings=self._settings)
-        if driver is None:
-            raise VoiceError(f"there is no voice driver called {self.name}; check voice.driver")
-        async with cast(VoiceDriver, driver).open(cred, events) as link:
-            yield link
 
 
 class VoicePlugin:
@@ -107,7 +99,7 @@ class VoicePlugin:
                 raise PluginError(f"the intent {name} is missing; add it to discord.intents", plugin=NAME)
         config = cast(VoiceConfig, ctx.config)
         self._bot = ctx.bot
-        driver = ChosenDriver(ctx.hooks, config.driver, settings_of(config))
+        driver = ChosenDriver(ctx.hooks, config.driver, settings_of(config), trusted=NAME)
         manager = self.manager = SessionManager(ctx, config, driver)
         ctx.on_unload(self._forget)
         ctx.on_unload(ctx.consent.subscribe(on_consent(manager)))
