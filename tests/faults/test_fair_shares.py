@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bot_scene import scenes
 from context import NO_LIMITS, Rig, SinkRecorder, eventually, running
 from fault_report import SCALE, Fault
 from voice_log import arm
@@ -271,3 +272,66 @@ async def test_a_server_whose_answers_come_late_does_not_hold_up_the_notice_of_a
             second.attach(SinkRecorder())
             assert await second.capturing()
         assert first.capture_state == "notice"
+
+
+# A whole bot, at Discord's real delays --------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(132)
+async def test_a_bot_serves_a_member_while_another_asks_in_sixty_servers(tmp_path: Path, fault: Fault) -> None:
+    """Ann's commands are answered too: ten joins, and in words for the rest."""
+    async with scenes(tmp_path, "--guilds", str(GUILDS + 1)) as scene, scene.bot():
+
+        async def types(guild: dict[str, Any], command: str, member: int, **options: str) -> str:
+            answer = await scene.discord.slash(
+                member_id=int(guild["members"][member]["id"]),
+                channel_id=int(guild["text_channels"][0]["id"]),
+                command=command,
+                options=options,
+                wait_s=30.0,
+            )
+            return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+
+        first, *others = scene.sim.card["guilds"]
+        flood = [
+            asyncio.ensure_future(types(guild, "/voice join", 0, channel=str(guild["voice_channels"][0]["id"])))
+            for guild in others
+        ]
+        for _ in range(2):
+            await asyncio.sleep(1.0)
+            with fault.clock(scaled=False):
+                assert "Joined" in await types(first, "/voice join", 1)
+            await asyncio.sleep(1.0)
+            with fault.clock(scaled=False):
+                assert "Left" in await types(first, "/voice leave", 1)
+        replies = await asyncio.gather(*flood)
+        assert sum("Joined" in each for each in replies) == 10
+        assert sum("you have asked me to join 10 times in a minute" in each for each in replies) == GUILDS - 10
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(134)
+async def test_a_bot_answers_fifty_members_who_ask_at_once(tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path, "--guilds", "1", "--members", "50") as scene, scene.bot():
+        members = [int(each["id"]) for each in scene.sim.card["guilds"][0]["members"]]
+        people = [each for each in members if str(each) != scene.bot_id][:50]
+        assert len(people) == 50
+        for member in people:
+            await scene.discord.permissions(member_id=member, guild_id=scene.guild_id, allow=("MOVE_MEMBERS",))
+
+        async def joins(member: int) -> str:
+            answer = await scene.discord.slash(
+                member_id=member,
+                channel_id=scene.text,
+                command="/voice join",
+                options={"channel": str(scene.voice[0])},
+                wait_s=60.0,
+            )
+            assert not answer["timed_out"]
+            return str(answer["replies"][-1]["content"])
+
+        with fault.clock(scaled=False):
+            replies = await asyncio.gather(*(joins(member) for member in people))
+        here = f"<#{scene.voice[0]}>."
+        assert sorted(set(replies)) == [f"Already in {here}", f"Joined {here}"]
