@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Coroutine, Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from roost.strays import StrayError, being_cancelled
 
@@ -39,16 +39,32 @@ class BlockedError(TimeoutError):
 
 
 class StalledError(TimeoutError):
-    """A deadline passed while the whole process stood still: it is nobody's failure."""
+    """A deadline passed while the process stood still or other code blocked it: it is not the caller's failure."""
 
     def __init__(self) -> None:
-        super().__init__("the whole process stood still")
+        super().__init__("its time passed while the whole process stood still")
+
+
+class Moment(NamedTuple):
+    """What `Guard.stood_still` compares.
+
+    Attributes:
+        at_s: The time.
+        used_s: Processor time that the process has used.
+        blocked_s: How long plugin code that was interrupted had kept everything else waiting, in all.
+        wakes: How often the watching thread woke; None while nobody watches.
+    """
+
+    at_s: float
+    used_s: float
+    blocked_s: float
+    wakes: int | None
 
 
 class Guard:
     """Knows which piece of plugin code the event loop is in. Entering and leaving cost no system call."""
 
-    __slots__ = ("_condemned", "_count", "_limit_s", "_most_s", "_token", "_wakes")
+    __slots__ = ("_blocked_s", "_condemned", "_count", "_limit_s", "_most_s", "_token", "_wakes")
 
     def __init__(self) -> None:
         self._token = 0
@@ -56,20 +72,28 @@ class Guard:
         self._limit_s = LIMIT_S
         self._most_s = float("inf")
         self._condemned = 0
+        self._blocked_s = 0.0
         self._wakes: int | None = None
-        """How often the watching thread woke; None while nobody watches."""
 
-    def moment(self) -> tuple[float, int | None]:
+    def moment(self) -> Moment:
         """Now; give it to `stood_still`."""
-        return time.monotonic(), self._wakes
+        return Moment(time.monotonic(), time.process_time(), self._blocked_s, self._wakes)
 
-    def stood_still(self, since: tuple[float, int | None]) -> bool:
-        """Whether the process did not run for most of the time since a moment: its watching thread did not either."""
-        began, wakes = since
-        if wakes is None or self._wakes is None:
+    def stood_still(self, since: Moment) -> bool:
+        """Whether the event loop did not run for most of the time since a moment, for a reason that is known.
+
+        Either the whole process did not run, for its watching thread did not either and no processor time was used, or
+        plugin code blocked it until it was interrupted.
+        """
+        if since.wakes is None or self._wakes is None:
             return False
-        passed_s = time.monotonic() - began
-        return passed_s > STALL_S and (self._wakes - wakes) * TICK_S < passed_s / 2
+        now = self.moment()
+        passed_s = now.at_s - since.at_s
+        away_s = passed_s - (self._wakes - since.wakes) * TICK_S
+        if now.used_s - since.used_s > away_s / 2:
+            away_s = 0.0  # native code that lets no other thread run
+        lost_s = away_s + now.blocked_s - since.blocked_s
+        return lost_s > STALL_S and lost_s > passed_s / 2
 
     def enter(self, limit_s: float = LIMIT_S) -> tuple[int, float]:
         """Plugin code begins; give the result to `leave`."""
@@ -141,6 +165,7 @@ class Guard:
             same = same + 1 if token and token == last else 0
             last = token
             if same and same * TICK_S >= self._limit_s:
+                self._blocked_s += same * TICK_S
                 self._condemned, same = token, 0
                 signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
 
