@@ -117,7 +117,7 @@ class Configure:
             lines.append(f"`{plugin}.{key}` is {now} here now" + (", as everywhere." if key in reset else "."))
         if not change.told:
             lines.append(f"But {plugin} failed to take that over while it runs; the owner of this bot can see why.")
-        elif not self._host.enabled_in(plugin, guild_id):
+        elif not self._host.switches.enabled(plugin, guild_id):
             lines.append(f"{plugin} is off in this server; that counts when it is enabled.")
         _log.info("guild %d: %s of %s changed", guild_id, ", ".join([*texts, *reset]), plugin, extra={"plugin": plugin})
         return "\n".join(lines)

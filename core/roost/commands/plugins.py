@@ -56,9 +56,9 @@ async def _answer(ctx: lightbulb.Context, work: Awaitable[str]) -> None:
     try:
         text = await work
     except RoostError as error:
-        text = f"That did not work. {error}"
+        text = redact(f"That did not work. {error}")
     except hikari.HikariError as error:
-        text = f"It is done, but Discord did not take the commands: {error}"
+        text = redact(f"It is done, but Discord did not take the commands: {error}")
     await _reply(ctx, text)
 
 

@@ -54,6 +54,8 @@ T = TypeVar("T")
 
 DRAIN_S = 3.0
 """How long other plugins, and its own commands, may take to finish with one that is about to be unloaded."""
+MOST_OFFERS = 256
+"""Errors that plugins are asked to take over at once; more are counted without asking."""
 COMMANDS_STOP_S = 0.2
 """How long commands may take to finish when the bot goes down, and as long again to answer those that did not."""
 
@@ -100,6 +102,7 @@ class PluginHost:
         self._order: list[str] = []
         self._commands: CommandRegistry | None = None
         self._started = False
+        self._offers = 0
         self._changing = asyncio.Lock()
         self._changes = Scope("plugin changes")
         self._scope = Scope("plugin host")
@@ -446,7 +449,7 @@ class PluginHost:
             return None
         counts = whose is Blame.PLUGIN
         asked = source != "handle_error" and self.dispatcher.implementers("handle_error", guild_in(place))
-        if asked and not self._scope.closed:
+        if asked and not self._scope.closed and self._offers < MOST_OFFERS:
             return self._scope.spawn(
                 self._offer(record, source, error, place, ctx, counts=counts), f"error of {plugin}"
             )
@@ -464,9 +467,13 @@ class PluginHost:
         *,
         counts: bool,
     ) -> bool:
-        handled = await self.dispatcher.call(
-            "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
-        )
+        self._offers += 1
+        try:
+            handled = await self.dispatcher.call(
+                "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
+            )
+        finally:
+            self._offers -= 1
         if counts and handled is not True and record.state is State.LOADED:
             self._count(record, source, error, place)
         return handled is True

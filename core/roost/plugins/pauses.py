@@ -84,7 +84,8 @@ class Pauses:
         # It outlives the work that failed, and what it calls belongs to no member's input.
         token = current.set(None)
         try:
-            self._tasks[pause] = self._scope.spawn(self._hold(pause, retry_s, error), f"{plugin} in {place}")
+            stop = self._scope.spawn(self._stop(pause, error), f"stop {plugin} in {place}")
+            self._tasks[pause] = self._scope.spawn(self._hold(pause, retry_s, stop), f"{plugin} in {place}")
         finally:
             current.reset(token)
 
@@ -115,9 +116,7 @@ class Pauses:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
-    async def _hold(self, pause: Pause, retry_s: float, error: Exception) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + retry_s
+    async def _stop(self, pause: Pause, error: Exception) -> None:
         told = PluginError(f"paused after too many failures (failure {pause.failure.id})", plugin=pause.plugin)
         told.__cause__ = error
         await self._host.stop_in(pause.plugin, pause.place)
@@ -129,5 +128,11 @@ class Pauses:
             plugin=pause.plugin,
             ctx=None,
         )
+
+    async def _hold(self, pause: Pause, retry_s: float, stop: asyncio.Task[None]) -> None:
+        """End the pause in time, and not before the plugin has stopped; whether that went well does not matter."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + retry_s
+        await asyncio.wait({stop})
         await asyncio.sleep(max(0.0, until - loop.time()))
         await self.end(pause.plugin, pause.place)
