@@ -65,3 +65,13 @@ def test_what_was_forgotten_is_not_held() -> None:
     assert kept.holds(second)
     assert not kept.holds(first)
     assert len(kept) == 1
+
+
+def test_a_crowd_in_one_guild_takes_nothing_from_another() -> None:
+    kept = KeptFrames(in_all=100)
+    for number in range(5):
+        kept.add(Audio(number, 2, 7, 0, 0.0, 0, b"quiet"))
+    gone = [kept.add(Audio(number, 1, number % 40, 0, 0.0, 0, b"busy")) for number in range(5, 500)]
+    assert {each.guild_id for each in gone if each is not None} == {1}
+    assert len(kept) == 100
+    assert [each.index for each in kept.after(-1) if each.guild_id == 2] == list(range(5))

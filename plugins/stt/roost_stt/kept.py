@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from operator import attrgetter
 
@@ -19,13 +19,17 @@ MAX_FRAMES = 60_000
 
 
 class KeptFrames:
-    """Opus frames per speaker, oldest first; bounded, the oldest give way."""
+    """Opus frames per speaker, oldest first; bounded, the oldest of the speaker or of the fullest guild give way."""
 
     def __init__(self, per_speaker: int = KEPT_FRAMES, in_all: int = MAX_FRAMES) -> None:
         self._per_speaker = per_speaker
         self._in_all = in_all
         self._frames: dict[Key, deque[Audio]] = {}
         self._count = 0
+        self._of_guild: dict[int, dict[Key, int]] = {}
+        """By guild: the number of frames of each of its speakers."""
+        self._in_guild: Counter[int] = Counter()
+        """By guild: the number of its frames."""
 
     def __len__(self) -> int:
         return self._count
@@ -44,12 +48,13 @@ class KeptFrames:
         if kept is None:
             kept = self._frames[key] = deque()
         kept.append(audio)
-        self._count += 1
+        self._counted(key, 1)
         if len(kept) > self._per_speaker:
             return self._drop_first(key)
         if self._count > self._in_all:
-            # Whoever has waited longest: looking for the oldest frame of all would cost every frame a search.
-            return self._drop_first(next(iter(self._frames)))
+            # The speaker kept longest there: looking for the oldest frame would cost every frame a search.
+            fullest = max(self._in_guild, key=self._in_guild.__getitem__)
+            return self._drop_first(next(iter(self._of_guild[fullest])))
         return None
 
     def heard(self, key: Key, last: int) -> None:
@@ -68,17 +73,19 @@ class KeptFrames:
         if kept is None:
             return
         left = deque(audio for audio in kept if audio.index != index)
-        self._count -= len(kept) - len(left)
+        self._counted(key, len(left) - len(kept))
         if left:
             self._frames[key] = left
         else:
             del self._frames[key]
 
     def forget(self, key: Key) -> None:
-        self._count -= len(self._frames.pop(key, ()))
+        self._counted(key, -len(self._frames.pop(key, ())))
 
     def clear(self) -> None:
         self._frames.clear()
+        self._of_guild.clear()
+        self._in_guild.clear()
         self._count = 0
 
     def after(self, index: int) -> list[Audio]:
@@ -95,7 +102,7 @@ class KeptFrames:
         kept = self._frames[key]
         while kept and kept[0].index < first:
             kept.popleft()
-            self._count -= 1
+            self._counted(key, -1)
         if not kept:
             del self._frames[key]
 
@@ -103,3 +110,18 @@ class KeptFrames:
         first = self._frames[key][0]
         self._cut(key, first.index + 1)
         return first
+
+    def _counted(self, key: Key, change: int) -> None:
+        """Note that a speaker has so many frames more, or fewer."""
+        if not change:
+            return
+        guild_id = key[0]
+        self._count += change
+        self._in_guild[guild_id] += change
+        speakers = self._of_guild.setdefault(guild_id, {})
+        speakers[key] = speakers.get(key, 0) + change
+        if not speakers[key]:
+            del speakers[key]
+        if not speakers:
+            del self._of_guild[guild_id]
+            del self._in_guild[guild_id]
