@@ -10,6 +10,9 @@ from aiohttp import web
 from roost.sim.messages import File
 from roost.sim.world import Bot, World
 
+MAX_FILE_BYTES = 10 << 20
+"""Discord's limit for one file in a server without boosts."""
+
 
 class Problem(Exception):
     """A refusal: HTTP status, Discord's JSON error code, its message."""
@@ -48,6 +51,8 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], list[File]]:
     for name, part in (await request.post()).items():
         if isinstance(part, web.FileField):
             data = part.file.read()
+            if len(data) > MAX_FILE_BYTES:
+                raise Problem(413, 40005, "Request entity too large")
             if name != "payload_json":
                 files.append(File(part.filename, part.content_type, data))
         else:  # Bytes where the part says it is JSON, text where it says nothing.

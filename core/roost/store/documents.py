@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,9 @@ from roost.store.database import Connection, Database, Door, exclusive, upsert
 KEY_CHARS = 255
 QUERY_LIMIT = 1000
 """The most documents one query gives."""
+
+DECODED_AT_ONCE = 50
+"""More documents than these are decoded in a thread: the event loop has others to serve."""
 
 _COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -216,9 +219,9 @@ class Collection:
         await self._owner.make()
         async with self._door.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [
-            Document(row.key, json.loads(row.value), row.guild_id, row.user_id, float(row.changed_at)) for row in rows
-        ]
+        if len(rows) > DECODED_AT_ONCE:
+            return await asyncio.to_thread(_decoded, rows)
+        return _decoded(rows)
 
     async def _delete(self, *conditions: sa.ColumnElement[bool]) -> int:
         await self._owner.make()
@@ -321,6 +324,10 @@ async def holds_anything(connection: Connection, table: sa.Table, plugin: str) -
         if (await connection.execute(query)).first() is not None:
             return True
     return False
+
+
+def _decoded(rows: Sequence[Any]) -> list[Document]:
+    return [Document(row.key, json.loads(row.value), row.guild_id, row.user_id, float(row.changed_at)) for row in rows]
 
 
 def _key(key: str) -> str:

@@ -1,4 +1,4 @@
-"""A transcript as a file. Pure: lines in, text out, in formats that strict parsers take."""
+"""A transcript as a file. Pure: lines in, text out line by line, in formats that strict parsers take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import datetime
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from roost_stt.captions import clean, escape
 
@@ -62,6 +63,16 @@ class Head:
     started_by: int = 0
 
 
+class Writer(Protocol):
+    """One format: an export is `begin`, each line in its order, `end`."""
+
+    def begin(self) -> str: ...
+
+    def line(self, line: StoredLine) -> str: ...
+
+    def end(self) -> str: ...
+
+
 def export(head: Head, lines: Sequence[StoredLine], kind: str) -> str:
     """The whole file, ended by a newline.
 
@@ -70,59 +81,96 @@ def export(head: Head, lines: Sequence[StoredLine], kind: str) -> str:
         lines: In any order; they come out by the time they began.
         kind: A key of `FORMATS`.
     """
-    return FORMATS[kind](head, sorted(lines, key=lambda line: (line.started_at, line.ended_at)))
+    writer = FORMATS[kind](head)
+    in_order = sorted(lines, key=lambda line: (line.started_at, line.ended_at))
+    return "".join((writer.begin(), *(writer.line(line) for line in in_order), writer.end()))
 
 
-def _txt(head: Head, lines: Sequence[StoredLine]) -> str:
-    return "".join(f"[{_clock(line.started_at)}] {_name(line)}: {clean(line.text)}\n" for line in lines)
+class _Txt:
+    def __init__(self, head: Head) -> None:
+        self._head = head
+
+    def begin(self) -> str:
+        return ""
+
+    def line(self, line: StoredLine) -> str:
+        return f"[{_clock(line.started_at)}] {_name(line)}: {clean(line.text)}\n"
+
+    def end(self) -> str:
+        return ""
 
 
-def _srt(head: Head, lines: Sequence[StoredLine]) -> str:
-    cues = []
-    for number, line in enumerate(lines, 1):
-        begin, end = _span(head, line)
+class _Md(_Txt):
+    def begin(self) -> str:
+        day = datetime.datetime.fromtimestamp(self._head.started_at, datetime.UTC)
+        return f"# Transcript {self._head.id}, {day:%Y-%m-%d %H:%M} UTC\n\n"
+
+    def line(self, line: StoredLine) -> str:
+        return f"- `{_clock(line.started_at)}` **{escape(_name(line))}**: {escape(clean(line.text))}\n"
+
+
+class _Srt:
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._count = 0
+
+    def begin(self) -> str:
+        return ""
+
+    def line(self, line: StoredLine) -> str:
+        begin, end = _span(self._head, line)
         text = f"{_name(line)}: {clean(line.text)}".replace("-->", "->")
-        cues.append(f"{number}\n{_stamp(begin, ',')} --> {_stamp(end, ',')}\n{text}\n")
-    return "\n".join(cues)
+        self._count += 1
+        blank = "\n" if self._count > 1 else ""
+        return f"{blank}{self._count}\n{_stamp(begin, ',')} --> {_stamp(end, ',')}\n{text}\n"
+
+    def end(self) -> str:
+        return ""
 
 
-def _vtt(head: Head, lines: Sequence[StoredLine]) -> str:
-    cues = ["WEBVTT\n"]
-    for line in lines:
-        begin, end = _span(head, line)
+class _Vtt:
+    def __init__(self, head: Head) -> None:
+        self._head = head
+
+    def begin(self) -> str:
+        return "WEBVTT\n"
+
+    def line(self, line: StoredLine) -> str:
+        begin, end = _span(self._head, line)
         name, text = html.escape(_name(line), quote=False), html.escape(clean(line.text), quote=False)
-        cues.append(f"{_stamp(begin, '.')} --> {_stamp(end, '.')}\n<v {name}>{text}\n")
-    return "\n".join(cues)
+        return f"\n{_stamp(begin, '.')} --> {_stamp(end, '.')}\n<v {name}>{text}\n"
+
+    def end(self) -> str:
+        return ""
 
 
-def _md(head: Head, lines: Sequence[StoredLine]) -> str:
-    day = datetime.datetime.fromtimestamp(head.started_at, datetime.UTC)
-    said = "".join(
-        f"- `{_clock(line.started_at)}` **{escape(_name(line))}**: {escape(clean(line.text))}\n" for line in lines
-    )
-    return f"# Transcript {head.id}, {day:%Y-%m-%d %H:%M} UTC\n\n{said}"
+class _Json:
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._count = 0
+
+    def begin(self) -> str:
+        known = {"version": 1, **_with_text_ids(dataclasses.asdict(self._head))}
+        return json.dumps(known, indent=1).removesuffix("\n}") + ',\n "lines": ['
+
+    def line(self, line: StoredLine) -> str:
+        self._count += 1
+        comma = "," if self._count > 1 else ""
+        # Field by field: copying each line deeply would take most of the time.
+        entry = {field.name: getattr(line, field.name) for field in dataclasses.fields(line)}
+        return f"{comma}\n  {json.dumps(_with_text_ids(entry))}"
+
+    def end(self) -> str:
+        return "\n ]\n}\n" if self._count else "]\n}\n"
 
 
-def _json(head: Head, lines: Sequence[StoredLine]) -> str:
-    ids = ("guild_id", "voice_channel_id", "text_channel_id", "started_by", "user_id")
-    entries = [_with_text_ids(dataclasses.asdict(line), ids) for line in lines]
-    return (
-        json.dumps({"version": 1, **_with_text_ids(dataclasses.asdict(head), ids), "lines": entries}, indent=1) + "\n"
-    )
+FORMATS: Mapping[str, Callable[[Head], Writer]] = {"txt": _Txt, "srt": _Srt, "vtt": _Vtt, "md": _Md, "json": _Json}
+_IDS = frozenset({"guild_id", "voice_channel_id", "text_channel_id", "started_by", "user_id"})
 
 
-FORMATS: Mapping[str, Callable[[Head, Sequence[StoredLine]], str]] = {
-    "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
-    "md": _md,
-    "json": _json,
-}
-
-
-def _with_text_ids(entry: dict[str, object], ids: Sequence[str]) -> dict[str, object]:
+def _with_text_ids(entry: dict[str, object]) -> dict[str, object]:
     """JSON readers of many languages round numbers of this size."""
-    return {key: str(value) if key in ids else value for key, value in entry.items()}
+    return {key: str(value) if key in _IDS else value for key, value in entry.items()}
 
 
 def _name(line: StoredLine) -> str:

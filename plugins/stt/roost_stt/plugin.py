@@ -38,6 +38,7 @@ from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
+from roost_stt.reading import ReadingRoom
 from roost_stt.refusals import CUT_OFF, Refusal
 from roost_stt.reports import TROUBLES, already, cut_off, muted, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
@@ -72,6 +73,8 @@ class SttPlugin:
         self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
         self._stopping = False
+        self.reading = ReadingRoom()
+        """For those who read transcripts."""
 
     # ---- what the host asks
 

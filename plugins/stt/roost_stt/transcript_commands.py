@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import functools
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -12,15 +14,22 @@ import lightbulb
 
 from roost.errors import ResourceError, RoostError, UsageError
 from roost.permissions import permissions_in
-from roost_stt.captions import Line, display_name, render
-from roost_stt.exports import FORMATS, Head, StoredLine, export
+from roost_stt.captions import display_name
+from roost_stt.exports import FORMATS, Head
+from roost_stt.reading import ExportFile, Pager, Part
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
 
+_log = logging.getLogger("roost.stt.transcripts")
+
 READS = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.READ_MESSAGE_HISTORY
 PAGE_CHARS = 1800
 CHOICES = 25
+FILE_LIMITS = {0: 10 << 20, 1: 10 << 20, 2: 50 << 20, 3: 100 << 20}
+"""Bytes, by the level of a server's boosts."""
+MAX_FILE_BYTES = 24 << 20
+"""A file is in memory while it is sent."""
 NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
 _NONE = "There is no transcript here that you may read. `/transcribe start` makes one while I am in voice."
 
@@ -102,16 +111,17 @@ def _manages(bot: hikari.GatewayBot, member: hikari.Member) -> bool:
     return False
 
 
-async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | tuple[str, hikari.Bytes]]]) -> None:
-    """Reply to the member who asked, and to nobody else, with what `make` gives or an error's own words."""
+async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | None]]) -> None:
+    """Reply to the member who asked, and to nobody else, with what `make` returns or an error's own words.
+
+    `make` may reply itself and return None.
+    """
     await ctx.defer(ephemeral=True)
     try:
         made = await make()
     except RoostError as error:
         made = str(error)
-    if isinstance(made, tuple):
-        await ctx.respond(made[0], attachment=made[1], **NO_PINGS)
-    else:
+    if made is not None:
         await ctx.respond(made, **NO_PINGS)
 
 
@@ -145,19 +155,53 @@ async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
 
 async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str:
     key, head = await _find(plugin, ctx, name)
-    lines = sorted(await plugin.book.lines(key), key=lambda line: (line.started_at, line.ended_at))
-    if not lines:
+    pager = Pager(page, PAGE_CHARS)
+    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)):
+        async for lines in plugin.book.pages(key):
+            await asyncio.to_thread(pager.add, lines)
+        text, number = await asyncio.to_thread(pager.finish)
+    if not text:
         return f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
-    pages = render([Line(line.name, line.text, line.user_id) for line in lines], PAGE_CHARS)
-    number = min(page, len(pages)) or len(pages)
-    return f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {len(pages)}\n{pages[number - 1]}"
+    return f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {pager.count}\n{text}"
 
 
-async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> tuple[str, hikari.Bytes]:
+async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
+    """Send a transcript as a file, or as several. One is in memory at a time."""
     key, head = await _find(plugin, ctx, name)
-    lines: list[StoredLine] = await plugin.book.lines(key)
-    data = export(head, lines, kind).encode()
-    return f"Transcript `{head.id}`, {len(lines)} lines.", hikari.Bytes(data, f"transcript-{head.id}.{kind}")
+    limit = file_limit_bytes(plugin.bot, head.guild_id)
+    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)):
+        try:
+            file = await asyncio.to_thread(ExportFile, head, kind)
+            try:
+                async for lines in plugin.book.pages(key):
+                    await asyncio.to_thread(file.add, lines)
+                parts = await asyncio.to_thread(file.finish, limit)
+                text = f"Transcript `{head.id}`, {file.lines} lines.{_how(parts, limit)}"
+                for number, part in enumerate(parts, 1):
+                    data = await asyncio.to_thread(file.read, part)
+                    said = text if number == 1 else f"Part {number} of {len(parts)}."
+                    await ctx.respond(said, attachment=hikari.Bytes(data, part.name), ephemeral=True, **NO_PINGS)
+            finally:
+                file.close()
+        except OSError as error:
+            _log.error("an export could not be written: %s", error)
+            raise ResourceError("This machine has no room for the file just now. Try again later.") from error
+
+
+def _how(parts: Sequence[Part], limit: int) -> str:
+    """What a member must know about files that are not simply the transcript."""
+    size = f"Discord takes files of at most {limit >> 20} MiB here"
+    if len(parts) > 1:
+        name = parts[0].name.removesuffix(".001")
+        return f" {size}, so it is compressed and in {len(parts)} parts. Join them: `cat {name}.* > {name}`"
+    return f" {size}, so it is compressed." if parts[0].name.endswith(".zip") else ""
+
+
+def file_limit_bytes(bot: hikari.GatewayBot, guild_id: int) -> int:
+    """The largest file that a server takes, or that this bot sends."""
+    guild = bot.cache.get_guild(guild_id)
+    tier = int(guild.premium_tier) if guild is not None else 0
+    return min(MAX_FILE_BYTES, FILE_LIMITS.get(tier, FILE_LIMITS[0]))
 
 
 async def _delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> str:

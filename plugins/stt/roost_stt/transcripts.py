@@ -7,11 +7,11 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from roost.speech import Transcript
-from roost.store import PluginStore
+from roost.store import Document, PluginStore
 from roost_stt.exports import Head, StoredLine
 
 _log = logging.getLogger("roost.stt.transcripts")
@@ -21,6 +21,10 @@ ID_LENGTH = 6
 DAY_S = 86_400.0
 SWEEP_S = 3600.0
 LIST_LIMIT = 10
+PAGE_LINES = 500
+"""Read at once of a transcript that is exported or shown."""
+_HEAD_FIELDS = frozenset(field.name for field in dataclasses.fields(Head))
+_LINE_FIELDS = frozenset(field.name for field in dataclasses.fields(StoredLine))
 
 
 class Keeper:
@@ -93,7 +97,10 @@ class TranscriptBook:
         found = await self._records.document(key)
         if found is None:
             return None
-        head = dataclasses.replace(_head(found.value), ended_at=None)
+        known = head_of(found)
+        if known is None:
+            return None
+        head = dataclasses.replace(known, ended_at=None)
         await self.put(key, head)
         return Keeper(self, head, made=True)
 
@@ -121,17 +128,19 @@ class TranscriptBook:
 
     async def end(self, record: str, at: float) -> None:
         found = await self._records.document(record)
-        if found is not None:
-            await self.put(record, dataclasses.replace(_head(found.value), ended_at=at))
+        head = head_of(found) if found is not None else None
+        if head is not None:
+            await self.put(record, dataclasses.replace(head, ended_at=at))
 
     async def end_interrupted(self) -> list[Head]:
         """End the records that a crash left open, at their last line; gives them."""
         ended = []
         async for each in self._records.scan():
-            head = _head(each.value)
-            if head.ended_at is None:
+            head = head_of(each)
+            if head is not None and head.ended_at is None:
                 last = await self._lines.query(prefix=f"{each.key}/", newest_first=True, limit=1)
-                at = float(last[0].value["ended_at"]) if last else head.started_at
+                line = line_of(last[0]) if last else None
+                at = line.ended_at if line is not None else head.started_at
                 await self.end(each.key, at)
                 ended.append(dataclasses.replace(head, ended_at=at))
         return ended
@@ -147,8 +156,8 @@ class TranscriptBook:
         while len(found) < limit:
             page = await self._records.query(guild_id=guild_id, newest_first=True, after=after)
             for each in page:
-                head = _head(each.value)
-                if may_read(head) and len(found) < limit:
+                head = head_of(each)
+                if head is not None and may_read(head) and len(found) < limit:
                     found.append((head, await self._lines.count(prefix=f"{each.key}/")))
             if not page:
                 break
@@ -158,13 +167,24 @@ class TranscriptBook:
     async def find(self, guild_id: int, name: str) -> tuple[str, Head] | None:
         """Key and head of a server's transcript, by the id that people see."""
         async for each in self._records.scan(guild_id=guild_id):
-            if each.key.endswith(f"-{name}"):
-                return each.key, _head(each.value)
+            head = head_of(each) if each.key.endswith(f"-{name}") else None
+            if head is not None:
+                return each.key, head
         return None
 
     async def lines(self, record: str) -> list[StoredLine]:
         """All lines, by the time they began."""
-        return [StoredLine(**each.value) async for each in self._lines.scan(prefix=f"{record}/")]
+        return [line async for page in self.pages(record) for line in page]
+
+    async def pages(self, record: str) -> AsyncIterator[list[StoredLine]]:
+        """All lines, by the time they began, some at a time. What is damaged is left out."""
+        after: str | None = None
+        while True:
+            page = await self._lines.query(prefix=f"{record}/", after=after, limit=PAGE_LINES)
+            yield await asyncio.to_thread(_lines_of, page)
+            if len(page) < PAGE_LINES:
+                return
+            after = page[-1].key
 
     # Deleting ---------------------------------------------------------------------------------------------------
 
@@ -178,16 +198,23 @@ class TranscriptBook:
         """Delete what servers keep no longer; gives how many transcripts that were."""
         gone = 0
         async for each in self._records.scan():
-            head = _head(each.value)
-            if head.ended_at is not None and head.ended_at < now - self._days_of(head.guild_id) * DAY_S:
+            head = head_of(each)
+            # One that nobody can read is kept for as long as if it had ended when it was written.
+            ended_at = head.ended_at if head is not None else each.changed_at
+            guild_id = head.guild_id if head is not None else each.guild_id or 0
+            if ended_at is not None and ended_at < now - self._days_of(guild_id) * DAY_S:
                 await self.delete(each.key)
                 gone += 1
         return gone
 
     async def sweep_forever(self) -> None:
-        """`sweep` once an hour."""
+        """`sweep` once an hour, whatever happens: what people said must not stay for longer."""
         while True:
-            gone = await self.sweep(time.time())
+            try:
+                gone = await self.sweep(time.time())
+            except Exception as error:  # noqa: BLE001  tried again in an hour
+                gone = 0
+                _log.error("transcripts could not be swept: %s", type(error).__name__, exc_info=error)
             if gone:
                 _log.info("%d transcripts were older than their servers keep them, and are deleted", gone)
             await asyncio.sleep(SWEEP_S)
@@ -200,10 +227,39 @@ class TranscriptBook:
         """Delete a person's lines, and that they began a transcript."""
         await self._store.forget_user(user_id)
         async for each in self._records.scan():
-            head = _head(each.value)
-            if head.started_by == user_id:
+            head = head_of(each)
+            if head is not None and head.started_by == user_id:
                 await self.put(each.key, dataclasses.replace(head, started_by=0))
 
 
-def _head(value: dict[str, Any]) -> Head:
-    return Head(**value)
+def head_of(document: Document) -> Head | None:
+    """A stored record; None for one that is damaged. Fields of a later version are left out."""
+    fields = _fields_of(document, _HEAD_FIELDS)
+    try:
+        head = Head(**fields)
+        ended_at = None if head.ended_at is None else float(head.ended_at)
+        return dataclasses.replace(head, id=str(head.id), started_at=float(head.started_at), ended_at=ended_at)
+    except (TypeError, ValueError) as error:
+        _log.error("the record of transcript %s is damaged: %s", document.key, type(error).__name__)
+        return None
+
+
+def line_of(document: Document) -> StoredLine | None:
+    """A stored line; None for one that is damaged."""
+    fields = _fields_of(document, _LINE_FIELDS)
+    try:
+        fields["started_at"], fields["ended_at"] = float(fields["started_at"]), float(fields["ended_at"])
+        fields["name"], fields["text"] = str(fields["name"]), str(fields["text"])
+        return StoredLine(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        _log.error("a line of a transcript is damaged: %s: %s", document.key, type(error).__name__)
+        return None
+
+
+def _fields_of(document: Document, known: frozenset[str]) -> dict[str, Any]:
+    value = document.value if isinstance(document.value, dict) else {}
+    return {key: field for key, field in value.items() if key in known}
+
+
+def _lines_of(page: Sequence[Document]) -> list[StoredLine]:
+    return [line for line in map(line_of, page) if line is not None]

@@ -1,0 +1,188 @@
+"""How much members may read at once of transcripts, and the files and pages that this makes.
+
+A transcript can have tens of thousands of lines. They are read page by page, rendered in a thread into a file without a
+name, and never all in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import IO
+
+from roost.errors import ResourceError
+from roost_stt.captions import Line, Message, pack, text_of, units_of
+from roost_stt.exports import FORMATS, Head, StoredLine
+
+AT_ONCE = 2
+"""In the whole bot; of these, one in each server."""
+WAITING = 32
+"""In the whole bot."""
+WAITING_OF_GUILD = 10
+MAX_PARTS = 10
+_COPIED_BYTES = 1 << 18
+BUSY = "Many members are reading transcripts just now. Try again in a minute."
+ONE_AT_A_TIME = "I am still at your last request for a transcript. Wait until it is answered."
+
+
+class ReadingRoom:
+    """Lets a few read at a time: one request of a member, one of a server, `AT_ONCE` of the bot."""
+
+    def __init__(self) -> None:
+        self._members: set[int] = set()
+        self._of_guild: Counter[int] = Counter()
+        self._guilds: dict[int, asyncio.Lock] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, guild_id: int, user_id: int) -> AsyncIterator[None]:
+        """Wait for one's turn, and keep it.
+
+        Raises:
+            ResourceError: The member has a request already, or too many wait.
+        """
+        if user_id in self._members:
+            raise ResourceError(ONE_AT_A_TIME)
+        if len(self._members) >= WAITING or self._of_guild[guild_id] >= WAITING_OF_GUILD:
+            raise ResourceError(BUSY)
+        self._members.add(user_id)
+        self._of_guild[guild_id] += 1
+        lock = self._guilds.setdefault(guild_id, asyncio.Lock())
+        try:
+            async with lock, self._slots:
+                yield
+        finally:
+            self._members.discard(user_id)
+            self._of_guild[guild_id] -= 1
+            if not self._of_guild[guild_id]:
+                del self._of_guild[guild_id], self._guilds[guild_id]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One file as it is sent."""
+
+    name: str
+    start: int
+    length: int
+
+
+class ExportFile:
+    """An export on its way: lines in, files out that are small enough. Every method blocks; one thread at a time.
+
+    Args:
+        head: Of the transcript.
+        kind: A key of `roost_stt.exports.FORMATS`.
+
+    Raises:
+        OSError: From every method: the disk is full.
+    """
+
+    def __init__(self, head: Head, kind: str) -> None:
+        self.name = f"transcript-{head.id}.{kind}"
+        self.lines = 0
+        self._writer = FORMATS[kind](head)
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="roost-")  # noqa: SIM115  `close` closes it
+        self._file.write(self._writer.begin().encode())
+
+    def add(self, lines: Sequence[StoredLine]) -> None:
+        """Some lines more, in their order."""
+        self._file.write("".join([self._writer.line(line) for line in lines]).encode())
+        self.lines += len(lines)
+
+    def finish(self, limit_bytes: int) -> list[Part]:
+        """No more lines come; returns the files: as it is if it is small enough, else compressed, else that in parts.
+
+        Raises:
+            ResourceError: It is too large even so.
+        """
+        self._file.write(self._writer.end().encode())
+        size = self._file.tell()
+        if size <= limit_bytes:
+            return [Part(self.name, 0, size)]
+        self._compress()
+        size = self._file.tell()
+        if size <= limit_bytes:
+            return [Part(f"{self.name}.zip", 0, size)]
+        count = -(-size // limit_bytes)
+        if count > MAX_PARTS:
+            raise ResourceError(f"This transcript is too large for files here: {size >> 20} MiB, compressed.")
+        starts = range(0, size, limit_bytes)
+        return [
+            Part(f"{self.name}.zip.{number:03}", start, min(limit_bytes, size - start))
+            for number, start in enumerate(starts, 1)
+        ]
+
+    def read(self, part: Part) -> bytes:
+        """The bytes of one file."""
+        self._file.seek(part.start)
+        return self._file.read(part.length)
+
+    def close(self) -> None:
+        """Forget everything. Idempotent."""
+        self._file.close()
+
+    def _compress(self) -> None:
+        packed: IO[bytes] = tempfile.TemporaryFile(prefix="roost-")  # noqa: SIM115  it takes the other's place
+        try:
+            self._file.seek(0)
+            with (
+                zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+                archive.open(self.name, "w", force_zip64=True) as entry,
+            ):
+                shutil.copyfileobj(self._file, entry, _COPIED_BYTES)
+            packed.seek(0, 2)
+        except BaseException:
+            packed.close()
+            raise
+        self._file.close()
+        self._file = packed
+
+
+class Pager:
+    """Lines in, one page of them out.
+
+    Args:
+        wanted: Which; 0 or one that there is not: the last.
+        limit: Of a page, in UTF-16 units.
+    """
+
+    def __init__(self, wanted: int, limit: int) -> None:
+        self._wanted = wanted
+        self._limit = limit
+        self._page: Message = []
+        self._units = 0
+        self._found = ""
+        self._last = ""
+        self.count = 0
+        """Of the pages that are full."""
+
+    def add(self, lines: Sequence[StoredLine]) -> None:
+        """Some lines more, in their order; blocks."""
+        for line in lines:
+            for message in pack([Line(line.name, line.text, line.user_id)], self._limit):
+                for piece in message:
+                    units = units_of(piece[1])
+                    if self._page and self._units + 1 + units > self._limit:
+                        self._close()
+                    self._units += units + bool(self._page)
+                    self._page.append(piece)
+
+    def finish(self) -> tuple[str, int]:
+        """The page and its number; an empty text when there are no lines."""
+        if self._page:
+            self._close()
+        return (self._found, self._wanted) if self._found else (self._last, self.count)
+
+    def _close(self) -> None:
+        self.count += 1
+        self._last = text_of(self._page)
+        if self.count == self._wanted:
+            self._found = self._last
+        self._page, self._units = [], 0
