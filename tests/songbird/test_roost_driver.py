@@ -37,6 +37,7 @@ CANNOT = {
     "reports_a_failed_resume": "after a refused resume Songbird identifies anew with the same credentials",
     "survives_lost_and_forged_discovery": "Songbird asks for its own address once, so a lost answer costs a try",
     "sends_media_to_public_addresses_only": "Songbird opens UDP to whatever address the voice server names",
+    "does_not_beat_as_fast_as_it_is_asked": "Songbird sends heartbeats as often as it is asked to",
     "keeps_count_of_damage": "a malformed packet ends Songbird's receiving half with a panic; see below",
     "refuses_to_lose_encryption": "Songbird stays in a call that stops being end-to-end encrypted",
     "stays_in_a_stage_without_encryption": "Songbird enters any call without end-to-end encryption",

@@ -394,10 +394,10 @@ async def does_not_beat_as_fast_as_it_is_asked(bench: Bench) -> None:
     await bench.join(ANN)
     async with bench.link() as (_, events):
         await bench.encrypted(events)
-        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        beats, began_s = bench.sessions()[0]["heartbeats"], time.monotonic()
         await bench.speak(ANN, 1.0)
-        wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
-        assert cpu_s < wall_s / 2, f"{cpu_s:.2f} s of processor time in {wall_s:.2f} s"
+        most = 2 + (time.monotonic() - began_s) / bench.timing.heartbeat_min_s
+        assert bench.sessions()[0]["heartbeats"] - beats <= most
         await events.until(lambda: len(events.frames) > 5, "frames")
 
 
@@ -707,7 +707,15 @@ async def stays_in_a_stage_without_encryption(bench: Bench) -> None:
 async def calls_allowed_hosts_only(bench: Bench) -> None:
     """A server address outside the allowed hosts is refused before anything is sent to it."""
     cred = bench.credentials()
-    for address in ("127.0.0.2:443", "example.org", "localhost.example.org:1", "localhost:99999", "user@localhost", ""):
+    for address in (
+        "127.0.0.2:443",
+        "example.org",
+        "localhost.example.org:1",
+        "localhost:99999",
+        "localhost:0",
+        "user@localhost",
+        "",
+    ):
         other = Credentials(GUILD, CHANNEL, BOT, cred.session_id, cred.token, address)
         assert isinstance(await _refused(bench, other), VoiceError), f"{address!r} was called"
 

@@ -26,7 +26,7 @@ def check_address(server_address: str, allowed_hosts: Sequence[str]) -> str:
         VoiceError: It is no address, or its host is not allowed.
     """
     match = _ADDRESS.fullmatch(server_address)
-    if match is None or int(match[2] or 443) > 0xFFFF:
+    if match is None or not 0 < int(match[2] or 443) <= 0xFFFF:
         raise VoiceError("Discord named a voice server whose address cannot be read.")
     host = match[1].lower()
     if not any(fnmatch.fnmatchcase(host, pattern.lower()) for pattern in allowed_hosts):

@@ -251,6 +251,7 @@ class VoiceServer:
         pipe.last_heartbeat = now
         session = pipe.session
         if session is not None:
+            session.heartbeats += 1
             seq_ack = payload.get("seq_ack")
             session.seq_ack = -1 if seq_ack is None else _integer(seq_ack, -1, 0xFFFF)
             if self._take_for("wrong_heartbeat_nonce", session) is not None:

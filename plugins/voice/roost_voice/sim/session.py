@@ -88,6 +88,7 @@ class Session:
         self.speaking: int | None = None
         """Bits of the last op 5; None before the first, which Discord wants to see before any audio."""
         self.seq_ack = -1
+        self.heartbeats = 0
         self.unanswered_discoveries = 0
         self.packets_in = 0
         self.packets_out = 0
@@ -160,6 +161,7 @@ class Session:
             "speaking": self.speaking or 0,
             "last_seq": self.last_seq,
             "seq_ack": self.seq_ack,
+            "heartbeats": self.heartbeats,
             "packets_in": self.packets_in,
             "packets_out": self.packets_out,
             "relayed": self.relayed,
