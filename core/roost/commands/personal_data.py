@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -66,7 +67,7 @@ class PersonalData:
         for plugin in implementers:
             worked, answer = await ask(self._host, plugin, EXPORT, user_id=user_id)
             try:
-                plain = json.loads(json.dumps(answer, default=text_of)) if worked else None
+                plain = await asyncio.to_thread(_plain, answer) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
                 worked = False
                 self._host.failed(plugin, EXPORT, error, current.get())
@@ -117,13 +118,18 @@ class PersonalData:
         return tuple(sorted(set(self._host.loaded) - set(implementers)))
 
 
+def _plain(answer: Any) -> Any:
+    """A plugin's answer as JSON has it. Blocks, for as long as there is much of it."""
+    return json.loads(json.dumps(answer, default=text_of))
+
+
 def _name(holder: str) -> str:
     """What to call a plugin of which only the table is left."""
     return holder.removeprefix(PREFIX)
 
 
 def as_file(outcome: Outcome, user_id: int) -> bytes:
-    """An export as the JSON file a member gets; what JSON does not know is written as text."""
+    """An export as the JSON file a member gets; what JSON does not know is written as text. Blocks."""
     whole = {
         "user_id": str(user_id),
         "data": outcome.data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -79,6 +80,8 @@ async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bo
 def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Loader:
     """``/privacy status | opt-in | opt-out | my-data | forget-me``."""
     group = lightbulb.Group("privacy", "Who may hear you in this server")
+    one_at_a_time = asyncio.Lock()
+    """Of the exports, which can be large."""
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Are you heard in this server?"):
@@ -113,8 +116,9 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             await ctx.defer(ephemeral=True)
-            outcome = await data.export(int(ctx.user.id))
-            file = as_file(outcome, int(ctx.user.id))
+            async with one_at_a_time:
+                outcome = await data.export(int(ctx.user.id))
+                file = await asyncio.to_thread(as_file, outcome, int(ctx.user.id))
             if len(file) > FILE_LIMIT_BYTES:
                 await _reply(ctx, TEXTS(ctx, "too-big", TOO_BIG))
                 return

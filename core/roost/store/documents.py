@@ -299,11 +299,9 @@ class PluginStore:
         await self._table.make()
         table = self._table.table
         query = sa.select(table.c.collection, table.c.key, table.c.value).where(table.c.user_id == user_id)
-        found: dict[str, dict[str, Any]] = {}
         async with self._door.read() as connection:
-            for row in await connection.execute(query.order_by(table.c.collection, table.c.key)):
-                found.setdefault(row.collection, {})[row.key] = json.loads(row.value)
-        return found
+            rows = (await connection.execute(query.order_by(table.c.collection, table.c.key))).all()
+        return await asyncio.to_thread(_by_collection, rows)
 
     async def forget_user(self, user_id: int) -> int:
         """Delete all documents about a user, in every collection; how many those were."""
@@ -324,6 +322,13 @@ async def holds_anything(connection: Connection, table: sa.Table, plugin: str) -
         if (await connection.execute(query)).first() is not None:
             return True
     return False
+
+
+def _by_collection(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row.collection, {})[row.key] = json.loads(row.value)
+    return found
 
 
 def _decoded(rows: Sequence[Any]) -> list[Document]:

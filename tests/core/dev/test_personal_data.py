@@ -180,6 +180,8 @@ class Hoarder:
     """Stores a note about everybody, and knows more about them than the store does."""
 
     works = True
+    poison = 0
+    """A user whose data it fails to delete."""
 
     def __init__(self) -> None:
         self.deleted: list[int] = []
@@ -196,7 +198,7 @@ class Hoarder:
 
     @hookimpl
     async def user_data_delete(self, user_id: int) -> None:
-        if not self.works:
+        if not self.works or user_id == self.poison:
             raise RuntimeError("no")
         self.deleted.append(user_id)
         self.news.set()
@@ -295,3 +297,20 @@ async def test_what_is_stored_under_an_id_goes_where_there_is_no_deletion(tmp_pa
         assert await stored(bot, "simple") == set()
         await bot.app.plugins.load("simple")
         await waiting(bot, "simple", 0)
+
+
+async def test_a_deletion_that_always_fails_holds_up_no_other(tmp_path: Path) -> None:
+    hoarder = Hoarder()
+    users = list(range(100, 112))
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        await bot.app.plugins.unload("hoarder", "disable")
+        for user_id in users:
+            await bot.app.plugins.store.deletions.ask(user_id, ["plugin_hoarder"])
+        hoarder.poison = users[0]
+        await bot.app.plugins.load("hoarder")
+        await waiting(bot, "hoarder", 1)
+        assert sorted(hoarder.deleted) == users[1:]
+        # Nor is it forgotten.
+        hoarder.poison = 0
+        await bot.app.plugins.reload("hoarder")
+        await waiting(bot, "hoarder", 0)
