@@ -75,9 +75,12 @@ class App:
         self._started = False
         self._scope = Scope("app")
         self._guilds_to_come: set[int] = set()
+        self._guilds_announced: set[int] = set()
         self._guilds_here = asyncio.Event()
         self.ready = asyncio.Event()
-        """Set once the bot is connected, its commands are in place and ``on_started`` has been called."""
+        """Set once the bot is connected and ``on_started`` has been called."""
+        self.commands_in_place = asyncio.Event()
+        """Set once Discord has been told the commands of every guild, or has refused them."""
         self.stop_reason = ""
         self.stop_steps: list[str] = []
         self._unreached: list[str] = []
@@ -138,8 +141,14 @@ class App:
                 client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])
                 client.error_handler(failures.on_error)
                 registry = self._registry = failures.registry = CommandRegistry(
-                    bot, client, self._enabled, failures.completes
+                    bot,
+                    client,
+                    self._enabled,
+                    failures.completes,
+                    records=store,
+                    remove_foreign=self.config.core.commands.remove_foreign,
                 )
+                stack.push_async_callback(registry.aclose)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)
@@ -315,8 +324,10 @@ class App:
         await self._client.start()
         self._started = True
         guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
-        await self._registry.remove_stale_globals()
-        await self._registry.sync_all(guilds)
+        # What Discord still has from the last run is answered at once; nobody waits until it has what is new.
+        self._registry.sync_soon({*guilds, *self._guilds_announced})
+        await self._registry.rebuild()
+        self._scope.spawn(self._tell_commands(self._registry), "commands")
         me = bot.get_me()
         _log.info(
             "ready as %s in %d guilds; plugins: %s",
@@ -327,6 +338,11 @@ class App:
         )
         await self.plugins.started()
         self.ready.set()
+
+    async def _tell_commands(self, registry: CommandRegistry) -> None:
+        await registry.tidy_globals()
+        await registry.settled(None)
+        self.commands_in_place.set()
 
     async def _connect(self, bot: hikari.GatewayBot) -> None:
         """Start hikari. Each shard has `start.timeout_s` for itself, from its turn on.
@@ -372,7 +388,9 @@ class App:
                 await rest.close()
 
     async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
-        self._guilds_to_come |= {int(guild) for guild in event.unavailable_guilds}
+        announced = {int(guild) for guild in event.unavailable_guilds}
+        self._guilds_to_come |= announced
+        self._guilds_announced |= announced
         if not self._guilds_to_come:
             self._guilds_here.set()
 
@@ -383,15 +401,15 @@ class App:
         if not self._guilds_to_come:
             self._guilds_here.set()
         if self._started and self._registry is not None and not self._registry.knows(guild_id):
-            await self._registry.sync_all([guild_id])
+            self._registry.sync_soon([guild_id])
 
     async def _on_guild_join(self, event: hikari.GuildJoinEvent) -> None:
         if self._registry is not None:
-            await self._registry.sync_all([int(event.guild_id)])
+            self._registry.sync_soon([int(event.guild_id)], always=True)
 
     async def _on_guild_leave(self, event: hikari.GuildLeaveEvent) -> None:
         if self._registry is not None:
-            self._registry.forget_guild(int(event.guild_id))
+            await self._registry.forget_guild(int(event.guild_id))
 
     async def _on_stopping(self, _event: hikari.StoppingEvent) -> None:
         """hikari awaits this without a limit and swallows what it raises; a CancelledError would wedge its close."""

@@ -137,6 +137,14 @@ class PluginsConfig(Section):
     )
 
 
+class CommandsConfig(Section):
+    """Slash commands at Discord."""
+
+    remove_foreign: bool = Field(
+        False, description="Remove commands of the application that this bot did not register, also global ones."
+    )
+
+
 class CoreConfig(Section):
     """The core's own sections."""
 
@@ -147,6 +155,7 @@ class CoreConfig(Section):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
+    commands: CommandsConfig = CommandsConfig()
 
 
 class Config:

@@ -213,7 +213,7 @@ class RoostSpec:
 
     @hookspec
     async def on_started(self, bot: hikari.GatewayBot) -> None:
-        """The bot is connected and its commands are in place."""
+        """The bot is connected. Commands that changed may still be on their way to Discord."""
 
     @hookspec
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:

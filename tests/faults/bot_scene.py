@@ -34,9 +34,13 @@ class Scene:
 
     @contextlib.asynccontextmanager
     async def bot(
-        self, *arguments: str, data: str = "data", ready_s: float = 20.0, **settings: str
+        self, *arguments: str, data: str = "data", ready_s: float = 20.0, told: bool = True, **settings: str
     ) -> AsyncIterator[BotProcess]:
-        """A bot that is ready within `ready_s`; `settings` with ``__`` for the dot."""
+        """A bot that is ready within `ready_s`; `settings` with ``__`` for the dot.
+
+        Args:
+            told: Wait until Discord was told its commands too.
+        """
         given = {
             "discord.rest_url": self.sim.card["rest_url"],
             "voice.ca_file": self.sim.card["ca_file"],
@@ -50,7 +54,7 @@ class Scene:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
         environ["ROOST_TOKEN"] = self.sim.card["bots"][0]["token"]
         async with run_bot([*words, "--data-dir", str(self.folder / data), *arguments], environ) as bot:
-            await bot.ready(ready_s)
+            await bot.ready(ready_s, told=told)
             yield bot
 
     async def join(self, channel: int = 0, wait_s: float = 10.0) -> str:

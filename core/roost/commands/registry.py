@@ -1,27 +1,39 @@
 """Which slash commands exist in which guild, and keeping Discord's copy the same.
 
 lightbulb dispatches interactions; Discord is told with one bulk PUT per guild, which also removes whatever an earlier
-run left behind. lightbulb's own sync is off: it overlooks guilds in which nothing is registered.
+run left behind, and only where something changed (`roost.commands.discord_copy`). lightbulb's own sync is off: it
+overlooks guilds in which nothing is registered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import hikari
 import lightbulb
 
+from roost.commands.discord_copy import DiscordCopy, Records
 from roost.commands.running import RunningCommands
 from roost.commands.shapes import MOST, MOST_INSIDE, fault
-from roost.errors import PluginError
+from roost.errors import PluginError, ResourceError
 from roost.i18n import Texts, localise
+from roost.scopes import Scope
 from roost.strays import taming
 
 _log = logging.getLogger("roost.commands")
 
+ABREAST = 8
+"""Guilds of which Discord is told at once."""
+LIMITED_S = 2.0
+"""A guild that takes longer is limited (429): the others do not wait for it."""
+MOST_LATE = 64
+"""So many limited guilds wait at once."""
+SETTLE_S = 5.0
+"""How long a change of plugins waits until Discord was told of it."""
 OWNERS_GROUP = "bot"
 """The core's command for the owners of the bot. Plugins add subgroups to it with a group of the same name."""
 Command = Any
@@ -109,6 +121,8 @@ class CommandRegistry:
     Args:
         enabled: Whether a plugin's commands are to exist in a guild.
         completes: Asked before any completion of an option.
+        records: Where it is kept over restarts what Discord was told; None: nowhere.
+        remove_foreign: Remove commands that this bot did not register.
 
     Attributes:
         running: The plugins' commands that are at work.
@@ -120,6 +134,9 @@ class CommandRegistry:
         client: lightbulb.GatewayEnabledClient,
         enabled: Callable[[str, int], bool],
         completes: Allowed = _anybody,
+        *,
+        records: Records | None = None,
+        remove_foreign: bool = False,
     ) -> None:
         self._bot = bot
         self._client = client
@@ -131,12 +148,21 @@ class CommandRegistry:
         self._guests: dict[str, dict[str, Command]] = {}
         """Plugin to the subgroups of ``/bot`` that are its."""
         self._guilds: set[int] = set()
-        self._told: dict[int, str] = {}
-        """Guild to what Discord was told last."""
-        self.puts = 0
+        self._in_place: set[int] = set()
+        self._copy = DiscordCopy(bot, records, remove_foreign=remove_foreign)
+        self._built: dict[tuple[str, ...], list[hikari.api.CommandBuilder]] = {}
+        """What was built, by owners."""
+        self._pending: dict[int, bool] = {}
+        """Guilds that Discord is to be told of, and whether in any case."""
+        self._syncing: asyncio.Task[None] | None = None
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._rebuilding = asyncio.Lock()
+        self._scope = Scope("commands")
+
+    @property
+    def puts(self) -> int:
         """Requests that changed a guild's commands."""
-        self._application: hikari.Application | None = None
-        self._lock = asyncio.Lock()
+        return self._copy.puts
 
     def names(self, owner: str) -> list[str]:
         return [command_name(command) for command in self._owners.get(owner, [])]
@@ -169,6 +195,7 @@ class CommandRegistry:
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:
         """Take an owner's commands, and the catalogues that translate their names and descriptions."""
         self.running.open(owner)
+        self._built = {}
         present = self._for_owners(owner)
         guests = [] if present is None else [each for each in commands if command_name(each) == OWNERS_GROUP]
         self._owners[owner] = [each for each in commands if each not in guests]
@@ -202,6 +229,7 @@ class CommandRegistry:
             )
 
     def remove(self, owner: str) -> None:
+        self._built = {}
         self._texts.pop(owner, None)
         guests, present = self._guests.pop(owner, {}), self._for_owners(owner) or {}
         for name in guests:
@@ -211,68 +239,139 @@ class CommandRegistry:
 
     async def rebuild(self) -> None:
         """Make lightbulb dispatch exactly the commands that are enabled, guild by guild. No request is made."""
-        for owner, commands in self._owners.items():
-            guilds = [guild for guild in self._guilds if self._enabled(owner, guild)]
-            for command in commands:
-                self._client.unregister(command)
-                self._client.register(command, guilds=guilds)
-        await self._client.sync_application_commands()
+        async with self._rebuilding:
+            for owner, commands in self._owners.items():
+                guilds = [guild for guild in self._guilds if self._enabled(owner, guild)]
+                for command in commands:
+                    self._client.unregister(command)
+                    self._client.register(command, guilds=guilds)
+            await self._client.sync_application_commands()
 
     async def sync_guild(self, guild_id: int) -> None:
-        """Tell Discord the commands of one guild, with one PUT.
+        """Tell Discord the commands of one guild.
 
         Raises:
             hikari.HikariError: Discord refused.
         """
-        async with self._lock:
-            self._guilds.add(guild_id)
-            await self.rebuild()
-            await self._put(guild_id, always=True)
+        self._guilds.add(guild_id)
+        await self.rebuild()
+        await self._put(guild_id, always=True)
 
-    async def sync_all(self, guild_ids: Sequence[int]) -> None:
-        """Tell Discord the commands of every guild; a guild that refuses is logged and does not stop the others."""
-        async with self._lock:
-            self._guilds.update(guild_ids)
-            await self.rebuild()
-            for guild_id in guild_ids:
-                await self._put_or_log(guild_id, always=True)
+    async def sync_all(self, guild_ids: Iterable[int]) -> None:
+        """`sync_soon`, and wait until it is done."""
+        self.sync_soon(guild_ids)
+        await self.settled(None)
 
     async def sync_known(self) -> None:
-        """After the set of plugins changed: tell Discord in the guilds where that changed the commands."""
-        async with self._lock:
+        """After the set of plugins changed: tell Discord in the guilds where that changed the commands.
+
+        What takes longer than `SETTLE_S` goes on by itself.
+        """
+        self.sync_soon(self._guilds)
+        await self.rebuild()
+        await self.settled(SETTLE_S)
+
+    def sync_soon(self, guild_ids: Iterable[int], *, always: bool = False) -> None:
+        """Tell Discord the commands of guilds where they differ from what it was told last; nobody waits for that.
+
+        A guild that refuses is logged; one for which Discord makes the bot wait holds up no other.
+
+        Args:
+            always: Tell it whatever it was told last.
+        """
+        for guild_id in tuple(guild_ids):
+            self._guilds.add(guild_id)
+            self._pending[guild_id] = always or self._pending.get(guild_id, False)
+        if self._pending and (self._syncing is None or self._syncing.done()) and not self._scope.closed:
+            self._syncing = self._scope.spawn(self._sync(), "sync")
+
+    async def settled(self, timeout_s: float | None) -> bool:
+        """Wait until Discord was told everything, or not longer; whether it was."""
+        syncing = self._syncing
+        if syncing is not None and not syncing.done():
+            await asyncio.wait({syncing}, timeout=timeout_s)
+        return syncing is None or syncing.done()
+
+    async def aclose(self) -> None:
+        """End what is still being told."""
+        await self._scope.aclose()
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._pending:
+            batch, self._pending = self._pending, {}
+            began = loop.time()
             await self.rebuild()
-            for guild_id in sorted(self._guilds):
-                await self._put_or_log(guild_id, always=False)
+            queue = deque(batch.items())
+            late: set[asyncio.Task[bool | None]] = set()
+            outcomes: Counter[bool | None] = Counter()
+            await asyncio.gather(*(self._tell(queue, late, outcomes) for _ in range(ABREAST)))
+            if late:
+                await asyncio.wait(late)
+            _log.info(
+                "commands are in place in %d guilds: %d changed, %d unchanged, %d refused, in %.1f s",
+                len(batch),
+                outcomes[True],
+                outcomes[False],
+                outcomes[None],
+                loop.time() - began,
+                extra={"event": "commands", "changed": outcomes[True], "refused": outcomes[None]},
+            )
 
-    async def _put_or_log(self, guild_id: int, *, always: bool) -> None:
+    async def _tell(
+        self, queue: deque[tuple[int, bool]], late: set[asyncio.Task[bool | None]], outcomes: Counter[bool | None]
+    ) -> None:
+        """Work on the queue; what takes long is left to itself, so that it holds up nobody."""
+
+        def ended(task: asyncio.Task[bool | None]) -> None:
+            late.discard(task)
+            if not task.cancelled() and task.exception() is None:
+                outcomes[task.result()] += 1
+
+        while queue:
+            guild_id, always = queue.popleft()
+            task = self._scope.spawn(self._put_or_log(guild_id, always=always), f"guild {guild_id}")
+            task.add_done_callback(ended)
+            done, _ = await asyncio.wait({task}, timeout=LIMITED_S)
+            if not done:
+                late.add(task)
+            while len(late) >= MOST_LATE:
+                await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _put_or_log(self, guild_id: int, *, always: bool) -> bool | None:
+        """Whether Discord had to be told; None if it refused."""
         try:
-            await self._put(guild_id, always=always)
-        except hikari.HikariError as error:
+            return await self._put(guild_id, always=always)
+        except (hikari.HikariError, ResourceError, OSError) as error:
             _log.error("the commands of guild %d could not be set: %s", guild_id, error)
+        except Exception as error:  # noqa: BLE001 - of an answer of another shape, say; the other guilds go on
+            _log.error(
+                "the commands of guild %d could not be set: Discord's answer cannot be read (%s)",
+                guild_id,
+                type(error).__name__,
+            )
+        return None
 
-    async def _put(self, guild_id: int, *, always: bool) -> None:
-        builders = [
-            await self._builder(owner, command)
-            for owner, commands in self._owners.items()
-            if self._enabled(owner, guild_id)
-            for command in commands
-        ]
-        said = repr(sorted(repr(builder.build(self._bot.entity_factory)) for builder in builders))
-        if not always and self._told.get(guild_id) == said:
-            return
-        self._told.pop(guild_id, None)
-        self.puts += 1
-        application = await self.application()
-        try:
-            await self._bot.rest.set_application_commands(application, builders, guild=guild_id)
-        except hikari.BadRequestError:
-            # It refuses all for one. The core's own, which came first, must stay: with them this can be mended.
+    async def _put(self, guild_id: int, *, always: bool) -> bool:
+        async with self._locks.setdefault(guild_id, asyncio.Lock()):
+            owners = tuple(owner for owner in self._owners if self._enabled(owner, guild_id))
+            builders = await self._builders(owners)
             core = len(next(iter(self._owners.values()), ()))
-            if core < len(builders):
-                await self._bot.rest.set_application_commands(application, builders[:core], guild=guild_id)
-            raise
-        self._told[guild_id] = said
-        _log.debug("commands of guild %d: %d", guild_id, len(builders))
+            guild = self._bot.cache.get_guild(guild_id)
+            mark = str(guild.joined_at) if guild is not None else ""
+            changed = await self._copy.put(guild_id, builders, core=core, mark=mark, always=always)
+            self._in_place.add(guild_id)
+            _log.debug("commands of guild %d: %d", guild_id, len(builders))
+            return changed
+
+    async def _builders(self, owners: tuple[str, ...]) -> list[hikari.api.CommandBuilder]:
+        """The commands of some owners, made once for all guilds that have the same."""
+        made_before = self._built
+        built = made_before.get(owners)
+        if built is None:
+            built = [await self._builder(owner, command) for owner in owners for command in self._owners.get(owner, ())]
+            made_before[owners] = built
+        return built
 
     async def _builder(self, owner: str, command: Command) -> hikari.api.CommandBuilder:
         builder: hikari.api.CommandBuilder = await command.as_command_builder(
@@ -284,17 +383,12 @@ class CommandRegistry:
 
     async def application(self) -> hikari.Application:
         """The bot's application, asked for once."""
-        if self._application is None:
-            self._application = await self._bot.rest.fetch_application()
-        return self._application
+        return await self._copy.application()
 
-    async def remove_stale_globals(self) -> None:
-        """Every command of ours belongs to a guild; a global one was left behind by something else."""
-        application = await self.application()
+    async def tidy_globals(self) -> None:
+        """Every command of ours belongs to a guild: what is global is reported, or removed where that is asked for."""
         try:
-            for command in await self._bot.rest.fetch_application_commands(application):
-                _log.info("removing the global command /%s, which nobody here has", command.name)
-                await self._bot.rest.delete_application_command(application, command)
+            await self._copy.tidy_globals()
         except hikari.HikariError as error:
             _log.error("the global commands could not be tidied: %s", error)
 
@@ -316,9 +410,13 @@ class CommandRegistry:
         return sorted(found)
 
     def knows(self, guild_id: int) -> bool:
-        """Whether the guild's commands were set in this run."""
-        return guild_id in self._guilds
+        """Whether Discord has the guild's commands as of this run."""
+        return guild_id in self._in_place
 
-    def forget_guild(self, guild_id: int) -> None:
+    async def forget_guild(self, guild_id: int) -> None:
+        """The bot left a guild."""
         self._guilds.discard(guild_id)
-        self._told.pop(guild_id, None)
+        self._in_place.discard(guild_id)
+        self._pending.pop(guild_id, None)
+        self._locks.pop(guild_id, None)
+        await self._copy.forget(guild_id)

@@ -73,7 +73,10 @@ class BotProcess:
             pass
         raise ResourceError(f"the bot never came to: {what}; its log ends with:\n" + "\n".join(self.tail))
 
-    async def ready(self, timeout_s: float = 20.0) -> Event:
+    async def ready(self, timeout_s: float = 20.0, *, told: bool = True) -> Event:
+        """Wait until it is connected and, with `told`, Discord has its commands."""
+        if told:
+            await self.wait_for(lambda event: event.get("event") == "commands", timeout_s, "commands")
         return await self.wait_for(lambda event: event.get("event") == "ready", timeout_s, "ready")
 
     def kill(self) -> None:

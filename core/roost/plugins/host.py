@@ -196,7 +196,7 @@ class PluginHost:
                 raise ConfigError(self.records[name].detail)
 
     async def started(self) -> None:
-        """The bot is connected and its commands are in place."""
+        """The bot is connected. Commands that changed may still be on their way to Discord."""
         self._started = True
         await self.dispatcher.call("on_started", bot=self.bot)
 

@@ -24,6 +24,8 @@ CORE_FAULTS: dict[str, str] = {
     "rest_error": "a REST request fails; params: method, path_prefix, status (500), retry_after_s (with 429), "
     "or body: JSON that is answered with the status instead of what was asked for",
     "rest_delay": "a REST request is answered late; params: method, path_prefix, delay_s (5)",
+    "rest_limited": "REST requests of a path are answered 429 for so long, from the first on; "
+    "params: method, path_prefix, seconds",
     "deny_identify": "IDENTIFY is answered with op 9",
     "swallow_resume": "RESUME is answered with op 9",
     "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",
@@ -126,6 +128,18 @@ class FaultTable:
             matches = fault.name == name and wanted.get("method", method) == method
             if matches and path.startswith(str(wanted.get("path_prefix", ""))):
                 return self._use(fault)
+        return None
+
+    def take_limit(self, method: str, path: str, now: float) -> float | None:
+        """For how many more seconds a REST request is limited."""
+        for fault in list(self._armed.values()):
+            wanted = fault.params
+            matches = fault.name == "rest_limited" and wanted.get("method", method) == method
+            if matches and path.startswith(str(wanted.get("path_prefix", ""))):
+                left_s = wanted.setdefault("until", now + float(wanted.get("seconds", 1.0))) - now
+                if left_s > 0:
+                    return float(left_s)
+                self._use(fault)
         return None
 
     def _use(self, fault: ArmedFault) -> Mapping[str, Any]:

@@ -68,6 +68,10 @@ class RestApi:
             status = int(fault.get("status", 500))
             sim.log("rest", method=request.method, path=_without_tokens(path), status=status)
             return _armed(fault, status)
+        limited_s = sim.faults.take_limit(request.method, path, time.monotonic())
+        if limited_s is not None:
+            sim.log("rest", method=request.method, path=_without_tokens(path), status=429)
+            return _too_many(Verdict(False, 1, 0, limited_s), bucket_of(request.method, path))
         public = path == "/gateway" or path.startswith(("/interactions/", "/webhooks/"))
         bot = sim.world.bot_by_authorization(request.headers.get("Authorization"))
         if bot is None and not public:

@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+COMMAND_RECORDS = "core.commands"
+"""Under this name the core keeps what Discord was told; no plugin's name has a dot."""
+
+
 class Store:
     """Made by `open_store`. Every method raises `ResourceError` when the database fails.
 
@@ -79,6 +83,20 @@ class Store:
 
     async def set_setting(self, plugin: str, guild_id: int | None, key: str, value: Any) -> None:
         await StoredSettings(self._database, plugin).set(guild_id, key, value)
+
+    async def command_records(self, application_id: int) -> dict[int, dict[str, Any]]:
+        """What Discord was told of the commands of each guild."""
+        entries = await StoredSettings(self._database, COMMAND_RECORDS).entries()
+        key = str(application_id)
+        return {guild: value for (guild, of), value in entries.items() if guild is not None and of == key}
+
+    async def set_command_record(self, application_id: int, guild_id: int, record: Mapping[str, Any] | None) -> None:
+        """Keep that for one guild; None: no more."""
+        settings = StoredSettings(self._database, COMMAND_RECORDS)
+        if record is None:
+            await settings.delete(guild_id, str(application_id))
+        else:
+            await settings.set(guild_id, str(application_id), record)
 
     async def enablement(self) -> dict[tuple[str, int], bool]:
         """Every (plugin, guild) that was switched by an admin."""

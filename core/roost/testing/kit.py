@@ -317,6 +317,8 @@ async def _run(app: App) -> AsyncIterator[None]:
             running.result()
         if not app.ready.is_set():
             raise ResourceError("the bot did not become ready")
+        async with asyncio.timeout(START_S):
+            await app.commands_in_place.wait()
         yield
     finally:
         if not running.done():

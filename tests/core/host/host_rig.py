@@ -135,6 +135,8 @@ async def running(
         sets=[
             f"discord.rest_url={card['rest_url']}",
             f"plugins.dir={folder}",
+            # Tests share the simulated Discord, each with a data folder of its own.
+            "commands.remove_foreign=true",
             *([f"plugins.deny={deny}"] if deny else []),
             *sets,
         ],
@@ -142,7 +144,7 @@ async def running(
     )
     app = App(config, card["bots"][0]["token"])
     run = asyncio.ensure_future(app.run())
-    ready = asyncio.ensure_future(app.ready.wait())
+    ready = asyncio.ensure_future(app.commands_in_place.wait())
     try:
         async with asyncio.timeout(READY_S):
             await asyncio.wait({run, ready}, return_when=asyncio.FIRST_COMPLETED)

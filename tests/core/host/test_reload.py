@@ -173,7 +173,8 @@ async def test_commands_in_discord_follow_load_and_unload(tmp_path: Path, drop: 
         assert "comes" not in await live.commands(1)
         await live.host.load("comes")
         assert "comes" in await live.commands(1)
-        assert [guild for guild, _ in await live.puts(since)] == [*live.guilds, *live.guilds]
+        told = [guild for guild, _ in await live.puts(since)]
+        assert sorted(told[:2]) == sorted(told[2:]) == sorted(live.guilds)
         assert await live.slash("/comes", guild=1) == "hello"
 
 
