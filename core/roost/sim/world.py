@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import itertools
 from typing import Any
 
 import hikari
 
-JOINED_AT = "2026-01-01T00:00:00+00:00"
 EVERYONE = int(
     hikari.Permissions.VIEW_CHANNEL
     | hikari.Permissions.SEND_MESSAGES
@@ -211,12 +211,13 @@ class Member:
     user: User
     permissions: int = EVERYONE
     """Guild-wide."""
+    joined_at: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat())
 
     def payload(self) -> Payload:
         return {
             "user": self.user.payload(),
             "roles": [],
-            "joined_at": JOINED_AT,
+            "joined_at": self.joined_at,
             "deaf": False,
             "mute": False,
             "nick": None,
@@ -381,7 +382,7 @@ class Guild:
         seen = [user for user in self.members if all_members or user == bot_id or user in self.voice_states]
         states = self.voice_states.values() if voice else ()
         return self.rest_payload() | {
-            "joined_at": JOINED_AT,
+            "joined_at": self.members[bot_id].joined_at,
             "large": False,
             "unavailable": False,
             "member_count": len(self.members),
