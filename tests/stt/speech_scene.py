@@ -46,10 +46,10 @@ class Scene:
     async def posted(self) -> list[str]:
         return [str(each["content"]) for each in await self.discord.messages(channel_id=self.text)]
 
-    async def speak(self) -> None:
-        """Ben says something, and its caption stands."""
+    async def speak(self, **params: Any) -> None:
+        """Ben says something, with the simulator's parameters for it, and its caption stands."""
         before = sum("words that stay" in text for text in await self.posted())
-        await self.discord.speak(member_id=self.ben, recording="lv_0880")
+        await self.discord.speak(member_id=self.ben, recording="lv_0880", params=params)
         for _ in range(100):
             if sum("words that stay" in text for text in await self.posted()) > before:
                 return
