@@ -14,6 +14,8 @@ from roost.errortext import text_of, trace_of
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{17,}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{20,}")
 _INTERACTION = re.compile(r"aW50ZXJhY3Rpb246[A-Za-z0-9+/=_-]{16,}")
 """An interaction's token alone: base64 of ``interaction:...``."""
+_BARE = re.compile(r"(?<![A-Za-z0-9_-])(?=[a-z0-9_-]*[A-Z])(?=[A-Z0-9_-]*[a-z])(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{60,}")
+"""A token of an interaction or a webhook with nothing around it: long, and of digits and letters of both cases."""
 _WEBHOOK = re.compile(r"(/(?:webhooks|interactions)/\d+/)[A-Za-z0-9._-]+")
 _FIELD = re.compile(
     r"(?i)([\"']?(?:secret_key|session_id|token)[\"']?\s*[:=]\s*)(\[[^\]]*\]|[\"'][^\"']*[\"']|[^\s,}\]]+)"
@@ -25,6 +27,7 @@ def redact(text: str) -> str:
     """Replace anything shaped like a token of a bot, interaction, webhook or voice, a secret key or a session id."""
     text = _TOKEN.sub("<token>", text)
     text = _INTERACTION.sub("<token>", text)
+    text = _BARE.sub("<token>", text)
     text = _WEBHOOK.sub(r"\1<token>", text)
     return _FIELD.sub(r"\1<redacted>", text)
 

@@ -200,6 +200,26 @@ async def test_a_locked_database_is_no_failure_of_the_plugin(
         assert is_untouched(bot, "keeper")
 
 
+@pytest.mark.sim
+@pytest.mark.fault(90)
+async def test_who_refuses_while_the_database_is_locked_is_told_that_it_counts_but_is_not_stored(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MS", 3500)  # longer than Discord waits for a first answer
+    async with running_bot(data_dir=tmp_path) as bot:
+        assert "You agreed" in (await bot.slash("/privacy opt-in")).content
+        other = sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            with fault.clock(scaled=False):
+                reply = await bot.slash("/privacy opt-out", wait_s=10.0)
+            assert "You are not heard from now on. But that could not be stored" in reply.content
+            assert "You are not heard" in (await bot.slash("/privacy status")).content
+        finally:
+            other.close()
+        assert "You are not heard, and nothing" in (await bot.slash("/privacy opt-out")).content
+
+
 class OnSundays(Exception):
     """A plugin's own refusal."""
 

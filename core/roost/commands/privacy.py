@@ -11,6 +11,7 @@ import lightbulb
 
 from roost.commands.personal_data import PersonalData, as_file
 from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
+from roost.errors import ResourceError
 from roost.i18n import Texts
 
 _log = logging.getLogger("roost.consent")
@@ -21,6 +22,11 @@ AGREED = (
     "You agreed: Roost may hear and transcribe you in this server. Change your mind any time with `/privacy opt-out`."
 )
 REFUSED = "You are not heard, and nothing you say is transcribed. Change your mind any time with `/privacy opt-in`."
+NOT_STORED = "That could not be stored, so nothing has changed: my database is busy. Try again in a moment."
+REFUSED_NOT_STORED = (
+    "You are not heard from now on. But that could not be stored, because my database is busy: use `/privacy opt-out` "
+    "again in a moment, or it is forgotten when I start anew."
+)
 UNDECIDED_OPT_IN = "You have not decided. This server hears only members who agree, so you are not heard."
 UNDECIDED_NOTICE = "You have not decided. This server hears everybody who does not opt out."
 EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
@@ -57,24 +63,36 @@ class ConsentButtons:
         if interaction.custom_id not in (AGREE_ID, REFUSE_ID):
             return
         agreed = interaction.custom_id == AGREE_ID
-        text = await decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed, interaction)
-        await interaction.create_initial_response(
-            hikari.ResponseType.MESSAGE_CREATE,
-            text,
-            flags=hikari.MessageFlag.EPHEMERAL,
-            mentions_everyone=False,
-            user_mentions=False,
-            role_mentions=False,
+        # The decision counts from now on, whether or not Discord takes the answer.
+        text, _ = await asyncio.gather(
+            decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed, interaction),
+            interaction.create_initial_response(
+                hikari.ResponseType.DEFERRED_MESSAGE_CREATE, flags=hikari.MessageFlag.EPHEMERAL
+            ),
         )
+        await interaction.edit_initial_response(text, mentions_everyone=False, user_mentions=False, role_mentions=False)
 
 
 async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bool, reader: Any) -> str:
-    """Record a decision and give the words that confirm it, in the reader's language."""
-    if agreed:
-        await consent.agree(guild_id, user_id)
-        return TEXTS(reader, "agreed", AGREED)
-    await consent.opt_out(guild_id, user_id)
-    return TEXTS(reader, "refused", REFUSED)
+    """Record a decision and give the words that say what came of it, in the reader's language."""
+    try:
+        if agreed:
+            await consent.agree(guild_id, user_id)
+            return TEXTS(reader, "agreed", AGREED)
+        await consent.opt_out(guild_id, user_id)
+        return TEXTS(reader, "refused", REFUSED)
+    except ResourceError as error:
+        _log.error("guild %d: the decision of user %d is not stored: %s", guild_id, user_id, error)
+        if agreed:
+            return TEXTS(reader, "not-stored", NOT_STORED)
+        return TEXTS(reader, "refused-not-stored", REFUSED_NOT_STORED)
+
+
+async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, agreed: bool) -> None:
+    """Carry out ``opt-in`` or ``opt-out``: the decision counts from now on, whether or not Discord takes the answer."""
+    assert ctx.guild_id is not None
+    text, _ = await asyncio.gather(decide(consent, ctx.guild_id, ctx.user.id, agreed, ctx), ctx.defer(ephemeral=True))
+    await _reply(ctx, text)
 
 
 def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Loader:
@@ -101,15 +119,13 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
     class OptIn(lightbulb.SlashCommand, name="opt-in", description="Agree to be heard and transcribed"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            assert ctx.guild_id is not None
-            await _reply(ctx, await decide(consent, ctx.guild_id, ctx.user.id, True, ctx))
+            await _decide_here(consent, ctx, True)
 
     @group.register
     class OptOut(lightbulb.SlashCommand, name="opt-out", description="Stop being heard, at once"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            assert ctx.guild_id is not None
-            await _reply(ctx, await decide(consent, ctx.guild_id, ctx.user.id, False, ctx))
+            await _decide_here(consent, ctx, False)
 
     @group.register
     class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):
