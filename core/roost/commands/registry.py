@@ -167,15 +167,25 @@ class CommandRegistry:
     def names(self, owner: str) -> list[str]:
         return [command_name(command) for command in self._owners.get(owner, [])]
 
-    async def collect(self, owner: str, loaders: Sequence[lightbulb.Loader]) -> list[Command]:
+    def sizes(self) -> dict[str, int]:
+        """How many commands each owner has; a server takes `MOST` of all together."""
+        return {owner: len(commands) for owner, commands in self._owners.items()}
+
+    async def collect(self, owner: str, loaders: Sequence[lightbulb.Loader], room: int | None = MOST) -> list[Command]:
         """The commands inside some loaders.
+
+        Args:
+            owner: Whose.
+            loaders: Of lightbulb.
+            room: How many commands all owners may have together; None for any number.
 
         Raises:
             PluginError: A loader holds something else, a command's name is taken, or Discord would refuse it.
         """
         collector = _Collector(owner)
         for loader in loaders:
-            await loader.add_to_client(collector)  # type: ignore[arg-type]
+            with taming():
+                await loader.add_to_client(collector)  # type: ignore[arg-type]
         taken = {name: other for other in self._owners if other != owner for name in self.names(other)}
         for command in collector.commands:
             name = command_name(command)
@@ -188,8 +198,15 @@ class CommandRegistry:
             wrong = fault((await self._builder("", command)).build(self._bot.entity_factory))
             if wrong is not None:
                 raise PluginError(f"Discord would refuse {wrong}", plugin=owner)
-        if len(taken) > MOST:
-            raise PluginError(f"with its commands there are {len(taken)}, and Discord takes {MOST}", plugin=owner)
+        if room is not None and len(taken) > room:
+            by_size = Counter(taken.values()).most_common(3)
+            most = ", ".join(f"{other} has {size}" for other, size in by_size)
+            kept = f", {MOST - room} of them kept for required plugins" if room < MOST else ""
+            raise PluginError(
+                f"with its commands there are {len(taken)}, and Discord takes {MOST}{kept} ({most}); put commands into "
+                "groups, or deny a plugin: plugins.deny",
+                plugin=owner,
+            )
         return collector.commands
 
     def add(self, owner: str, commands: Sequence[Command], texts: Texts | None = None) -> None:

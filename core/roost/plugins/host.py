@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import hikari
 
 from roost.commands.running import ANSWER_S
+from roost.commands.shapes import MOST
 from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError, ResourceError
 from roost.frames import OverBudget
@@ -27,11 +28,12 @@ from roost.plugins.importing import (
     check_hooks,
     forget_modules,
     import_code,
+    is_below,
     prefix_of,
     restore_modules,
     texts_of,
 )
-from roost.plugins.order import load_order, stop_levels
+from roost.plugins.order import load_order, stop_levels, with_needed
 from roost.plugins.pauses import Pauses
 from roost.plugins.plugin_context import Context
 from roost.plugins.quarantine import Breakers, Limits, Verdict
@@ -107,6 +109,8 @@ class PluginHost:
         self._changes = Scope("plugin changes")
         self._scope = Scope("plugin host")
         self._ledger = Ledger(self)
+        self._room_kept: dict[str, int] = {}
+        """How many commands each required plugin had when it was loaded last."""
 
     # What others ask ------------------------------------------------------------------------------------------------
 
@@ -184,12 +188,14 @@ class PluginHost:
             for record in self.records.values():
                 if record.state is State.FOUND and (code := await self._import(record)) is not None:
                     codes[record.name] = code
-            order, circles = load_order({name: code.meta.requires for name, code in codes.items()})
+            required = self.config.core.plugins.required
+            order, circles = load_order({name: code.meta.requires for name, code in codes.items()}, required)
             for circle in circles:
                 for name in circle:
                     self._fail(self.records[name], f"circular dependency: {' -> '.join([*circle, circle[0]])}")
             for name in order:
                 await self._load(self.records[name], codes[name])
+            await self._make_room()
         # In load order, so that the cause is named and not a plugin that could not load because of it.
         for name in [*order, *self.records]:
             if self.records[name].state is State.FAILED and name in self.config.core.plugins.required:
@@ -389,6 +395,11 @@ class PluginHost:
             known = ", ".join(sorted(self.records)) or "none"
             raise PluginError(f"there is no plugin of that name (there is: {known})", plugin=name)
         return record
+
+    def plugin_of(self, module: str) -> str | None:
+        """The plugin whose code a module is; None for all other code."""
+        owners = (record for record in self.records.values() if is_below(module, self.prefix(record)))
+        return next((record.name for record in owners), None)
 
     def prefix(self, record: PluginRecord) -> str:
         """The modules that are this plugin's alone."""
@@ -660,9 +671,34 @@ class PluginHost:
         record.context = Context(self, name, config, handover)
         await self.dispatcher.call_own(name, "on_load", ctx=record.context)
         loaders = await self.dispatcher.call_own(name, "register_loaders") or []
-        self._commands.add(name, await self._commands.collect(name, loaders), texts_of(record))
+        # At the start all are collected first, so that the one with the most is refused and not the last.
+        room = self._room_for(name) if self._started else None
+        self._commands.add(name, await self._commands.collect(name, loaders, room), texts_of(record))
+        if name in self.config.core.plugins.required:
+            self._room_kept[name] = len(self._commands.names(name))
         if self._started:
             await self._commands.rebuild()
+
+    def _room_for(self, name: str) -> int:
+        """How many commands there may be with those of a plugin: required ones that are not loaded keep their room."""
+        assert self._commands is not None
+        present = {name, *self._commands.sizes()}
+        return MOST - sum(size for other, size in self._room_kept.items() if other not in present)
+
+    async def _make_room(self) -> None:
+        """Refuse the plugin with the most commands, a required one last, until Discord takes all that are left."""
+        assert self._commands is not None
+        needed = with_needed(self.config.core.plugins.required, {name: self.requires(name) for name in self.records})
+        while (total := sum((sizes := self._commands.sizes()).values())) > MOST:
+            crowd = [name for name in self._order if sizes.get(name, 0)]
+            most = max(crowd, key=lambda name: (name not in needed, sizes[name]))
+            detail = (
+                f"it has {sizes[most]} commands; with them all plugins have {total}, and Discord takes {MOST}: put "
+                "them into groups, or deny a plugin: plugins.deny"
+            )
+            for name in self._with_dependents(most):
+                await self._unload_one(self.records[name], "failed")
+                self._fail(self.records[name], detail if name == most else f"it needs the plugin {most}: {detail}")
 
     async def _handover(self, name: str) -> Any:
         try:

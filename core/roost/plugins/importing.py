@@ -303,10 +303,11 @@ def _defined(function: Any) -> str:
 
 def own_modules(prefix: str) -> dict[str, types.ModuleType]:
     """What is imported of a plugin's own package."""
-    return {name: module for name, module in list(sys.modules.items()) if _below(name, prefix)}
+    return {name: module for name, module in list(sys.modules.items()) if is_below(name, prefix)}
 
 
-def _below(name: str, prefix: str) -> bool:
+def is_below(name: str, prefix: str) -> bool:
+    """Whether a module is a package, or in it."""
     return name == prefix or name.startswith(prefix + ".")
 
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
-def load_order(requires: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+def with_needed(names: Iterable[str], requires: Mapping[str, Sequence[str]]) -> set[str]:
+    """Some plugins and all that they need, directly or not."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += requires.get(name, ())
+    return found
+
+
+def load_order(requires: Mapping[str, Sequence[str]], first: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Names with dependencies first, and the circles that had to be left out.
 
     Args:
         requires: What each plugin needs; names that are no key are somebody else's worry.
+        first: Plugins that come before all others, with what they need: nobody is to take a name or room from them.
     """
+    before = with_needed(first, requires)
     candidates = {name: set(needed) for name, needed in requires.items()}
     circles: list[list[str]] = []
     while True:
@@ -23,7 +37,8 @@ def load_order(requires: Mapping[str, Sequence[str]]) -> tuple[list[str], list[l
             for name in circle:
                 candidates.pop(name, None)
         else:
-            return [name for name in order if name in candidates], circles
+            found = [name for name in order if name in candidates]
+            return sorted(found, key=lambda name: name not in before), circles
 
 
 def stop_levels(order: Sequence[str], requires: Mapping[str, Sequence[str]]) -> list[list[str]]:
