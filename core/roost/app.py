@@ -41,6 +41,7 @@ from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
+from roost.signals import KeptSignals
 from roost.store import StoreHold, open_store
 
 AnswerT = TypeVar("AnswerT")
@@ -49,7 +50,6 @@ _log = logging.getLogger("roost.app")
 _stop_log = logging.getLogger("roost.stop")
 
 CORE = "core"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GATEWAY_CLOSED_S = 5.0
 LOOK_S = 0.25
 """How often a start looks whether a shard takes too long."""
@@ -113,10 +113,11 @@ class App:
         loop = asyncio.get_running_loop()
         handled_before = loop.get_exception_handler()
         loop.set_exception_handler(_log_unhandled)
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
+        signals = KeptSignals(self._on_signal, self._plugin_of)
         try:
             async with AsyncExitStack() as stack:
+                stack.enter_context(signals.held())
+                self._scope.spawn(signals.watch(), "signals")
                 holder = Holder.of_this_process(self._bot_id())
                 folder = stack.enter_context(hold_folder(self.config.data_dir, holder))
                 instance_id = stack.enter_context(hold_instance(self.config.data_dir))
@@ -174,8 +175,6 @@ class App:
                 if self._failure is not None:
                     raise self._failure
         finally:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
             loop.set_exception_handler(handled_before)
         if self._unreached:
             raise ResourceError(f"the stop did not reach Discord: {'; '.join(self._unreached)}")
@@ -266,7 +265,10 @@ class App:
         return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        self.request_stop(signal.Signals(number).name)
+        self.request_stop(number.name)
+
+    def _plugin_of(self, module: str) -> str | None:
+        return self._host.plugin_of(module) if self._host is not None else None
 
     def _bot_id(self) -> int:
         found = bot_id(self._token)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from roost.errors import ConfigError
 from roost.schema import guild_setting, mistakes, prepared, put
@@ -135,6 +135,12 @@ class PluginsConfig(Section):
         ge=1,
         description="A plugin paused in servers of this many owners, and of most that used it lately, is quarantined.",
     )
+
+    @field_validator("dir")
+    @classmethod
+    def _whole_path(cls, value: Path | None) -> Path | None:
+        """A plugin may change the folder of the process."""
+        return value.expanduser().absolute() if value is not None else None
 
 
 class CommandsConfig(Section):
@@ -265,7 +271,7 @@ def examine(
             errors += [error, *error.more]
             error.more = ()
             core[name] = model()
-    folder = data_dir or Path(env.get("ROOST_DATA_DIR") or platformdirs.user_data_path("roost"))
+    folder = (data_dir or Path(env.get("ROOST_DATA_DIR") or platformdirs.user_data_path("roost"))).absolute()
     return Config(CoreConfig(**typing.cast("dict[str, Any]", core)), tables, _make_private(folder), file), errors
 
 

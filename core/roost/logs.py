@@ -7,9 +7,10 @@ import logging
 import re
 import sys
 import time
+import weakref
 from typing import Any, TextIO
 
-from roost.errortext import text_of, trace_of
+from roost.errortext import class_name, error_line, text_of, trace_of
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{17,}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{20,}")
 _INTERACTION = re.compile(r"aW50ZXJhY3Rpb246[A-Za-z0-9+/=_-]{16,}")
@@ -20,6 +21,9 @@ _WEBHOOK = re.compile(r"(/(?:webhooks|interactions)/\d+/)[A-Za-z0-9._-]+")
 _FIELD = re.compile(
     r"(?i)([\"']?(?:secret_key|session_id|token)[\"']?\s*[:=]\s*)(\[[^\]]*\]|[\"'][^\"']*[\"']|[^\s,}\]]+)"
 )
+_log = logging.getLogger("roost.logs")
+_handle_or_raise = logging.Handler.handle
+_failed: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -64,8 +68,22 @@ class _JsonFormatter(_Formatter):
         return json.dumps(line, default=text_of)
 
 
+def _handle(self: logging.Handler, record: logging.LogRecord) -> bool | logging.LogRecord:
+    """``logging.Handler.handle`` that lets nothing out: what a plugin's handler raises is not the error of who logs."""
+    try:
+        return _handle_or_raise(self, record)
+    except Exception as error:  # noqa: BLE001 - said once for each handler
+        if self not in _failed:
+            _failed.add(self)
+            _log.error(
+                "the log handler %s of %s failed: %s", class_name(self), type(self).__module__, error_line(error)
+            )
+        return False
+
+
 def set_up_logging(level: str, style: str, stream: TextIO | None = None) -> None:
     """Send every log record of the process to `stream` (standard error)."""
+    logging.Handler.handle = _handle  # type: ignore[method-assign, assignment]
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
     root = logging.getLogger()

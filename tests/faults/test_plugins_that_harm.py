@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -285,3 +286,112 @@ async def test_driver_that_answers_rubbish_is_named_and_voice_is_left(what: str,
         assert "plugin driver failed in" in said_of(bot, "driver")
         assert not any("the voice actor failed" in str(each.get("message")) for each in bot.events)
         fault.note(await stops(bot, scene), 3.0, scaled=False)
+
+
+TAKES_OVER = """
+from signal import signal as signal_of_before
+def mine(*given): raise SystemExit(3)
+async def on_load(ctx): take() if WHEN == "on load" else None
+async def voice_session_opened(session): take() if WHEN == "in a call" else None
+WHEN = {when!r}
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+def take():
+    for number in NUMBERS:
+        {take}
+plugin.hook(on_load)
+plugin.hook(voice_session_opened)
+"""
+TAKES = {
+    "a handler": "signal.signal(number, mine)",
+    "ignores": "signal.signal(number, signal.SIG_IGN)",
+    "default": "signal.signal(number, signal.SIG_DFL)",
+    "the loop's": "asyncio.get_running_loop().add_signal_handler(number, lambda: None)",
+    "removes the loop's": "asyncio.get_running_loop().remove_signal_handler(number)",
+    "blocks": "signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)",
+}
+PAST_THE_GUARD = "__import__('_signal').signal(number, 1)  # SIG_IGN"
+
+
+@pytest.mark.fault(103)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", TAKES)
+async def test_plugin_that_takes_over_the_stop_signals_is_named(
+    how: str, number: signal.Signals, fault: Fault, tmp_path: Path
+) -> None:
+    when = "in a call" if number is signal.SIGINT else "on load"
+    folder = folder_of(tmp_path, {"greedy": TAKES_OVER.format(when=when, take=TAKES[how])})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        if how != "removes the loop's":
+            await bot.wait_for(lambda each: "plugin greedy wanted to" in str(each.get("message")), 5, "its name")
+        fault.note(await stops(bot, scene, number), scaled=False)
+
+
+@pytest.mark.fault(103)
+async def test_signal_taken_past_the_guard_is_taken_back(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"greedy": TAKES_OVER.format(when="on load", take=PAST_THE_GUARD)})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        await bot.wait_for(lambda each: "wanted to handle SIGTERM" in str(each.get("message")), 5, "its end")
+        fault.note(await stops(bot, scene), scaled=False)
+
+
+HABITS = {
+    "folder": "os.chdir('/')",
+    "umask": "os.umask(0o777)",
+    "warnings": "import warnings; warnings.simplefilter('error')",
+    "logging off": "import logging; logging.disable(logging.CRITICAL); logging.getLogger().handlers.clear()",
+    "logging anew": "import logging; logging.basicConfig(force=True, level=1)",
+    "logging that raises": "import logging; logging.getLogger().addHandler(Raises())",
+    "exception hooks": "sys.excepthook = fails; asyncio.get_running_loop().set_exception_handler(fails)",
+    "policy": "asyncio.set_event_loop_policy(None)",
+    "socket timeout": "import socket; socket.setdefaulttimeout(0.001)",
+}
+
+
+@pytest.mark.fault(104)
+@pytest.mark.parametrize("habit", HABITS)
+async def test_voice_is_left_whatever_a_plugin_does_to_the_process(habit: str, fault: Fault, tmp_path: Path) -> None:
+    code = f"""
+import logging
+class Raises(logging.Handler):
+    def emit(self, record): raise RuntimeError("no room")
+def fails(*given): raise RuntimeError("hook")
+async def fail_later(): raise RuntimeError("nobody awaits it")
+@plugin.hook
+async def on_started(bot):
+    asyncio.get_running_loop().create_task(fail_later())
+    {HABITS[habit]}
+"""
+    folder = folder_of(tmp_path, {"habit": code})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        await asyncio.sleep(0.5)
+        assert "Joined" in await scene.join()
+        fault.note(await stops(bot, scene), scaled=False)
+        assert scene.journals() == []
+
+
+MANY = """
+for number in range({count}):
+    async def invoke(ctx): await ctx.respond("one of many")
+    plugin.command(f"{prefix}-{{number}}", "One of many")(invoke)
+"""
+
+
+@pytest.mark.fault(102)
+async def test_plugin_with_too_many_commands_is_the_one_refused(fault: Fault, tmp_path: Path) -> None:
+    plugins = {
+        "aaa": MANY.format(count=95, prefix="aaa"),
+        "bbb": MANY.format(count=5, prefix="bbb"),
+        "squats": '@plugin.command("transcribe", "Not what you think")\nasync def transcribe(ctx): ...\n',
+    }
+    folder = folder_of(tmp_path, plugins)
+    async with scenes(tmp_path) as scene:
+        with fault.clock(scaled=False):
+            async with scene.bot("--plugins-dir", str(folder), **WITH_STT) as bot:
+                assert "failed (it has 95 commands; with them all plugins have" in said_of(bot, "aaa")
+                assert "/transcribe is already a command of stt" in said_of(bot, "squats")
+                assert "plugin bbb: loaded" in said_of(bot, "bbb")
+                assert "Joined" in await scene.join()
+                assert "ranscri" in await say(scene, "/transcribe start")
+                assert await say(scene, "/bbb-4") == "one of many"

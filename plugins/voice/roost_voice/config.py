@@ -53,7 +53,7 @@ class VoiceConfig(BaseModel):
     def _readable(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
             raise ValueError(f"there is no file {value}")
-        return value
+        return value.absolute() if value is not None else None  # a plugin may change the folder of the process
 
     @field_validator("allowed_hosts")
     @classmethod

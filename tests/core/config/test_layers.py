@@ -118,3 +118,12 @@ def test_a_misspelt_variable_is_not_passed_over(name: str, said: str, tmp_path: 
 
 def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
     load(environ={"ROOST_HOUSE": "1", "ROOSTER": "2", "ROOST_STT_SOMETHING": "3"}, data_dir=tmp_path / "data")
+
+
+def test_paths_do_not_follow_the_folder_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugins").mkdir()
+    config = load(environ={}, sets=["plugins.dir=plugins"], data_dir=Path("data"))
+    monkeypatch.chdir("/")
+    assert config.data_dir == tmp_path / "data"
+    assert config.core.plugins.dir == tmp_path / "plugins"
