@@ -321,6 +321,22 @@ MUTATIONS = [
         "        pass\n",
         ("tests/voice/protocol/test_dave.py",),
     ),
+    Mutation(
+        "M8",
+        "the simulator's control API serves web pages that rebind their name",
+        "core/roost/sim/control.py",
+        "hostname not in LOOPBACK_NAMES:",
+        "hostname is None:",
+        ("tests/core/sim/test_control.py::test_what_a_web_page_can_send_is_refused",),
+    ),
+    Mutation(
+        "M9",
+        "the demo takes any reply for the expected one",
+        "core/roost/demo/expected.py",
+        "    return len(said) == 1 and re.fullmatch(wanted, said[0]) is not None",
+        "    return len(said) == 1",
+        ("tests/core/demo/test_expected.py",),
+    ),
 ]
 
 

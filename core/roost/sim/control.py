@@ -6,16 +6,18 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 import hikari
 from aiohttp import web
 
 from roost.errors import BusyError, ResourceError, UsageError
-from roost.sim.faults import UnknownFault
+from roost.sim.faults import CORE_PARAMS, FaultRefused
 from roost.sim.interactions import BadRequest, Invocation, command_data, component_data, modal_data, payload
 from roost.sim.messages import Interaction
 from roost.sim.rest_messages import MessageRoutes
@@ -28,6 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = dict[str, Any]
 PREFIX = "/control"
 SETTLE_S = 0.05
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 LONGEST_WAIT_S = 60.0
 """A caller that means to wait longer has mistaken the unit."""
 
@@ -74,15 +77,17 @@ class ControlApi:
         if not request.path.startswith(PREFIX + "/"):
             return await handler(request)
         try:
+            if refusal := _foreign(request):
+                return web.json_response({"error": refusal[1]}, status=refusal[0])
             return await handler(request)
-        except (BadRequest, UnknownFault, UsageError) as error:
+        except (BadRequest, FaultRefused, UsageError) as error:
             status = 409 if isinstance(error, BusyError) else 400
             return web.json_response({"error": str(error)}, status=status)
         except ResourceError as error:
             return web.json_response({"error": str(error)}, status=503)
         except KeyError as error:
             return web.json_response({"error": f"{error.args[0]} is missing"}, status=400)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             return web.json_response({"error": f"a value has the wrong form: {error}"}, status=400)
         except web.HTTPNotFound:
             return web.json_response({"error": f"there is no {request.method} {request.path}"}, status=404)
@@ -356,7 +361,8 @@ class ControlApi:
         }
         action = str(body["action"])
         if action == "drop":
-            return {"closed": await gateway.drop(bot, int(body.get("code", 4000)))}
+            CORE_PARAMS["gateway_drop"]["code"].check("code", code := body.get("code", 4000))
+            return {"closed": await gateway.drop(bot, code)}
         if action not in actions:
             raise BadRequest(f"there is no action {action!r}; there is: drop, {', '.join(actions)}")
         return actions[action]()
@@ -384,10 +390,13 @@ class ControlApi:
 
     async def _fault(self, body: Body) -> Any:
         guild = int(body["guild_id"]) if body.get("guild_id") else None
-        times = int(body.get("times", 1))
-        if times < 1:
-            raise BadRequest("times must be 1 or more")
-        fault = self._sim.faults.arm(str(body["name"]), guild, dict(body.get("params") or {}), times)
+        if guild is not None:
+            self._guild(body)
+        name, params, times = str(body["name"]), body.get("params") or {}, body.get("times", 1)
+        if not isinstance(params, dict):
+            raise BadRequest("params must be an object")
+        self._sim.faults.check(name, params, times)
+        fault = self._sim.faults.arm(name, guild, params, times)
         self._sim.log("fault_armed", name=fault.name, fault_id=fault.id, guild_id=guild and str(guild))
         self._sim.gateway.strike()
         return {"fault_id": fault.id}
@@ -428,7 +437,7 @@ class ControlApi:
 def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         try:
-            body = await request.json()
+            body = await request.json(loads=_loads)
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise BadRequest("the body is not JSON") from None
         if not isinstance(body, dict):
@@ -439,6 +448,32 @@ def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:
         return web.json_response(await handler(body))
 
     return handle
+
+
+def _foreign(request: web.Request) -> tuple[int, str] | None:
+    """Status and text for a request that a web page may have sent: by its own name for us, its origin or a form."""
+    if urlsplit(f"//{request.host}").hostname not in LOOPBACK_NAMES:
+        return 403, "the control API is for this machine: the Host header must be 127.0.0.1 or localhost"
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != f"http://{request.host}":
+        return 403, f"the control API takes no requests of the web page {origin[:80]}"
+    if request.method == "POST" and request.content_type != "application/json":
+        return 415, "the Content-Type must be application/json"
+    return None
+
+
+def _loads(text: str) -> Any:
+    """JSON without what is no number; Python's own takes NaN, Infinity and 1e999."""
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise BadRequest(f"{text} is not a number")
 
 
 def _bits(body: Body, key: str) -> int:

@@ -4,8 +4,85 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
+
+LONGEST_DELAY_S = 600.0
+MOST_TIMES = 1_000_000
+MAX_DIGITS = 20
+
+
+class FaultRefused(ValueError):
+    """The fault cannot be armed as it was asked for."""
+
+
+class UnknownFault(FaultRefused):
+    """The name is not one of the known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Param:
+    """What a parameter of a fault may be; `object` is any JSON.
+
+    Attributes:
+        kind: Its type; a whole number will do for a `float`.
+        least: Of a number.
+        most: Of a number.
+        null: Whether null is a value, too.
+        digits: Whether a whole number may come as text, as ids do.
+    """
+
+    kind: type
+    least: float = -math.inf
+    most: float = math.inf
+    null: bool = False
+    digits: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises FaultRefused."""
+        if self.kind is object or (value is None and self.null):
+            return
+        if self.digits and isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS:
+            value = int(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and math.isfinite(value) if self.kind is float else isinstance(value, self.kind)
+        if not fits or (self.kind is int and not number):
+            raise FaultRefused(f"{name} must be {_KINDS[self.kind]}, not {str(value)[:40]!r}")
+        if number and not self.least <= value <= self.most:
+            raise FaultRefused(f"{name} must be from {self.least:g} to {self.most:g}, not {value:g}")
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+_BOT = Param(int, 0, 1)
+_DELAY = Param(float, 0, LONGEST_DELAY_S)
+_ROUTE = {"method": Param(str), "path_prefix": Param(str)}
+
+CORE_PARAMS: dict[str, dict[str, Param]] = {
+    "delay_op4": {"delay_s": _DELAY},
+    "delay_op4_events": {"delay_s": _DELAY},
+    "endpoint_null_first": {"delay_s": dataclasses.replace(_DELAY, null=True)},
+    "other_endpoint": {"endpoint": Param(str)},
+    "bad_entries": {"user_id": Param(object)},
+    "rest_error": {**_ROUTE, "status": Param(int, 200, 599), "retry_after_s": _DELAY, "body": Param(object)},
+    "rest_delay": {**_ROUTE, "delay_s": _DELAY},
+    "gateway_drop": {"code": Param(int, 1000, 4999), "bot": _BOT},
+    "gateway_abort": {"bot": _BOT},
+    "invalid_session": {"bot": _BOT},
+    "mute_gateway": {"bot": _BOT},
+    "gateway_frame": {"kind": Param(str), "bot": _BOT},
+    "damaged_hello": {"kind": Param(str)},
+    "damaged_ready": {"without": Param(list), "replaced": Param(dict)},
+    "damaged_guild": {"without": Param(list), "replaced": Param(dict)},
+}
+"""The parameters of the core's faults; a fault that is not here has none."""
 
 CORE_FAULTS: dict[str, str] = {
     "drop_op4": "op 4 is ignored",
@@ -45,10 +122,6 @@ GATEWAY_STRIKES = ("gateway_drop", "gateway_abort", "invalid_session", "gateway_
 """Core faults that strike as soon as a connection they concern has identified or resumed: at once, if there is one."""
 
 
-class UnknownFault(ValueError):
-    """The name is not one of the known."""
-
-
 @dataclasses.dataclass
 class ArmedFault:
     id: int
@@ -68,10 +141,17 @@ class FaultTable:
     Args:
         core: The core's names, with what they do.
         voice: The voice part's; it takes its own through its host.
+        params: The parameters of both, by fault and name.
     """
 
-    def __init__(self, core: Mapping[str, str], voice: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        core: Mapping[str, str],
+        voice: Mapping[str, str] | None = None,
+        params: Mapping[str, Mapping[str, Param]] | None = None,
+    ) -> None:
         self._core = dict(core)
+        self._params = dict(params or {})
         self._voice = dict(voice or {})
         self._armed: dict[int, ArmedFault] = {}
         self._ids = itertools.count(1)
@@ -88,10 +168,29 @@ class FaultTable:
     def arm(self, name: str, guild_id: int | None, params: Mapping[str, Any], times: int) -> ArmedFault:
         """Raises UnknownFault, naming the known."""
         if name not in self.known:
-            raise UnknownFault(f"there is no fault {name!r}; there is: {', '.join(sorted(self.known))}")
+            raise self._unknown(name)
         fault = ArmedFault(next(self._ids), name, guild_id, dict(params), times)
         self._armed[fault.id] = fault
         return fault
+
+    def check(self, name: str, params: Mapping[str, Any], times: int) -> None:
+        """Whether a fault that came from outside may be armed.
+
+        Raises:
+            FaultRefused: It is not known, or it does not take these parameters; says which it takes.
+        """
+        if name not in self.known:
+            raise self._unknown(name)
+        taken = self._params.get(name, {})
+        for key, value in params.items():
+            if key not in taken:
+                takes = f"takes {', '.join(taken)}" if taken else "takes no parameters"
+                raise FaultRefused(f"the fault {name} has no parameter {key!r}; it {takes}")
+            taken[key].check(key, value)
+        Param(int, 1, MOST_TIMES).check("times", times)
+
+    def _unknown(self, name: str) -> UnknownFault:
+        return UnknownFault(f"there is no fault {name!r}; there is: {', '.join(sorted(self.known))}")
 
     def disarm(self, fault_id: int) -> bool:
         return self._armed.pop(fault_id, None) is not None

@@ -20,7 +20,7 @@ from roost.entrypoints import installed_points
 from roost.errors import ConfigError
 from roost.scopes import Scope
 from roost.sim.control import ControlApi
-from roost.sim.faults import CORE_FAULTS, FaultTable
+from roost.sim.faults import CORE_FAULTS, CORE_PARAMS, FaultTable
 from roost.sim.gateway import Gateway
 from roost.sim.messages import MessageBook
 from roost.sim.ratelimit import RateLimiter
@@ -52,7 +52,11 @@ class SimulatedDiscord:
         self.limits = RateLimiter()
         self.commands: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
         self.part: VoicePart | None = part if part is not None else _installed_part()
-        self.faults = FaultTable(CORE_FAULTS, self.part.faults() if self.part else None)
+        self.faults = (
+            FaultTable(CORE_FAULTS, self.part.faults(), {**CORE_PARAMS, **self.part.fault_params()})
+            if self.part
+            else FaultTable(CORE_FAULTS, params=CORE_PARAMS)
+        )
         self.voice = Signalling(self)
         self.gateway = Gateway(self)
         self.scope = Scope("sim")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from roost.sim.faults import Param
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ticket:
@@ -77,4 +79,8 @@ class VoicePart(Protocol):
 
     def faults(self) -> Mapping[str, str]:
         """The faults that can be armed here: name -> what it does."""
+        ...
+
+    def fault_params(self) -> Mapping[str, Mapping[str, Param]]:
+        """The parameters of those that have some: fault -> name -> what it may be."""
         ...

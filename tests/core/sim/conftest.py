@@ -17,6 +17,7 @@ import hikari
 import pytest
 
 from roost.sim import ControlClient, SimSettings, SimulatedDiscord
+from roost.sim.faults import Param
 from roost.sim.voice_part import SimHost, Ticket
 from roost.sim.world import TEXT, VOICE
 
@@ -83,6 +84,9 @@ class NotingVoice:
 
     def faults(self) -> dict[str, str]:
         return {"mute_hello": "says nothing"}
+
+    def fault_params(self) -> dict[str, dict[str, Param]]:
+        return {"mute_hello": {"reason": Param(str)}}
 
 
 class Gateway:

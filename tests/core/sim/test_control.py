@@ -16,7 +16,9 @@ pytestmark = pytest.mark.sim
 
 async def post(bench: Any, path: str, data: Any) -> tuple[int, dict[str, Any]]:
     raw = data if isinstance(data, (str, bytes)) else json.dumps(data)
-    async with bench.http.post(bench.sim.control_url + path, data=raw) as answer:
+    async with bench.http.post(
+        bench.sim.control_url + path, data=raw, headers={"Content-Type": "application/json"}
+    ) as answer:
         return answer.status, await answer.json()
 
 
@@ -74,7 +76,7 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
         ("/speak", {"member_id": "ADA", "wav": "***"}, "not base64"),
         ("/permissions", {"member_id": "ADA", "allow": ["FLY"]}, "there is no permission 'FLY'"),
         ("/fault", {"name": "no_such"}, "there is no fault 'no_such'; there is: "),
-        ("/fault", {"name": "drop_op4", "times": 0}, "times must be 1 or more"),
+        ("/fault", {"name": "drop_op4", "times": 0}, "times must be from 1 to"),
         ("/gateway", {"action": "explode"}, "there is no action 'explode'"),
         ("/server", {}, "not in voice"),
         ("/member", {"member_id": "BOT", "remove": True}, "guild_delete"),
@@ -254,3 +256,66 @@ async def test_the_client_says_when_it_is_closed_and_when_the_simulator_is_gone(
     async with client:
         with pytest.raises(ResourceError, match="is gone"):
             await client.state()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "says"),
+    [
+        ({"Host": "evil.example:80"}, 403, "Host header"),
+        ({"Host": "127.0.0.1.evil.example"}, 403, "Host header"),
+        ({"Origin": "http://evil.example"}, 403, "the web page http://evil.example"),
+        ({"Origin": "null"}, 403, "the web page null"),
+        ({"Content-Type": "text/plain"}, 415, "application/json"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "application/json"),
+        ({"Content-Type": ""}, 415, "application/json"),
+    ],
+)
+async def test_what_a_web_page_can_send_is_refused(bench: Any, headers: dict[str, str], status: int, says: str) -> None:
+    """A page in the browser of the same machine reaches loopback; its requests carry one of these."""
+    sent = {"Content-Type": "application/json", **headers}
+    body = json.dumps({"name": "deny_identify"})
+    async with bench.http.post(f"{bench.sim.control_url}/fault", data=body, headers=sent) as answer:
+        assert answer.status == status
+        assert says in (await answer.json())["error"]
+    if status == 403:
+        async with bench.http.get(f"{bench.sim.control_url}/card", headers=headers) as answer:
+            assert answer.status == status
+            assert "token" not in await answer.text()
+        async with bench.http.options(f"{bench.sim.control_url}/fault", headers=headers) as answer:
+            assert answer.status == status
+            assert not [name for name in answer.headers if name.startswith("Access-Control")]
+    assert (await bench.control.faults())["armed"] == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "[::1]:8000"])
+async def test_a_name_of_this_machine_is_taken(bench: Any, host: str) -> None:
+    async with bench.http.get(f"{bench.sim.control_url}/card", headers={"Host": host}) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('{"name": "delay_op4", "params": {"delay_s": -1}}', "delay_s must be from 0 to 600, not -1"),
+        ('{"name": "delay_op4", "params": {"delay_s": NaN}}', "NaN is not a number"),
+        ('{"name": "delay_op4", "params": {"delay_s": 1e999}}', "1e999 is not a number"),
+        ('{"name": "delay_op4", "params": {"delay_s": 1e300}}', "delay_s must be from 0 to 600, not 1e+300"),
+        ('{"name": "delay_op4", "params": {"delay_s": "soon"}}', "delay_s must be a number, not 'soon'"),
+        ('{"name": "delay_op4", "params": {"delay_s": null}}', "delay_s must be a number, not 'None'"),
+        ('{"name": "delay_op4", "params": {"delay_s": true}}', "delay_s must be a number, not 'True'"),
+        ('{"name": "delay_op4", "params": {"delay": 1}}', "no parameter 'delay'; it takes delay_s"),
+        ('{"name": "drop_op4", "params": {"delay_s": 1}}', "no parameter 'delay_s'; it takes no parameters"),
+        ('{"name": "drop_op4", "params": [1]}', "params must be an object"),
+        ('{"name": "drop_op4", "times": 0}', "times must be from 1"),
+        ('{"name": "drop_op4", "times": 1.5}', "times must be a whole number"),
+        ('{"name": "drop_op4", "times": 1e300}', "times must be a whole number"),
+        ('{"name": "drop_op4", "guild_id": "5"}', "there is no guild 5"),
+        ('{"name": "gateway_drop", "params": {"code": 99}}', "code must be from 1000 to 4999, not 99"),
+        ('{"name": "rest_error", "params": {"status": -1}}', "status must be from 200 to 599"),
+    ],
+)
+async def test_an_absurd_fault_is_refused(bench: Any, body: str, says: str) -> None:
+    status, answer = await post(bench, "/fault", body)
+    assert status == 400
+    assert says in answer["error"]
+    assert (await bench.control.faults())["armed"] == []

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from roost.sim.faults import LONGEST_DELAY_S, Param
 from roost.sim.voice_part import SimHost
 
 AWAITED = {
@@ -47,6 +48,42 @@ ACTIVE = {
     "repeat_invalid_epoch": "op 24 asks for a new group though nothing changed; params: user_id",
 }
 """Faults that strike as soon as a connection they concern is live: `user_id`'s, else the bots' of the guild."""
+
+
+_CODE = Param(int, 1000, 4999)
+_ID = Param(int, 0, (1 << 64) - 1, digits=True)
+_COUNT = Param(int, 1, 10_000)
+_SEED = Param(int, 0, (1 << 64) - 1)
+_SSRC = Param(int, 0, (1 << 32) - 1)
+_FIRST = Param(int, 0, (1 << 32) - 1 - 10_000)
+PARAMS: dict[str, dict[str, Param]] = {
+    "odd_hello": {"interval": Param(object)},
+    "odd_ready": {"ip": Param(object), "port": Param(object)},
+    "refuse_identify": {"code": _CODE},
+    "refuse_resume": {"code": _CODE},
+    "drop_discovery": {"n": _COUNT},
+    "close": {"code": _CODE, "resumable": Param(bool), "user_id": _ID},
+    "blackhole_ws": {"user_id": _ID},
+    "reset_tcp": {"user_id": _ID},
+    "udp_loss": {"percent": Param(float, 0, 100), "seconds": Param(float, 0, 86_400), "seed": _SEED, "user_id": _ID},
+    "malformed_rtp": {"count": _COUNT, "seed": _SEED, "user_id": _ID},
+    "malformed_messages": {"count": _COUNT, "seed": _SEED, "user_id": _ID},
+    "garbled_frame": {"user_id": _ID},
+    "renumber": {"by": Param(int, -65_535, 65_535), "user_id": _ID},
+    "second_client": {"member": _ID, "ssrc": _SSRC, "user_id": _ID},
+    "corrupt_media": {"frames": _COUNT, "user_id": _ID},
+    "new_streams": {"count": _COUNT, "first": _FIRST, "user_id": _ID},
+    "unknown_transition": {"transition_id": Param(int, 0, 65_535), "user_id": _ID},
+    "late_dave": {
+        "op": Param(int, 0, 255),
+        "n": _COUNT,
+        "delay_ms": Param(int, 0, 1000 * LONGEST_DELAY_S),
+        "user_id": _ID,
+    },
+    "repeat_messages": {"count": _COUNT, "user_id": _ID},
+    "repeat_invalid_epoch": {"user_id": _ID},
+}
+"""The parameters of those that have some."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

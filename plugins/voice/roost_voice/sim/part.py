@@ -16,6 +16,7 @@ from roost.audio import FRAME_MS
 from roost.errors import ClosedError, UsageError
 from roost.opus import PACKET_MS
 from roost.scopes import Scope
+from roost.sim.faults import LONGEST_DELAY_S, Param
 from roost.sim.voice_part import SimHost, Ticket
 from roost_voice.sim import faults, sound
 from roost_voice.sim.drivers import MEMBER_HEADER, Certificate, GatewayDriver, UdpDriver, send_from_elsewhere
@@ -234,6 +235,8 @@ class SimulatedVoice:
             raise UsageError(f"packet_ms must be one of {', '.join(f'{each:g}' for each in PACKET_MS)}")
         if any(len(packet) > MAX_PACKET_BYTES for packet in insert):
             raise UsageError(f"a packet of insert has at most {MAX_PACKET_BYTES} bytes")
+        if not 0 <= wait_s <= LONGEST_DELAY_S:
+            raise UsageError(f"wait_s must be from 0 to {LONGEST_DELAY_S:g}")
         if not 1 <= repeat <= 1000:
             raise UsageError("repeat must be from 1 to 1000")
         loop = asyncio.get_running_loop()
@@ -254,6 +257,10 @@ class SimulatedVoice:
     def faults(self) -> Mapping[str, str]:
         """The faults that can be armed here, with what they do."""
         return faults.descriptions()
+
+    def fault_params(self) -> Mapping[str, Mapping[str, Param]]:
+        """The parameters of those that have some."""
+        return faults.PARAMS
 
     def state(self) -> dict[str, Any]:
         """Sessions and counters; see `VoicePart.state`."""
