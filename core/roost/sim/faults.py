@@ -72,6 +72,7 @@ CORE_PARAMS: dict[str, dict[str, Param]] = {
     "other_endpoint": {"endpoint": Param(str)},
     "bad_entries": {"user_id": Param(object)},
     "rest_error": {**_ROUTE, "status": Param(int, 200, 599), "retry_after_s": _DELAY, "body": Param(object)},
+    "rest_limited": {**_ROUTE, "seconds": _DELAY},
     "rest_delay": {**_ROUTE, "delay_s": _DELAY},
     "gateway_drop": {"code": Param(int, 1000, 4999), "bot": _BOT},
     "gateway_abort": {"bot": _BOT},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from roost.commands.failures import WENT_WRONG
 from roost.demo import expected
 from roost.demo.ledger import Ledger
 
 pytestmark = pytest.mark.unit
+WENT_WRONG = "Something went wrong. The owner of this bot can see what, in its log."
 MEMBERS = frozenset({"Ada", "Ben"})
 
 
