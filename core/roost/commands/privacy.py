@@ -67,7 +67,11 @@ class ConsentButtons:
         text, _ = await asyncio.gather(
             decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed, interaction),
             interaction.create_initial_response(
-                hikari.ResponseType.DEFERRED_MESSAGE_CREATE, flags=hikari.MessageFlag.EPHEMERAL
+                hikari.ResponseType.DEFERRED_MESSAGE_CREATE,
+                flags=hikari.MessageFlag.EPHEMERAL,
+                mentions_everyone=False,
+                user_mentions=False,
+                role_mentions=False,
             ),
         )
         await interaction.edit_initial_response(text, mentions_everyone=False, user_mentions=False, role_mentions=False)
