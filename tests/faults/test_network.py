@@ -237,18 +237,20 @@ REFUSED = {"255.255.255.255": errno.EACCES, "fe80::1": errno.EINVAL}
 
 @pytest.mark.fault(58)
 @pytest.mark.parametrize("ip", REFUSED)
-async def test_the_system_refuses_the_socket(rig: Rig, fault: Fault, ip: str) -> None:
+async def test_the_system_refuses_the_socket(sim: SimulatedDiscord, tmp_path: Path, fault: Fault, ip: str) -> None:
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         assert probe.connect_ex((ip, 9)) == REFUSED[ip]
-    part_of(rig.sim).lead_through(udp=(ip, 9))
-    with fault.clock(1):
-        result = await rig.join(0)
-        await rig.at_rest()
-    assert result.told is Told.FAILED
-    assert "refused a UDP socket" in words(rig, result)
-    assert rig.op4() == [str(rig.channels[0]), None]
-    part_of(rig.sim).lead_through()
-    assert (await rig.join(0)).told is Told.JOINED
+    # Neither is public, so they have to be allowed for the system to be asked at all.
+    async with leak_check(), running(sim, tmp_path, allowed_hosts=("localhost", ip)) as rig:
+        part_of(rig.sim).lead_through(udp=(ip, 9))
+        with fault.clock(1):
+            result = await rig.join(0)
+            await rig.at_rest()
+        assert result.told is Told.FAILED
+        assert "refused a UDP socket" in words(rig, result)
+        assert rig.op4() == [str(rig.channels[0]), None]
+        part_of(rig.sim).lead_through()
+        assert (await rig.join(0)).told is Told.JOINED
 
 
 @pytest.mark.fault(58)

@@ -18,7 +18,8 @@ class VoiceConfig(BaseModel):
     ca_file: Path | None = Field(default=None, description="PEM file of a private authority to trust for voice.")
     allowed_hosts: tuple[str, ...] = Field(
         default=("*.discord.media",),
-        description="Host names, `*.` allowed in front, that voice may connect to.",
+        description="Host names, `*.` allowed in front, that voice may connect to. Media goes to public addresses "
+        "and to those named here.",
     )
     exclusive: bool = Field(
         default=True,

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.voice.hearing")
 
-MAX_FRAMES = 20_000
-"""Of all speakers: 15 s of 26 people."""
+MAX_FRAMES = 60_000
+"""Of all speakers: 15 s of 80 people."""
+MAX_FRAMES_EACH = 6_000
+"""Of one speaker: 15 s of the shortest packets. Nobody crowds out the others."""
+MAX_BYTES_EACH = 512 * 1024
+"""Of one speaker: 15 s of the highest bit rate that Discord offers, and some more."""
 MEASURE_S = 10.0
 """How long the measuring process may take."""
 QUIET_DB = -45.0
@@ -119,18 +123,29 @@ class Hearing:
         return text if len(text) <= 1900 else text[:1900].rsplit("\n", 1)[0] + "\n…"
 
 
-class _Ear:
+class Ear:
     """`roost.audio.FrameSink` that keeps frames for a few seconds."""
 
     def __init__(self) -> None:
         self.frames: list[AudioFrame] = []
+        self._kept: dict[int, tuple[int, int]] = {}
+        """By speaker: frames and bytes."""
         self.gone: set[int] = set()
         self.listening = True
         self.on_purge: Callable[[], None] = lambda: None
 
     def write(self, frame: AudioFrame) -> None:
-        if self.listening and frame.opus != SILENCE_FRAME and len(self.frames) < MAX_FRAMES:
+        if not self.listening or frame.opus == SILENCE_FRAME or len(self.frames) >= MAX_FRAMES:
+            return
+        count, size = self._kept.get(frame.user_id, (0, 0))
+        if count < MAX_FRAMES_EACH and size + len(frame.opus) <= MAX_BYTES_EACH:
+            self._kept[frame.user_id] = count + 1, size + len(frame.opus)
             self.frames.append(frame)
+
+    def begin(self) -> None:
+        """Forget what came so far: the test begins now."""
+        self.frames.clear()
+        self._kept.clear()
 
     def purge(self, user_id: int) -> None:
         self.frames = [frame for frame in self.frames if frame.user_id != user_id]
@@ -148,11 +163,11 @@ async def hear(session: Session, seconds: float, allows: Callable[[int], bool]) 
     Raises:
         ClosedError: The session has ended.
     """
-    ear = _Ear()
+    ear = Ear()
     detach = session.attach(ear)
     try:
         capturing = await session.capturing()
-        ear.frames.clear()
+        ear.begin()
         before = session.stats().link
         if capturing:
             await asyncio.sleep(seconds)
@@ -188,7 +203,7 @@ def _since(before: LinkStats, after: LinkStats) -> LinkStats:
     )
 
 
-async def _measured(ear: _Ear) -> dict[int, Level]:
+async def _measured(ear: Ear) -> dict[int, Level]:
     """The levels by user; empty where they cannot be had. Whoever takes their consent back is decoded no further."""
     if importlib.util.find_spec("av") is None or importlib.util.find_spec("numpy") is None:
         _log.info("levels need the packages av and numpy: pip install 'roost[stt]'")
@@ -205,7 +220,7 @@ async def _measured(ear: _Ear) -> dict[int, Level]:
     return {}
 
 
-async def _measure(ear: _Ear) -> dict[int, Level]:
+async def _measure(ear: Ear) -> dict[int, Level]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
