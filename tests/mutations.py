@@ -337,6 +337,14 @@ MUTATIONS = [
         "    return len(said) == 1",
         ("tests/core/demo/test_expected.py",),
     ),
+    Mutation(
+        "DATA",
+        "a data folder that its group can write to is used unasked",
+        "core/roost/config.py",
+        "    if mode & stat.S_IWGRP and not group_writable:\n",
+        "    if False:\n",
+        ("tests/core/config/test_layers.py::test_the_mode_of_an_existing_data_folder_is_left_alone",),
+    ),
 ]
 
 

@@ -13,13 +13,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import hikari
 import lightbulb
-from hikari.impl import RESTClientImpl
 
 from roost.commands.access import Access
 from roost.commands.configure import Configure, config_loader
@@ -39,6 +37,8 @@ from roost.identifies import Identifies, Limit, Turns
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
+from roost.preflight import Preflight, start_error
+from roost.proxies import find_proxy
 from roost.rest_buckets import learn_apart
 from roost.scopes import Scope
 from roost.signals import KeptSignals
@@ -91,6 +91,8 @@ class App:
         self._bot: hikari.GatewayBot | None = None
         self._client: lightbulb.GatewayEnabledClient | None = None
         self._failure: Exception | None = None
+        self._proxy = find_proxy(config.core.discord.rest_url)
+        self._preflight = Preflight(token, config.core, self._proxy.settings)
 
     @property
     def plugins(self) -> PluginHost:
@@ -124,6 +126,11 @@ class App:
                 store = await stack.enter_async_context(open_store(self.config.data_dir, self.config.core.store.url))
                 hold = await stack.enter_async_context(store.hold(holder))
                 consent = await StoredConsent.load(store, self.config.core.consent.mode)
+                if self._proxy.place:
+                    _log.warning(
+                        "Discord is reached through the proxy %s; voice connects directly: no HTTP proxy carries UDP",
+                        self._proxy.place,
+                    )
                 bot = self._bot = self._make_bot()
                 read_entries_one_by_one(bot)
                 stack.push_async_callback(self._scope.aclose)
@@ -252,6 +259,7 @@ class App:
         options: dict[str, Any] = {
             "intents": intents,
             "rest_url": settings.rest_url,
+            "proxy_settings": self._proxy.settings,
             "banner": None,
             "logs": None,
             "suppress_optimization_warning": True,
@@ -287,7 +295,7 @@ class App:
         self.request_stop("the data was lost")
 
     async def _claim_data(self, folder: Folder, hold: StoreHold) -> None:
-        application = await self._ask(lambda client: client.fetch_application())
+        application = await self._preflight.ask(lambda client: client.fetch_application())
         owner = Owner(self._bot_id(), int(application.id), application.name)
         folder.claim(owner)
         await hold.claim(owner)
@@ -306,7 +314,7 @@ class App:
         shards = [self._scope.spawn(_joined(shard), f"shard {shard.id}", awaited=True) for shard in bot.shards.values()]
         done, _ = await asyncio.wait({stop, *shards}, return_when=asyncio.FIRST_COMPLETED)
         if stop not in done:
-            raise _as_start_error(next(iter(done)).exception())
+            raise start_error(next(iter(done)).exception())
 
     async def _start(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
         assert self._client is not None
@@ -315,10 +323,8 @@ class App:
             await self._claim_data(folder, hold)
             await self._identifies.wait(self._ask_limit)
             await self._connect(bot)
-        except TimeoutError:
-            raise ResourceError("Discord did not answer in time; check the network", retryable=True) from None
         except Exception as error:  # noqa: BLE001 - translated and raised again
-            raise _as_start_error(error) from None
+            raise start_error(error) from None
         # hikari has started before its guilds have arrived.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GUILDS_S):
@@ -371,23 +377,12 @@ class App:
 
     async def _ask_limit(self) -> tuple[Limit, int]:
         """How many sessions Discord still allows, and how many this bot begins; hikari's own client is not up yet."""
-        info = await self._ask(lambda client: client.fetch_gateway_bot_info())
+        info = await self._preflight.ask(lambda client: client.fetch_gateway_bot_info())
         left = info.session_start_limit
         return (
             Limit(left.total, left.remaining, left.reset_after.total_seconds(), max(left.max_concurrency, 1)),
             info.shard_count,
         )
-
-    async def _ask(self, question: Callable[[RESTClientImpl], Awaitable[AnswerT]]) -> AnswerT:
-        """Ask Discord something before hikari's own client is up."""
-        async with asyncio.timeout(self.config.core.start.timeout_s):
-            rest = hikari.RESTApp(url=self.config.core.discord.rest_url)
-            await rest.start()
-            try:
-                async with rest.acquire(self._token, hikari.TokenType.BOT) as client:
-                    return await question(client)
-            finally:
-                await rest.close()
 
     async def _on_shard_ready(self, event: hikari.ShardReadyEvent) -> None:
         announced = {int(guild) for guild in event.unavailable_guilds}
@@ -449,27 +444,3 @@ def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 async def _joined(shard: hikari.api.GatewayShard) -> None:
     with contextlib.suppress(hikari.ComponentStateConflictError):
         await shard.join()
-
-
-def _as_start_error(error: BaseException | None) -> Exception:
-    """Translate what hikari raises into one line that says what to do."""
-    if isinstance(error, hikari.UnauthorizedError):
-        return ConfigError(
-            "Discord refused the token; reset it on your application's Bot page and set ROOST_TOKEN again"
-        )
-    if isinstance(error, hikari.GatewayServerClosedConnectionError):
-        if error.code == hikari.ShardCloseCode.DISALLOWED_INTENT:
-            return ConfigError(
-                "Discord refuses a privileged intent; enable it on your application's Bot page or take it out",
-                key="discord.intents",
-            )
-        if error.code == hikari.ShardCloseCode.AUTHENTICATION_FAILED:
-            return ConfigError(
-                "Discord refused the token; reset it on your application's Bot page and set ROOST_TOKEN again"
-            )
-        return ResourceError(f"Discord closed the gateway: {error.reason} ({error.code})", retryable=True)
-    if isinstance(error, hikari.HTTPError | hikari.GatewayConnectionError | OSError):
-        return ResourceError(f"Discord cannot be reached: {error}", retryable=True)
-    if isinstance(error, Exception):
-        return error
-    return ResourceError("the gateway connection ended", retryable=True)

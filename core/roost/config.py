@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
+import errno
+import grp
 import os
 import re
 import stat
 import tomllib
 import typing
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,6 +27,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from roost.errors import ConfigError
+from roost.file_errors import explain
 from roost.schema import guild_setting, mistakes, prepared, put
 
 __all__ = [
@@ -50,6 +55,10 @@ _PLAIN_VARIABLES = {
 }
 
 
+_ANOTHER = "name another with --data-dir or ROOST_DATA_DIR"
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+
+
 class Section(BaseModel):
     """The base of every configuration model: unknown keys are errors, instances are frozen."""
 
@@ -66,12 +75,31 @@ class DiscordConfig(Section):
         ("GUILDS", "GUILD_VOICE_STATES"), description="Gateway intents, by hikari's names; plugins say what they need."
     )
 
+    @field_validator("rest_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = urllib.parse.urlsplit(value)
+            whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            whole = False
+        if not whole or re.search(r"\s", value) or url.query or url.fragment:
+            raise ValueError(
+                "is no address of a REST API; write https://HOST/api/v10, or leave it out for Discord's own"
+            )
+        return value.rstrip("/")
+
 
 class StartConfig(Section):
     """Limits on starting."""
 
     timeout_s: float = Field(
         60.0, gt=0, description="Seconds in which each shard must be connected, counted from its turn on."
+    )
+    wait_s: float = Field(
+        300.0, ge=0, description="Seconds that a start waits for Discord while it cannot be reached; 0: not at all."
     )
     max_identify_per_hour: int = Field(
         20,
@@ -85,6 +113,9 @@ class StoreConfig(Section):
     """Where settings live."""
 
     url: str | None = Field(None, description="SQLAlchemy URL; None is SQLite in the data folder.")
+    group_writable: bool = Field(
+        False, description="Use a data folder that its group can write to, such as a Kubernetes volume with fsGroup."
+    )
 
 
 class ConsentConfig(Section):
@@ -169,7 +200,7 @@ class Config:
 
     Attributes:
         core: See `CoreConfig`.
-        data_dir: Mode 0700, created by `load`.
+        data_dir: Created by `load` with mode 0700; the mode of one that was there is left alone.
         source: The file read, or None.
     """
 
@@ -271,8 +302,9 @@ def examine(
             errors += [error, *error.more]
             error.more = ()
             core[name] = model()
-    folder = (data_dir or Path(env.get("ROOST_DATA_DIR") or platformdirs.user_data_path("roost"))).absolute()
-    return Config(CoreConfig(**typing.cast("dict[str, Any]", core)), tables, _make_private(folder), file), errors
+    whole = CoreConfig(**typing.cast("dict[str, Any]", core))
+    given = data_dir or (Path(env["ROOST_DATA_DIR"]) if env.get("ROOST_DATA_DIR") else _default_folder())
+    return Config(whole, tables, _usable(given.absolute(), group_writable=whole.store.group_writable), file), errors
 
 
 def core_sections() -> dict[str, type[BaseModel]]:
@@ -296,10 +328,11 @@ def _find_file(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 def _read_file(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        with file.open("rb") as stream:
-            tables = tomllib.load(stream)
+        raw = file.read_bytes()
+        _refuse_byte_order_mark(raw, file)
+        tables = tomllib.loads(raw.decode("utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; check the path and its permissions") from None
+        raise ConfigError(f"cannot read {file}: {explain(error, file)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     for name, table in tables.items():
@@ -334,16 +367,54 @@ def _parse_set(item: str) -> tuple[str, str, str]:
     return section, key, value
 
 
-def _make_private(folder: Path) -> Path:
+def _refuse_byte_order_mark(raw: bytes, file: Path) -> None:
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if raw.startswith(mark):
+            raise ConfigError(f"{file} begins with a byte order mark of {encoding}; save it as UTF-8 without BOM")
+
+
+def _default_folder() -> Path:
+    try:
+        folder = platformdirs.user_data_path("roost")
+    except RuntimeError:  # a user without a name and a home folder, as in many containers
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise ConfigError(
+            "there is no home folder to keep data in; name a data folder with --data-dir or ROOST_DATA_DIR, or set HOME"
+        )
+    return folder
+
+
+def _usable(folder: Path, *, group_writable: bool) -> Path:
+    """Make the data folder, or look at the one that is there; its mode and owner are never changed."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            folder.chmod(0o700)
+        found = folder.stat()
     except OSError as error:
+        raise ConfigError(f"cannot use the data folder {folder}: {explain(error, folder)}, or {_ANOTHER}") from None
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & stat.S_IWOTH:
         raise ConfigError(
-            f"cannot use the data folder {folder}: {error.strerror}; name another with --data-dir or ROOST_DATA_DIR"
-        ) from None
+            f"every user of the machine can write to the data folder {folder} (mode {mode:04o}); "
+            f"run: chmod o-w {folder}, or {_ANOTHER}"
+        )
+    if mode & stat.S_IWGRP and not group_writable:
+        raise ConfigError(
+            f"the group {_group(found.st_gid)} can write to the data folder {folder} (mode {mode:04o}); run: "
+            f"chmod g-w {folder}, or set store.group_writable = true if that is meant"
+        )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        closed = OSError(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES, "")
+        raise ConfigError(f"cannot use the data folder {folder}: {explain(closed, folder)}, or {_ANOTHER}")
     return folder
+
+
+def _group(number: int) -> str:
+    """A group's name, or the number of one without a name."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def read_token(environ: Mapping[str, str] | None = None, token_file: Path | None = None) -> str:
@@ -358,9 +429,13 @@ def read_token(environ: Mapping[str, str] | None = None, token_file: Path | None
     if token_file is not None:
         try:
             mode = stat.S_IMODE(token_file.stat().st_mode)
-            token = token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the token file {token_file}: {error}") from None
+            raw = token_file.read_bytes()
+            _refuse_byte_order_mark(raw, token_file)
+            token = raw.decode("utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read the token file {token_file}: {explain(error, token_file)}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"the token file {token_file} is no text; write the bot token into it") from None
         if mode & 0o077:
             raise ConfigError(f"the token file {token_file} is readable by others; run: chmod 600 {token_file}")
     else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
 import fcntl
 import json
 import logging
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.errors import ConfigError, HeldError
+from roost.file_errors import explain
 from roost.instances import instances_dir, is_alive
 
 _log = logging.getLogger("roost.start")
@@ -220,13 +220,7 @@ def read_owner(folder: Path) -> Owner | None:
 
 def cannot_use(path: Path, error: OSError, what: str) -> ConfigError:
     """The error for a file that cannot be written or read."""
-    return ConfigError(f"cannot use {what}: {path.name}: {error.strerror}; {_remedy(error)}")
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"free some space there, or {ANOTHER_FOLDER}"
-    return ANOTHER_FOLDER
+    return ConfigError(f"cannot use {what}: {path.name}: {explain(error, path)}, or {ANOTHER_FOLDER}")
 
 
 def _is_same(path: Path, descriptor: int) -> bool:

@@ -14,6 +14,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from roost.errors import ConfigError
+from roost.file_errors import explain
+
 OLD_S = 60.0
 """A lock file younger than this may be of a process that is about to lock it."""
 
@@ -27,13 +30,19 @@ def hold_instance(data_dir: Path) -> Iterator[str]:
     """Hold ``<data_dir>/instances/<uuid>.lock``; yields the uuid. The file is removed at the end.
 
     Lock files of processes that were killed are removed at the start.
+
+    Raises:
+        ConfigError: The folder cannot be used.
     """
     folder = instances_dir(data_dir)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _remove_dead_locks(data_dir)
     instance_id = str(uuid.uuid4())
     path = folder / f"{instance_id}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _remove_dead_locks(data_dir)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot use the data folder {data_dir}: instances: {explain(error, path)}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield instance_id

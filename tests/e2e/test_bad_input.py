@@ -111,7 +111,7 @@ async def test_unreadable_config(tmp_path: Path) -> None:
 
 async def test_discord_cannot_be_reached(tmp_path: Path) -> None:
     arguments = ["--data-dir", str(tmp_path), "--set", "discord.rest_url=http://127.0.0.1:9/api/v10"]
-    status, err = await roost("run", *arguments, "--set", "start.timeout_s=3", ROOST_TOKEN=STRANGER)
+    status, err = await roost("run", *arguments, "--set", "start.wait_s=0", ROOST_TOKEN=STRANGER)
     assert status == 3
     assert "Discord" in complaint(err)
 

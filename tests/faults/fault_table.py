@@ -243,6 +243,15 @@ ROWS: tuple[Row, ...] = (
         "its lock ends with it, however it ends, and the next start goes on; a folder without an owner is adopted", NOTHING),
     Row(153, 10, "the database, the data folder or its lock vanishes or is replaced under the running bot",
         "refuses at once to write what could not be found again, leaves voice, ends with a non-zero status and says why", GONE),
+    Row(154, 20, "the data folder is another user's, closed, read-only, full or open to others, or something lies in a file's place",
+        "one line with the path and the remedy, and a non-zero status; modes and owners are left alone", "The bot is offline; the operator reads why."),
+    Row(155, 20, "the database file is damaged", "one line with the file and the remedy; nothing is written over", "As row 154."),
+    Row(156, 20, "the configuration has a byte order mark, or `discord.rest_url` does not lead to Discord", "one line with the file or key and the remedy", "As row 154."),
+    Row(157, 20, "Discord cannot be reached when the bot starts", "waits for it, `start.wait_s` at most, and goes on within 15 s of its return; then one line, status 3",
+        "The bot comes online once Discord can be reached."),
+    Row(158, 20, "the machine's clock is years off, or a foreign certificate answers for Discord", "one line that names the clock, or the certificate", "As row 154."),
+    Row(159, 20, "the environment names an HTTP proxy", "requests and gateway go through it, voice directly; a proxy of another kind is refused in one line", NOTHING),
+    Row(160, 20, "the user has no home folder", "one line that asks for a data folder; no folder named `~` is made", "As row 154."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -89,7 +89,11 @@ async def _discord(config: Config, token: str) -> list[Finding]:
     """Ask Discord who the token belongs to and which intents the application may use."""
     import hikari
 
-    rest = hikari.RESTApp(url=config.core.discord.rest_url)
+    from roost.preflight import start_error
+    from roost.proxies import find_proxy
+
+    proxy = find_proxy(config.core.discord.rest_url)
+    rest = hikari.RESTApp(url=config.core.discord.rest_url, proxy_settings=proxy.settings, max_retries=0)
     await rest.start()
     try:
         async with asyncio.timeout(DISCORD_LIMIT_S), rest.acquire(token, hikari.TokenType.BOT) as client:
@@ -99,9 +103,9 @@ async def _discord(config: Config, token: str) -> list[Finding]:
     except hikari.UnauthorizedError:
         fix = "reset the token on your application's Bot page and set ROOST_TOKEN again"
         return [Finding("Discord", False, "Discord refuses the token", fix)]
-    except (hikari.HikariError, TimeoutError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever the library says is the finding
         fix = "check the network, a proxy or firewall, and https://discordstatus.com"
-        return [Finding("Discord", False, f"cannot be reached: {error or 'no answer in time'}", fix)]
+        return [Finding("Discord", False, f"cannot be asked: {start_error(error)}", fix)]
     finally:
         await rest.close()
     found = [Finding("Discord", True, f"the token is {me.username}'s, in {guilds} servers")]

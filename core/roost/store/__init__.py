@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from roost.access import Rule
 from roost.holder import Holder
 from roost.store import migrations, tables
-from roost.store.database import Address, Database, exclusive, open_database, upsert
+from roost.store.database import Address, Database, damaged, exclusive, open_database, upsert
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
@@ -40,6 +40,8 @@ __all__ = [
 
 COMMAND_RECORDS = "core.commands"
 """Under this name the core keeps what Discord was told; no plugin's name has a dot."""
+LARGEST_CHECKED = 64 << 20
+"""Bytes of the largest SQLite file that is looked through for damage at each start; that takes a tenth of a second."""
 
 
 class Store:
@@ -194,8 +196,20 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
         ResourceError: The database cannot be reached.
     """
     async with open_database(data_dir, url) as database:
+        if database.is_sqlite:
+            await _check(database)
         async with database.write(opening=True) as connection:
             await exclusive(connection, "roost schema")
             await connection.run_sync(tables.metadata.create_all)
             await connection.run_sync(rename_indexes)
         yield Store(database)
+
+
+async def _check(database: Database) -> None:
+    """Look for damage in SQLite's file, if that is quickly done."""
+    if database.file is None or database.file.stat().st_size > LARGEST_CHECKED:
+        return
+    async with database.write(opening=True) as connection:
+        found = str((await connection.exec_driver_sql("PRAGMA quick_check(1)")).scalar())
+    if found != "ok":
+        raise damaged(f"the database {database.file}", found.splitlines()[0])

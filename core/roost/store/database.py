@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 import os
 import socket
+import sqlite3
+import stat
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from roost.errors import ConfigError, ResourceError, RoostError, StoreError
+from roost.file_errors import explain
 from roost.scopes import finished
 
 T = TypeVar("T")
@@ -182,7 +185,7 @@ class Database:
     @asynccontextmanager
     async def _connected(self, begin: str | None = None, *, opening: bool = False) -> AsyncIterator[AsyncConnection]:
         if trouble := self.trouble():
-            raise ResourceError(trouble)
+            raise StoreError(trouble)
         with translated(opening=self.engine.url if opening else None):
             connection = self.engine.connect()
             try:
@@ -278,13 +281,25 @@ def _sqlite(url: sa.URL) -> AsyncEngine:
         file = Path(url.database)
         try:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            file.chmod(0o600)  # the write-ahead log gets the mode of the file
+            _close_to_others(file)
         except OSError as error:
-            raise ConfigError(f"cannot open the database {file}: {error.strerror}", key=KEY) from None
+            raise ConfigError(f"cannot open the database {file}: {explain(error, file)}", key=KEY) from None
     engine = create_async_engine(url, hide_parameters=True)
     sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _close_to_others(file: Path) -> None:
+    """Take the rights of others from the file; its group keeps them in a folder that the group may write to.
+
+    The write-ahead log gets the mode of the file.
+    """
+    mode = stat.S_IMODE(file.stat().st_mode)
+    shared = bool(file.parent.stat().st_mode & stat.S_IWGRP)
+    excess = mode & (stat.S_IRWXO if shared else stat.S_IRWXO | stat.S_IRWXG)
+    if excess:
+        file.chmod(mode & ~excess)
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
@@ -326,6 +341,8 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
     cause: Any = getattr(error, "orig", None) or error
     state = str(getattr(cause, "sqlstate", None) or "")
     said = _line(cause)
+    if isinstance(cause, sqlite3.Error) and (ours := _of_sqlite(cause, said, opening)) is not None:
+        return ours
     if opening is None:
         passing = isinstance(error, _PASSING) or not isinstance(error, sa.exc.SQLAlchemyError)
         kind = StoreError if passing else ResourceError
@@ -354,6 +371,29 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
     return ResourceError(
         f"the database at {place} cannot be reached: {said}; start it, or correct {KEY}", retryable=True
     )
+
+
+def _of_sqlite(cause: sqlite3.Error, said: str, opening: sa.URL | None) -> RoostError | None:
+    """What can be told by SQLite's result code."""
+    what = f"the database {opening.database}" if opening is not None else "the database"
+    match getattr(cause, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return damaged(what, said) if opening is not None else StoreError(_damage(what, said))
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return StoreError(f"{what} cannot be written: {said}; free some space on its disk", retryable=True)
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return StoreError(f"{what} cannot be written: {said}; check the owner and mode of it and its folder")
+    return None
+
+
+def damaged(what: str, said: str) -> ConfigError:
+    """The error for a database that is damaged when it is opened."""
+    return ConfigError(_damage(what, said), key=KEY)
+
+
+def _damage(what: str, said: str) -> str:
+    remedy = "stop the bot and restore a backup, or move the file away to begin with an empty one"
+    return f"{what} is damaged ({said}); {remedy}"
 
 
 def _place(url: sa.URL) -> str:

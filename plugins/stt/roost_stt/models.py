@@ -101,9 +101,19 @@ def _installed(package: str, folder: str) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))) / folder
 
 
+def _cache_folder() -> Path:
+    try:
+        folder = platformdirs.user_cache_path("roost")
+    except RuntimeError:  # a user without a name and a home folder, as in many containers
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise ConfigError("there is no home folder for the model's cache; set HOME or XDG_CACHE_HOME", key="stt.model")
+    return folder
+
+
 def _joined(model: str, bundled: BundledModel, folders: list[Path], fix: str) -> Path:
     """The folder in the user's cache where the parts of a model are one; made at its first use, whole or not at all."""
-    target = platformdirs.user_cache_path("roost") / "models" / f"{model}-{bundled.sha256[:12]}"
+    target = _cache_folder() / "models" / f"{model}-{bundled.sha256[:12]}"
     if (target / "model.bin").is_file() and _is(target / "model.bin", bundled.sha256):
         return target
     try:

@@ -33,11 +33,53 @@ def test_flags_beat_environment_beats_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(config.data_dir.stat().st_mode) == 0o700
 
 
-def test_an_existing_open_data_folder_is_made_private(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "sets", "said"),
+    [
+        (0o755, [], ""),
+        (0o775, [], "run: chmod g-w {folder}, or set store.group_writable = true if that is meant"),
+        (0o2775, ["store.group_writable=true"], ""),
+        (0o757, ["store.group_writable=true"], "run: chmod o-w {folder}, or name another with --data-dir"),
+    ],
+)
+def test_the_mode_of_an_existing_data_folder_is_left_alone(
+    mode: int, sets: list[str], said: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "data"
-    folder.mkdir(mode=0o755)
-    load(environ={}, data_dir=folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.mkdir()
+    folder.chmod(mode)
+    if said:
+        with pytest.raises(ConfigError, match=said.format(folder=folder)):
+            load(environ={}, sets=sets, data_dir=folder)
+    else:
+        load(environ={}, sets=sets, data_dir=folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x/api/v10",
+        "discord.com",
+        "http://",
+        "http://host:99999/api",
+        "hello world",
+        "http://[::1/api",
+        "http://h/x y",
+        "",
+    ],
+)
+def test_a_rubbish_address_of_discord_says_what_a_right_one_is(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"discord\.rest_url: .*write https://HOST/api/v10"):
+        load(environ={}, sets=[f"discord.rest_url={url}"], data_dir=tmp_path / "data")
+
+
+def test_a_token_file_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("\ufefftoken", encoding="utf-8")
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match=f"{file} begins with a byte order mark of UTF-8"):
+        read_token({}, file)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,23 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "roost.sqlite3").write_bytes(b"this is not a database, however long one looks at it" * 40)
     error = await error_of(tmp_path, None)
     assert isinstance(error, ConfigError)
-    assert str(error) == "store.url: cannot open the database: file is not a database"
+    assert str(error) == (
+        f"store.url: the database {tmp_path / 'roost.sqlite3'} is damaged (file is not a database); stop the bot and "
+        "restore a backup, or move the file away to begin with an empty one"
+    )
+
+
+async def test_a_file_that_was_cut_or_overwritten_in_the_middle_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "roost.sqlite3"
+    async with open_store(tmp_path) as store:
+        for number in range(400):
+            await store.set_setting("some", 1, f"key {number}", "words " * 50)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:8192] + b"\xff" * 8192 + whole[16384:]):
+        file.write_bytes(content)
+        error = await error_of(tmp_path, None)
+        assert isinstance(error, ConfigError)
+        assert f"the database {file} is damaged (" in str(error)
 
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
