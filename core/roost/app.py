@@ -175,7 +175,7 @@ class App:
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)
                     await self._host.load_all(self._registry)
-                    self._scope.spawn(self._watch_data(folder, hold), "data watch")
+                    self._scope.keep(lambda: self._watch_data(folder, hold), "data watch")
                     await self._start_and_wait(bot, folder, hold)
                 finally:
                     await self.stop(self.stop_reason or "the app ended")

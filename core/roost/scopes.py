@@ -1,7 +1,7 @@
 """The only home of ``create_task``: every task has an owner that ends it.
 
 A `Scope` owns tasks. Closing it cancels what still runs and waits for it, bounded; a task that fails is reported at
-once and never lost.
+once and never lost. A task that has to live as long as its owner is started with `Scope.keep`, which restarts it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ T = TypeVar("T")
 _log = logging.getLogger("roost.scopes")
 
 FailureHandler = Callable[[str, BaseException], None]
+FIRST_RESTART_S = 0.5
+LONGEST_RESTART_S = 60.0
+STEADY_S = 60.0
+"""A kept task that ran for so long before it failed is restarted as soon as at its first failure."""
 
 
 class Scope:
@@ -69,8 +73,55 @@ class Scope:
             task.add_done_callback(self._report)
         return task
 
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        """Start a task that must not end before its scope: what it raises is logged, and it is started again.
+
+        The pause before that grows with each failure. A cancellation that it raises without having been asked to end is
+        a failure too: of a future that somebody else gave up, say. It ends when it returns.
+
+        Args:
+            work: Makes the coroutine, anew each time; it goes on with what its owner remembers.
+
+        Raises:
+            RuntimeError: The scope is closed.
+        """
+        return self.spawn(self._kept(work, name), name)
+
+    async def _kept(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        pause_s = FIRST_RESTART_S
+        while True:
+            began = loop.time()
+            try:
+                await work()
+            except asyncio.CancelledError as error:
+                if task is None or task.cancelling():
+                    raise
+                failure: BaseException = error
+            except Exception as error:  # noqa: BLE001 - logged, and mended by starting again
+                failure = error
+            else:
+                return
+            if loop.time() - began >= STEADY_S:
+                pause_s = FIRST_RESTART_S
+            _log.error(
+                "task %s/%s failed and starts again in %.1f s: %s",
+                self.name,
+                name,
+                pause_s,
+                type(failure).__name__,
+                exc_info=failure,
+                extra={"event": "task_restarts", "task": name},
+            )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_RESTART_S)
+
     def _report(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
+            if not task.cancelling():
+                # Nobody asked the task to end: what it awaited was given up by somebody else.
+                _log.warning("task %s ended: something it waited for was cancelled", task.get_name())
             return
         error = task.exception()
         if error is None:

@@ -71,3 +71,81 @@ async def test_nothing_starts_in_a_closed_scope() -> None:
 
     with pytest.raises(RuntimeError, match="closed"):
         scope.spawn(never(), "never")
+
+
+async def test_a_kept_task_that_fails_is_logged_and_starts_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("roost.scopes.FIRST_RESTART_S", 0.01)
+    scope = Scope("test")
+    runs: list[int] = []
+    works = asyncio.Event()
+
+    async def work() -> None:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise TypeError("JSON of another shape")
+        if len(runs) == 2:
+            given_up = asyncio.get_running_loop().create_future()
+            given_up.cancel()
+            await given_up
+        works.set()
+        await asyncio.Event().wait()
+
+    task = scope.keep(work, "loop")
+    async with asyncio.timeout(5):
+        await works.wait()
+    assert runs == [0, 1, 2]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "task test/loop failed and starts again in 0.0 s: TypeError",
+        "task test/loop failed and starts again in 0.0 s: CancelledError",
+    ]
+    assert await scope.aclose() == []
+    assert task.cancelled()
+
+
+async def test_a_kept_task_that_returns_is_over() -> None:
+    scope = Scope("test")
+    runs: list[int] = []
+
+    async def work() -> None:
+        runs.append(1)
+
+    await scope.keep(work, "once")
+    assert runs == [1]
+    await scope.aclose()
+
+
+async def test_the_pauses_of_a_kept_task_grow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("roost.scopes.FIRST_RESTART_S", 0.01)
+    scope = Scope("test")
+
+    async def work() -> None:
+        raise OSError
+
+    scope.keep(work, "loop")
+    async with asyncio.timeout(5):
+        while len(caplog.records) < 5:
+            await asyncio.sleep(0.01)
+    await scope.aclose()
+    pauses = [record.args[2] for record in caplog.records if isinstance(record.args, tuple)]
+    assert pauses[:5] == [0.01, 0.02, 0.04, 0.08, 0.16]
+
+
+async def test_a_task_that_somebody_elses_cancellation_ends_is_not_ended_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scope = Scope("test")
+
+    async def work() -> None:
+        given_up = asyncio.get_running_loop().create_future()
+        given_up.cancel()
+        await given_up
+
+    await asyncio.wait({scope.spawn(work(), "work")})
+    await asyncio.sleep(0)
+    assert "task test/work ended: something it waited for was cancelled" in caplog.text
+    await scope.aclose()

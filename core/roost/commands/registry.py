@@ -406,8 +406,12 @@ class CommandRegistry:
         """Every command of ours belongs to a guild: what is global is reported, or removed where that is asked for."""
         try:
             await self._copy.tidy_globals()
-        except hikari.HikariError as error:
+        except (hikari.HikariError, OSError) as error:
             _log.error("the global commands could not be tidied: %s", error)
+        except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
+            _log.error(
+                "the global commands could not be tidied: Discord's answer cannot be read (%s)", type(error).__name__
+            )
 
     def owner_of(self, path: str) -> str | None:
         """The owner of a command, by its whole path, such as ``voice join``."""

@@ -186,7 +186,7 @@ class ShardSender:
         self.shard: hikari.api.GatewayShard | None = None
         self._on_sent = on_sent
         self._wake = asyncio.Event()
-        scope.spawn(self._run(), f"op4 {name}")
+        scope.keep(self._run, f"op4 {name}")
 
     def put(self, guild_id: int, order: SendOp4) -> None:
         self.queue.put(guild_id, order)
@@ -222,6 +222,7 @@ class ShardSender:
         order = entry.order
         # Told before it is sent: from here it cannot be withdrawn, and what fails below may still have gone out.
         self._on_sent(entry.guild_id, Op4Sent(order.ticket, order.channel_id))
+        sent = False
         try:
             if order.channel_id is None:
                 await self.shard.update_voice_state(entry.guild_id, None)
@@ -229,11 +230,15 @@ class ShardSender:
                 await self.shard.update_voice_state(
                     entry.guild_id, order.channel_id, self_mute=order.hidden, self_deaf=order.hidden
                 )
+            sent = True
         except (hikari.ComponentStateConflictError, hikari.GatewayError, ConnectionError, OSError) as error:
             # Not sent: wait for the shard to be ready or resumed, which sets the wake-up.
             _log.info("op 4 of guild %d waits for the gateway: %s", entry.guild_id, type(error).__name__)
-            self.queue.put_back(entry)
             await self._wake.wait()
+        finally:
+            # Also where hikari gives the wait for its rate limit up, with a CancelledError, as a connection is made.
+            if not sent:
+                self.queue.put_back(entry)
 
 
 class Op4Sender:
