@@ -160,6 +160,7 @@ class App:
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)
+                bot.subscribe(hikari.InteractionCreateEvent, registry.on_interaction)
                 bot.subscribe(hikari.ShardReadyEvent, self._on_shard_ready)
                 bot.subscribe(hikari.GuildAvailableEvent, self._on_guild_available)
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)

@@ -236,6 +236,8 @@ ROWS: tuple[Row, ...] = (
     Row(146, 5, "600 servers, in none of which a command changed", "asks and tells Discord nothing of them at the start", NOTHING),
     Row(147, 10, "the application has commands that this bot did not register", "reports them; removes them where `commands.remove_foreign` is on",
         "Those commands stay."),
+    Row(148, 20, "REST answers with JSON of another shape", "counts as no answer; what asked goes on, and asks again", NOTHING),
+    Row(149, 2, "a command arrives while its plugin is being loaded anew", "answers the member with a sentence", "The reply says to try again in a moment."),
     Row(150, 15, "a second process is started on a data folder or a database that a process of the bot holds",
         "refuses the second process in one line with the first one's id, machine and start; the first one is not touched", NOTHING),
     Row(151, 15, "a bot is started on a data folder or a database of another bot", "refuses it in one line that names the owner, before a plugin is loaded", NOTHING),

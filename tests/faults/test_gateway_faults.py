@@ -1,9 +1,10 @@
-"""The main gateway: rows 51 to 54."""
+"""The main gateway, and REST beside it: rows 51 to 54 and 148."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from context import Rig, eventually, running
@@ -246,3 +247,21 @@ async def test_a_leave_without_an_answer(rig: Rig, fault: Fault, done: bool) -> 
     assert asked_rest(rig) == 1
     assert rig.op4() == [str(rig.channels[0]), None] + ([] if done else [None])
     assert seen(rig, "vsu") == [str(rig.channels[0])] + ([] if done else [None])
+
+
+@pytest.mark.fault(148)
+@pytest.mark.parametrize("body", [[], {}, 7, "no", {"channel_id": []}], ids=repr)
+async def test_rest_answers_of_another_shape(
+    rig: Rig, fault: Fault, body: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The question where the bot is stays open; it is asked again until the leave is confirmed."""
+    await rig.join(0)
+    arm(rig, "withhold_leave_vsu")
+    rig.sim.faults.arm("rest_error", None, {"status": 200, "body": body, "path_prefix": "/guilds"}, 1)
+    with fault.clock():
+        assert (await rig.leave()).told in (Told.LEFT, Told.UNCONFIRMED)
+        await rig.at_rest()
+    assert rig.place is None
+    assert not [record for record in caplog.records if record.exc_info], "no task failed of it"
+    assert (await rig.join(0)).told is Told.JOINED
+    await rig.leave()

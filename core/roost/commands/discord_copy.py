@@ -95,6 +95,10 @@ class DiscordCopy:
         await self._keep(application, guild_id, Kept(digest, ids))
         return True
 
+    def is_own(self, guild_id: int, command_id: int) -> bool:
+        """Whether a command of a server is one that this bot put there."""
+        return self._kept is not None and command_id in self._kept.get(guild_id, Kept()).ids
+
     async def forget(self, guild_id: int) -> None:
         """The bot left the server, and Discord forgot the commands."""
         if self._kept is not None and guild_id in self._kept:

@@ -34,6 +34,7 @@ MOST_LATE = 64
 """So many limited guilds wait at once."""
 SETTLE_S = 5.0
 """How long a change of plugins waits until Discord was told of it."""
+ABSENT = "/{name} is not available right now. Try again in a moment."
 OWNERS_GROUP = "bot"
 """The core's command for the owners of the bot. Plugins add subgroups to it with a group of the same name."""
 Command = Any
@@ -147,6 +148,8 @@ class CommandRegistry:
         self._texts: dict[str, Texts] = {}
         self._guests: dict[str, dict[str, Command]] = {}
         """Plugin to the subgroups of ``/bot`` that are its."""
+        self._last_owners: dict[str, str] = {}
+        """Command to the plugin that has, or had, it last."""
         self._guilds: set[int] = set()
         self._in_place: set[int] = set()
         self._copy = DiscordCopy(bot, records, remove_foreign=remove_foreign)
@@ -216,6 +219,7 @@ class CommandRegistry:
         present = self._for_owners(owner)
         guests = [] if present is None else [each for each in commands if command_name(each) == OWNERS_GROUP]
         self._owners[owner] = [each for each in commands if each not in guests]
+        self._last_owners |= dict.fromkeys(map(command_name, self._owners[owner]), owner)
         for guest in guests:
             self._guests.setdefault(owner, {}).update(guest.subcommands)
         if present is not None:
@@ -397,6 +401,27 @@ class CommandRegistry:
         if owner in self._texts:
             localise(builder, self._texts[owner])
         return builder
+
+    async def on_interaction(self, event: hikari.InteractionCreateEvent) -> None:
+        """Answer commands of ours that lightbulb drops without a word: their plugin is being loaded, say."""
+        interaction = event.interaction
+        if not isinstance(interaction, hikari.CommandInteraction) or self._dispatches(interaction):
+            return
+        guild_id = interaction.registered_guild_id
+        if guild_id is None or not self._copy.is_own(int(guild_id), int(interaction.command_id)):
+            return
+        name = interaction.command_name
+        text = self.running.why_not(self._last_owners.get(name, "")) or ABSENT.format(name=name)
+        _log.info("guild %d: /%s was answered with: %s", guild_id, name, text)
+        try:
+            await interaction.create_initial_response(
+                hikari.ResponseType.MESSAGE_CREATE, text, flags=hikari.MessageFlag.EPHEMERAL
+            )
+        except hikari.HikariError as error:
+            _log.info("guild %d: the answer to /%s was refused: %s", guild_id, name, type(error).__name__)
+
+    def _dispatches(self, interaction: hikari.CommandInteraction) -> bool:
+        return bool(self._client._started) and self._client._resolve_options_and_command(interaction) is not None
 
     async def application(self) -> hikari.Application:
         """The bot's application, asked for once."""

@@ -77,6 +77,10 @@ class RunningCommands:
         """A plugin goes: from now on its commands are refused."""
         self._going[plugin] = GOING.get(reason, UNLOADED).format(name=plugin)
 
+    def why_not(self, plugin: str) -> str | None:
+        """Why a plugin takes no command, for members; None when it does."""
+        return self._going.get(plugin)
+
     def admit(self, plugin: str) -> int:
         """Take a command that is yet to be checked; gives what `run` wants.
 

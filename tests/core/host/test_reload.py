@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_report import Fault
 from host_rig import log_of, running, source
 
 from roost.errors import PluginError
@@ -215,3 +216,31 @@ async def test_an_import_that_was_given_up_does_not_take_the_mended_codes_module
                 await asyncio.to_thread(thread.join, 5)
         assert "roost_dropins.slow" in sys.modules
         assert await live.slash("/slow") == "mended"
+
+
+@pytest.mark.fault(149)
+async def test_a_command_that_arrives_while_its_plugin_is_loaded_anew_is_answered(
+    tmp_path: Path, drop: Drop, card: dict[str, Any], fault: Fault
+) -> None:
+    """Its commands are unregistered by then, and lightbulb drops what it does not know."""
+    body = "import asyncio\n@hookimpl\nasync def on_load(ctx): await asyncio.sleep({seconds})\n"
+    file = drop("sleepy", body.format(seconds=0), says="awake")
+    async with running(tmp_path, card) as live:
+        assert await live.slash("/sleepy") == "awake"
+        file.write_text(file.read_text().replace("sleep(0)", "sleep(2)"))
+        reloading = asyncio.ensure_future(live.host.reload("sleepy"))
+        async with asyncio.timeout(5):
+            while live.state("sleepy") is not State.LOADING:
+                await asyncio.sleep(0.01)
+        with fault.clock(scaled=False):
+            assert await live.slash("/sleepy") == "The plugin sleepy is being reloaded. Try again in a moment."
+        await reloading
+        assert await live.slash("/sleepy") == "awake"
+
+
+async def test_a_command_of_somebody_else_is_not_answered(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
+    async with running(tmp_path, card) as live:
+        application, guild = int(card["bots"][0]["application_id"]), live.guilds[0]
+        await live.host.bot.rest.create_slash_command(application, "theirs", "Somebody's", guild=guild)
+        with pytest.raises(AssertionError, match="was not answered"):
+            await live.slash("/theirs", wait_s=1.0)
