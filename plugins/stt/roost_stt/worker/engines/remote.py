@@ -29,10 +29,10 @@ from typing import Any
 
 from roost.errors import SpeechError
 from roost.speech import ENGINE_SAMPLE_RATE_HZ, EngineOptions, Transcript, Utterance, Word
+from roost_stt.addresses import KEY_VARIABLE, service_url
 
 _log = logging.getLogger("roost.stt.remote")
 
-KEY_VARIABLE = "ROOST_STT_API_KEY"
 PATH = "/audio/transcriptions"
 FEWEST_BYTES = ENGINE_SAMPLE_RATE_HZ // 10 * 2
 """100 ms: services refuse less."""
@@ -100,7 +100,7 @@ class RemoteEngine:
     """
 
     def __init__(self, url: str, model: str, timeout_s: float, key: str | None, parallel: int = 4) -> None:
-        parts = _parse(url)
+        parts = service_url(url)
         self._host, self._port = str(parts.hostname), parts.port
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         path = parts.path.rstrip("/")
@@ -353,19 +353,6 @@ class RemoteEngine:
 def _same(utterance: Utterance) -> tuple[int, int, bytes]:
     """What an utterance keeps when it comes back; its id is another then."""
     return utterance.guild_id, utterance.user_id, hashlib.blake2b(utterance.pcm, digest_size=16).digest()
-
-
-def _parse(url: str) -> urllib.parse.SplitResult:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise SpeechError("stt.remote.url cannot be read; write it like http://127.0.0.1:8000/v1") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SpeechError("stt.remote.url is no http or https address; write it like http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise SpeechError(f"stt.remote.url must hold no password; set {KEY_VARIABLE} instead")
-    return parts
 
 
 def _left(deadline_s: float) -> float:
