@@ -345,6 +345,30 @@ MUTATIONS = [
         "    if False:\n",
         ("tests/core/config/test_layers.py::test_the_mode_of_an_existing_data_folder_is_left_alone",),
     ),
+    Mutation(
+        "GATEWAY",
+        "a message of the main gateway is not checked for its outline",
+        "core/roost/gateway.py",
+        "        _check(payload, first=not self.greeted)\n",
+        "",
+        ("tests/core/test_gateway.py::test_a_damaged_frame_costs_at_most_its_connection",),
+    ),
+    Mutation(
+        "IDENTIFY",
+        "sessions that Discord ends at once begin as fast as ever",
+        "core/roost/identifies.py",
+        "    return float(min(WINDOW_S * 2 ** (min(number, 16) - 1), LONGEST_PAUSE_S))",
+        "    return WINDOW_S",
+        ("tests/core/test_identifies.py",),
+    ),
+    Mutation(
+        "STOP",
+        "a stop that did not reach Discord counts as one that did",
+        "core/roost/gateway.py",
+        "        return self._session_id is not None and not self.said_goodbye",
+        "        return False",
+        ("tests/faults/test_gateway_frames.py::test_a_stop_that_does_not_reach_discord_says_so",),
+    ),
 ]
 
 

@@ -49,6 +49,7 @@ FRAMES: Mapping[str, Callable[[], RawFrame]] = {
     "no_t": _json({"op": 0, "s": 3, "d": {}}),
     "t_number": _json({"op": 0, "s": 3, "t": 5, "d": {}}),
     "no_s": _json({"op": 0, "t": "GUILD_CREATE", "d": {}}),
+    "s_null": _json({"op": 0, "t": "NOISE", "s": None, "d": {}}),
     "no_d": _json({"op": 0, "t": "GUILD_CREATE", "s": 3}),
     "nested": lambda: RawFrame(b'{"op": 0, "d": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
     "zlib": lambda: RawFrame(b"\x12\x34\x56\x78 this is no stream\x00\x00\xff\xff", Carrier.BYTES),
