@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VOICE = "plugins/voice/roost_voice/"
+STT = "plugins/stt/roost_stt/"
 PARTS = ("core", "plugins", "tests", "docs", "pyproject.toml", "README.md")
 TIMEOUT_S = 240.0
 """Of one mutation's tests; they take a few seconds on a machine with nothing else to do."""
@@ -368,6 +369,46 @@ MUTATIONS = [
         "        return self._session_id is not None and not self.said_goodbye",
         "        return False",
         ("tests/faults/test_gateway_frames.py::test_a_stop_that_does_not_reach_discord_says_so",),
+    ),
+    Mutation(
+        "poison",
+        "one audio message against the rules ends the speech worker",
+        STT + "worker/pipes.py",
+        "                    inbox.refuse(audio.reason)\n",
+        "                    os._exit(4)\n",
+        ("tests/faults/test_poison.py::test_messages_that_break_the_rules_are_dropped_and_counted",),
+    ),
+    Mutation(
+        "poison",
+        "an utterance is sent to every new worker that it kills",
+        STT + "suspects.py",
+        "            if tries[cause] > 1:\n                utterances[key] = last\n",
+        "            if tries[cause] > 100:\n                utterances[key] = last\n",
+        ("tests/stt/test_suspects.py",),
+    ),
+    Mutation(
+        "poison",
+        "one server's speech uses up the whole crash budget",
+        STT + "engine.py",
+        "        if not suspected or not suspected & guilds:\n",
+        "        if True:\n",
+        ("tests/stt/test_suspects.py",),
+    ),
+    Mutation(
+        "poison",
+        "a caption that meets a rate limit is lost",
+        STT + "captioner.py",
+        "        if refusal not in WAITS:\n            self.failed += 1\n",
+        "        if True:\n            self.failed += 1\n",
+        ("tests/stt/test_captions_kept.py",),
+    ),
+    Mutation(
+        "poison",
+        "a member may ask for many exports at once",
+        STT + "reading.py",
+        "        if user_id in self._members:\n",
+        "        if False:\n",
+        ("tests/stt/test_reading.py",),
     ),
 ]
 

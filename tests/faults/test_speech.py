@@ -45,7 +45,8 @@ async def make() -> AsyncIterator[Make]:
 
 @pytest.fixture(autouse=True)
 def fault_engine_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    # Before what is there already: a worker must run the same sources as the test.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture(scope="module")
