@@ -21,7 +21,7 @@ KEPT_BYTES = 1024
 """Of each member who has gone, over many: davey alone would keep 4.5 KiB for as long as the call lasts."""
 
 
-@pytest.mark.unit
+@pytest.mark.e2e
 async def test_hardly_anything_is_kept_of_members_who_have_gone() -> None:
     script = Path(__file__).with_name("churn.py")
     process = await asyncio.create_subprocess_exec(
