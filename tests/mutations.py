@@ -410,6 +410,30 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/stt/test_reading.py",),
     ),
+    Mutation(
+        "M10",
+        "a Deny without a reason is taken as it comes",
+        "core/roost/hook_answers.py",
+        "    if not fits(answer):\n",
+        "    if False:\n",
+        ("tests/faults/test_plugins_that_harm.py::test_check_that_answers_rubbish_refuses_and_is_named",),
+    ),
+    Mutation(
+        "M11",
+        "a plugin may take over the stop signals",
+        "core/roost/signals.py",
+        "    if not own or not _in_charge():\n",
+        "    if True:\n",
+        ("tests/faults/test_plugins_that_harm.py::test_plugin_that_takes_over_the_stop_signals_is_named",),
+    ),
+    Mutation(
+        "M12",
+        "an index of a plugin's table has the name of another plugin's table",
+        "core/roost/store/tables.py",
+        'return f"ix_{table}_{what}"',
+        'return f"{table}_{what}"',
+        ("tests/core/store/test_table_names.py::test_plugins_of_any_names_keep_their_own",),
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ import enum
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,6 +236,20 @@ def put(table: dict[str, Any], path: Sequence[str], value: Any) -> None:
         table[part] = dict(inner) if isinstance(inner, Mapping) else {}
         table = table[part]
     table[path[-1]] = value
+
+
+OfferedBy = Callable[[str], Collection[str]]
+"""The other plugins that implement a hook."""
+
+
+def unmet(model: BaseModel, section: str, offered_by: OfferedBy) -> list[ConfigError]:
+    """What a plugin is set to use and nobody provides, by the method ``unmet`` of its settings, if they have it.
+
+    ``unmet(offered_by)`` gives (setting, what is wrong): for a setting that names something another plugin may provide
+    through a hook.
+    """
+    ask = getattr(model, "unmet", None)
+    return [ConfigError(wrong, key=f"{section}.{key}") for key, wrong in ask(offered_by)] if callable(ask) else []
 
 
 # Mistakes -----------------------------------------------------------------------------------------------------------

@@ -94,6 +94,14 @@ async def test_unknown_intent(sim: SimProcess, tmp_path: Path) -> None:
     assert "GUILDZ is not one of Discord's intents" in complaint(err)
 
 
+@pytest.mark.parametrize("setting", ["voice.driver=nativ", "stt.engine=wisper", "stt.model=large-v9"])
+async def test_mistyped_driver_engine_or_model(setting: str, sim: SimProcess, tmp_path: Path) -> None:
+    arguments = [*pointed_at(sim, tmp_path), "--set", setting]
+    status, err = await roost("run", *arguments, ROOST_TOKEN=sim.card["bots"][0]["token"])
+    assert status == 2
+    assert setting.partition("=")[2] in complaint(err)
+
+
 async def test_absent_model(sim: SimProcess, tmp_path: Path) -> None:
     arguments = [*pointed_at(sim, tmp_path), "--set", f"stt.model_path={tmp_path / 'nowhere'}"]
     status, err = await roost("run", *arguments, ROOST_TOKEN=sim.card["bots"][0]["token"])

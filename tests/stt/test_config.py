@@ -22,6 +22,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "compute type": (("stt.device=cpu", "stt.compute_type=float16"), "stt.compute_type: no CPU computes in that"),
     "url": (("stt.engine=openai", "stt.remote.url=127.0.0.1:8000"), "stt.remote.url: "),
     "url with a space": (("stt.engine=openai", "stt.remote.url=http://a b/v1"), "stt.remote.url: "),
+    "engine": (("stt.engine=wisper",), "stt.engine: no plugin provides the engine wisper"),
+    "driver": (("voice.driver=nativ",), "voice.driver: there is no voice driver called nativ (there is: native"),
     "no url": (("stt.engine=openai",), "stt.remote: the engine openai needs url"),
 }
 

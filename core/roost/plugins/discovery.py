@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from roost.errortext import error_line, repr_of
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
+from roost.schema import unmet
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -184,6 +186,7 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
     if not validate:
         refuse_unknown_tables(config, records)
     rows = []
+    made: dict[str, BaseModel] = {}
     for record in records.values():
         hooks: tuple[str, ...] = ()
         problems: list[str] = []
@@ -200,7 +203,7 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
                     if models is not None:
                         models[record.name] = model
                     if validate:
-                        config.plugin(record.name, model)
+                        made[record.name] = config.plugin(record.name, model)
             except IncompatibleError as error:
                 record.state, record.detail = State.INCOMPATIBLE, error.detail
                 record.version = error.version or record.version
@@ -208,7 +211,18 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
                 record.state, record.detail = State.FAILED, describe(error)
                 problems = [record.detail, *(str(each) for each in getattr(error, "more", ()))]
         rows.append(record.summary(hooks) | ({"problems": problems or [record.detail]} if validate else {}))
+    for row in rows:
+        name = str(row["name"])
+        if name in made and row["state"] == State.FOUND.value:
+            errors = unmet(made[name], name, partial(others_with, dispatcher, name))
+            if errors:
+                row.update(state=State.FAILED.value, detail=str(errors[0]), problems=[str(each) for each in errors])
     return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def others_with(dispatcher: Dispatcher, name: str, hook: str) -> frozenset[str]:
+    """The plugins that implement a hook, one of them excepted."""
+    return dispatcher.having(hook) - {name}
 
 
 def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -> None:

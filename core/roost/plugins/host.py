@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
@@ -20,7 +21,7 @@ from roost.metrics import Metrics
 from roost.places import Place, guild_in
 from roost.plugins.blame import Blame, blame
 from roost.plugins.declared import IncompatibleError
-from roost.plugins.discovery import discover, refuse_unknown_tables
+from roost.plugins.discovery import discover, others_with, refuse_unknown_tables
 from roost.plugins.forgetting import carry_out
 from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
@@ -40,6 +41,7 @@ from roost.plugins.quarantine import Breakers, Limits, Verdict
 from roost.plugins.records import RUNNING, PluginRecord, State, describe, failure_of
 from roost.plugins.residue import Ledger
 from roost.plugins.switches import Switches
+from roost.schema import unmet
 from roost.scopes import Scope
 from roost.store.tables import table_name
 
@@ -196,6 +198,7 @@ class PluginHost:
             for name in order:
                 await self._load(self.records[name], codes[name])
             await self._make_room()
+            self._refuse_unmet()
         # In load order, so that the cause is named and not a plugin that could not load because of it.
         for name in [*order, *self.records]:
             if self.records[name].state is State.FAILED and name in self.config.core.plugins.required:
@@ -684,6 +687,21 @@ class PluginHost:
         assert self._commands is not None
         present = {name, *self._commands.sizes()}
         return MOST - sum(size for other, size in self._room_kept.items() if other not in present)
+
+    def _refuse_unmet(self) -> None:
+        """Say what plugins are set to use and nobody provides.
+
+        Raises:
+            ConfigError: A required plugin is.
+        """
+        for name in self._order:
+            context = self.records[name].context
+            if context is None or context.whole_config is None:
+                continue
+            for error in unmet(context.whole_config, name, partial(others_with, self.dispatcher, name)):
+                if name in self.config.core.plugins.required:
+                    raise error
+                _log.error("%s", error, extra={"plugin": name})
 
     async def _make_room(self) -> None:
         """Refuse the plugin with the most commands, a required one last, until Discord takes all that are left."""

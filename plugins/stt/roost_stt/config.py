@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,8 @@ ComputeType = Literal[
 
 WHISPER = "faster-whisper"
 """The engine that `SttConfig.model` is for."""
+ENGINES = (WHISPER, "openai", "scripted")
+"""Those of this plugin."""
 GPU_TYPES = frozenset({"float16", "int8_float16"})
 MAX_HINTS = 50
 MAX_HINT_CHARS = 40
@@ -138,6 +141,11 @@ class SttConfig(BaseModel):
     remote: RemoteConfig = Field(RemoteConfig(), validate_default=True)
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
+
+    def unmet(self, offered_by: Callable[[str], Collection[str]]) -> Iterator[tuple[str, str]]:
+        """See `roost.schema.unmet`."""
+        if self.engine not in ENGINES and not offered_by("stt_engine"):
+            yield "engine", f"no plugin provides the engine {self.engine} (there is: {', '.join(ENGINES)})"
 
     @field_validator("model_path")
     @classmethod

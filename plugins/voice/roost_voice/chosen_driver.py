@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from roost.audio import LinkEnd, LinkStats, Retry
 from roost.errors import VoiceError
-from roost.errortext import repr_of
+from roost.errortext import class_name, repr_of
 
 if TYPE_CHECKING:
     from roost.audio import Credentials, DriverSettings, LinkEvents, VoiceDriver, VoiceLink
@@ -50,7 +50,7 @@ class ChosenDriver:
             raise
         except Exception as error:
             self._hooks.failed(plugin, HOOK, error, cred.guild_id)
-            raise VoiceError(f"the voice driver {self.name} of the plugin {plugin} failed") from error
+            raise VoiceError(f"the voice driver failed ({class_name(error)}); it is of the plugin {plugin}") from error
 
 
 @asynccontextmanager

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from roost.config import guild_setting
+from roost.entrypoints import installed_points
+
+NATIVE = "native"
+DRIVERS = "roost.voice_drivers"
+"""Entry-point group of further voice drivers."""
 
 
 class VoiceConfig(BaseModel):
@@ -48,6 +54,12 @@ class VoiceConfig(BaseModel):
         description="Joins and moves in a minute that a shard takes; members who have made none yet may go on to 85. "
         "Discord takes about 100 voice requests a minute, and leaves need room.",
     )
+
+    def unmet(self, offered_by: Callable[[str], Collection[str]]) -> Iterator[tuple[str, str]]:
+        """See `roost.schema.unmet`."""
+        installed = {NATIVE, *(each.name for each in installed_points(DRIVERS))}
+        if self.driver not in installed and not offered_by("voice_driver"):
+            yield "driver", f"there is no voice driver called {self.driver} (there is: {', '.join(sorted(installed))})"
 
     @field_validator("ca_file")
     @classmethod

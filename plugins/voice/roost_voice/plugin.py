@@ -18,7 +18,7 @@ from roost.errortext import error_line, repr_of
 from roost.hooks import Meta, Report, SwitchCause, hookimpl
 from roost_voice.chosen_driver import ChosenDriver
 from roost_voice.commands import voice_loader
-from roost_voice.config import VoiceConfig
+from roost_voice.config import DRIVERS, NATIVE, VoiceConfig
 from roost_voice.sessions import SessionManager, on_consent
 from roost_voice.signalling import Signalling
 
@@ -46,11 +46,11 @@ def settings_of(config: VoiceConfig) -> DriverSettings:
 
 def _driver(name: str, settings: DriverSettings) -> VoiceDriver | None:
     """A driver by its name; one that is not chosen is not even imported."""
-    if name == "native":
+    if name == NATIVE:
         from roost_voice.native import NativeDriver
 
         return NativeDriver(settings.timing, ca_file=settings.ca_file, allowed_hosts=settings.allowed_hosts)
-    entry = next((each for each in installed_points("roost.voice_drivers") if each.name == name), None)
+    entry = next((each for each in installed_points(DRIVERS) if each.name == name), None)
     if entry is None:
         return None
     try:
