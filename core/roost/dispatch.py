@@ -81,10 +81,16 @@ class Dispatcher:
         self._paused = paused
         self._on_call = on_call
         self._muted: set[str] = set()
+        self._hidden: set[str] = set()
 
     def mute(self, plugin: str, muted: bool) -> None:
         """Stop calling a plugin, or call it again; its own life cycle hooks are called all the same."""
         (self._muted.add if muted else self._muted.discard)(plugin)
+        self.changed()
+
+    def hide(self, plugin: str, hidden: bool) -> None:
+        """Call nothing but a plugin's own life cycle hooks while it is not open yet, or all its hooks from now on."""
+        (self._hidden.add if hidden else self._hidden.discard)(plugin)
         self.changed()
 
     def changed(self) -> None:
@@ -204,6 +210,8 @@ class Dispatcher:
         found = [impl for impl in reversed(caller.get_hookimpls())]
         if guild_id is not None:
             found = [impl for impl in found if self._enabled(impl.plugin_name, guild_id)]
+        if self._hidden and INFO[hook].kind is not Kind.OWN:
+            found = [impl for impl in found if impl.plugin_name not in self._hidden]
         if not self._reaches_stopped(hook):
             found = [impl for impl in found if not self._stopped(impl.plugin_name, guild_id)]
         if INFO[hook].graph_order:

@@ -180,3 +180,27 @@ def test_every_hook_is_documented_typed_and_has_calling_rules() -> None:
         assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters), name
         assert inspect.iscoroutinefunction(spec) != INFO[name].sync, name
     assert hooks.hookimpl is hookimpl
+
+
+async def test_a_plugin_that_is_not_open_yet_is_called_by_its_own_hooks_alone() -> None:
+    class Waits:
+        def __init__(self) -> None:
+            self.called: list[str] = []
+
+        @hookimpl
+        async def on_stopping(self) -> None:
+            self.called.append("stopping")
+
+        @hookimpl
+        async def handover(self) -> None:
+            self.called.append("handover")
+
+    waits = Waits()
+    made = dispatcher(("waits", waits))
+    made.hide("waits", True)
+    await made.call("on_stopping", bot=None, deadline=asyncio.get_running_loop().time() + 1)
+    await made.call_own("waits", "handover")
+    assert waits.called == ["handover"]
+    made.hide("waits", False)
+    await made.call("on_stopping", bot=None, deadline=asyncio.get_running_loop().time() + 1)
+    assert waits.called == ["handover", "stopping"]

@@ -652,13 +652,13 @@ class PluginHost:
             await self.dispatcher.call_own(name, "migrate_data", store=store, old=old, new=new)
 
         has_hook = self.dispatcher.has(name, "migrate_data")
-        self.dispatcher.mute(name, True)
+        self.dispatcher.hide(name, True)
         try:
             record.backup = await self.store.migrate(
                 name, record.meta.data_version, call if has_hook else None, describe=describe
             )
         finally:
-            self.dispatcher.mute(name, False)
+            self.dispatcher.hide(name, False)
 
     async def _undo_migration(self, record: PluginRecord) -> None:
         """The version before comes back, so its data does too."""
