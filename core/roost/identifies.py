@@ -19,6 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from roost.file_errors import explain
+
 _log = logging.getLogger("roost.start")
 
 HOUR_S = 3600.0
@@ -147,7 +149,7 @@ class Identifies:
         try:
             self._write([*kept, (now, shard)])
         except OSError as error:
-            _log.warning("cannot note this session in %s: %s", self._path, error.strerror)
+            _log.warning("cannot note this session in %s: %s", self._path, explain(error, self._path))
 
     def decide(self, shard: int, limit: Limit, waited_s: float) -> Pause | None:
         """Whether a shard that has had a session in this process waits before the next one."""
@@ -160,7 +162,7 @@ class Identifies:
         except FileNotFoundError:
             return []
         except OSError as error:
-            _log.warning("cannot read %s: %s", self._path, error.strerror)
+            _log.warning("cannot read %s: %s", self._path, explain(error, self._path))
             return []
 
     def _write(self, times: Sequence[tuple[float, int]]) -> None:

@@ -21,6 +21,7 @@ from roost.dispatch import Dispatcher
 from roost.entrypoints import installed_points, name_of, remedy, version_of
 from roost.errors import ConfigError
 from roost.errortext import error_line, repr_of
+from roost.file_errors import explain
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
@@ -111,7 +112,7 @@ def _dropped_in(config: Config) -> Iterator[PluginRecord]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"cannot read the folder {folder}: {error.strerror}", key="plugins.dir") from None
+        raise ConfigError(f"cannot read the folder {folder}: {explain(error, folder)}", key="plugins.dir") from None
     if not config.core.plugins.allow_writable_dir:
         refuse_writable(folder)
     for entry in entries:

@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from roost.errors import PluginError, ResourceError
+from roost.file_errors import explain
 from roost.store import tables
 from roost.store.database import Connection, Database, OpenTransaction, exclusive, upsert
 from roost.store.documents import PluginStore, PluginTable, holds_anything
@@ -188,7 +189,9 @@ def _new_file(folder: Path, stem: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ResourceError(f"no backup can be made in {folder}: {error.strerror}; nothing was changed") from error
+            raise ResourceError(
+                f"no backup can be made in {folder}: {explain(error, file)}; nothing was changed"
+            ) from error
         return file
     raise ResourceError(f"there are too many backups called {stem} in {folder}; delete some")
 

@@ -169,3 +169,25 @@ def test_paths_do_not_follow_the_folder_of_the_process(tmp_path: Path, monkeypat
     monkeypatch.chdir("/")
     assert config.data_dir == tmp_path / "data"
     assert config.core.plugins.dir == tmp_path / "plugins"
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "absent"])
+@pytest.mark.parametrize("what", ["token file", "configuration"])
+def test_something_in_a_files_place_is_named_with_the_remedy(what: str, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "dangling link":
+        file.symlink_to("/nowhere/at/all")
+    remedy = {
+        "folder": f"Is a directory; move the folder {file} away",
+        "dangling link": f"No such file or directory; {file} is a link to /nowhere/at/all: remove the link, or make "
+        "what it leads to",
+        "absent": "No such file or directory; check the path",
+    }[kind]
+    with pytest.raises(ConfigError) as caught:
+        if what == "token file":
+            read_token({}, file)
+        else:
+            load(path=file, environ={}, data_dir=tmp_path / "data")
+    assert str(caught.value) == f"cannot read {'the token file ' if what == 'token file' else ''}{file}: {remedy}"

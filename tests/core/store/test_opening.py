@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -135,3 +136,17 @@ async def test_short_names_of_the_databases_will_do(tmp_path: Path, postgres: Se
             await store.set_setting("some", 1, "k", 1)
     assert (tmp_path / "other.sqlite3").exists()
     assert not (tmp_path / "roost.sqlite3").exists()
+
+
+@pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o700, 0o600), (0o2770, 0o660)])
+async def test_the_file_keeps_its_groups_rights_only_in_a_folder_of_the_group(
+    folder_mode: int, file_mode: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(folder_mode)
+    file = folder / "roost.sqlite3"
+    file.touch()
+    file.chmod(0o664)
+    async with open_store(folder):
+        assert stat.S_IMODE(file.stat().st_mode) == file_mode
