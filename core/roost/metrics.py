@@ -6,6 +6,7 @@ who can reach the address can read it, so it belongs on loopback or in a private
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from roost.errors import ConfigError, ResourceError
+from roost.errortext import error_line
+
+_log = logging.getLogger("roost.metrics")
 
 KEY = "metrics.listen"
 
@@ -23,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registries: dict[str, CollectorRegistry] = {}
+        self._told: set[tuple[str, str]] = set()
 
     def open(self, owner: str) -> CollectorRegistry:
         """A new, empty registry in place of the owner's last one."""
@@ -35,8 +40,28 @@ class Metrics:
             del self._registries[owner]
 
     def render(self) -> bytes:
-        """Everything, by owner."""
-        return b"".join(generate_latest(registry) for _, registry in sorted(self._registries.items()))
+        """Everything, by owner. What raises, and names that another owner has already, are left out and logged once."""
+        shown: list[bytes] = []
+        names: dict[str, str] = {}
+        for owner, registry in sorted(self._registries.items()):
+            try:
+                taken = {family.name for family in registry.collect()}
+                text = generate_latest(registry)
+            except Exception as error:  # noqa: BLE001 - a plugin's collector must not cost the others theirs
+                self._left_out(owner, error_line(error))
+                continue
+            others = sorted(taken & names.keys())
+            if others:
+                self._left_out(owner, f"{others[0]} is a metric of {names[others[0]]}")
+                continue
+            names.update(dict.fromkeys(taken, owner))
+            shown.append(text)
+        return b"".join(shown)
+
+    def _left_out(self, owner: str, why: str) -> None:
+        if (owner, why) not in self._told:
+            self._told.add((owner, why))
+            _log.error("plugin %s: its metrics are left out: %s", owner, why, extra={"plugin": owner})
 
 
 def read_address(listen: str) -> tuple[str, int]:
