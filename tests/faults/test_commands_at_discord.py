@@ -17,9 +17,12 @@ FEW = 40
 MANY = 600
 
 
-async def requests(scene: Scene, *methods: str) -> int:
-    """REST requests about commands so far."""
-    return sum(each["method"] in methods and each["path"].endswith("/commands") for each in await scene.log("rest"))
+async def requests(scene: Scene, *methods: str, refused: bool = False) -> int:
+    """REST requests about commands so far: those that were carried out, or those that were limited (429)."""
+    return sum(
+        each["method"] in methods and each["path"].endswith("/commands") and (each["status"] == 429) is refused
+        for each in await scene.log("rest")
+    )
 
 
 async def register(scene: Scene, name: str, guild_id: int | None) -> None:
@@ -68,7 +71,8 @@ async def test_a_second_start_tells_discord_nothing(guilds: int, tmp_path: Path,
     async with scenes(tmp_path, "--guilds", str(guilds)) as scene:
         async with scene.bot(ready_s=120.0) as bot:
             first = await requests(scene, "GET", "PUT")
-            print([each["message"] for each in bot.events if each.get("event") in ("ready", "commands")])
+            print([(each["t"], each["message"]) for each in bot.events if each.get("event") in ("ready", "commands")])
+            print(first, "carried out", await requests(scene, "GET", "PUT", refused=True), "limited")
             assert await requests(scene, "PUT") == guilds
             bot.terminate()
             assert await bot.wait(10) == 0

@@ -28,6 +28,8 @@ _log = logging.getLogger("roost.commands")
 
 ABREAST = 8
 """Guilds of which Discord is told at once."""
+PACE_S = 0.5
+"""After each guild that had to be told: two requests each, so two thirds of Discord's 50 a second at most."""
 LIMITED_S = 2.0
 """A guild that takes longer is limited (429): the others do not wait for it."""
 MOST_LATE = 64
@@ -356,6 +358,8 @@ class CommandRegistry:
             done, _ = await asyncio.wait({task}, timeout=LIMITED_S)
             if not done:
                 late.add(task)
+            elif queue and not task.cancelled() and task.result() is not False:
+                await asyncio.sleep(PACE_S)
             while len(late) >= MOST_LATE:
                 await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
 
