@@ -206,6 +206,7 @@ class Turns:
         self._locks: dict[int, asyncio.Lock] = {}
         self._limit: Limit | None = None
         self._asked_at = -math.inf
+        self._asking = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def turn(self, shard: int) -> AsyncIterator[Callable[[], None]]:
@@ -254,13 +255,15 @@ class Turns:
         return longest if longest.seconds > 0 else None
 
     async def _known_limit(self) -> Limit | None:
-        if self._clock() - self._asked_at >= ASK_S:
-            self._asked_at = self._clock()
-            try:
-                self._limit, _ = await self._ask()
-            except Exception as error:  # noqa: BLE001 - logged; the gateway may be up when REST is not
-                _log.warning("Discord did not say how many sessions it still allows: %s", type(error).__name__)
-        return self._limit
+        """Discord's limit; None when it has never answered. Shards that ask at the same time share one question."""
+        async with self._asking:
+            if self._clock() - self._asked_at >= ASK_S:
+                try:
+                    self._limit, _ = await self._ask()
+                except Exception as error:  # noqa: BLE001 - logged; the gateway may be up when REST is not
+                    _log.warning("Discord did not say how many sessions it still allows: %s", type(error).__name__)
+                self._asked_at = self._clock()
+            return self._limit
 
 
 def pause_after(number: int) -> float:

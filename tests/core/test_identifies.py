@@ -263,6 +263,42 @@ async def test_shards_begin_as_discord_allows(concurrency: int, seconds: float, 
     assert day.now - began == pytest.approx(seconds)
 
 
+async def test_shards_that_ask_at_the_same_time_all_know_the_concurrency(tmp_path: Path) -> None:
+    day = Day()
+    asked = 0
+
+    async def slow_answer() -> tuple[Limit, int]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        return Limit(1000, 1000, 3600.0, 8), 8
+
+    turns = Turns(Identifies(tmp_path, 20, clock=lambda: day.now), slow_answer, clock=lambda: day.now, sleep=day.sleep)
+    began = day.now
+    await asyncio.gather(*(begin(day, turns, shard) for shard in range(8)))
+    assert day.now == began
+    assert asked == 1
+
+
+async def test_question_that_was_cut_short_is_asked_again(tmp_path: Path) -> None:
+    day = Day()
+    answers = asyncio.Event()
+
+    async def ask() -> tuple[Limit, int]:
+        await answers.wait()
+        return Limit(1000, 1000, 3600.0, 8), 8
+
+    turns = Turns(Identifies(tmp_path, 20, clock=lambda: day.now), ask, clock=lambda: day.now, sleep=day.sleep)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await begin(day, turns)
+    answers.set()
+    began = day.now
+    await begin(day, turns, 0)
+    await begin(day, turns, 1)
+    assert day.now == began
+
+
 async def test_every_session_is_logged_and_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "roost.start")
     day = Day()
