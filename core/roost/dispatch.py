@@ -12,6 +12,7 @@ import inspect
 import logging
 import time
 import traceback
+import types
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import pluggy
 
 from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
-from roost.errortext import error_line, text_of
+from roost.errortext import error_line, is_error, own, text_of
 from roost.frames import FrameFan
 from roost.hook_answers import checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
@@ -266,7 +267,7 @@ class Dispatcher:
         try:
             return await self._called(hook, impl, arguments, limit, step_s)
         except TimeoutError as error:
-            if not isinstance(error, BlockedError) and self.guard.stood_still(began):
+            if not is_error(error, BlockedError) and self.guard.stood_still(began):
                 raise StalledError from error
             raise
         finally:
@@ -290,7 +291,11 @@ class Dispatcher:
                 elif inspect.isawaitable(answer):
                     with taming():
                         answer = await answer
-                answer = checked(hook, impl.function, answer)
+                before = self.guard.enter(step_s)  # looking at an answer may run the plugin's code
+                try:
+                    answer = checked(hook, impl.function, answer)
+                finally:
+                    self.guard.leave(before)
         return answer
 
     def hurry(self) -> None:
@@ -359,10 +364,10 @@ def log_failure(
         place: Where it failed.
         level: Of the line.
     """
-    if isinstance(error, TimeoutError):
-        what = text_of(error) if isinstance(error, BlockedError | StalledError) else "ran out of time"
+    if is_error(error, TimeoutError):
+        what = text_of(error) if is_error(error, BlockedError, StalledError) else "ran out of time"
     else:
-        what = text_of(error) if isinstance(error, StrayError) else error_line(error)
+        what = text_of(error) if is_error(error, StrayError) else error_line(error)
     _log.log(
         level,
         "plugin %s failed in %s (%s): %s",
@@ -371,20 +376,27 @@ def log_failure(
         where(error),
         what,
         extra={"plugin": plugin, "hook": source, "guild": guild_in(place)},
-        exc_info=error if _log.isEnabledFor(logging.DEBUG) else None,
+        exc_info=(type(error), error, own(error, "__traceback__")) if _log.isEnabledFor(logging.DEBUG) else None,
     )
 
 
 def where(error: BaseException) -> str:
     """``file:line`` of the innermost frame of an error, or of a syntax error's own place."""
-    if isinstance(error, StrayError):
+    if is_error(error, StrayError):
         error = error.original
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    if isinstance(error, TimeoutError):
+    if is_error(error, SyntaxError) and (file := own(error, "filename", SyntaxError)):
+        return f"{file}:{own(error, 'lineno', SyntaxError)}"
+    if is_error(error, TimeoutError):
         # Where it hung is in the cancellation that became the time-out, below what merely waits and measures.
-        hung = error.__cause__ if isinstance(error.__cause__, asyncio.CancelledError) else error
-        frames = [each for each in traceback.extract_tb(hung.__traceback__) if not each.filename.startswith(_WAITING)]
+        frames = [each for each in traceback.extract_tb(hung_trace(error)) if not each.filename.startswith(_WAITING)]
     else:
-        frames = list(traceback.extract_tb(error.__traceback__))
+        frames = list(traceback.extract_tb(own(error, "__traceback__")))
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"
+
+
+def hung_trace(error: TimeoutError) -> types.TracebackType | None:
+    """Traceback of what was awaited when a deadline passed, or of the error where that is not known."""
+    cause = own(error, "__cause__")
+    hung = cause if cause is not None and is_error(cause, asyncio.CancelledError) else error
+    trace: types.TracebackType | None = own(hung, "__traceback__")
+    return trace

@@ -13,7 +13,9 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 LIMIT_S = 0.5
 """How long making one text may take."""
@@ -52,12 +54,35 @@ def error_line(error: BaseException) -> str:
     return f"{class_name(error)}: {text_of(error)}"
 
 
+def is_error(error: BaseException, *kinds: type[E]) -> TypeGuard[E]:
+    """``isinstance`` for foreign errors: their own ``__class__`` is not asked."""
+    return issubclass(type(error), kinds)
+
+
+def own(error: BaseException, name: str, kind: type[BaseException] = BaseException) -> Any:
+    """An attribute of an error as the interpreter keeps it, whatever the error's class overwrites.
+
+    Args:
+        error: The error.
+        name: Name of the attribute, such as ``__cause__``.
+        kind: The built-in class that defines the attribute.
+    """
+    return vars(kind)[name].__get__(error)
+
+
 def trace_of(error: BaseException, trace: types.TracebackType | None = None) -> str:
     """The traceback of an error and of what caused it, as `traceback.format_exception` has it."""
-    trace = trace if trace is not None else _own(error, "__traceback__")
+    trace = trace if trace is not None else own(error, "__traceback__")
 
     def whole() -> str:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        try:
+            return "".join(traceback.format_exception(type(error), error, trace))
+        except Exception:  # noqa: BLE001 - of the error's own attributes; what is safe to read is written
+            return outline()
+
+    def outline() -> str:
+        frames = "".join(traceback.format_tb(trace))
+        return f"Traceback (most recent call last):\n{frames}{error_line(error)}"
 
     chain = list(_chain(error))
     if all(_is_inert(each) for each in chain):
@@ -66,14 +91,16 @@ def trace_of(error: BaseException, trace: types.TracebackType | None = None) -> 
         made = _bounded(whole, TRACE_CHARS, [type(each) for each in chain if not _is_inert(each)])
         if made is not None:
             return _cut(made, TRACE_CHARS)
-    frames = "".join(traceback.format_tb(trace))
-    return _cut(f"Traceback (most recent call last):\n{frames}{error_line(error)}", TRACE_CHARS)
+    return _cut(outline(), TRACE_CHARS)
 
 
 def _made(value: object, function: Callable[[object], str], limit: int) -> str:
-    if type(value) in _INERT_TYPES or (function is str and isinstance(value, BaseException) and _is_inert(value)):
-        return function(value)
     kind = type(value)
+    if kind in _INERT_TYPES or (function is str and issubclass(kind, BaseException) and _is_inert(value)):
+        try:
+            return function(value)
+        except ValueError as error:  # a number of more digits than Python writes
+            return f"(its text cannot be made: {class_name(error)})"
     if kind in _slow:
         return "(its text takes too long to make)"
     failed: list[str] = []
@@ -114,22 +141,17 @@ def _bounded(make: Callable[[], str], limit: int, blamed: list[type]) -> str | N
     return None
 
 
-def _is_inert(error: BaseException) -> bool:
+def _is_inert(error: Any) -> bool:
     """Whether making the text of an error runs the interpreter's own code alone."""
-    own = [vars(each) for each in type.__dict__["__mro__"].__get__(type(error))]
-    slot = next((each["__str__"] for each in own if "__str__" in each), None)
+    classes = [vars(each) for each in type.__dict__["__mro__"].__get__(type(error))]
+    slot = next((each["__str__"] for each in classes if "__str__" in each), None)
     if not isinstance(slot, types.WrapperDescriptorType) or slot not in _INERT_SLOTS:
         return False
-    if any(name in each for each in own[: own.index(vars(BaseException))] for name in _OVERWRITTEN):
+    if any(name in each for each in classes[: classes.index(vars(BaseException))] for name in _OVERWRITTEN):
         return False
-    args: tuple[object, ...] = _own(error, "args")
+    args: tuple[object, ...] = own(error, "args")
     # The interpreter's suggestions for a missing name look into foreign objects.
-    return not isinstance(error, AttributeError | NameError) and all(type(each) in _INERT_TYPES for each in args)
-
-
-def _own(error: BaseException, name: str) -> Any:
-    """What the interpreter keeps of an error, whatever its class overwrites."""
-    return vars(BaseException)[name].__get__(error)
+    return not is_error(error, AttributeError, NameError) and all(type(each) in _INERT_TYPES for each in args)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -141,10 +163,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        causes = (_own(each, "__cause__"), _own(each, "__context__"))
+        causes = (own(each, "__cause__"), own(each, "__context__"))
         waiting += [other for other in causes if other is not None]
-        if isinstance(each, BaseExceptionGroup):
-            waiting += each.exceptions
+        if is_error(each, BaseExceptionGroup):
+            waiting += own(each, "exceptions", BaseExceptionGroup)
 
 
 def _one_line(text: str) -> str:

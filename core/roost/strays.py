@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from roost.errortext import error_line
+from roost.errortext import error_line, is_error
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class StrayError(Exception):
 
 def tamed(error: BaseException) -> Exception:
     """The error itself, or an ordinary one in its place."""
-    return error if isinstance(error, Exception) else StrayError(error)
+    return error if is_error(error, Exception) else StrayError(error)
 
 
 @contextlib.contextmanager
@@ -42,14 +42,14 @@ def taming() -> Iterator[None]:
     except Exception:
         raise
     except BaseException as error:
-        if isinstance(error, GeneratorExit) or being_cancelled(error):
+        if is_error(error, GeneratorExit) or being_cancelled(error):
             raise
         raise StrayError(error) from error
 
 
 def being_cancelled(error: BaseException) -> bool:
     """Whether an error is the cancellation that somebody asked of the current task, and not made up by a plugin."""
-    if not isinstance(error, asyncio.CancelledError):
+    if not is_error(error, asyncio.CancelledError):
         return False
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from roost.dispatch import log_failure, where
 from roost.errortext import LIMIT_S, TEXT_CHARS, TRACE_CHARS, class_name, error_line, repr_of, text_of, trace_of
 from roost.logs import set_up_logging
-from roost.strays import StrayError
+from roost.plugins.blame import Blame, blame
+from roost.plugins.records import describe, failure_of
+from roost.strays import StrayError, tamed
 
 pytestmark = pytest.mark.unit
 
@@ -104,3 +107,50 @@ def test_traceback_in_the_log_is_bounded(how: str, style: str) -> None:
     assert "it failed" in written
     assert "test_errortext.py" in written
     assert len(written) < TRACE_CHARS * 2
+
+
+def divide_by_zero(*_arguments: object) -> Any:
+    return 1 // 0
+
+
+def bad_attribute(base: type[BaseException], name: str, *arguments: Any) -> BaseException:
+    bad = divide_by_zero if name == "__getattribute__" else property(divide_by_zero)
+    error: BaseException = type("Bad", (base,), {name: bad})(*arguments)
+    try:
+        raise error
+    except base as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "arguments"),
+    [
+        (Exception, "__getattribute__", ["x"]),
+        (Exception, "__class__", ["x"]),
+        (Exception, "__traceback__", ["x"]),
+        (Exception, "__cause__", ["x"]),
+        (TimeoutError, "__cause__", ["x"]),
+        (SyntaxError, "filename", ["x"]),
+        (ExceptionGroup, "exceptions", ["x", [KeyError("y")]]),
+        (BaseException, "__class__", ["x"]),
+        (ValueError, "unused", [10**5000]),
+    ],
+    ids=["any", "class", "traceback", "cause", "cause of time-out", "file name", "group", "no Exception", "number"],
+)
+def test_errors_with_bad_attributes_are_described_logged_and_blamed(
+    base: type[BaseException], name: str, arguments: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "roost.hooks")
+    error = tamed(bad_attribute(base, name, *arguments))
+    assert describe(error)
+    assert error_line(error)
+    assert "Bad" in trace_of(error)
+    assert failure_of("its hook", error).detail
+    assert blame(error) is Blame.PLUGIN
+    assert where(error).startswith(__file__)
+    log_failure("bad", "its hook", error)
+    assert any("plugin bad failed in its hook" in record.getMessage() for record in caplog.records)
+
+
+def test_number_of_too_many_digits_has_a_note_in_place_of_its_text() -> None:
+    assert text_of(10**5000) == "(its text cannot be made: ValueError)"

@@ -14,6 +14,7 @@ from roost.commands import refusals
 from roost.commands.registry import OWNERS_GROUP
 from roost.commands.running import DeniedError, EndedError, answer
 from roost.dispatch import log_failure
+from roost.errortext import is_error
 from roost.hooks import Deny
 from roost.places import Place, current, place_of
 from roost.plugins import State
@@ -131,7 +132,7 @@ class CommandFailures:
         errors: list[Exception] = []
         checking = [refusals.is_checking(hook) for hook in failure.failed_hooks]
         for error, in_check in zip(failure.causes, [*checking, False], strict=False):
-            if isinstance(error, EndedError):
+            if is_error(error, EndedError):
                 return True
             said = refusals.refusal(error, path, checking=in_check)
             if said is None:

@@ -9,6 +9,7 @@ import hikari
 from lightbulb import ExecutionSteps, prefab
 
 from roost.commands.running import DeniedError
+from roost.errortext import is_error
 from roost.plugins.blame import Blame
 
 if TYPE_CHECKING:
@@ -52,19 +53,19 @@ def refusal(error: BaseException, command: str, *, checking: bool = False) -> st
         checking: It was raised by a hook of one of the steps that may refuse. Errors of a plugin's own classes, and
             those that lightbulb's guide raises to refuse, are refusals there.
     """
-    if isinstance(error, DeniedError):
+    if is_error(error, DeniedError):
         return str(error)
-    if isinstance(error, prefab.OnCooldown):
+    if is_error(error, prefab.OnCooldown):
         return COOLDOWN.format(command=command, wait=_seconds(error.remaining))
-    if isinstance(error, prefab.MaxConcurrencyReached):
+    if is_error(error, prefab.MaxConcurrencyReached):
         return CONCURRENCY.format(command=command)
-    if isinstance(error, prefab.NotOwner):
+    if is_error(error, prefab.NotOwner):
         return NOT_OWNER.format(command=command)
-    if isinstance(error, prefab.MissingRequiredPermission):
+    if is_error(error, prefab.MissingRequiredPermission):
         return MISSING.format(command=command, names=_permissions(error.missing))
-    if isinstance(error, prefab.BotMissingRequiredPermissions):
+    if is_error(error, prefab.BotMissingRequiredPermissions):
         return BOT_MISSING.format(command=command, names=_permissions(error.missing))
-    if isinstance(error, prefab.MissingRequiredRoles):
+    if is_error(error, prefab.MissingRequiredRoles):
         roles = " or ".join(f"<@&{role_id}>" for role_id in error.role_ids)
         return ROLES.format(command=command, roles=roles)
     if checking and (type(error) in (RuntimeError, PermissionError) or _is_own(type(error))):

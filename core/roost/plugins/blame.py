@@ -6,7 +6,6 @@ plugin whose call met them.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import traceback
 from collections.abc import Iterator
@@ -16,13 +15,14 @@ import hikari
 
 import roost.store
 from roost.blocking import BlockedError, StalledError
+from roost.dispatch import hung_trace
 from roost.errors import StoreError
+from roost.errortext import is_error, own
 from roost.strays import StrayError
 
 DEPTH = 8
 """How many causes of causes are looked at."""
 
-_CAUSE = vars(BaseException)["__cause__"]
 _HIKARI = str(Path(hikari.__file__).parent)
 _STORE = str(Path(roost.store.__file__).parent)
 
@@ -56,10 +56,13 @@ def blame(error: BaseException) -> Blame:
     An error that a plugin raised because of another one (``raise ... from``) is judged by that one too.
     """
     for each in _chain(error):
-        if isinstance(each, ExceptionGroup):
-            verdicts = {blame(inner) for inner in each.exceptions}
+        if is_error(each, ExceptionGroup):
+            verdicts = {blame(inner) for inner in own(each, "exceptions", BaseExceptionGroup)}
             return verdicts.pop() if len(verdicts) == 1 else Blame.PLUGIN
-        found = _judge(each)
+        try:
+            found = _judge(each)
+        except Exception:  # noqa: BLE001 - of an attribute that a plugin's class made anything of
+            return Blame.PLUGIN
         if found is not Blame.PLUGIN:
             return found
     return Blame.PLUGIN
@@ -71,34 +74,32 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if each is None:
             return
         yield each
-        # Not by the error's own attribute, which a plugin's class may have made anything of.
-        each = each.original if isinstance(each, StrayError) else _CAUSE.__get__(each)
+        each = each.original if is_error(each, StrayError) else own(each, "__cause__")
 
 
 def _judge(error: BaseException) -> Blame:
-    if isinstance(error, StalledError):
+    if is_error(error, StalledError):
         return Blame.MACHINE
-    if isinstance(error, StoreError):
+    if is_error(error, StoreError):
         return Blame.STORE
-    if isinstance(error, hikari.HTTPResponseError) and error.code in _UNANSWERABLE:
+    if is_error(error, hikari.HTTPResponseError) and error.code in _UNANSWERABLE:
         return Blame.TOO_LATE
-    if isinstance(error, hikari.BadRequestError):
+    if is_error(error, hikari.BadRequestError):
         return Blame.REFUSED if error.code in _MEMBERS_SIDE or error.code in _LIMITS else Blame.PLUGIN
-    if isinstance(error, hikari.UnauthorizedError | hikari.ForbiddenError | hikari.NotFoundError):
+    if is_error(error, hikari.UnauthorizedError, hikari.ForbiddenError, hikari.NotFoundError):
         return Blame.REFUSED
-    if isinstance(error, hikari.ClientHTTPResponseError) and error.status != 429:
+    if is_error(error, hikari.ClientHTTPResponseError) and error.status != 429:
         return Blame.PLUGIN
-    if isinstance(error, hikari.HTTPError | hikari.GatewayError):
+    if is_error(error, hikari.HTTPError, hikari.GatewayError):
         return Blame.DISCORD
-    if isinstance(error, TimeoutError) and not isinstance(error, BlockedError):
+    if is_error(error, TimeoutError) and not is_error(error, BlockedError):
         return _hung_in(error)
     return Blame.PLUGIN
 
 
 def _hung_in(error: TimeoutError) -> Blame:
     """A deadline that passed while Discord or the store was waited for is theirs."""
-    hung = error.__cause__ if isinstance(error.__cause__, asyncio.CancelledError) else error
-    for frame in reversed(traceback.extract_tb(hung.__traceback__)):
+    for frame in reversed(traceback.extract_tb(hung_trace(error))):
         if frame.filename.startswith(_HIKARI):
             return Blame.DISCORD
         if frame.filename.startswith(_STORE):

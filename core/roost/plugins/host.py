@@ -15,6 +15,7 @@ from roost.commands.running import ANSWER_S
 from roost.commands.shapes import MOST
 from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError, ResourceError
+from roost.errortext import is_error
 from roost.frames import OverBudget
 from roost.hooks import Meta, SwitchCause
 from roost.metrics import Metrics
@@ -493,7 +494,7 @@ class PluginHost:
         return handled is True
 
     def _count(self, record: PluginRecord, source: str, error: Exception, place: Place | None) -> None:
-        at_once = isinstance(error, OverBudget)
+        at_once = is_error(error, OverBudget)
         verdict = self._breakers.add(record.name, place, time.monotonic(), at_once=at_once)
         if verdict is Verdict.COUNTED:
             return
@@ -583,7 +584,7 @@ class PluginHost:
         except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
             forget_modules(self.prefix(record))
             detail = describe(error)
-            if isinstance(error, IncompatibleError):
+            if is_error(error, IncompatibleError):
                 record.turned_down(error.detail, error.version)
             else:
                 self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")

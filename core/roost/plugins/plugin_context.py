@@ -13,7 +13,7 @@ import hikari
 
 from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
-from roost.errortext import error_line, text_of
+from roost.errortext import error_line, is_error, text_of
 from roost.places import current, place_of_event
 from roost.scopes import Scope
 from roost.strays import StrayError, taming
@@ -157,7 +157,7 @@ class Context:
         return task
 
     def _task_failed(self, task: str, error: BaseException) -> None:
-        if isinstance(error, Exception):
+        if is_error(error, Exception):
             # This runs in the context in which the task was started.
             self._host.failed(self.name, f"its task {task.partition('/')[2]}", error, current.get())
 
@@ -203,7 +203,7 @@ class Context:
                         if inspect.isawaitable(result):
                             await result
             except Exception as error:  # noqa: BLE001 - a plugin's clean-up must not stop the others
-                what = text_of(error) if isinstance(error, StrayError) else error_line(error)
+                what = text_of(error) if is_error(error, StrayError) else error_line(error)
                 problems.append(f"clean-up failed at {where(error)}: {what}")
         for event, listener in self._listeners:
             with contextlib.suppress(ValueError):

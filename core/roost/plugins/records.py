@@ -14,7 +14,7 @@ import pluggy
 from roost.blocking import BlockedError
 from roost.dispatch import where
 from roost.errors import RoostError
-from roost.errortext import class_name, text_of
+from roost.errortext import class_name, is_error, text_of
 from roost.frames import OverBudget
 from roost.logs import redact
 from roost.strays import StrayError
@@ -81,11 +81,11 @@ class Failure:
 def failure_of(source: str, error: Exception) -> Failure:
     """What there is to know about an error, under a new id."""
     kind = FailureKind.RAISED
-    if isinstance(error, BlockedError):
+    if is_error(error, BlockedError):
         kind = FailureKind.BLOCKED
-    elif isinstance(error, OverBudget):
+    elif is_error(error, OverBudget):
         kind = FailureKind.OVER_BUDGET
-    elif isinstance(error, TimeoutError):
+    elif is_error(error, TimeoutError):
         kind = FailureKind.TIMED_OUT
     return Failure(new_id(), kind, source, redact(describe(error)))
 
@@ -181,9 +181,9 @@ class PluginRecord:
 
 def describe(error: BaseException) -> str:
     """One line about an error; errors made for people speak for themselves."""
-    if isinstance(error, RoostError | pluggy.PluginValidationError):
+    if is_error(error, RoostError, pluggy.PluginValidationError):
         return text_of(error)
-    if isinstance(error, TimeoutError):
+    if is_error(error, TimeoutError):
         return f"it took too long ({where(error)})"
-    raised = error.original if isinstance(error, StrayError) else error
+    raised = error.original if is_error(error, StrayError) else error
     return f"{class_name(raised)} at {where(error)}: {text_of(raised)}"
