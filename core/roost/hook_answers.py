@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightbulb
@@ -72,7 +72,7 @@ def _is_engine(answer: Any) -> bool:
         and _FACTORY.fullmatch(answer.factory)
         and isinstance(answer.config, Mapping)
         and isinstance(answer.needs_gpu, bool)
-        and isinstance(answer.smaller, Iterable)
+        and isinstance(answer.smaller, tuple | list)
     ):
         return False
     try:

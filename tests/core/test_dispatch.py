@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import types
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from roost import hooks
 from roost.dispatch import Dispatcher
 from roost.hooks import INFO, Deny, RoostSpec, hookimpl
+from roost.speech import EngineSpec
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +72,58 @@ async def test_one_failing_plugin_does_not_keep_the_hook_from_the_next() -> None
     await calls.call("voice_session_opened", session=None)
     assert good.called == ["opened"]
     assert calls.failures == {("bad", "voice_session_opened"): 1}
+
+
+class RaisesOpaque:
+    @hookimpl
+    async def voice_session_opened(self, session: Any) -> None:
+        def refuse(_self: object, name: str) -> Any:
+            raise RuntimeError(name)
+
+        raise type("OpaqueError", (Exception,), {"__getattribute__": refuse})
+
+
+async def test_error_that_answers_no_question_does_not_keep_the_hook_from_the_next() -> None:
+    good = Good()
+    calls = dispatcher(("good", good), ("bad", RaisesOpaque()))
+    await calls.call("voice_session_opened", session=None)
+    assert good.called == ["opened"]
+    assert calls.failures == {("bad", "voice_session_opened"): 1}
+
+
+class EndlessConfig(dict[str, object]):
+    def keys(self) -> Any:
+        while True:
+            yield "more"
+
+    __iter__ = keys
+
+
+class AnswersEndlessly:
+    @hookimpl
+    async def stt_engine(self) -> Any:
+        return EngineSpec("module:engine", types.MappingProxyType(EndlessConfig()))
+
+
+async def test_answer_that_is_endless_to_look_at_is_a_failure() -> None:
+    calls = dispatcher(("bad", AnswersEndlessly()))
+    with calls.guard.watching():
+        assert await calls.call("stt_engine", name="x") is None
+    assert calls.failures == {("bad", "stt_engine"): 1}
+
+
+@pytest.mark.parametrize(
+    "smaller", [iter(()), EngineSpec("module:smaller"), "smaller"], ids=["iterator", "one", "text"]
+)
+async def test_engine_whose_smaller_ones_are_no_tuple_is_refused(smaller: Any) -> None:
+    class Answers:
+        @hookimpl
+        async def stt_engine(self) -> Any:
+            return EngineSpec("module:engine", smaller=smaller)
+
+    calls = dispatcher(("bad", Answers()))
+    assert await calls.call("stt_engine", name="x") is None
+    assert calls.failures == {("bad", "stt_engine"): 1}
 
 
 class Opens:
