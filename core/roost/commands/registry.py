@@ -419,7 +419,12 @@ class CommandRegistry:
         _log.info("guild %d: /%s was answered with: %s", guild_id, name, text)
         try:
             await interaction.create_initial_response(
-                hikari.ResponseType.MESSAGE_CREATE, text, flags=hikari.MessageFlag.EPHEMERAL
+                hikari.ResponseType.MESSAGE_CREATE,
+                text,
+                flags=hikari.MessageFlag.EPHEMERAL,
+                mentions_everyone=False,
+                user_mentions=False,
+                role_mentions=False,
             )
         except hikari.HikariError as error:
             _log.info("guild %d: the answer to /%s was refused: %s", guild_id, name, type(error).__name__)

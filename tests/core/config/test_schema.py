@@ -206,7 +206,7 @@ def test_config_schema_prints_everything_or_one_table(arguments: list[str], caps
     assert cli.main(["config", "schema", "loud", *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["properties"] == loud["properties"]
     assert cli.main(["config", "schema", "nobody", *arguments]) == 2
-    assert "nothing called nobody has settings (there is: consent" in capsys.readouterr().err
+    assert "nothing called nobody has settings (there is: commands, consent" in capsys.readouterr().err
 
 
 def test_config_check_names_an_allowed_plugin_that_is_not_there(
