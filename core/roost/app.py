@@ -119,7 +119,6 @@ class App:
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(signals.held())
-                self._scope.spawn(signals.watch(), "signals")
                 holder = Holder.of_this_process(self._bot_id())
                 folder = stack.enter_context(hold_folder(self.config.data_dir, holder))
                 instance_id = stack.enter_context(hold_instance(self.config.data_dir))
@@ -134,6 +133,7 @@ class App:
                 bot = self._bot = self._make_bot()
                 read_entries_one_by_one(bot)
                 stack.push_async_callback(self._scope.aclose)
+                self._scope.spawn(signals.watch(), "signals")
                 self._host = PluginHost(
                     bot=bot,
                     config=self.config,
