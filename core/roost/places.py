@@ -6,6 +6,7 @@ called; what these start (tasks of the plugin) inherits it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,6 +14,9 @@ import hikari
 
 Place = int
 """A guild's id, or minus a person's id for their direct messages."""
+
+_GUILDS = frozenset({"GUILD_CREATE", "GUILD_UPDATE", "GUILD_DELETE"})
+"""Raw events whose payload is a guild."""
 
 current: ContextVar[Place | None] = ContextVar("roost_place", default=None)
 """The place of the work at hand; None is the whole bot."""
@@ -35,7 +39,7 @@ def place_of_event(event: Any) -> Place | None:
     if isinstance(event, hikari.ExceptionEvent):
         return place_of_event(event.failed_event)
     if isinstance(event, hikari.ShardPayloadEvent):
-        return _place_of_payload(event.payload)
+        return _place_of_payload(event.name, event.payload)
     fields = (field.name.lstrip("_") for field in getattr(type(event), "__attrs_attrs__", ()))
     holders = [event, *(getattr(event, name, None) for name in ("interaction", "message", *fields))]
     for holder in holders:
@@ -50,12 +54,19 @@ def place_of_event(event: Any) -> Place | None:
     return None
 
 
-def _place_of_payload(payload: Any) -> Place | None:
-    guild_id = payload.get("guild_id")
-    if isinstance(guild_id, str | int):
-        return int(guild_id)
+def _place_of_payload(name: str, payload: Any) -> Place | None:
+    if not isinstance(payload, Mapping):
+        return None
+    guild_id = _number(payload.get("id" if name in _GUILDS else "guild_id"))
+    if guild_id is not None:
+        return guild_id
     for person in (payload.get("author"), payload.get("user"), {"id": payload.get("user_id")}):
-        user_id = person.get("id") if isinstance(person, dict) else None
-        if isinstance(user_id, str | int):
-            return -int(user_id)
+        user_id = _number(person.get("id")) if isinstance(person, Mapping) else None
+        if user_id is not None:
+            return -user_id
     return None
+
+
+def _number(raw: Any) -> int | None:
+    """An id as Discord sends it; None for anything else."""
+    return int(raw) if isinstance(raw, int) or (isinstance(raw, str) and raw.isdecimal() and len(raw) <= 20) else None

@@ -16,8 +16,12 @@ GUILD, PERSON = 5, 77
 
 
 def raw(**payload: Any) -> hikari.ShardPayloadEvent:
+    return named("X", payload)
+
+
+def named(name: str, payload: Any) -> hikari.ShardPayloadEvent:
     nothing: Any = None
-    return hikari.ShardPayloadEvent(app=nothing, shard=nothing, name="X", payload=payload)
+    return hikari.ShardPayloadEvent(app=nothing, shard=nothing, name=name, payload=payload)
 
 
 def message() -> hikari.DMMessageCreateEvent:
@@ -39,11 +43,35 @@ def pressed(guild_id: int | None) -> hikari.InteractionCreateEvent:
         (raw(author={"id": str(PERSON)}), -PERSON),
         (raw(user_id=str(PERSON)), -PERSON),
         (raw(), None),
+        (named("GUILD_UPDATE", {"id": str(GUILD), "name": "new"}), GUILD),
+        (named("GUILD_CREATE", {"id": str(GUILD)}), GUILD),
+        (named("GUILD_DELETE", {"id": GUILD, "unavailable": True}), GUILD),
+        (named("GUILD_ROLE_UPDATE", {"guild_id": str(GUILD)}), GUILD),
+        (named("USER_UPDATE", {"id": str(PERSON)}), None),
+        (raw(guild_id="nonsense"), None),
+        (raw(author={"id": "nonsense"}), None),
+        (named("PRESENCES_REPLACE", []), None),
         (message(), -PERSON),
         (pressed(GUILD), GUILD),
         (pressed(None), -PERSON),
     ],
-    ids=["raw in a guild", "raw message", "raw typing", "raw", "direct message", "button", "button in messages"],
+    ids=[
+        "raw in a guild",
+        "raw message",
+        "raw typing",
+        "raw",
+        "raw update of a guild",
+        "raw guild",
+        "raw end of a guild",
+        "raw role",
+        "raw user",
+        "raw nonsense",
+        "raw nonsense of a person",
+        "raw list",
+        "direct message",
+        "button",
+        "button in messages",
+    ],
 )
 def test_an_event_belongs_to_its_guild_or_to_the_person_it_is_from(event: hikari.Event, place: int | None) -> None:
     assert place_of_event(event) == place
