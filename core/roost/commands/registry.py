@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import hikari
@@ -160,6 +161,8 @@ class CommandRegistry:
         self._pending: dict[int, bool] = {}
         """Guilds that Discord is to be told of, and whether in any case."""
         self._syncing: asyncio.Task[None] | None = None
+        self._late: dict[int, asyncio.Task[bool | None]] = {}
+        """Guilds for which Discord makes the bot wait. What changes in them meanwhile stays in `_pending`."""
         self._locks: dict[int, asyncio.Lock] = {}
         self._rebuilding = asyncio.Lock()
         self._scope = Scope("commands")
@@ -305,15 +308,31 @@ class CommandRegistry:
         for guild_id in tuple(guild_ids):
             self._guilds.add(guild_id)
             self._pending[guild_id] = always or self._pending.get(guild_id, False)
-        if self._pending and (self._syncing is None or self._syncing.done()) and not self._scope.closed:
+        self._begin_sync()
+
+    def _begin_sync(self) -> None:
+        idle = self._syncing is None or self._syncing.done()
+        if idle and not self._scope.closed and self._next_guilds():
             self._syncing = self._scope.spawn(self._sync(), "sync")
+
+    def _next_guilds(self) -> list[int]:
+        """Guilds that Discord can be told of now."""
+        return [guild_id for guild_id in self._pending if guild_id not in self._late]
 
     async def settled(self, timeout_s: float | None) -> bool:
         """Wait until Discord was told everything, or not longer; whether it was."""
-        syncing = self._syncing
-        if syncing is not None and not syncing.done():
-            await asyncio.wait({syncing}, timeout=timeout_s)
-        return syncing is None or syncing.done()
+        loop = asyncio.get_running_loop()
+        until = None if timeout_s is None else loop.time() + timeout_s
+        while working := self._working():
+            left_s = None if until is None else until - loop.time()
+            if left_s is not None and left_s <= 0:
+                return False
+            await asyncio.wait(working, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    def _working(self) -> set[asyncio.Task[Any]]:
+        syncing = {self._syncing} if self._syncing is not None and not self._syncing.done() else set()
+        return syncing | set(self._late.values())
 
     async def aclose(self) -> None:
         """End what is still being told."""
@@ -321,47 +340,42 @@ class CommandRegistry:
 
     async def _sync(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._pending:
-            batch, self._pending = self._pending, {}
+        while self._next_guilds():
             began = loop.time()
             await self.rebuild()
-            queue = deque(batch.items())
-            late: set[asyncio.Task[bool | None]] = set()
+            queue = deque((guild_id, self._pending.pop(guild_id)) for guild_id in self._next_guilds())
+            size = len(queue)
             outcomes: Counter[bool | None] = Counter()
-            await asyncio.gather(*(self._tell(queue, late, outcomes) for _ in range(ABREAST)))
-            if late:
-                await asyncio.wait(late)
+            await asyncio.gather(*(self._tell(queue, outcomes) for _ in range(ABREAST)))
             _log.info(
-                "commands are in place in %d guilds: %d changed, %d unchanged, %d refused, in %.1f s",
-                len(batch),
+                "commands are in place: %d guilds changed, %d unchanged, %d refused, %d limited, in %.1f s",
                 outcomes[True],
                 outcomes[False],
                 outcomes[None],
+                size - outcomes.total(),
                 loop.time() - began,
                 extra={"event": "commands", "changed": outcomes[True], "refused": outcomes[None]},
             )
 
-    async def _tell(
-        self, queue: deque[tuple[int, bool]], late: set[asyncio.Task[bool | None]], outcomes: Counter[bool | None]
-    ) -> None:
-        """Work on the queue; what takes long is left to itself, so that it holds up nobody."""
-
-        def ended(task: asyncio.Task[bool | None]) -> None:
-            late.discard(task)
-            if not task.cancelled() and task.exception() is None:
-                outcomes[task.result()] += 1
-
+    async def _tell(self, queue: deque[tuple[int, bool]], outcomes: Counter[bool | None]) -> None:
+        """Work on the queue; a guild that takes long is left to itself, so that it holds up no other."""
         while queue:
             guild_id, always = queue.popleft()
             task = self._scope.spawn(self._put_or_log(guild_id, always=always), f"guild {guild_id}")
-            task.add_done_callback(ended)
             done, _ = await asyncio.wait({task}, timeout=LIMITED_S)
             if not done:
-                late.add(task)
-            elif queue and not task.cancelled() and task.result() is not False:
-                await asyncio.sleep(PACE_S)
-            while len(late) >= MOST_LATE:
-                await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+                self._late[guild_id] = task
+                task.add_done_callback(partial(self._caught_up, guild_id))
+            elif not task.cancelled():
+                outcomes[task.result()] += 1
+                if queue and task.result() is not False:
+                    await asyncio.sleep(PACE_S)
+            while len(self._late) >= MOST_LATE:
+                await asyncio.wait(self._late.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def _caught_up(self, guild_id: int, _task: asyncio.Task[bool | None]) -> None:
+        self._late.pop(guild_id, None)
+        self._begin_sync()
 
     async def _put_or_log(self, guild_id: int, *, always: bool) -> bool | None:
         """Whether Discord had to be told; None if it refused."""
