@@ -4,8 +4,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c constraints.txt
 
-.PHONY: help setup demo demo-picture test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles clean
+.PHONY: help setup demo demo-picture test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles hashes clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
@@ -21,12 +22,13 @@ help:
 	@echo "make docs   write docs/hooks.md, docs/faults.md anew       make bench-plugins  what hooks and reloads cost"
 	@echo "make bench-speech  speech-to-text beside stock faster-whisper (half an hour)"
 	@echo "make songbird  build the module songbird (needs Rust; nothing else does)   make songbird-cycles  1,000 joins (N=)"
+	@echo "make hashes  write hashes/ anew after a change of constraints.txt"
 	@echo "make bench-drivers  the voice drivers side by side (ten minutes)"
 	@echo "make bench-voice  what joining, receiving, stopping and reaping cost (five minutes)"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hashes/setup.txt hashes/pip.txt
 	@set -e; \
 	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
@@ -37,11 +39,13 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "[1/3] making $(VENV) with $$($$found --version)"; \
 	$$found -m venv --clear $(VENV); \
 	echo "[2/3] updating the installer"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r hashes/pip.txt; \
 	echo "[3/3] installing what constraints.txt names (about 500 MB on disk; a few minutes on a slow line)"; \
-	$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check -c constraints.txt -e '.[all]' --group dev \
+	$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check --require-hashes --no-deps -r hashes/setup.txt \
 	  | sed -u -n 's/^Collecting \([^ <>=!~;(]*\).*/      \1/p; s/^Successfully.*/      done/p'; \
-	test $${PIPESTATUS[0]} -eq 0
+	test $${PIPESTATUS[0]} -eq 0; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	$(BIN)/python -m pip check --disable-pip-version-check >/dev/null
 	@touch $@
 
 demo: $(STAMP)
@@ -103,9 +107,9 @@ bench-voice: $(STAMP)
 songbird: $(STAMP)
 	@for tool in cargo cc; do command -v $$tool >/dev/null || { \
 	  echo "roost: make songbird needs $$tool on the PATH (cargo: https://rustup.rs); the rest of Roost needs no Rust" >&2; exit 1; }; done
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group songbird
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r hashes/songbird.txt
 	@command -v cmake >/dev/null || { echo "roost: no cmake on the PATH, taking PyPI's"; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group songbird-cmake; }
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r hashes/songbird-cmake.txt; }
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$$PATH:$(CURDIR)/$(BIN)" nice -n 10 \
 	  $(BIN)/maturin develop --release --jobs $(or $(JOBS),2) --manifest-path plugins/songbird/Cargo.toml
 	@$(BIN)/python -c 'import songbird; print("songbird", songbird.SONGBIRD_VERSION, "can be imported")'
@@ -115,6 +119,13 @@ songbird-cycles: $(STAMP)
 
 bench-drivers: $(STAMP)
 	$(BIN)/python bench/voice/drivers.py build/bench-drivers.json
+
+hashes: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group hashes
+	@mkdir -p hashes && rm -f hashes/*.txt
+	@echo pip | $(COMPILE) -o hashes/pip.txt -
+	@$(COMPILE) -o hashes/setup.txt --extra all --group dev pyproject.toml
+	@for group in songbird songbird-cmake hashes; do $(COMPILE) -o hashes/$$group.txt --group $$group || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
