@@ -72,13 +72,20 @@ HELLOS: Mapping[str, Any] = {
 """Kinds of first messages that the fault ``damaged_hello`` sends."""
 
 
-def without(payload: Mapping[str, Any], fields: str | list[str], replaced: Mapping[str, Any]) -> dict[str, Any]:
-    """A payload less some of its fields, named with dots, and with others replaced."""
+def without(payload: Mapping[str, Any], fields: list[str], replaced: Mapping[str, Any]) -> dict[str, Any]:
+    """A payload less those of some fields that it has, named with dots, and with others replaced."""
     damaged = copy.deepcopy(dict(payload))
-    for path in [fields] if isinstance(fields, str) else fields:
+    for path in fields:
         *outer, last = path.split(".")
         part: Any = damaged
         for name in outer:
-            part = part[int(name) if isinstance(part, list) else name]
-        del part[last]
+            part = _inside(part, name)
+        if isinstance(part, dict):
+            part.pop(last, None)
     return damaged | dict(replaced)
+
+
+def _inside(part: Any, name: str) -> Any:
+    if isinstance(part, list):
+        return part[int(name)] if name.isdecimal() and int(name) < len(part) else None
+    return part.get(name) if isinstance(part, dict) else None

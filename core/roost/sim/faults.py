@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from roost.sim.damage import FRAMES, HELLOS
 
 LONGEST_DELAY_S = 600.0
 MOST_TIMES = 1_000_000
@@ -31,6 +33,8 @@ class Param:
         most: Of a number.
         null: Whether null is a value, too.
         digits: Whether a whole number may come as text, as ids do.
+        choices: The only values, where there are few.
+        texts: Whether a list holds texts alone.
     """
 
     kind: type
@@ -38,6 +42,8 @@ class Param:
     most: float = math.inf
     null: bool = False
     digits: bool = False
+    choices: Collection[str] = ()
+    texts: bool = False
 
     def check(self, name: str, value: Any) -> None:
         """Raises FaultRefused."""
@@ -49,6 +55,10 @@ class Param:
         fits = number and math.isfinite(value) if self.kind is float else isinstance(value, self.kind)
         if not fits or (self.kind is int and not number):
             raise FaultRefused(f"{name} must be {_KINDS[self.kind]}, not {str(value)[:40]!r}")
+        if self.choices and value not in self.choices:
+            raise FaultRefused(f"{name} must be one of {', '.join(sorted(self.choices))}, not {str(value)[:40]!r}")
+        if self.texts and not all(isinstance(each, str) for each in value):
+            raise FaultRefused(f"{name} must be a list of texts")
         if number and not self.least <= value <= self.most:
             raise FaultRefused(f"{name} must be from {self.least:g} to {self.most:g}, not {value:g}")
 
@@ -63,6 +73,7 @@ _KINDS = {
 }
 _BOT = Param(int, 0, 1)
 _DELAY = Param(float, 0, LONGEST_DELAY_S)
+_FIELDS = Param(list, texts=True)
 _ROUTE = {"method": Param(str), "path_prefix": Param(str)}
 
 CORE_PARAMS: dict[str, dict[str, Param]] = {
@@ -70,7 +81,7 @@ CORE_PARAMS: dict[str, dict[str, Param]] = {
     "delay_op4_events": {"delay_s": _DELAY},
     "endpoint_null_first": {"delay_s": dataclasses.replace(_DELAY, null=True)},
     "other_endpoint": {"endpoint": Param(str)},
-    "bad_entries": {"user_id": Param(object)},
+    "bad_entries": {"user_id": Param(int, 0, (1 << 64) - 1, digits=True)},
     "rest_error": {**_ROUTE, "status": Param(int, 200, 599), "retry_after_s": _DELAY, "body": Param(object)},
     "rest_limited": {**_ROUTE, "seconds": _DELAY},
     "rest_delay": {**_ROUTE, "delay_s": _DELAY},
@@ -78,10 +89,10 @@ CORE_PARAMS: dict[str, dict[str, Param]] = {
     "gateway_abort": {"bot": _BOT},
     "invalid_session": {"bot": _BOT},
     "mute_gateway": {"bot": _BOT},
-    "gateway_frame": {"kind": Param(str), "bot": _BOT},
-    "damaged_hello": {"kind": Param(str)},
-    "damaged_ready": {"without": Param(list), "replaced": Param(dict)},
-    "damaged_guild": {"without": Param(list), "replaced": Param(dict)},
+    "gateway_frame": {"kind": Param(str, choices=FRAMES), "bot": _BOT},
+    "damaged_hello": {"kind": Param(str, choices=HELLOS)},
+    "damaged_ready": {"without": _FIELDS, "replaced": Param(dict)},
+    "damaged_guild": {"without": _FIELDS, "replaced": Param(dict)},
 }
 """The parameters of the core's faults; a fault that is not here has none."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import hikari
 import pytest
 
+from roost.sim.damage import without
 from roost.sim.faults import CORE_FAULTS, FaultTable, UnknownFault
 from roost.sim.ratelimit import Bucket, RateLimiter, bucket_of
 from roost.sim.validate import command_fault, command_list_fault, message_fault
@@ -178,3 +179,10 @@ class TestMessages:
         assert message_fault({}, empty_allowed=True) is None
         link = {"type": 2, "style": 5, "label": "x", "url": "http://localhost"}
         assert message_fault({"components": [{"type": 1, "components": [button("a"), button("b"), link]}]}) is None
+
+
+def test_fields_that_a_payload_lacks_cannot_be_taken_from_it() -> None:
+    payload = {"user": {"id": "1"}, "guilds": [{"id": "2"}]}
+    absent = ["nothing", "user.name", "user.id.more", "guilds.1.id", "guilds.x", "guilds.0.name"]
+    assert without(payload, absent, {}) == payload
+    assert without(payload, ["guilds.0.id", "user.id"], {"v": 10}) == {"user": {}, "guilds": [{}], "v": 10}
