@@ -105,6 +105,15 @@ class Guard:
     def leave(self, before: tuple[int, float]) -> None:
         self._token, self._limit_s = before
 
+    @contextlib.contextmanager
+    def inside(self, limit_s: float = LIMIT_S) -> Iterator[None]:
+        """Plugin code runs in this block. `enter` and `leave` cost less."""
+        before = self.enter(limit_s)
+        try:
+            yield
+        finally:
+            self.leave(before)
+
     def stopping(self) -> None:
         """The bot goes down: nobody may block for long any more."""
         self._most_s = STOPPING_LIMIT_S

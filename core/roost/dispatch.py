@@ -291,11 +291,8 @@ class Dispatcher:
                 elif inspect.isawaitable(answer):
                     with taming():
                         answer = await answer
-                before = self.guard.enter(step_s)  # looking at an answer may run the plugin's code
-                try:
+                with self.guard.inside(step_s):  # looking at an answer may run the plugin's code
                     answer = checked(hook, impl.function, answer)
-                finally:
-                    self.guard.leave(before)
         return answer
 
     def hurry(self) -> None:

@@ -7,8 +7,8 @@ who can reach the address can read it, so it belongs on loopback or in a private
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from roost.errors import ConfigError, ResourceError
 from roost.errortext import error_line
+from roost.strays import taming
 
 _log = logging.getLogger("roost.metrics")
 
@@ -23,9 +24,14 @@ KEY = "metrics.listen"
 
 
 class Metrics:
-    """The registries of everything that counts."""
+    """The registries of everything that counts.
 
-    def __init__(self) -> None:
+    Args:
+        guarded: Entered while code of plugins runs.
+    """
+
+    def __init__(self, guarded: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._guarded = guarded
         self._registries: dict[str, CollectorRegistry] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -45,8 +51,9 @@ class Metrics:
         names: dict[str, str] = {}
         for owner, registry in sorted(self._registries.items()):
             try:
-                taken = {family.name for family in registry.collect()}
-                text = generate_latest(registry)
+                with self._guarded(), taming():
+                    taken = {family.name for family in registry.collect()}
+                    text = generate_latest(registry)
             except Exception as error:  # noqa: BLE001 - a plugin's collector must not cost the others theirs
                 self._left_out(owner, error_line(error))
                 continue

@@ -89,7 +89,6 @@ class PluginHost:
         self.instance_id = instance_id
         self.mark_stop = mark_stop
         self.records: dict[str, PluginRecord] = {}
-        self.metrics = Metrics()
         settings = config.core.plugins
         self._breakers = Breakers(
             Limits(
@@ -103,6 +102,7 @@ class PluginHost:
         self.pauses = Pauses(self, self._breakers)
         self.switches = Switches(self)
         self.dispatcher = Dispatcher(lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called)
+        self.metrics = Metrics(self.dispatcher.guard.inside)
         self.guild_config = GuildConfig(self)
         self._order: list[str] = []
         self._commands: CommandRegistry | None = None
