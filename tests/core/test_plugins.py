@@ -17,6 +17,7 @@ from roost.config import load
 from roost.consent import StoredConsent
 from roost.errors import ClosedError, ConfigError
 from roost.plugins import PluginHost, State, inspect_plugins
+from roost.plugins.host import MOST_OFFERS
 from roost.store import open_store
 
 pytestmark = pytest.mark.unit
@@ -102,6 +103,19 @@ async def test_dependencies_load_first_and_unload_last(tmp_path: Path, install: 
         assert steps == ["aa.unload", "zz.unload"]
         assert module("aa") == module("zz") == ["load", "unload disable"]
         assert {host.records[name].state for name in ("aa", "zz")} == {State.UNLOADED}
+
+
+async def test_errors_offered_at_once_are_bounded(tmp_path: Path, install: Install) -> None:
+    install("taker", "    @hookimpl\n    async def handle_error(self, error): return True\n")
+    async with hosted(tmp_path) as (host, registry, _):
+        await host.load_all(registry)
+        offered = [host.failed("taker", "its task", hikari.HTTPError("no"), 5) for _ in range(2 * MOST_OFFERS)]
+        tasks = [task for task in offered if task is not None]
+        assert len(tasks) == MOST_OFFERS
+        assert await asyncio.gather(*tasks) == [True] * MOST_OFFERS
+        again = host.failed("taker", "its task", hikari.HTTPError("no"), 5)
+        assert again is not None
+        assert await again
 
 
 @pytest.mark.parametrize(

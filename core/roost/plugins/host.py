@@ -107,7 +107,7 @@ class PluginHost:
         self._order: list[str] = []
         self._commands: CommandRegistry | None = None
         self._started = False
-        self._offers = 0
+        self._offers: set[asyncio.Task[bool]] = set()
         self._changing = asyncio.Lock()
         self._changes = Scope("plugin changes")
         self._scope = Scope("plugin host")
@@ -464,10 +464,13 @@ class PluginHost:
             return None
         counts = whose is Blame.PLUGIN
         asked = source != "handle_error" and self.dispatcher.implementers("handle_error", guild_in(place))
-        if asked and not self._scope.closed and self._offers < MOST_OFFERS:
-            return self._scope.spawn(
+        if asked and not self._scope.closed and len(self._offers) < MOST_OFFERS:
+            offer = self._scope.spawn(
                 self._offer(record, source, error, place, ctx, counts=counts), f"error of {plugin}"
             )
+            self._offers.add(offer)
+            offer.add_done_callback(self._offers.discard)
+            return offer
         if counts:
             self._count(record, source, error, place)
         return None
@@ -482,13 +485,9 @@ class PluginHost:
         *,
         counts: bool,
     ) -> bool:
-        self._offers += 1
-        try:
-            handled = await self.dispatcher.call(
-                "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
-            )
-        finally:
-            self._offers -= 1
+        handled = await self.dispatcher.call(
+            "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
+        )
         if counts and handled is not True and record.state is State.LOADED:
             self._count(record, source, error, place)
         return handled is True
