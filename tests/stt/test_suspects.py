@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from roost_stt.accounts import Accounts
 from roost_stt.engine import spent_of
 from roost_stt.supervision import Cause
 from roost_stt.suspects import DEATHS_OF_GUILD, DEATHS_OF_SPEAKER, EVERYBODY, Suspects
@@ -81,3 +82,16 @@ def test_one_server_is_muted_when_many_of_its_members_kill() -> None:
 )
 def test_one_server_uses_up_one_of_the_crash_budget(deaths: list[set[int]], spent: int) -> None:
     assert spent_of(frozenset(each) for each in deaths) == spent
+
+
+def test_a_draft_excuses_one_death_and_not_the_next() -> None:
+    muted: list[tuple[int, int]] = []
+    accounts = Accounts(
+        lambda _text: None, lambda *_trouble: None, lambda _part: None, lambda *whom: muted.append(whom)
+    )
+    accounts.started({"speakers": [[*BEN, 10]], "draft": True})
+    assert accounts.after_death(Cause.CRASHED, (ZOE, 15)).audio is None
+    # The next processes die before the engine starts on anything.
+    assert accounts.after_death(Cause.CRASHED, (ZOE, 15)).isolate == 15
+    assert accounts.after_death(Cause.CRASHED, (ZOE, 15)).audio == (ZOE, 15)
+    assert muted == []

@@ -182,8 +182,9 @@ class Accounts:
         self._partials.all_over()
         self.purging.clear()
         in_engine, self._in_engine = self._in_engine, {}
-        verdict = self.suspects.died(Cause.NOBODY if self._is_draft else cause, in_engine, audio)
-        if self._is_draft and cause is not Cause.NOBODY:
+        is_draft, self._is_draft = self._is_draft, False
+        verdict = self.suspects.died(Cause.NOBODY if is_draft else cause, in_engine, audio)
+        if is_draft and cause is not Cause.NOBODY:
             verdict = dataclasses.replace(verdict, guilds=frozenset(key[0] for key in in_engine))
         for key, last in verdict.utterances.items():
             self.kept.heard(key, last)
