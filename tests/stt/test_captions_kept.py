@@ -115,8 +115,24 @@ async def test_what_is_kept_has_a_bound_and_the_rest_is_told(scope: Scope) -> No
     board.mood = None
     assert await captioner.flush(soon(2))
     assert captioner.dropped == 10
-    assert "10 captions were left out" in board.texts[0]
+    assert sum("10 captions are missing above: Discord did not take them." in text for text in board.texts) == 1
+    assert not any("left out" in text for text in board.texts), "not too much was said, Discord took nothing"
     assert sum(text.count("**A**:") for text in board.texts) == QUEUE_LIMIT
+
+
+async def test_too_much_speech_and_a_refused_message_are_told_each(scope: Scope) -> None:
+    board = Moody()
+    captioner, _ = begin(scope, board)
+    board.mood = Refusal.REJECTED
+    captioner.add(Line("A", "poison", 1))
+    await tried(board, 1)
+    board.mood = None
+    for number in range(QUEUE_LIMIT + 3):
+        captioner.add(Line("A", f"n{number}", 1))
+    assert await captioner.flush(soon(2)) is True
+    said = "\n".join(board.texts)
+    assert "3 captions were left out: too much was said at once." in said
+    assert "1 caption is missing above: Discord did not take them." in said
 
 
 async def test_whoever_withdraws_is_not_kept(scope: Scope) -> None:

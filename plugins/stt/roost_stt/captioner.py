@@ -128,6 +128,8 @@ class Captioner:
         self._again_s = float("-inf")
         self._lost = 0
         """Captions that Discord did not take and that nobody was told of."""
+        self._crowded_out = 0
+        """Captions that gave way to newer ones while Discord took them."""
         self._board = board
         self._may_show = may_show
         self._edited = edited
@@ -179,7 +181,10 @@ class Captioner:
 
     def _drop_oldest(self) -> None:
         self.dropped += 1
-        self._lost += self.refusal is not None
+        if self.refusal is None:
+            self._crowded_out += 1
+        else:
+            self._lost += 1
         if not self._unsent:
             self._lines.popleft()
             return
@@ -351,10 +356,9 @@ class Captioner:
     def _taken(self, count: int) -> list[Line]:
         lines = [self._lines.popleft() for _ in range(count)]
         self.merged += max(0, count - 1)
-        if lines and self.dropped and not self._told_overflow:
+        if lines and self._crowded_out and not self._told_overflow:
             self._told_overflow = True
-            lines.insert(0, Line("Roost", f"{self.dropped} captions were left out: too much was said at once."))
-            self._lost = 0
+            lines.insert(0, Line("Roost", f"{self._crowded_out} captions were left out: too much was said at once."))
         return lines
 
     def _with_the_lost(self, message: Message) -> Message:
