@@ -105,3 +105,17 @@ def test_json_is_json_all_the_way() -> None:
     found = json.loads(export(HEAD, lines(3), "json"))
     assert [line["user_id"] for line in found["lines"]] == ["0", "1", "2"]
     assert set(found["lines"][0]) >= {"name", "text", "started_at", "ended_at", "language", "confidence", "words"}
+
+
+async def test_a_turn_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roost_stt.reading.TURN_S", 0.05)
+    room = ReadingRoom()
+    async with room.turn(1, 7):
+        async with asyncio.timeout(5):
+            with pytest.raises(ResourceError, match="Many members are reading"):
+                async with room.turn(1, 8):
+                    pass
+        async with asyncio.timeout(5), room.turn(2, 8):
+            pass
+    async with asyncio.timeout(5), room.turn(1, 8):
+        pass

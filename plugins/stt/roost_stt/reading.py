@@ -25,6 +25,8 @@ AT_ONCE = 2
 WAITING = 32
 """In the whole bot."""
 WAITING_OF_GUILD = 10
+TURN_S = 300.0
+"""The longest wait for a turn: Discord takes answers to a command for 15 minutes, and reading takes some of them."""
 MAX_PARTS = 10
 _COPIED_BYTES = 1 << 18
 BUSY = "Many members are reading transcripts just now. Try again in a minute."
@@ -45,7 +47,7 @@ class ReadingRoom:
         """Wait for one's turn, and keep it.
 
         Raises:
-            ResourceError: The member has a request already, or too many wait.
+            ResourceError: The member has a request already, too many wait, or the turn did not come in `TURN_S`.
         """
         if user_id in self._members:
             raise ResourceError(ONE_AT_A_TIME)
@@ -55,7 +57,13 @@ class ReadingRoom:
         self._of_guild[guild_id] += 1
         lock = self._guilds.setdefault(guild_id, asyncio.Lock())
         try:
-            async with lock, self._slots:
+            async with contextlib.AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(TURN_S):
+                        await held.enter_async_context(lock)
+                        await held.enter_async_context(self._slots)
+                except TimeoutError:
+                    raise ResourceError(BUSY) from None
                 yield
         finally:
             self._members.discard(user_id)
