@@ -222,7 +222,6 @@ class ShardSender:
         order = entry.order
         # Told before it is sent: from here it cannot be withdrawn, and what fails below may still have gone out.
         self._on_sent(entry.guild_id, Op4Sent(order.ticket, order.channel_id))
-        sent = False
         try:
             if order.channel_id is None:
                 await self.shard.update_voice_state(entry.guild_id, None)
@@ -230,15 +229,23 @@ class ShardSender:
                 await self.shard.update_voice_state(
                     entry.guild_id, order.channel_id, self_mute=order.hidden, self_deaf=order.hidden
                 )
-            sent = True
-        except (hikari.ComponentStateConflictError, hikari.GatewayError, ConnectionError, OSError) as error:
-            # Not sent: wait for the shard to be ready or resumed, which sets the wake-up.
+        except BaseException as error:
+            # At once, so that it can be replaced and withdrawn while it waits.
+            self.queue.put_back(entry)
+            if not _means_no_connection(error):
+                raise
             _log.info("op 4 of guild %d waits for the gateway: %s", entry.guild_id, type(error).__name__)
+            # The shard sets the wake-up when it is ready or resumed.
             await self._wake.wait()
-        finally:
-            # Also where hikari gives the wait for its rate limit up, with a CancelledError, as a connection is made.
-            if not sent:
-                self.queue.put_back(entry)
+
+
+def _means_no_connection(error: BaseException) -> bool:
+    """Whether an op 4 was not sent because the shard is not connected."""
+    if isinstance(error, asyncio.CancelledError):
+        # When hikari connects anew, it cancels those who wait for its rate limit.
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, hikari.ComponentStateConflictError | hikari.GatewayError | OSError)
 
 
 class Op4Sender:
