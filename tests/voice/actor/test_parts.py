@@ -200,6 +200,22 @@ def test_leaves_of_one_member_keep_room_for_the_leave_of_another() -> None:
     assert take_all(queue, 0.0) == [200, 201]
 
 
+def test_at_a_stop_every_guild_leaves_in_its_own_share() -> None:
+    queue, cores = Op4Queue(Timing()), {guild: ActorCore(guild, Timing()) for guild in range(50)}
+    for guild, core in cores.items():
+        for action in core.handle(moves.Want(1, Wish(5, 7)), 0.0):
+            if isinstance(action, SendOp4):
+                queue.put(guild, action)
+    joined = take_all(queue, 0.0)
+    assert len(joined) == 50, "all that one member may ask for in a window"
+    for guild, core in cores.items():
+        core.handle(moves.Op4Sent(1, 5), 1.0)
+        for action in core.handle(moves.Stop("shutdown"), 2.0):
+            if isinstance(action, SendOp4):
+                queue.put(guild, action)
+    assert sorted(take_all(queue, 2.0)) == joined
+
+
 def test_no_more_ghosts_are_begun_than_can_be_ended() -> None:
     queue = Op4Queue(Timing())
     for guild in range(50):

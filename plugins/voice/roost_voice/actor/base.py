@@ -88,7 +88,7 @@ class Base:
         """In AWAIT_SERVER: Discord says that we are out, and nothing has said why."""
         self._leavers: list[int] = []
         self._requester = 0
-        """The user who asked last for a join or a leave; what follows from it is sent in their share."""
+        """The user who asked last for a join or a leave; what follows from it is sent in their share. 0 at a stop."""
         self._failing: list[tuple[int, Told, str]] = []
         self._failing_channel = 0
         self._attempts: deque[float] = deque()

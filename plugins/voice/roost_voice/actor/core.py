@@ -97,6 +97,7 @@ class ActorCore(Linking):
             self.unacked_nulls += 1
         elif isinstance(event, Stop):
             self.stopping = True
+            self._requester = 0
 
     def _is_stale(self, event: Input, now: float) -> bool:
         match event:
