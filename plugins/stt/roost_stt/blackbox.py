@@ -27,11 +27,17 @@ class BlackBox:
 
     @classmethod
     def create(cls) -> BlackBox:
-        """A new one, on a file without a name.
+        """A new one, on a file without a name: in memory where the system has such files, as Linux does.
+
+        On a full disk the write of the page itself would end a worker, and no captions would come any more.
 
         Raises:
             OSError: There is no room for it.
         """
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("roost-blackbox")
+            os.ftruncate(fd, SIZE)
+            return cls(fd)
         with tempfile.TemporaryFile(prefix="roost-") as file:
             file.truncate(SIZE)
             return cls(os.dup(file.fileno()))
