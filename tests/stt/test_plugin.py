@@ -16,10 +16,12 @@ from stt_rig import packets_of
 
 from roost.audio import VoiceSession
 from roost.config import build
-from roost.errors import ConfigError, RoostError
+from roost.errors import ClosedError, ConfigError, RoostError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt.config import SttConfig
+from roost_stt.refusals import Refusal
+from roost_stt.supervision import Trouble
 
 pytestmark = pytest.mark.e2e
 
@@ -286,3 +288,36 @@ async def test_what_becomes_text_after_the_deadline_is_stored_and_not_posted(mak
     await asyncio.sleep(0.2)  # a caption would be there by now
     assert house.texts == []
     await house.close()
+
+
+async def test_that_a_line_failed_does_not_hide_that_the_engine_did(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await start(house)
+
+    async def broken(*_: object) -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr(house.plugin.book, "add", broken)
+    house.session.say(packets)
+    await house.until(lambda: any("something went wrong in me" in text for text in house.texts))
+    transcription = house.plugin._running[GUILD]
+    assert not transcription.was_told(Trouble.FAILED.value)
+
+
+async def test_captions_that_move_as_the_call_ends_leave_no_open_transcript(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    house.plugin._running[GUILD].captioner.refusal = Refusal.GONE
+    house.session.closed = True
+    with pytest.raises(ClosedError):
+        await start(house, channel=TEXT + 1)
+    await house.plugin.voice_session_closed(cast(VoiceSession, house.session), "leave", cast(Any, None))
+    assert await house.plugin.book.end_interrupted() == []

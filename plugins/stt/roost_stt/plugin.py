@@ -650,8 +650,10 @@ class SttPlugin:
         """
         before = transcription.keeper
         keeper = self.book.begin(session.guild_id, session.channel_id, channel_id, user_id)
-        transcription.move(channel_id, keeper)
-        await before.close()
+        try:
+            transcription.move(channel_id, keeper)
+        finally:
+            await before.close()
         if transcription.paused or await session.capturing():
             transcription.captioner.move(
                 self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())

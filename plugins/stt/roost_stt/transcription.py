@@ -340,7 +340,7 @@ class Transcription:
             except Exception as error:  # noqa: BLE001  one line must not end all that come after it
                 self.transcripts_dropped += 1
                 _log.error("guild %d: a line failed: %s", self.guild_id, type(error).__name__, exc_info=error)
-                self.tell("failed", "Some of what was said could not be shown, because something went wrong in me.")
+                self.tell("unshown", "Some of what was said could not be shown, because something went wrong in me.")
             finally:
                 self._end_partial(transcript)
 
