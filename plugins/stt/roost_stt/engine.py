@@ -460,7 +460,7 @@ class SpeechWorker:
                     self._accounts.counters.nonsense += 1
                     _log.warning("a message of the speech worker was dropped: %s", reason)
                 if nonsense > MAX_NONSENSE:
-                    raise _Died("it sends nothing but nonsense")
+                    raise _Died(f"it sent {nonsense} messages that break the rules")
 
     async def _taken(self, kind: ipc.Kind, fields: dict[str, Any], ready: asyncio.Event) -> str:
         """Act on a message; returns what is wrong with it, or nothing.
