@@ -183,3 +183,27 @@ async def test_an_error_nobody_foresaw_ends_no_captions(scope: Scope) -> None:
         while not board.texts:
             await asyncio.sleep(0.01)
     assert board.texts[-1].endswith("**A**: y")
+
+
+async def test_withdrawn_words_are_taken_back_although_the_next_edits_fail(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECALL_AGAIN_S", 0.05)
+    board = Moody()
+    captioner, _ = begin(scope, board, edited=True)
+    captioner.add(Line("A", "mine", 1))
+    captioner.add(Line("B", "yours", 2))
+    await tried(board, 1)
+    edit, failures = board.edit, iter(range(2))
+
+    async def fails_twice(message: int, text: str) -> None:
+        if next(failures, None) is None:
+            await edit(message, text)
+            return
+        captioner.forget(1)
+        raise RefusedError("no", Refusal.LATER)
+
+    monkeypatch.setattr(board, "edit", fails_twice)
+    captioner.add(Line("B", "more", 2))
+    assert await captioner.flush(soon(5))
+    assert board.texts == ["**B**: yours", "**B**: more"]

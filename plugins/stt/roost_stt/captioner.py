@@ -320,6 +320,10 @@ class Captioner:
             _log.info("captions are taken again")
         self.refusal, self._refusals, self._again_s = None, 0, float("-inf")
 
+    def _is_stale(self) -> bool:
+        """`_page_stale` as it is now: it may change during every wait."""
+        return self._page_stale
+
     def _has_to_write(self) -> bool:
         if self._lines or self._unsent or self._page_stale:
             return True
@@ -488,10 +492,14 @@ class Captioner:
             self._was_refused(refusal, kept, loop)
         elif kept:
             self._unsent.appendleft(kept)
-        if shown or self._page_stale:
+        withdrawn = self._is_stale()
+        if shown or withdrawn:
             # If it is there after all, what is not final or was taken back may not stay in it.
             page.pieces, page.partials = [entry for entry in page.pieces if entry not in fitting], []
-            await self._tried(lambda: self._rewrite(page))
+            if withdrawn:
+                await self._take_back(page)
+            else:
+                await self._tried(lambda: self._rewrite(page))
 
 
 _DONE = (None, Refusal.UNREADABLE)
