@@ -42,7 +42,8 @@ class Pauses:
         self._host = host
         self._breakers = breakers
         self._open: dict[tuple[str, Place], Pause] = {}
-        self._tasks: dict[Pause, asyncio.Task[None]] = {}
+        self._tasks: dict[Pause, tuple[asyncio.Task[None], ...]] = {}
+        """What stops the plugin, and what ends the pause in time."""
         self._scope = Scope("pauses")
 
     def of(self, plugin: str, place: Place | None) -> Pause | None:
@@ -65,7 +66,8 @@ class Pauses:
         if self._scope.closed:
             return
         if len(self._open) >= MOST_PLACES:
-            self._drop(self._open.pop(next(iter(self._open))))
+            oldest = next(iter(self._open))
+            self._scope.spawn(self.end(*oldest), f"end {oldest[0]} in {oldest[1]}")
         retry_s = self._breakers.retry_s(plugin, place)
         pause = Pause(plugin, place, failure, time.time() + retry_s)
         self._open[plugin, place] = pause
@@ -85,15 +87,21 @@ class Pauses:
         token = current.set(None)
         try:
             stop = self._scope.spawn(self._stop(pause, error), f"stop {plugin} in {place}")
-            self._tasks[pause] = self._scope.spawn(self._hold(pause, retry_s, stop), f"{plugin} in {place}")
+            hold = self._scope.spawn(self._hold(pause, retry_s, stop), f"{plugin} in {place}")
+            self._tasks[pause] = (stop, hold)
         finally:
             current.reset(token)
 
     async def end(self, plugin: str, place: Place) -> None:
-        """Call a paused plugin again, on probation."""
-        pause = self._open.pop((plugin, place), None)
+        """Call a paused plugin again, on probation, once its stop is over."""
+        pause = self._open.get((plugin, place))
         if pause is None:
             return
+        stop, _ = self._tasks[pause]
+        await asyncio.wait({stop})
+        if self._open.get((plugin, place)) is not pause:
+            return  # It ended meanwhile.
+        del self._open[plugin, place]
         self._breakers.half_open(plugin, place, time.monotonic())
         self._host.dispatcher.changed()
         _log.info("plugin %s: called again %s", plugin, f"in guild {place}" if place > 0 else f"for user {-place}")
@@ -112,9 +120,9 @@ class Pauses:
         await self._scope.aclose(0.3)
 
     def _drop(self, pause: Pause) -> None:
-        task = self._tasks.pop(pause, None)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
+        for task in self._tasks.pop(pause, ()):
+            if task is not asyncio.current_task():
+                task.cancel()
 
     async def _stop(self, pause: Pause, error: Exception) -> None:
         told = PluginError(f"paused after too many failures (failure {pause.failure.id})", plugin=pause.plugin)
