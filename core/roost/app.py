@@ -29,7 +29,6 @@ from roost.commands.registry import CommandRegistry
 from roost.config import Config, bot_id
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
-from roost.errortext import repr_of
 from roost.gateway import MADE_FOR, Bot, Shard, on_loop_error
 from roost.guild_entries import read_entries_one_by_one
 from roost.holder import Folder, Holder, Owner, hold_folder
@@ -114,7 +113,7 @@ class App:
         """
         loop = asyncio.get_running_loop()
         handled_before = loop.get_exception_handler()
-        loop.set_exception_handler(_log_unhandled)
+        loop.set_exception_handler(on_loop_error)
         signals = KeptSignals(self._on_signal, self._plugin_of)
         try:
             async with AsyncExitStack() as stack:
@@ -428,18 +427,6 @@ class App:
             _log.error("the shutdown sequence was cancelled before its end")
         except Exception:  # noqa: BLE001 - logged; hikari's close must go on
             _log.exception("the shutdown sequence failed")
-
-
-def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody handled: the error of a task that nobody awaited, above all."""
-    if "payload" in context:
-        on_loop_error(loop, context)
-        return
-    error = context.get("exception")
-    concerned = ", ".join(
-        f"{name} {repr_of(value)}" for name, value in context.items() if name not in ("message", "exception")
-    )
-    _log.error("%s (%s)", context.get("message"), concerned, exc_info=error)
 
 
 async def _joined(shard: hikari.api.GatewayShard) -> None:

@@ -24,6 +24,8 @@ from hikari.api.shard import GatewayCompression
 from hikari.impl.gateway_bot import GatewayBot
 from hikari.impl.shard import GatewayShardImpl
 
+from roost.errortext import own, repr_of
+
 _log = logging.getLogger("roost.gateway")
 
 MADE_FOR = "2.6."
@@ -433,10 +435,11 @@ def _brief(error: BaseException) -> str:
     return f"{type(error).__name__}{where}"
 
 
-def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's exception handler: one line for an event that hikari could not decode.
+def on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The event loop's exception handler: log what nobody handled, the error of a task that nobody awaited above all.
 
-    asyncio's own would print the event whole: members' words and tokens of interactions.
+    For an event that hikari could not decode this is one line. asyncio's own handler would print the event whole, with
+    members' words and tokens of interactions.
     """
     error = context.get("exception")
     if "payload" in context:
@@ -445,5 +448,9 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
             _reading.get() or "?",
             _brief(error) if isinstance(error, BaseException) else context.get("message"),
         )
-    else:
-        loop.default_exception_handler(context)
+        return
+    concerned = ", ".join(
+        f"{name} {repr_of(value)}" for name, value in context.items() if name not in ("message", "exception")
+    )
+    trace = (type(error), error, own(error, "__traceback__")) if error is not None else None
+    _log.error("%s (%s)", context.get("message"), concerned, exc_info=trace)
