@@ -24,13 +24,50 @@ struct Wanting {
     listening: bool,
 }
 
+/// Who speaks on which stream. A member may have several clients in a call, each with a stream of its own.
+#[derive(Default)]
+struct Streams {
+    owners: HashMap<u32, u64>,
+    /// By member, the stream that was named last at the end.
+    named: HashMap<u64, Vec<u32>>,
+}
+
+impl Streams {
+    fn owner(&self, ssrc: u32) -> Option<u64> {
+        self.owners.get(&ssrc).copied()
+    }
+
+    fn name(&mut self, ssrc: u32, user: u64) {
+        if let Some(before) = self.owners.insert(ssrc, user) {
+            self.take_from(before, |named| named.retain(|each| *each != ssrc));
+        }
+        self.named.entry(user).or_default().push(ssrc);
+    }
+
+    /// A client of the member left, and Discord does not say which: like Songbird, take it for the one named last.
+    fn client_left(&mut self, user: u64) -> Option<u32> {
+        let ssrc = self.take_from(user, Vec::pop)??;
+        self.owners.remove(&ssrc);
+        Some(ssrc)
+    }
+
+    fn take_from<T>(&mut self, user: u64, take: impl FnOnce(&mut Vec<u32>) -> T) -> Option<T> {
+        let named = self.named.get_mut(&user)?;
+        let taken = take(named);
+        if named.is_empty() {
+            self.named.remove(&user);
+        }
+        Some(taken)
+    }
+}
+
 /// What a driver's listeners share.
 pub struct Ear {
     pub hub: Arc<Inner>,
     pub driver: u64,
     packets: Mutex<Wanting>,
     pub decodes: AtomicBool,
-    users: Mutex<HashMap<u32, u64>>,
+    streams: Mutex<Streams>,
     decoders: Mutex<HashMap<u32, Speaker>>,
 }
 
@@ -41,7 +78,7 @@ impl Ear {
             driver,
             packets: Mutex::default(),
             decodes: AtomicBool::new(decodes),
-            users: Mutex::default(),
+            streams: Mutex::default(),
             decoders: Mutex::default(),
         }
     }
@@ -70,7 +107,7 @@ impl Ear {
         let ssrc = view.get_ssrc();
         let opus = &data.packet[from..to];
         let pcm = if self.decodes.load(Ordering::Acquire) { self.decode(ssrc, opus) } else { None };
-        let user = self.users.lock().unwrap().get(&ssrc).copied();
+        let user = self.streams.lock().unwrap().owner(ssrc);
         let received = Received {
             ssrc,
             user,
@@ -93,16 +130,10 @@ impl Ear {
         speaker.decode(opus, true)
     }
 
-    fn forget(&self, user: u64) {
-        let mut users = self.users.lock().unwrap();
-        let mut decoders = self.decoders.lock().unwrap();
-        users.retain(|ssrc, owner| {
-            let stays = *owner != user;
-            if !stays {
-                decoders.remove(ssrc);
-            }
-            stays
-        });
+    fn client_left(&self, user: u64) {
+        if let Some(ssrc) = self.streams.lock().unwrap().client_left(user) {
+            self.decoders.lock().unwrap().remove(&ssrc);
+        }
     }
 }
 
@@ -126,12 +157,12 @@ impl EventHandler for Listener {
             EventContext::SpeakingStateUpdate(speaking) => {
                 let user = speaking.user_id.map(|user| user.0);
                 if let Some(user) = user {
-                    ear.users.lock().unwrap().insert(speaking.ssrc, user);
+                    ear.streams.lock().unwrap().name(speaking.ssrc, user);
                 }
                 Event::Speaking { user, ssrc: speaking.ssrc, flags: speaking.speaking.bits(), delay: speaking.delay }
             }
             EventContext::ClientDisconnect(left) => {
-                ear.forget(left.user_id.0);
+                ear.client_left(left.user_id.0);
                 Event::Left { user: left.user_id.0 }
             }
             EventContext::DriverConnect(data) => connected(data, false),
