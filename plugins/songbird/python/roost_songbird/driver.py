@@ -30,7 +30,7 @@ from roost.opus_packet import packet_samples
 from roost.scopes import Scope
 from roost_voice.protocol.address import check_address
 from roost_voice.protocol.close_codes import policy
-from roost_voice.protocol.jitter import RESTART_AFTER
+from roost_voice.protocol.jitter import SequenceTracker
 
 _log = logging.getLogger("roost.voice.songbird")
 
@@ -46,9 +46,6 @@ _FAILURES = {
 }
 """By the kind of a failure."""
 _NOBODY = "Connection refused"
-MAX_GAP = 50
-"""More lost frames than in a second are a pause, not a loss."""
-_HALF = 0x8000
 
 
 class SongbirdLink:
@@ -63,8 +60,8 @@ class SongbirdLink:
         self._mode = mode
         self._timing = timing
         self._ended: asyncio.Future[LinkEnd] = asyncio.get_running_loop().create_future()
-        self._sequences: dict[int, tuple[int, int]] = {}
-        self._late = (0, 0, 0)
+        self._streams: dict[int, tuple[int, SequenceTracker]] = {}
+        """By ssrc: the speaker, and the order of their packets."""
         self._reconnects: deque[float] = deque(maxlen=timing.reconnect_limit)
         self._dropped: Counter[str] = Counter()
         self._packets = self._frames = self._lost = self._resumes = self._refused = self._taken = 0
@@ -116,37 +113,40 @@ class SongbirdLink:
             self._packets += 1
             if packet.user_id is None:
                 self._dropped["unknown_ssrc"] += 1
-                continue
-            ssrc, before = self._sequences.get(packet.user_id, (None, 0))
-            step = (packet.sequence - before) & 0xFFFF if ssrc == packet.ssrc else 1
-            if (step == 0 or step >= _HALF) and not self._restarts(packet.ssrc, packet.sequence):
-                self._dropped["late"] += 1
             else:
-                self._sequences[packet.user_id] = packet.ssrc, packet.sequence
-                opus = bytes(packet.opus)
-                if not packet_samples(opus):
-                    self._dropped["opus"] += 1
-                    continue
-                lost = step - 1 if step <= MAX_GAP else 0
-                self._lost += lost
-                self._frames += 1
-                self._events.frame(
-                    AudioFrame(self._cred.guild_id, packet.user_id, packet.ssrc, packet.timestamp, opus, lost)
-                )
+                self._take(packet, packet.user_id)
 
-    def _restarts(self, ssrc: int, sequence: int) -> bool:
-        """Note a late packet; True when so many came in a row that the sender must number its packets anew."""
-        known, following, run = self._late
-        run = run + 1 if (known, following) == (ssrc, sequence) else 1
-        self._late = ssrc, (sequence + 1) & 0xFFFF, run
-        return run >= RESTART_AFTER
+    def _take(self, packet: songbird.OpusPacket, user_id: int) -> None:
+        """Pass on a packet of somebody known, unless it is late or no Opus."""
+        speaker, tracker = self._streams.get(packet.ssrc, (None, None))
+        if tracker is None or speaker != user_id:
+            # A packet that comes early passes at once: those before it, if they still come, are late.
+            tracker = SequenceTracker(hold_s=0.0)
+            self._streams[packet.ssrc] = user_id, tracker
+        lost_before = tracker.lost
+        refusal = tracker.refusal(packet.sequence)
+        if refusal is not None:
+            if not tracker.restarts(packet.sequence):
+                self._dropped[refusal] += 1
+                return
+            tracker.restart(packet.sequence)
+        opus = bytes(packet.opus)
+        samples = packet_samples(opus)
+        if not samples:
+            self._dropped["opus"] += 1
+        content = (packet.timestamp, samples, opus) if samples else None
+        for timestamp, frame, lost in (*tracker.accept(packet.sequence, content, 0.0), *tracker.expire(0.0)):
+            self._frames += 1
+            self._events.frame(AudioFrame(self._cred.guild_id, user_id, packet.ssrc, timestamp, frame, lost))
+        self._lost += tracker.lost - lost_before
 
     def spoke(self, speaking: songbird.Speaking) -> None:
         if speaking.user_id is not None:
             self._events.speaking(speaking.user_id, bool(speaking.speaking & songbird.SpeakingState.Microphone))
 
     def left(self, gone: songbird.ClientDisconnect) -> None:
-        self._sequences.pop(gone.user_id, None)
+        for ssrc in [ssrc for ssrc, (user_id, _) in self._streams.items() if user_id == gone.user_id]:
+            del self._streams[ssrc]
         self._events.member_left(gone.user_id)
 
     def reconnected(self, _: songbird.ConnectData) -> None:
