@@ -239,7 +239,7 @@ async def test_nothing_is_left_on_the_card(make: Make, card: PretendCard, how: s
             await house.plugin.release_gpu(force=False)
         assert house.workers() == [pid]
         assert "The card is free after" in await house.plugin.release_gpu(force=True)
-        assert any("Whoever runs me needs the machine" in text for text in house.texts)
+        assert any("Transcription stopped: the bot's operator needs the GPU." in text for text in house.texts)
         assert house.session.sinks == []
         assert await house.plugin.release_gpu(force=False) == (await house.plugin.gpu_status())
         assert await start(house) == "Transcribing <#20> into <#30>."

@@ -46,7 +46,7 @@ class Accounts:
         on_transcript: See `roost_stt.engine.SpeechWorker`, like the others.
         on_trouble: What the people in the channel may have to be told.
         on_partial: What is certain of utterances that are not over.
-        on_muted: Of whom nothing is taken any more: guild and user.
+        on_muted: Called with the guild and user (0: all of the guild) whose audio is dropped from now on.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Accounts:
         self.counters = Counters()
         self.suspects = Suspects()
         self._in_engine: dict[Key, int] = {}
-        """Whose utterances the engine is at, with the last index of each."""
+        """The speakers whose utterances the engine works on, with the last audio index of each."""
         self._is_draft = False
-        """Whether that is one that is not over, which is tried again as a whole."""
+        """The engine works on a draft: on an utterance that is not over and will come again as a whole."""
         self.purging: dict[int, Key] = {}
         """Token to speaker, of purges that the worker has not confirmed. No text of these speakers comes out."""
         self._decoded_before: dict[int, int] = {}

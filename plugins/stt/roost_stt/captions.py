@@ -166,7 +166,7 @@ def display_name(name: str) -> str:
 
 
 def unnamed(user_id: int) -> str:
-    """What somebody is called whose name nobody knows."""
+    """A name for a user whose own is not known."""
     return f"User {user_id % 10_000}"
 
 
@@ -181,7 +181,7 @@ def _head(text: str, limit: int) -> str:
 
 
 def _continues(text: str, place: int) -> bool:
-    """Whether the character at a place belongs to what stands before it."""
+    """Whether the character at this place is joined to the one before it."""
     char, before = text[place], text[place - 1]
     if char in _JOINERS or char in _VARIATIONS or before in _JOINERS:
         return True

@@ -439,7 +439,7 @@ class SttPlugin:
             deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
             for transcription in list(self._running.values()):
                 transcription.stop_intake()
-                transcription.tell("end", "Whoever runs me needs the machine, so transcription ends.")
+                transcription.tell("end", "Transcription stopped: the bot's operator needs the GPU.")
                 await self._end(transcription.guild_id, deadline)
                 await self._remember(transcription.session, None)
             await owner.release()
@@ -756,7 +756,7 @@ class SttPlugin:
         return self._known_name(guild_id, user_id) or unnamed(user_id)
 
     def _known_name(self, guild_id: int, user_id: int) -> str | None:
-        """A name that the bot knows now; whoever leaves takes it along."""
+        """A user's name by the bot's cache; None for a user who is not in it, such as one who has left."""
         cache = self._context().bot.cache
         member = cache.get_member(guild_id, user_id)
         if member is not None:

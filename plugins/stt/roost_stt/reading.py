@@ -1,7 +1,7 @@
-"""How much members may read at once of transcripts, and the files and pages that this makes.
+"""Limits on reading transcripts, and the files and pages that are made of them.
 
-A transcript can have tens of thousands of lines. They are read page by page, rendered in a thread into a file without a
-name, and never all in memory.
+A transcript can have tens of thousands of lines. They are read page by page and rendered in a thread into a temporary
+file, so they are never all in memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ReadingRoom:
 
     @contextlib.asynccontextmanager
     async def turn(self, guild_id: int, user_id: int) -> AsyncIterator[None]:
-        """Wait for one's turn, and keep it.
+        """Wait for the member's turn, and hold it until the block ends.
 
         Raises:
             ResourceError: The member has a request already, too many wait, or the turn did not come in `TURN_S`.

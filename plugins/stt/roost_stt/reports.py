@@ -28,7 +28,7 @@ TROUBLES = {
 
 
 def muted(name: str | None) -> str:
-    """Whose speech is not transcribed any more, because the engine died of it; None: of a whole server."""
+    """Say that a speaker is not transcribed any more because the engine died of their audio; None: a whole server."""
     if name is None:
         return (
             "The speech engine has failed too often on what was said here, so there are no more captions. "

@@ -32,7 +32,7 @@ class Verdict:
     Attributes:
         utterances: Speakers, with the last index of an utterance that is not to be sent again.
         audio: A speaker and the index of a frame that is not to be sent again.
-        muted: Speakers of whom nothing is taken any more; user `EVERYBODY` is a whole server.
+        muted: Speakers whose audio is dropped from now on; user `EVERYBODY` is a whole server.
         guilds: Servers whose speech may have caused the death.
         isolate: Index of the frame that the next process is to try alone; 0 for none.
     """
@@ -54,17 +54,12 @@ class Suspects:
         self._muted: set[Key] = set()
 
     @property
-    def muted(self) -> frozenset[Key]:
-        """Of whom nothing is taken."""
-        return frozenset(self._muted)
-
-    @property
     def deaths(self) -> dict[Key, int]:
-        """How many deaths are on each speaker's account."""
+        """The number of deaths counted against each speaker."""
         return {key: count for key, count in self._deaths.items() if key[1] != EVERYBODY}
 
     def is_muted(self, guild_id: int, user_id: int) -> bool:
-        """Whether nothing of a speaker is taken."""
+        """Whether a speaker's audio is dropped."""
         return bool(self._muted) and ((guild_id, user_id) in self._muted or (guild_id, EVERYBODY) in self._muted)
 
     def cleared(self, key: Key) -> None:
@@ -130,7 +125,7 @@ class Suspects:
         return in_engine, None
 
     def _count(self, guilty: Iterable[Key]) -> tuple[Key, ...]:
-        """Put a death on these speakers' accounts; returns whom that mutes."""
+        """Count a death against each of these speakers; return those who are muted by it."""
         muted: list[Key] = []
         for key in guilty:
             everybody = key[0], EVERYBODY

@@ -189,7 +189,7 @@ async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: st
 
 
 def _how(parts: Sequence[Part], limit: int) -> str:
-    """What a member must know about files that are not simply the transcript."""
+    """Say why a file is compressed or in parts, and how to join them; empty for a plain file."""
     size = f"Discord takes files of at most {limit >> 20} MiB here"
     if len(parts) > 1:
         name = parts[0].name.removesuffix(".001")

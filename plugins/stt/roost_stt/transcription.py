@@ -30,7 +30,7 @@ MAX_NAMES = 4096
 AFTER_FAULT_S = 60.0
 """Before the watch goes on after an error that nobody foresaw."""
 MAX_HEARD = 4096
-"""Users of whom is remembered that they were heard; being told of them twice does no harm."""
+"""Users remembered as heard; when there are more, the callback for a first word runs again, which does no harm."""
 
 
 class Transcription:

@@ -1,4 +1,4 @@
-"""The configured voice driver, whichever plugin provides it, and a check of what a foreign one answers."""
+"""The configured voice driver, and checks of what a driver of another plugin returns."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class GuildActor:
         return self._core.stage is moves.Stage.OPEN
 
     def would_act(self, channel_id: int, *, may_move: bool) -> bool:
-        """Whether a wish for the channel would send a voice request, and not just share or meet what stands."""
+        """Whether a wish for the channel would send a voice request: not if it shares the session or is refused."""
         wish = self._core.wish
         for event in reversed(self._mail):
             if isinstance(event, moves.Want | moves.Unwant | moves.Stop):

@@ -36,7 +36,7 @@ LATE_NOTICE_S = 30.0
 """At most one notice for people who came later in so many seconds."""
 
 MAX_REMEMBERED = 4096
-"""Users of whom a session remembers that they were told of the notice, or how many of their frames were refused."""
+"""Users that a session remembers as informed by the notice, and users whose refused frames it counts separately."""
 
 CAPTURE_OFF = "off"
 CAPTURE_NOTICE = "notice"

@@ -417,7 +417,7 @@ class SessionManager:
                 yield int(user_id), self._is_bot(guild_id, int(user_id), state.member)
 
     def _is_bot(self, guild_id: int, user_id: int, member: hikari.Member | None) -> bool:
-        """Whether somebody in voice is known to be a bot. Nobody knows of who is unknown: a human, until told."""
+        """Whether a user in voice is known to be a bot. An unknown user counts as a human."""
         known = member or self._bot.cache.get_member(guild_id, user_id) or self._bot.cache.get_user(user_id)
         return known is not None and known.is_bot
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Signalling:
     """Permanent listeners, until the plugin is unloaded. None of them awaits: order is kept.
 
-    They listen while the plugin is paused or quarantined, too: moves are followed and what stands is left all the same.
+    They also listen while the plugin is paused or quarantined, so that moves are followed and sessions can end.
     """
 
     def __init__(self, manager: SessionManager) -> None:

@@ -1,6 +1,7 @@
-"""What is done to the answers of every engine before they leave the worker: checked for sense, and cut where they loop.
+"""Checks the answers of every engine before they leave the worker, and cuts repeated phrases.
 
-An engine is a guest: it may answer with what no message can hold, or with one phrase two hundred times.
+An engine may come from another plugin. It may answer with values that no message can hold, or with one phrase two
+hundred times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from roost.speech import Transcript, Word
 HIGHEST_COMPRESSION = 2.4
 """Whisper's own limit: a text that deflates further repeats itself."""
 MOST_REPEATED, LONGEST_PHRASE = 3, 8
-"""Of what is told of a loop: this often in a row, phrases of so many words."""
+"""A phrase of at most so many words is kept this often in a row; further repetitions are a loop."""
 FEWEST_CHARS, CHARS_PER_S = 200, 40.0
 """More than anybody can say in that time."""
 MAX_CHARS = 4000

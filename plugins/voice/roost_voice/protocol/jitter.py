@@ -1,9 +1,9 @@
 """The order of one speaker's packets: duplicates and late ones refused, short reordering repaired, losses counted.
 
 A packet that comes in order passes at once. One that comes early waits until the gap in front of it fills, until
-`MAX_HELD` packets wait, or until its time is up; then the gap counts as lost, but for what the timestamps leave no room
-for: then the sender has skipped numbers. A sender may also begin anew at a lower number; `RESTART_AFTER` packets in a
-row show that.
+`MAX_HELD` packets wait, or until its time is up; then the gap counts as lost. Where the timestamps leave no time for
+the missing packets, the sender has skipped numbers, and these do not count. A sender may also begin anew at a lower
+number: `RESTART_AFTER` late packets in a row show that.
 """
 
 from __future__ import annotations
