@@ -51,11 +51,11 @@ _stop_log = logging.getLogger("roost.stop")
 CORE = "core"
 GATEWAY_CLOSED_S = 5.0
 LOOK_S = 0.25
-"""How often a start looks whether a shard takes too long."""
+"""Seconds between two checks whether a shard takes too long to connect."""
 GUILDS_S = 5.0
 """How long the announced guilds may take to arrive before the bot calls itself ready without them."""
 HOLD_LOOK_S = 2.0
-"""Between two looks whether the data folder and the database are still this process's."""
+"""Seconds between two checks that the data folder and the database still belong to this process."""
 BACKSTOP_S = 8.0
 EXIT_BACKSTOP = 70
 """Exit status when a stuck thread or library had to be left behind."""
@@ -79,11 +79,11 @@ class App:
         self.ready = asyncio.Event()
         """Set once the bot is connected and ``on_started`` has been called."""
         self.commands_in_place = asyncio.Event()
-        """Set once Discord has been told the commands of every guild, or has refused them."""
+        """Set once Discord has the commands of every guild, or has refused them."""
         self.stop_reason = ""
         self.stop_steps: list[str] = []
         self._unreached: list[str] = []
-        """What Discord was not told at the stop, in words."""
+        """What the stop could not tell Discord, for the log and the exit status."""
         self._host: PluginHost | None = None
         self._registry: CommandRegistry | None = None
         self._identifies = Identifies(config.data_dir, config.core.start.max_identify_per_hour)
@@ -243,7 +243,7 @@ class App:
             backstop.cancel()
 
     def fail_stop(self, what: str) -> None:
-        """Note, and log, what Discord was not told at the stop: the exit status says so."""
+        """Log what the stop could not tell Discord, and make the exit status non-zero."""
         self._unreached.append(what)
         _log.error("the stop did not reach Discord: %s", what, extra={"event": "stop_unreached"})
 
@@ -285,7 +285,7 @@ class App:
         return found
 
     async def _watch_data(self, folder: Folder, hold: StoreHold) -> None:
-        """Stop the bot when its data is taken away: nothing it would write now could be found by its next start."""
+        """Stop the bot when its data folder or database is lost: the next start would not find what it writes."""
         while True:
             if trouble := folder.trouble() or await hold.trouble():
                 break
@@ -332,7 +332,7 @@ class App:
         await self._client.start()
         self._started = True
         guilds = [int(guild) for guild in bot.cache.get_guilds_view()]
-        # What Discord still has from the last run is answered at once; nobody waits until it has what is new.
+        # Commands of the last run work at once. The start does not wait until Discord has the changed ones.
         self._registry.sync_soon({*guilds, *self._guilds_announced})
         await self._registry.rebuild()
         self._scope.spawn(self._tell_commands(self._registry), "commands")
@@ -376,7 +376,7 @@ class App:
         start.result()
 
     async def _ask_limit(self) -> tuple[Limit, int]:
-        """How many sessions Discord still allows, and how many this bot begins; hikari's own client is not up yet."""
+        """Ask Discord for its session start limit and the number of shards, before hikari's own client has started."""
         info = await self._preflight.ask(lambda client: client.fetch_gateway_bot_info())
         left = info.session_start_limit
         return (
@@ -392,7 +392,7 @@ class App:
             self._guilds_here.set()
 
     async def _on_guild_available(self, event: hikari.GuildAvailableEvent) -> None:
-        """A guild that arrives late, after an outage say, gets its commands then."""
+        """Sync the commands of a guild that becomes available after the start, for example after an outage."""
         guild_id = int(event.guild_id)
         self._guilds_to_come.discard(guild_id)
         if not self._guilds_to_come:

@@ -31,7 +31,7 @@ from roost.strays import StrayError, tamed, taming
 
 _log = logging.getLogger("roost.hooks")
 _trace = logging.getLogger("roost.hooks.trace")
-"""At DEBUG it says every hook call."""
+"""Logs every hook call at DEBUG."""
 _trace.setLevel(logging.INFO)
 _NO_TRACE = contextlib.nullcontext()
 
@@ -40,12 +40,12 @@ _WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
 _SLOW_HOOKS = frozenset({"migrate_data", "on_load", "on_unload"})
 
 OnFailure = Callable[[str, str, Exception, Place | None], asyncio.Task[bool] | None]
-"""Called with the plugin's name, what failed ("its hook on_started"), the error and its place; it counts and logs.
+"""Counts and logs a failure: plugin, source (such as "its hook on_started"), error and place.
 
-What it gives is awaited, where that is possible, before the failed call returns.
+The failed call waits for the returned task, except in synchronous hooks.
 """
 IDLE = "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
-"""Why a guard refuses that is not called."""
+"""Reason of a refusal by a plugin that is paused or quarantined."""
 
 
 class Dispatcher:
@@ -54,9 +54,9 @@ class Dispatcher:
     Args:
         load_order: Names of loaded plugins, dependencies first.
         enabled: Whether a plugin is to be called for a guild.
-        on_failure: Told of every failed call; by default it is logged.
+        on_failure: Called for every failed call; by default the failure is logged.
         paused: Whether a plugin is paused in a guild after failures: then only hooks that end something are called.
-        on_call: Told of every call for a guild, before it is made.
+        on_call: Called before every call for a guild.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Dispatcher:
         self._drains: set[asyncio.Timeout] = set()
         self.guard = Guard()
         self.generation = 0
-        """Grows whenever who is to be called may have changed."""
+        """Increases whenever the set of plugins to call may have changed."""
         self._on_failure = on_failure or log_failure
         self._paused = paused
         self._on_call = on_call
@@ -95,7 +95,7 @@ class Dispatcher:
         self.changed()
 
     def changed(self) -> None:
-        """A plugin came, went, or was switched."""
+        """Note that a plugin was loaded, unloaded or switched."""
         self.generation += 1
 
     def frame_sink(self, guild_id: int, session: Any) -> FrameFan:
@@ -131,7 +131,7 @@ class Dispatcher:
         return [answer for answer in answers if answer is not None and answer is not _FAILED]
 
     async def call_named(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> tuple[str, Any] | None:
-        """`call` of a *first* hook that says which plugin answered."""
+        """`call` of a *first* hook; return the plugin that answered together with its answer."""
         return await self._first(hook, self._implementations(hook, guild_id), arguments | {"guild_id": guild_id})
 
     async def _first(self, hook: str, implementations: list[Any], arguments: dict[str, Any]) -> tuple[str, Any] | None:
@@ -240,7 +240,7 @@ class Dispatcher:
         ]
 
     def _refusals(self, hook: str, guild_id: int | None) -> list[Any]:
-        """Who cannot be asked has not said yes."""
+        """Refusals by the guards that are paused or quarantined: what they cannot decide is refused."""
         return [Deny(IDLE.format(plugin=name)) for name in self.stopped_guards(hook, guild_id)]
 
     async def _isolated(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
@@ -324,7 +324,7 @@ class Dispatcher:
         return _trace_call(hook, impl.plugin_name, arguments) if _trace.isEnabledFor(logging.DEBUG) else _NO_TRACE
 
     def failed(self, plugin: str, hook: str, error: Exception, place: Place | None = None) -> asyncio.Task[bool] | None:
-        """Count a failed call and tell whoever wants to know; see `OnFailure`."""
+        """Count a failed call and pass it to `OnFailure`."""
         self.failures[plugin, hook] += 1
         return self._on_failure(plugin, hook, error, place)
 

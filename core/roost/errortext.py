@@ -1,4 +1,4 @@
-"""Text of foreign objects, above all of exceptions that plugins raise: bounded in time and size, and never a failure.
+"""Text of foreign objects, mainly of exceptions that plugins raise: bounded in time and size, and never raising.
 
 ``str(error)`` runs the plugin's ``__str__``, which may raise, return something else, never return, or return a
 megabyte. Every foreign error becomes text here. Code that is not the interpreter's own runs in a thread that nobody
@@ -108,7 +108,7 @@ def _made(value: object, function: Callable[[object], str], limit: int) -> str:
     def make() -> str:
         try:
             return function(value)
-        except BaseException as error:  # noqa: BLE001 - whatever it raises is said in the text's place
+        except BaseException as error:  # noqa: BLE001 - its class is named in place of the text
             failed.append(class_name(error))
             return ""
 

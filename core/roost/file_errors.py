@@ -1,4 +1,4 @@
-"""What the operating system says about a file or folder, with the remedy."""
+"""Errors of the operating system about files and folders, in words and with a remedy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_RIGHT = (errno.EACCES, errno.EPERM)
 
 
 def explain(error: OSError, path: Path) -> str:
-    """One clause that says what is wrong with a path and one that says what to do about it."""
+    """Return two clauses: what is wrong with a path, and what to do about it."""
     said = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
         return f"{said}; free some space there"
     if error.errno == errno.EROFS:
         return f"{said}; mount it so that it can be written"
     if error.errno in _NO_RIGHT:
-        return f"{said}; {whose(path)}"
+        return f"{said}; {owner_remedy(path)}"
     if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
         wrong = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
         kind = "folder" if wrong.is_dir() else "file"
@@ -35,8 +35,8 @@ def explain(error: OSError, path: Path) -> str:
     return f"{said}; check the path"
 
 
-def whose(path: Path) -> str:
-    """Whose the path is, or the nearest folder above it that can be seen, and what to do about it."""
+def owner_remedy(path: Path) -> str:
+    """Return the owner and mode of a path, or of the nearest visible folder above it, and what to do about it."""
     for each in (path, *path.parents):
         try:
             found = each.stat()
@@ -50,7 +50,7 @@ def whose(path: Path) -> str:
         own = each == path and len(path.absolute().parts) > SYSTEM_PARTS
         remedy = f"run: chown -R {me} {each}" if own else f"let {me} write there"
         return f"{each} belongs to {user_name(found.st_uid)} ({mode}) and this is {me}; {remedy}"
-    return "check whose it is"
+    return "check its owner and mode"
 
 
 def user_name(number: int) -> str:

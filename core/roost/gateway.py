@@ -3,7 +3,7 @@
 hikari 2.6 ends a shard, and with it the bot, for a message that it cannot read, for a first message that is no HELLO
 and for most close codes; it waits without end for a READY that does not come; it begins sessions as fast as Discord
 ends them. `Shard` translates all of that into a lost connection, which hikari mends by itself, and asks before each
-new session. What it overrides is private to hikari: `MADE_FOR` says which version, and another one runs unchanged.
+new session. What it overrides is private to hikari 2.6 (`MADE_FOR`); shards of any other version are used unchanged.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from roost.errortext import own, repr_of
 _log = logging.getLogger("roost.gateway")
 
 MADE_FOR = "2.6."
-"""The hikari whose insides are known here."""
+"""Version of hikari whose private parts this module overrides."""
 PAUSE_S = 2.0
-"""Between two tries to reach the gateway."""
+"""Seconds between two attempts to reach the gateway."""
 TRIES = 5
-"""So many tries to reach the address for resuming, then the one for new sessions."""
+"""Attempts to reach the address for resuming before the address for new sessions is used."""
 HANDSHAKE_S = 60.0
 """From the open connection to READY or RESUMED."""
 LARGEST_MESSAGE = 64 << 20
 """Bytes of one message, inflated. The largest of Discord's, a GUILD_CREATE, has a few million."""
 UNREADABLE = 3
-"""So many connections in a row that end with the same unreadable event, then a new session: a resume repeats it."""
+"""Connections in a row that may end at the same unreadable event. Then a new session begins: a resume repeats it."""
 HEARTBEATS_S = (0.1, 3600.0)
-"""The intervals between heartbeats that are believed."""
+"""Shortest and longest heartbeat interval, in seconds, that a HELLO may name."""
 FINAL = frozenset(
     {
         hikari.ShardCloseCode.AUTHENTICATION_FAILED,
@@ -60,7 +60,7 @@ Turn = Callable[[int], AbstractAsyncContextManager[Callable[[], None]]]
 """Entered before a shard begins a session, which may take long. Yields what is called when IDENTIFY is sent."""
 
 _reading: contextvars.ContextVar[str] = contextvars.ContextVar("reading", default="")
-"""The event that hikari decodes at the moment."""
+"""Name of the event that hikari is decoding."""
 
 
 class UnreadableError(hikari.GatewayConnectionError):
@@ -77,7 +77,7 @@ class UnreadableError(hikari.GatewayConnectionError):
 
 
 class _Inflator:
-    """zlib's stream, bounded: a few kilobytes of it can stand for gigabytes."""
+    """A zlib stream with bounded output: a few compressed kilobytes can inflate to gigabytes."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj()
@@ -126,10 +126,10 @@ class _Transport(hikari.impl.shard._GatewayZlibStreamTransport):
 
 
 def _check(payload: Any, *, first: bool) -> None:
-    """Refuse a message whose outline would mislead hikari.
+    """Refuse a message of a shape that hikari would misread.
 
     Raises:
-        UnreadableError: Says what is wrong with it.
+        UnreadableError: The message has another shape.
     """
     if not isinstance(payload, dict):
         raise UnreadableError(f"a message that is {type(payload).__name__} and no object")
@@ -146,7 +146,7 @@ def _check(payload: Any, *, first: bool) -> None:
 
 
 class _Events:
-    """hikari's event manager, as a shard sees it: a READY must be readable before it is believed."""
+    """hikari's event manager for one shard; decodes a READY once before hikari acts on it."""
 
     def __init__(self, manager: Any, factory: Any) -> None:
         self._manager = manager
@@ -167,10 +167,10 @@ class _Events:
 
 
 class Shard(GatewayShardImpl):
-    """A shard that only its owner and the final close codes end.
+    """A shard that reconnects after everything but its owner's close and the final close codes.
 
     Args:
-        turn: Asked before each new session.
+        turn: Entered before each new session.
     """
 
     __slots__ = (
@@ -223,14 +223,14 @@ class Shard(GatewayShardImpl):
             self.said_goodbye = isinstance(transport, _Transport) and transport.answered_close
 
     async def abandon(self) -> None:
-        """End a shard whose start is given up: hikari would let it run on."""
+        """End a shard whose start was cancelled; hikari would leave it running."""
         if self._main is not None and not self._main.done():
             self._is_closing = True
             self._main.cancel()
             await asyncio.wait({self._main})
 
     async def _keep_alive(self) -> None:
-        """hikari's loop; what still leaves it, unasked, is logged, and it begins again."""
+        """Run hikari's loop, and restart it when it ends without having been asked to."""
         self._main = task = asyncio.current_task()
         assert task is not None
         while True:
@@ -318,7 +318,7 @@ class Shard(GatewayShardImpl):
         self._lifetime.add(task)
 
     async def _end_lifetime(self) -> None:
-        """End the tasks of the connection before; hikari forgets those of a handshake that failed."""
+        """End the tasks of the previous connection; hikari leaves those of a failed handshake running."""
         tasks, self._lifetime = self._lifetime, set()
         for task in tasks:
             task.cancel()
@@ -326,7 +326,7 @@ class Shard(GatewayShardImpl):
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Make a lost connection of whatever hikari does not expect; only a final close code ends the shard."""
+        """Translate every unexpected error into a lost connection; only a final close code ends the shard."""
         try:
             yield
         except hikari.GatewayServerClosedConnectionError as error:
@@ -349,7 +349,7 @@ class Shard(GatewayShardImpl):
             raise UnreadableError(f"what Discord sent cannot be read: {_brief(error)}", noted=True) from None
 
     def _note_unreadable(self) -> None:
-        """Give up a session that cannot be understood: one without a READY, or one that repeats the same event."""
+        """Drop a session without a READY, and one that repeats the same unreadable event."""
         seq, times = self._unreadable
         times = times + 1 if seq == self._seq else 1
         self._unreadable = (self._seq, times)

@@ -1,4 +1,4 @@
-"""What Discord says of a guild, read entry by entry: one that cannot be read is left out and costs nothing else.
+"""Guilds read entry by entry: an entry that cannot be read is left out, and the rest of the guild is kept.
 
 hikari reads a GUILD_CREATE as a whole. One channel of a new shape, or the voice state of a user who is not among the
 members sent along, makes it drop the event: the guild then has no commands and no voice.
@@ -21,7 +21,7 @@ Entries = Mapping[hikari.Snowflake, T]
 
 
 def read_entries_one_by_one(bot: hikari.GatewayBot) -> None:
-    """Have a bot read what Discord says of guilds entry by entry.
+    """Make a bot read guilds entry by entry.
 
     hikari takes no factory of its user's, so its own is replaced; where its insides have changed, everything stays as
     it is.
@@ -42,7 +42,7 @@ class EntryFactory(EntityFactoryImpl):
         return _Guild(whole, self, payload, user_id)
 
     def deserialize_voice_state(self, payload: Mapping[str, Any], **known: Any) -> hikari.VoiceState:
-        """A voice state; one whose member cannot be read is one without a member."""
+        """Read a voice state; leave out its member where that cannot be read."""
         try:
             return super().deserialize_voice_state(payload, **known)
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -161,7 +161,7 @@ class _Guild(GatewayGuildDefinition):
         if whole is not None:
             try:
                 return whole()
-            except Exception:  # noqa: BLE001 - whatever it was: below it costs its own entry alone
+            except Exception:  # noqa: BLE001 - read entry by entry below
                 _log.debug("guild %d: its %s cannot be read as a whole", self.id, name)
         raw = self._payload.get(name)
         found: dict[hikari.Snowflake, T] = {}
@@ -170,7 +170,7 @@ class _Guild(GatewayGuildDefinition):
             try:
                 made = read(entry)
                 found[id_of(made)] = made
-            except Exception as error:  # noqa: BLE001 - foreign data; counted and told below
+            except Exception as error:  # noqa: BLE001 - foreign data; counted and logged below
                 _log.debug("guild %d: bad entry in its %s: %s", self.id, name, type(error).__name__)
                 bad += 1
         if bad or not isinstance(raw, list):

@@ -1,7 +1,7 @@
-"""Whose a data folder is: the one bot whose data it holds, and the one process that may use it now.
+"""Owner and holder of a data folder: the bot that the data belongs to, and the process that uses it now.
 
 The process holds ``holder.lock``. The kernel frees a ``flock`` with the process, however it ends, so a process that was
-killed never blocks the next start, and one that is merely stopped still holds. The file's content says who holds it.
+killed never blocks the next start, and one that is merely stopped still holds it. The file names its holder.
 ``bot.json`` names the bot; it is written once Discord has accepted the bot's token, so a folder of an older version is
 adopted by the first bot that starts on it.
 """
@@ -112,7 +112,7 @@ def hold_file(path: Path, holder: Holder, what: str, remedy: str) -> Iterator[Lo
     Args:
         path: Of the file; it stays when the block ends.
         holder: This process.
-        what: Name of the thing that the file stands for, for the error.
+        what: What the file locks, for the error.
         remedy: For the error; follows "stop that process, or".
 
     Raises:
@@ -154,13 +154,13 @@ class Folder:
         self._bot_id = bot_id
 
     def trouble(self) -> str:
-        """Sentence that says how the folder was lost; empty while this process holds it."""
+        """How the folder was lost, as a sentence; empty while this process holds it."""
         if self._lock.is_lost():
             return f"{self.path / LOCK} was removed or replaced while the bot ran; leave the data folder alone"
         return ""
 
     def claim(self, owner: Owner) -> None:
-        """Write down whose the folder is.
+        """Record the owner of the folder.
 
         Raises:
             ConfigError: The folder cannot be written, or is another bot's.
@@ -201,7 +201,7 @@ def read_owner(folder: Path) -> Owner | None:
     """The bot whose data a folder holds; None for a new folder, or one of an older version.
 
     Raises:
-        ConfigError: The file that says so cannot be read.
+        ConfigError: The owner file cannot be read.
     """
     file = folder / OWNER
     try:

@@ -1,4 +1,4 @@
-"""What each hook may answer, checked before anybody relies on it: a wrong answer is a failure of its plugin."""
+"""Checks of what hooks answer. A wrong answer is a failure of its plugin and is never passed on."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stt_engine": (_is_engine, "an EngineSpec whose factory is module:callable and whose config is JSON"),
     "transcript_process": (_is_transcript, "a Transcript"),
 }
-"""By hook: whether an answer is right, and what it must be, in words. What other hooks answer is nobody's business."""
+"""By hook: the check of its answer, and the right answer in words. Answers of other hooks are not used."""
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -1,6 +1,6 @@
-"""How often the bot may begin a session with Discord: IDENTIFY. Too often, and Discord resets its token.
+"""Limits on how often the bot begins a session with Discord (IDENTIFY). Beyond its own, Discord resets the token.
 
-A bot that crashes in a loop begins one with each start, and one whose sessions Discord ends begins one after another.
+A bot that crashes in a loop begins a session at each start. A bot whose sessions Discord ends begins one after another.
 The sessions of the last hour are kept in a file of the data folder, so that the next process knows of them; Discord is
 asked how many more it allows. `Identifies` decides about the start of a process, `Turns` about every single session.
 """
@@ -121,7 +121,7 @@ class Identifies:
         """Return once the bot may be started.
 
         Args:
-            ask: What it raises is raised to the caller: where Discord cannot be reached no session begins.
+            ask: Asks Discord. Its errors are raised to the caller, because no session can begin while it fails.
         """
         told, waited_s = "", 0.0
         while True:
@@ -210,7 +210,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self, shard: int) -> AsyncIterator[Callable[[], None]]:
-        """Wait until the shard may begin a session; yields what is to be called when it does."""
+        """Wait until the shard may begin a session; yield a callback for the moment when it sends IDENTIFY."""
         limit = await self._known_limit()
         key = shard % (limit.max_concurrency if limit is not None else 1)
         async with self._locks.setdefault(key, asyncio.Lock()):

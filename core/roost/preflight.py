@@ -1,4 +1,4 @@
-"""What is asked of Discord before the bot connects, and start errors in one line that says what to do."""
+"""Requests to Discord before the bot connects, and errors of a start in one line with the remedy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Preflight:
 
     Args:
         token: Of the bot.
-        config: Says where Discord is and how long a start waits for it.
+        config: Address of Discord, and how long a start waits for it.
         proxy: For every request.
     """
 
@@ -85,7 +85,7 @@ class Preflight:
 
 
 def start_error(error: BaseException | None) -> Exception:
-    """Translate what hikari raises into one line that says what to do."""
+    """Translate an error of hikari into one line with the remedy."""
     if isinstance(error, TimeoutError):
         return ResourceError("Discord did not answer in time; check the network", retryable=True)
     if isinstance(error, hikari.UnauthorizedError):

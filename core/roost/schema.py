@@ -243,10 +243,10 @@ OfferedBy = Callable[[str], Collection[str]]
 
 
 def unmet(model: BaseModel, section: str, offered_by: OfferedBy) -> list[ConfigError]:
-    """What a plugin is set to use and nobody provides, by the method ``unmet`` of its settings, if they have it.
+    """Settings that name something no plugin provides, by the settings' own method ``unmet`` where they have it.
 
-    ``unmet(offered_by)`` gives (setting, what is wrong): for a setting that names something another plugin may provide
-    through a hook.
+    ``unmet(offered_by)`` returns pairs of a setting and what is wrong with it, for settings that name something another
+    plugin may provide through a hook.
     """
     ask = getattr(model, "unmet", None)
     return [ConfigError(wrong, key=f"{section}.{key}") for key, wrong in ask(offered_by)] if callable(ask) else []

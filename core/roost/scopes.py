@@ -150,9 +150,9 @@ class Scope:
 
 
 async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """Await something that must not be cut short: whoever is cancelled meanwhile is so once it is done.
+    """Await brief work that must not be interrupted. A cancellation of the caller takes effect once the work is done.
 
-    For work that is brief, and whose interruption would leave something open.
+    For work whose interruption would leave something open.
     """
     task = asyncio.ensure_future(work)
     try:

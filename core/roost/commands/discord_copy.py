@@ -1,7 +1,7 @@
 """Discord's copy of the commands of each server: changed where it differs, and nowhere else.
 
-What was put last is kept by application and server, so that a start asks Discord nothing about servers in which
-nothing changed. Commands that this bot did not register are somebody's, and stay.
+The store keeps what was sent last, by application and server, so that a start makes no request for servers in which
+nothing changed. Commands that this bot did not register stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger("roost.commands")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kept:
-    """What Discord was told of one server.
+    """What Discord has of one server.
 
     Attributes:
         digest: Of the commands, empty while that is uncertain.
@@ -34,7 +34,7 @@ class Kept:
 
 
 class Records(Protocol):
-    """Keeps what Discord was told, by application and server, over restarts."""
+    """Keeps what Discord has, by application and server, over restarts."""
 
     async def command_records(self, application_id: int) -> dict[int, dict[str, Any]]: ...
 
@@ -46,7 +46,7 @@ class DiscordCopy:
     """Puts the commands of servers, and knows which of them are this bot's.
 
     Args:
-        records: Where that is kept; None: nowhere.
+        records: Keep what Discord has; None keeps nothing.
         remove_foreign: Remove commands that this bot did not register.
     """
 
@@ -69,7 +69,7 @@ class DiscordCopy:
     async def put(
         self, guild_id: int, builders: Sequence[hikari.api.CommandBuilder], *, core: int, mark: str, always: bool
     ) -> bool:
-        """Make Discord's copy the same; returns False if nothing had to be said.
+        """Make Discord's copy the same; return False if no request was needed.
 
         Args:
             core: How many of the first commands must be there even if Discord refuses another.

@@ -1,5 +1,8 @@
-"""Slash commands pass here: the server's rules and the hook ``command_check`` may refuse them, and their failures are
-their plugin's. Who may not run a command is not offered choices for its options either."""
+"""The check before every slash command, and the handler of its failures.
+
+The server's rules and the hook ``command_check`` may refuse a command. A failure counts against the command's plugin.
+Members who may not run a command are not offered choices for its options either.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ class CommandFailures:
         if stopped := self._stopped(owner, path, current.get()):
             raise DeniedError(stopped)
         stops = self._ends_something(owner, path)
-        # As with consent: who cannot be asked has not said yes. But a stopped guard must not keep anything going.
+        # A guard that cannot be asked refuses, as with consent. But it must not keep anything from being ended.
         ask = self._host.dispatcher.call_working if stops else self._host.dispatcher.call_strict
         for said in await ask("command_check", guild_id=guild_id, ctx=ctx):
             if isinstance(said, Deny):
@@ -99,7 +102,7 @@ class CommandFailures:
         return refusals.paused(pause) if pause is not None else ""
 
     async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
-        """Whether who types an option may run the command, by the server's rules and as an owner of the bot.
+        """Whether the member who types an option may run the command, by the server's rules and as an owner of the bot.
 
         ``command_check`` is not asked: that is for a command that is run.
         """
@@ -146,7 +149,7 @@ class CommandFailures:
         return True
 
     async def _failed(self, ctx: lightbulb.Context, path: str, error: Exception) -> str:
-        """Count an error where it belongs; the words for the member, empty when there is nothing to be said."""
+        """Count an error where it belongs; return the reply for the member, empty for no reply."""
         owner = self._owner(ctx)
         source = f"its command /{path}"
         whose = blame(error)

@@ -107,7 +107,7 @@ def reasons(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) 
     """The reply to ``/plugins why``.
 
     Args:
-        owner: Whoever asks owns the bot, and may see what exactly failed.
+        owner: The reader owns the bot, and may see the details.
     """
     record = host.records.get(name)
     if record is None:

@@ -28,22 +28,22 @@ from roost.strays import taming
 _log = logging.getLogger("roost.commands")
 
 ABREAST = 8
-"""Guilds of which Discord is told at once."""
+"""Guilds whose commands are sent at the same time."""
 PACE_S = 0.5
-"""After each guild that had to be told: two requests each, so two thirds of Discord's 50 a second at most."""
+"""Pause after each guild that changed: two requests each, so at most two thirds of Discord's 50 a second."""
 LIMITED_S = 2.0
 """A guild that takes longer is limited (429): the others do not wait for it."""
 MOST_LATE = 64
-"""So many limited guilds wait at once."""
+"""The most limited guilds that wait at the same time."""
 SETTLE_S = 5.0
-"""How long a change of plugins waits until Discord was told of it."""
+"""How long a change of plugins waits until Discord has the commands."""
 ABSENT = "/{name} is not available right now. Try again in a moment."
 OWNERS_GROUP = "bot"
 """The core's command for the owners of the bot. Plugins add subgroups to it with a group of the same name."""
 Command = Any
 """A `lightbulb.Group` or a subclass of `lightbulb.SlashCommand` and its kin."""
 Allowed = Callable[[lightbulb.AutocompleteContext[Any]], Awaitable[bool]]
-"""Whether who types an option is to be offered choices."""
+"""Whether the member who types an option is offered choices."""
 
 
 def command_name(command: Command) -> str:
@@ -125,7 +125,7 @@ class CommandRegistry:
     Args:
         enabled: Whether a plugin's commands are to exist in a guild.
         completes: Asked before any completion of an option.
-        records: Where it is kept over restarts what Discord was told; None: nowhere.
+        records: Keep what Discord has over restarts; None keeps nothing.
         remove_foreign: Remove commands that this bot did not register.
 
     Attributes:
@@ -157,9 +157,9 @@ class CommandRegistry:
         self._in_place: set[int] = set()
         self._copy = DiscordCopy(bot, records, remove_foreign=remove_foreign)
         self._built: dict[tuple[str, ...], list[hikari.api.CommandBuilder]] = {}
-        """What was built, by owners."""
+        """Built commands by owners."""
         self._pending: dict[int, bool] = {}
-        """Guilds that Discord is to be told of, and whether in any case."""
+        """Guilds to sync, and whether even if nothing changed."""
         self._syncing: asyncio.Task[None] | None = None
         self._late: dict[int, asyncio.Task[bool | None]] = {}
         """Guilds for which Discord makes the bot wait. What changes in them meanwhile stays in `_pending`."""
@@ -298,12 +298,12 @@ class CommandRegistry:
         await self.settled(SETTLE_S)
 
     def sync_soon(self, guild_ids: Iterable[int], *, always: bool = False) -> None:
-        """Tell Discord the commands of guilds where they differ from what it was told last; nobody waits for that.
+        """Start to sync the commands of guilds where they differ from what Discord has.
 
         A guild that refuses is logged; one for which Discord makes the bot wait holds up no other.
 
         Args:
-            always: Tell it whatever it was told last.
+            always: Sync even if nothing changed.
         """
         for guild_id in tuple(guild_ids):
             self._guilds.add(guild_id)
@@ -316,11 +316,11 @@ class CommandRegistry:
             self._syncing = self._scope.spawn(self._sync(), "sync")
 
     def _next_guilds(self) -> list[int]:
-        """Guilds that Discord can be told of now."""
+        """Guilds that can be synced now."""
         return [guild_id for guild_id in self._pending if guild_id not in self._late]
 
     async def settled(self, timeout_s: float | None) -> bool:
-        """Wait until Discord was told everything, or not longer; whether it was."""
+        """Wait until nothing is left to sync, at most `timeout_s`; return whether nothing is left."""
         loop = asyncio.get_running_loop()
         until = None if timeout_s is None else loop.time() + timeout_s
         while working := self._working():
@@ -335,7 +335,7 @@ class CommandRegistry:
         return syncing | set(self._late.values())
 
     async def aclose(self) -> None:
-        """End what is still being told."""
+        """Cancel what is still being synced."""
         await self._scope.aclose()
 
     async def _sync(self) -> None:
@@ -378,12 +378,12 @@ class CommandRegistry:
         self._begin_sync()
 
     async def _put_or_log(self, guild_id: int, *, always: bool) -> bool | None:
-        """Whether Discord had to be told; None if it refused."""
+        """Whether the guild changed; None if Discord refused."""
         try:
             return await self._put(guild_id, always=always)
         except (hikari.HikariError, ResourceError, OSError) as error:
             _log.error("the commands of guild %d could not be set: %s", guild_id, error)
-        except Exception as error:  # noqa: BLE001 - of an answer of another shape, say; the other guilds go on
+        except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything; the other guilds go on
             _log.error(
                 "the commands of guild %d could not be set: Discord's answer cannot be read (%s)",
                 guild_id,
@@ -421,7 +421,7 @@ class CommandRegistry:
         return builder
 
     async def on_interaction(self, event: hikari.InteractionCreateEvent) -> None:
-        """Answer commands of ours that lightbulb drops without a word: their plugin is being loaded, say."""
+        """Answer commands of this bot that lightbulb drops, for example while their plugin is being loaded."""
         interaction = event.interaction
         if not isinstance(interaction, hikari.CommandInteraction) or self._dispatches(interaction):
             return
@@ -451,7 +451,7 @@ class CommandRegistry:
         return await self._copy.application()
 
     async def tidy_globals(self) -> None:
-        """Every command of ours belongs to a guild: what is global is reported, or removed where that is asked for."""
+        """Report global commands, or remove them with `remove_foreign`: this bot's commands all belong to guilds."""
         try:
             await self._copy.tidy_globals()
         except (hikari.HikariError, OSError) as error:

@@ -1,7 +1,7 @@
-"""Whose failure an error is: the plugin's, Discord's or the store's.
+"""Who is to blame for an error: the plugin, Discord, the machine or the store.
 
-A member who asks too late, a missing permission, an outage of Discord and a locked database are no mistakes of the
-plugin whose call met them.
+A member who asks too late, a missing permission, an outage of Discord and a locked database are no failures of the
+plugin that was at work.
 """
 
 from __future__ import annotations

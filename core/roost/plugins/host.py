@@ -233,7 +233,7 @@ class PluginHost:
         await self._scope.aclose(0.3)
 
     async def _pass_on(self, hurry: asyncio.Event) -> None:
-        """In a hurry nothing is drained any more; voice is left all the same."""
+        """Stop draining once the operator has asked twice to stop; voice is left all the same."""
         await hurry.wait()
         self.dispatcher.hurry()
 
@@ -632,7 +632,7 @@ class PluginHost:
         await self.dispatcher.call_others(record.name, "plugin_loaded", name=record.name)
 
     async def _carry_out_deletions(self, name: str) -> None:
-        """Whoever wants to be forgotten by a plugin that now works need not wait longer."""
+        """Run the deletion requests that were queued while the plugin was not loaded."""
         try:
             waiting = await self.store.deletions.waiting(table_name(name))
         except ResourceError as error:
@@ -661,7 +661,7 @@ class PluginHost:
             self.dispatcher.hide(name, False)
 
     async def _undo_migration(self, record: PluginRecord) -> None:
-        """The version before comes back, so its data does too."""
+        """Restore the data of the previous version, which is loaded again."""
         if record.backup is not None:
             await self.store.restore(record.backup)
             record.backup = None
@@ -689,10 +689,10 @@ class PluginHost:
         return MOST - sum(size for other, size in self._room_kept.items() if other not in present)
 
     def _refuse_unmet(self) -> None:
-        """Say what plugins are set to use and nobody provides.
+        """Log what plugins are configured to use and no plugin provides.
 
         Raises:
-            ConfigError: A required plugin is.
+            ConfigError: A required plugin is configured so.
         """
         for name in self._order:
             context = self.records[name].context

@@ -111,7 +111,7 @@ class Pauses:
             self._drop(pause)
 
     def forget(self, plugin: str) -> None:
-        """The plugin was loaded anew, or stops in the whole bot: its pauses are over, and nobody is told."""
+        """Drop the pauses of a plugin that was loaded anew, or that stops in the whole bot, without resuming it."""
         for key in [key for key in self._open if key[0] == plugin]:
             self._drop(self._open.pop(key))
         self._host.dispatcher.changed()

@@ -39,7 +39,7 @@ __all__ = [
 
 
 COMMAND_RECORDS = "core.commands"
-"""Under this name the core keeps what Discord was told; no plugin's name has a dot."""
+"""Owner of the settings in which the core keeps Discord's copy of the commands; no plugin's name has a dot."""
 LARGEST_CHECKED = 64 << 20
 """Bytes of the largest SQLite file that is looked through for damage at each start; that takes a tenth of a second."""
 
@@ -87,7 +87,7 @@ class Store:
         await StoredSettings(self._database, plugin).set(guild_id, key, value)
 
     async def command_records(self, application_id: int) -> dict[int, dict[str, Any]]:
-        """What Discord was told of the commands of each guild."""
+        """What Discord has of the commands of each guild."""
         entries = await StoredSettings(self._database, COMMAND_RECORDS).entries()
         key = str(application_id)
         return {guild: value for (guild, of), value in entries.items() if guild is not None and of == key}

@@ -127,7 +127,7 @@ class Database:
         return f"{self.engine.url.database} at {_place(self.engine.url)}"
 
     def trouble(self) -> str:
-        """Sentence that says how SQLite's file was lost under the bot; empty while it is the one that was opened."""
+        """How SQLite's file was lost, as a sentence; empty while it is the file that was opened."""
         if self.file is None or self._opened is None:
             return ""
         try:
@@ -136,7 +136,7 @@ class Database:
         except FileNotFoundError:
             return f"the database {self.file} vanished while the bot ran; put it back, or start with an empty one"
         except OSError:
-            return ""  # the statement that follows says what is wrong
+            return ""  # the next statement fails with the reason
         return f"the database {self.file} was replaced while the bot ran; stop the bot first, then replace the file"
 
     async def session(self) -> AsyncConnection:
@@ -374,7 +374,7 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
 
 
 def _of_sqlite(cause: sqlite3.Error, said: str, opening: sa.URL | None) -> RoostError | None:
-    """What can be told by SQLite's result code."""
+    """Error for those of SQLite's result codes that have a remedy of their own."""
     what = f"the database {opening.database}" if opening is not None else "the database"
     match getattr(cause, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

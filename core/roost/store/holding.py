@@ -1,4 +1,4 @@
-"""Whose the database is: the one bot whose data it holds, and the one process that may use it now.
+"""Owner and holder of the database: the bot that the data belongs to, and the process that uses it now.
 
 SQLite: a lock file beside the database. PostgreSQL: an advisory lock, keyed by the bot, of a session of its own for as
 long as the process lives. The server frees it with the connection, which keep-alives end when the machine is gone. A
@@ -46,7 +46,7 @@ class StoreHold:
         return f"the database {self._database.place}"
 
     async def trouble(self) -> str:
-        """Sentence that says how the database was lost; empty while this process holds it.
+        """How the database was lost, as a sentence; empty while this process holds it.
 
         A lock that went with its connection is taken anew. While the server cannot be reached nothing is lost yet.
         """
@@ -71,7 +71,7 @@ class StoreHold:
         return ""
 
     async def claim(self, owner: Owner) -> None:
-        """Write down whose the database is.
+        """Record the owner of the database.
 
         Raises:
             ConfigError: It is another bot's.
