@@ -31,7 +31,8 @@ def guild() -> Guild:
 
 
 def payload_of(guild: Guild) -> dict[str, Any]:
-    return copy.deepcopy(guild.gateway_payload(1, all_members=True, voice=True))
+    bot_id = next(user_id for user_id, member in guild.members.items() if member.user.bot)
+    return copy.deepcopy(guild.gateway_payload(bot_id, all_members=True, voice=True))
 
 
 def read(bot: hikari.GatewayBot, payload: dict[str, Any]) -> dict[str, Any]:
