@@ -434,6 +434,14 @@ MUTATIONS = [
         'return f"{table}_{what}"',
         ("tests/core/store/test_table_names.py::test_plugins_of_any_names_keep_their_own",),
     ),
+    Mutation(
+        "stops",
+        "does not leave when Discord does not take the answer",
+        "core/roost/deferral.py",
+        "    deferred, done = await asyncio.gather(ctx.defer(ephemeral=ephemeral), work, return_exceptions=True)\n",
+        "    deferred = await ctx.defer(ephemeral=ephemeral)\n    done = await work\n",
+        ("tests/faults/test_unanswered_stops.py::test_leave_that_cannot_be_answered_is_carried_out",),
+    ),
 ]
 
 

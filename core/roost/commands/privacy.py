@@ -11,6 +11,7 @@ import lightbulb
 
 from roost.commands.personal_data import PersonalData, as_file
 from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
+from roost.deferral import defer_during
 from roost.errors import ResourceError
 from roost.i18n import Texts
 
@@ -95,7 +96,7 @@ async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bo
 async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, agreed: bool) -> None:
     """Carry out ``opt-in`` or ``opt-out``: the decision counts from now on, whether or not Discord takes the answer."""
     assert ctx.guild_id is not None
-    text, _ = await asyncio.gather(decide(consent, ctx.guild_id, ctx.user.id, agreed, ctx), ctx.defer(ephemeral=True))
+    text = await defer_during(ctx, decide(consent, ctx.guild_id, ctx.user.id, agreed, ctx), ephemeral=True)
     await _reply(ctx, text)
 
 
@@ -154,8 +155,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
     class ForgetMe(lightbulb.SlashCommand, name="forget-me", description="Delete everything that is held about you"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)
-            outcome = await data.forget(int(ctx.user.id))
+            outcome = await defer_during(ctx, data.forget(int(ctx.user.id)), ephemeral=True)
             lines = [TEXTS(ctx, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
             if outcome.kept_refusals:
                 lines.append(TEXTS(ctx, "kept", KEPT, count=len(outcome.kept_refusals)))

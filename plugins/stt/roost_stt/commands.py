@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
+from roost.deferral import defer_during
 from roost.errors import ResourceError, RoostError
 from roost_stt.checks import NEEDED
 from roost_stt.languages import language_code, suggestions
@@ -59,14 +60,14 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             check = functools.partial(_check_stop, plugin, ctx)
-            await _answer(ctx, functools.partial(_stop, plugin, ctx), check)
+            await _answer(ctx, functools.partial(_stop, plugin, ctx), check, ends=True)
 
     @group.register
     class Pause(lightbulb.SlashCommand, name="pause", description="Hear nothing until it is resumed"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             check = functools.partial(_check_stop, plugin, ctx)
-            await _answer(ctx, functools.partial(_pause, plugin, ctx, paused=True), check)
+            await _answer(ctx, functools.partial(_pause, plugin, ctx, paused=True), check, ends=True)
 
     @group.register
     class Resume(lightbulb.SlashCommand, name="resume", description="Go on after a pause"):
@@ -99,19 +100,33 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
     return loader
 
 
-async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]], check: Callable[[], None] | None) -> None:
+async def _answer(
+    ctx: lightbulb.Context,
+    make: Callable[[], Awaitable[str]],
+    check: Callable[[], None] | None,
+    *,
+    ends: bool = False,
+) -> None:
     """Reply with what `make` gives, or with an error's own words; nothing pings.
 
     What `check` refuses, only the member who asked sees. Without one the answer is theirs alone.
+
+    Args:
+        ends: `make` ends something, so it is called whether or not Discord takes the answer.
     """
     deferred = False
     try:
         if check is not None:
             check()
             # Whoever sees a deferred answer is settled with the deferring.
-            await ctx.defer(ephemeral=False)
             deferred = True
-        text = await make()
+            if ends:
+                text = await defer_during(ctx, make())
+            else:
+                await ctx.defer(ephemeral=False)
+                text = await make()
+        else:
+            text = await make()
     except RoostError as error:
         text = str(error)
     await ctx.respond(text, ephemeral=not deferred, **_NO_PINGS)

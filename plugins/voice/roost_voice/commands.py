@@ -8,6 +8,7 @@ import hikari
 import lightbulb
 
 from roost.audio import JoinRequest
+from roost.deferral import defer_during
 from roost.errors import BusyError, ClosedError
 from roost.permissions import permissions_in
 from roost_voice.moves import State, Told
@@ -166,8 +167,8 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
             if session is None and sessions.state(guild_id) is State.IDLE:
                 await reply(ctx, LEAVE_WORDS[Told.NOT_IN_VOICE], ephemeral=True)
                 return
-            await ctx.defer()
-            result = await sessions.leave(guild_id, "somebody sent me out with /voice leave", user_id=user_id)
+            leave = sessions.leave(guild_id, "somebody sent me out with /voice leave", user_id=user_id)
+            result = await defer_during(ctx, leave)
             await reply(ctx, leave_words(result))
 
     @group.register

@@ -1,0 +1,53 @@
+"""What ends something is carried out whether or not Discord takes the answer to it: row 118."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from bot_scene import scenes
+from fault_report import Fault
+
+ANSWERS = "/interactions/"
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(118)
+@pytest.mark.parametrize("status", [404, 503])
+async def test_leave_that_cannot_be_answered_is_carried_out(status: int, fault: Fault, tmp_path: Path) -> None:
+    async with scenes(tmp_path) as scene, scene.bot() as bot:
+        assert "Joined" in await scene.join()
+        armed = await scene.discord.fault("rest_error", path_prefix=ANSWERS, status=status, times=999)
+        with fault.clock(scaled=False):
+            await scene.discord.slash(
+                member_id=scene.ada, channel_id=scene.text, command="/voice leave", options={}, wait_s=0.0
+            )
+            await scene.gone()
+        await scene.discord.disarm(armed)
+        assert [each for each in bot.events if "sent me out with /voice leave" in str(each["message"])]
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(118)
+@pytest.mark.parametrize(("command", "said"), [("stop", "Nothing is being transcribed"), ("pause", "Paused")])
+async def test_stop_of_a_transcription_that_cannot_be_answered_is_carried_out(
+    command: str, said: str, fault: Fault, tmp_path: Path
+) -> None:
+    async with scenes(tmp_path) as scene, scene.bot(plugins__deny="", plugins__required="voice,stt"):
+
+        async def ask(what: str, wait_s: float = 10.0) -> str:
+            answer = await scene.discord.slash(
+                member_id=scene.ada, channel_id=scene.text, command=f"/transcribe {what}", options={}, wait_s=wait_s
+            )
+            return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+
+        assert "Joined" in await scene.join()
+        assert "Transcribing" in await ask("start", 30.0)
+        armed = await scene.discord.fault("rest_error", path_prefix=ANSWERS, status=404, times=999)
+        await ask(command, 0.5)
+        await scene.discord.disarm(armed)
+        with fault.clock(scaled=False):
+            async with asyncio.timeout(10.0):
+                while said not in await ask("status"):
+                    pass
