@@ -175,6 +175,8 @@ ROWS: tuple[Row, ...] = (
         GONE),
     Row(98, 10, "speech-to-text fails too often in a server while it transcribes",
         "posts what was said and ends the transcription; voice stays", "A line in the channel says so."),
+    Row(99, 2, "Discord answers what a plugin asks with something that cannot be read", "as row 89",
+        "The reply says that Discord does not answer as it should."),
     Row(100, 5, "the text of a plugin's error raises, never ends, is no text or a megabyte", "fails the plugin alone; the log names the class of the error",
         "The plugin's own commands fail; everything else works."),
     Row(101, 5, "a hook answers something of the wrong kind: `Deny(None)`, a driver, engine or link that is none", "fails its plugin, in one line that names it; a check that answers wrongly refuses",

@@ -160,6 +160,53 @@ async def test_what_discord_refuses_or_fails_at_is_no_failure_of_the_plugin(
             assert is_untouched(bot, "writes")
 
 
+@pytest.mark.sim
+@pytest.mark.fault(99)
+@pytest.mark.parametrize("body", [[], {"id": 1}, "x", None], ids=str)
+async def test_an_answer_of_another_shape_is_no_failure_of_the_plugin(
+    body: Any, fault: Fault, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def writes(ctx: CommandContext) -> None:
+        await ctx.defer(ephemeral=True)
+        await ctx.client.rest.create_message(ctx.channel_id, "hello")
+
+    async with running_bot(command("writes", writes), data_dir=tmp_path) as bot:
+        await bot.control.fault(
+            "rest_error",
+            method="POST",
+            path_prefix=f"/channels/{bot.channel('general').id}",
+            status=200,
+            body=body,
+            times=999,
+        )
+        for _ in range(MANY):
+            assert "Discord does not answer as it should" in (await bot.slash("/writes")).content
+        with fault.clock(scaled=False):
+            assert is_untouched(bot, "writes")
+        # Nor is it one where the member's own answer meets it, which is then logged without a traceback.
+        armed = await bot.control.fault("rest_error", path_prefix="/interactions", status=200, body=body, times=999)
+        for _ in range(MANY):
+            with pytest.raises(TimeoutError):
+                await bot.slash("/writes", wait_s=0.2)
+        await bot.control.disarm(armed)
+        assert "Discord does not answer as it should" in (await bot.slash("/writes")).content
+        assert is_untouched(bot, "writes")
+        assert "exception occurred handling an event" not in caplog.text
+
+
+@pytest.mark.sim
+@pytest.mark.fault(99)
+async def test_what_a_plugin_asks_wrongly_is_its_failure(fault: Fault, tmp_path: Path) -> None:
+    async def writes(ctx: CommandContext) -> None:
+        await ctx.client.rest.create_message(ctx.channel_id, component="no component")  # type: ignore[arg-type]
+
+    async with running_bot(command("writes", writes), data_dir=tmp_path) as bot:
+        with fault.clock(scaled=False):
+            for _ in range(MANY):
+                await bot.slash("/writes")
+            assert not is_untouched(bot, "writes")
+
+
 class Keeper(Hooks):
     """Stores something with every command."""
 

@@ -171,5 +171,5 @@ async def answer(ctx: lightbulb.Context, text: str) -> None:
                 user_mentions=False,
                 role_mentions=False,
             )
-    except (hikari.HikariError, RuntimeError) as error:
-        _log.debug("a failed command could not be answered: %s", error)
+    except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
+        _log.debug("a failed command could not be answered: %s", error_line(error))
