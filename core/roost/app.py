@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import hikari
@@ -267,7 +268,7 @@ class App:
         if not hikari.__version__.startswith(MADE_FOR):
             _log.warning("hikari %s is not known here: its own shards are used as they are", hikari.__version__)
             return hikari.GatewayBot(self._token, **options)
-        return Bot(self._token, turn=Turns(self._identifies, self._ask_limit).turn, **options)
+        return Bot(self._token, turn=Turns(self._identifies, partial(self._ask_limit, waits=False)).turn, **options)
 
     def _enabled(self, owner: str, guild_id: int) -> bool:
         return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)
@@ -375,9 +376,9 @@ class App:
             await asyncio.wait({start})
         start.result()
 
-    async def _ask_limit(self) -> tuple[Limit, int]:
+    async def _ask_limit(self, *, waits: bool = True) -> tuple[Limit, int]:
         """Ask Discord for its session start limit and the number of shards, before hikari's own client has started."""
-        info = await self._preflight.ask(lambda client: client.fetch_gateway_bot_info())
+        info = await self._preflight.ask(lambda client: client.fetch_gateway_bot_info(), waits=waits)
         left = info.session_start_limit
         return (
             Limit(left.total, left.remaining, left.reset_after.total_seconds(), max(left.max_concurrency, 1)),

@@ -42,10 +42,14 @@ class Preflight:
         self._proxy = proxy
         self._until_s: float | None = None
 
-    async def ask(self, question: Callable[[RESTClientImpl], Awaitable[AnswerT]]) -> AnswerT:
+    async def ask(self, question: Callable[[RESTClientImpl], Awaitable[AnswerT]], *, waits: bool = True) -> AnswerT:
         """Ask Discord a question; while it cannot be reached, wait and ask again.
 
-        All questions together wait ``start.wait_s`` at most.
+        All questions of one outage together wait ``start.wait_s`` at most.
+
+        Args:
+            question: Makes the request.
+            waits: False asks once.
 
         Raises:
             ConfigError: The token is refused, or what answers is not Discord.
@@ -56,13 +60,16 @@ class Preflight:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return await self._once(question)
+                answer = await self._once(question)
             except (aiohttp.InvalidURL, AttributeError, KeyError, TypeError, ValueError):
                 failure: Exception = _not_discord("something that is not Discord's")
             except Exception as error:  # noqa: BLE001 - translated and raised again
                 failure = start_error(error)
+            else:
+                self._until_s = None
+                return answer
             left_s = self._until_s - time.monotonic()
-            if not isinstance(failure, ResourceError) or not failure.retryable or left_s <= 0:
+            if not (waits and left_s > 0 and isinstance(failure, ResourceError) and failure.retryable):
                 raise failure
             _log.warning(
                 "waiting for Discord, for %.0f s at most: %s",

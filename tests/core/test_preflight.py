@@ -1,0 +1,67 @@
+"""Waiting for Discord: how long, and who does not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hikari.impl import ProxySettings
+
+from roost import preflight
+from roost.config import CoreConfig, StartConfig
+from roost.errors import ResourceError
+from roost.preflight import Preflight
+
+pytestmark = pytest.mark.unit
+
+WAIT_S = 0.4
+
+
+class Discord:
+    """Stands in for Discord: out of reach for a number of questions."""
+
+    def __init__(self) -> None:
+        self.out_of_reach = 0
+        self.asked = 0
+
+    async def answer(self, _client: Any) -> str:
+        self.asked += 1
+        if self.out_of_reach:
+            self.out_of_reach -= 1
+            raise OSError("no network")
+        return "yes"
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> Preflight:
+    monkeypatch.setattr(preflight, "FIRST_PAUSE_S", 0.05)
+    return Preflight("token", CoreConfig(start=StartConfig(wait_s=WAIT_S)), ProxySettings())
+
+
+async def test_wait_begins_anew_after_discord_was_reached(questions: Preflight) -> None:
+    discord = Discord()
+    assert await questions.ask(discord.answer) == "yes"
+    await asyncio.sleep(2 * WAIT_S)
+    discord.out_of_reach = 2
+    assert await questions.ask(discord.answer) == "yes"
+
+
+async def test_questions_in_one_outage_share_the_wait(questions: Preflight) -> None:
+    discord = Discord()
+    discord.out_of_reach = 1000
+    with pytest.raises(ResourceError):
+        await questions.ask(discord.answer)
+    asked = discord.asked
+    assert asked > 1
+    with pytest.raises(ResourceError):
+        await questions.ask(discord.answer)
+    assert discord.asked == asked + 1
+
+
+async def test_question_of_a_running_bot_does_not_wait(questions: Preflight) -> None:
+    discord = Discord()
+    discord.out_of_reach = 1
+    with pytest.raises(ResourceError):
+        await questions.ask(discord.answer, waits=False)
+    assert discord.asked == 1
