@@ -203,6 +203,8 @@ ROWS: tuple[Row, ...] = (
     Row(117, 1, "members come and go by the thousand", "what the encryption keeps of them is dropped by entering its group anew, when nobody speaks", NOTHING),
     Row(118, 3, "Discord does not take the answer to `/voice leave`, `/transcribe stop` or `/transcribe pause`",
         "carries it out all the same", "The command seems to have failed, but the bot has left or stopped."),
+    Row(119, 5, "Discord does not take the notice, though nothing forbids it", "hears nobody, and asks for no permission that it has",
+        "The reply says that Discord did not take the notice, and to try again."),
     Row(120, 5, "a message to the speech process breaks the rules, its audio makes the decoder raise, or the engine answers nonsense", "that message, packet or utterance is dropped and counted; the process lives", "At most that speaker's words are missing."),
     Row(121, 20, "the speech process dies of an utterance or of a packet", "what it was at is tried once more, alone, and then given up; the rest of what was kept becomes text", "That utterance is missing, others come late."),
     Row(122, 30, "the speech process dies of one speaker's audio again and again", "after the third death that speaker is not heard until the session ends; one server uses up one of the five deaths after which the engine is given up", "A line says who is not transcribed; others go on."),

@@ -319,9 +319,10 @@ class SttPlugin:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
         if not await session.capturing():
+            checks.can_write(self.bot, guild_id, channel_id)
             raise ResourceError(
                 f"I could not post the notice in <#{channel_id}>, so I hear nobody. "
-                "Give me View Channel and Send Messages there and use `/transcribe start` again."
+                "Discord did not take the notice: use `/transcribe start` again in a moment."
             )
         again = " The notice stands now." if transcription is not None else ""
         spoken = self._config.language if language is None else language

@@ -98,7 +98,8 @@ class Hearing:
         if not self.capturing:
             return (
                 f"I could not post the notice for <#{self.channel_id}>, so I listened to nobody. "
-                "Give me View Channel and Send Messages in the text channel."
+                "Discord did not take it: check that I have View Channel and Send Messages in the text channel, and "
+                "try again in a moment."
             )
         dave = "off"
         if link.dave_version:

@@ -79,7 +79,7 @@ def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
                 )
         except (hikari.HikariError, TimeoutError) as error:
             _log.warning(
-                "guild %d: I may not write the notice in channel %d (%s), so I hear nobody",
+                "guild %d: Discord did not take the notice in channel %d (%s), so nobody is heard",
                 session.guild_id,
                 session.text_channel_id or session.channel_id,
                 type(error).__name__,
