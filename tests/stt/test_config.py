@@ -15,7 +15,7 @@ from roost_stt.models import DOWNLOADED
 pytestmark = pytest.mark.unit
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
-    "model": (("stt.model=large-v9",), "stt.model: there is no speech model of that name; did you mean large"),
+    "model": (("stt.model=large-v9",), "stt.model: there is no speech model of that name (near it: large"),
     "folder": (("stt.model_path=nowhere",), "stt.model_path: "),
     "device": (("stt.device=gpu",), "stt.device: "),
     "language": (("stt.language=klingon",), "stt.language: "),

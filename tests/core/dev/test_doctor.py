@@ -89,4 +89,14 @@ def test_no_token_a_broken_plugin_and_a_full_disk(
 
 def test_a_wrong_configuration_is_the_only_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--data-dir", str(tmp_path), "--set", "log.level=LOUD"]) == 1
-    assert "FAIL configuration: log.level: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "FAIL configuration: log.level: " in printed
+    assert "fix: correct it; roost config check names every mistake" in printed
+
+
+def test_a_mistyped_model_is_a_setting_to_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json", "--data-dir", str(tmp_path), "--set", "stt.model=tiny.em"]) == 1
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    for name in ("model", "plugin stt"):
+        assert "there is no speech model of that name (near it: tiny.en, tiny)" in rows[name]["detail"]
+        assert rows[name]["fix"] == "correct that setting; roost config check names every mistake"
