@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import io
 import json
 import logging
@@ -61,6 +62,7 @@ def _print_anywhere() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="roost", description="A Discord bot framework with voice that never leaks.")
+    parser.add_argument("--version", action="version", version=f"roost {importlib.metadata.version('roost')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the bot")
@@ -139,7 +141,12 @@ def _add_config_options(parser: argparse.ArgumentParser) -> None:
         help="override one setting; may be repeated",
     )
     parser.add_argument("--plugins-dir", type=Path, metavar="DIR", help="folder of drop-in plugins (x.py, x/)")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where settings and locks are kept")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of all that the bot keeps",
+    )
 
 
 def _load(arguments: argparse.Namespace) -> configuration.Config:

@@ -69,7 +69,7 @@ class DiscordConfig(Section):
     """Where Discord is and what is asked of it."""
 
     rest_url: str | None = Field(
-        None, description="Base URL of the REST API, ending in /api/v10; None is Discord's own."
+        None, description="Base URL of the REST API, ending in /api/v10. Unset: Discord's own."
     )
     intents: tuple[str, ...] = Field(
         ("GUILDS", "GUILD_VOICE_STATES"), description="Gateway intents, by hikari's names; plugins say what they need."
@@ -112,7 +112,7 @@ class StartConfig(Section):
 class StoreConfig(Section):
     """Where settings live."""
 
-    url: str | None = Field(None, description="SQLAlchemy URL; None is SQLite in the data folder.")
+    url: str | None = Field(None, description="SQLAlchemy URL of the database. Unset: SQLite in the data folder.")
     group_writable: bool = Field(
         False, description="Use a data folder that its group can write to, such as a Kubernetes volume with fsGroup."
     )
@@ -137,14 +137,14 @@ class MetricsConfig(Section):
     listen: str | None = Field(
         None,
         pattern=r"^.+:[0-9]{1,5}$",
-        description="host:port to answer GET /metrics at, such as 127.0.0.1:9464; None is nowhere. Keep it private.",
+        description="host:port to answer GET /metrics at, such as 127.0.0.1:9464. Unset: nowhere. Keep it private.",
     )
 
 
 class PluginsConfig(Section):
     """Which plugins are loaded."""
 
-    allow: tuple[str, ...] | None = Field(None, description="Load only these; None is every plugin found.")
+    allow: tuple[str, ...] | None = Field(None, description="Load only these. Unset: every plugin found.")
     deny: tuple[str, ...] = Field((), description="Never load these.")
     required: tuple[str, ...] = Field(
         ("voice", "stt"), description="The bot refuses to start when one of these is found but fails to load."
@@ -153,9 +153,11 @@ class PluginsConfig(Section):
     allow_writable_dir: bool = Field(False, description="Load drop-in plugins that other users can write to.")
     load_timeout_s: float = Field(30.0, gt=0, description="Seconds a plugin may take to be imported and opened.")
     quarantine_failures: int = Field(
-        5, ge=1, description="A plugin that fails this often in a server is paused there; outside servers, quarantined,"
+        5,
+        ge=1,
+        description="Failures within quarantine_window_s that pause a plugin in a server, or quarantine it outside.",
     )
-    quarantine_window_s: float = Field(60.0, gt=0, description="if it does so within this many seconds.")
+    quarantine_window_s: float = Field(60.0, gt=0, description="Seconds over which failures of a plugin are counted.")
     quarantine_retry_s: float = Field(
         300.0,
         gt=0,

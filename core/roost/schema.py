@@ -266,6 +266,9 @@ def _mistake(each: Any, section: str, model: type[BaseModel], secrets: set[tuple
     key = ".".join([section, *path]) if section else ".".join(path)
     if each["type"] == "extra_forbidden":
         known = ", ".join(sorted(_fields_at(model, path[:-1])))
+        if path[-1] == "token" and section == "discord":
+            wrong = "the token is kept out of the configuration; set ROOST_TOKEN, or ROOST_TOKEN_FILE to a private file"
+            return ConfigError(wrong, key=key)
         return ConfigError(f"there is no such setting (there is: {known})", key=key)
     field = _field_at(model, path)
     hint = f" (expected: {expected(field)})" if field is not None else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,6 +208,24 @@ def test_config_schema_prints_everything_or_one_table(arguments: list[str], caps
     assert json.loads(capsys.readouterr().out)["properties"] == loud["properties"]
     assert cli.main(["config", "schema", "nobody", *arguments]) == 2
     assert "nothing called nobody has settings (there is: commands, consent" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"roost {version('roost')}\n"
+
+
+def test_a_token_in_the_configuration_is_told_where_it_belongs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "roost.toml"
+    file.write_text('[discord]\ntoken = "abc.def.ghi"\n[strat]\nwait_s = 1\n')
+    assert cli.main(["config", "check", "--config", str(file), "--data-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "discord.token: the token is kept out of the configuration; set ROOST_TOKEN, or ROOST_TOKEN_FILE" in said
+    assert "abc.def.ghi" not in said
+    assert "strat: there is no table or plugin of that name (there is: commands, consent" in said
 
 
 def test_config_check_names_an_allowed_plugin_that_is_not_there(
