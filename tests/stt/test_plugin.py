@@ -16,7 +16,7 @@ from stt_rig import packets_of
 
 from roost.audio import VoiceSession
 from roost.config import build
-from roost.errors import ClosedError, ConfigError, RoostError
+from roost.errors import ClosedError, ConfigError, ResourceError, RoostError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt.config import SttConfig
@@ -62,6 +62,14 @@ async def test_start_speak_caption_stop(make: Any, packets: list[bytes]) -> None
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
     assert house.session.sinks == []
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Nothing is being transcribed here."
+
+
+async def test_outside_voice_nothing_is_to_be_stopped_and_nobody_is_told_to_join(make: Any) -> None:
+    house: House = await make(script=[])
+    with pytest.raises(ResourceError, match=r"^Nothing is being transcribed here\.$"):
+        house.plugin.check(GUILD, ADA, False, stop=True)
+    with pytest.raises(ResourceError, match="Use `/voice join` first"):
+        house.plugin.check(GUILD, ADA, False, stop=False)
 
 
 async def test_closing_posts_what_was_said_last(make: Any, packets: list[bytes]) -> None:

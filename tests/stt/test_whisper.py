@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from stt_rig import manifest, samples_of
 
+from roost.errors import SpeechError
 from roost.speech import EngineOptions, Utterance
 from roost.text import wer
 from roost_stt.models import locate
@@ -16,6 +17,7 @@ from roost_stt.worker.results import without_loops
 pytestmark = pytest.mark.e2e
 
 PLAIN = EngineOptions()
+LOAD_REMEDY = "is not on this machine and cannot be downloaded; check the network, or name another in stt.model"
 PIECES = [
     ("lv_0870", 0.0, 0.8),
     ("lv_0870", 1.0, 1.6),
@@ -97,3 +99,9 @@ def test_missing_cublas_is_named_with_its_package() -> None:
     assert found is not None
     assert "pip install nvidia-cublas-cu12, or set stt.device = cpu" in str(found)
     assert missing_library(RuntimeError("CUDA failed with error out of memory")) is None
+
+
+def test_a_model_that_cannot_be_downloaded_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SpeechError, match=f"^the model nobody/nothing {LOAD_REMEDY}"):
+        create({"model": "nobody/nothing", "device": "cpu"})

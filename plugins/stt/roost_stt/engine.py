@@ -142,9 +142,12 @@ class SpeechWorker:
             async with asyncio.timeout(timeout_s or longest_s), self._changed:
                 await self._changed.wait_for(lambda: self._state in (State.READY, State.FAILED, State.STOPPED))
         except TimeoutError:
-            raise SpeechError("the speech worker did not become ready in time", retryable=True) from None
+            raise SpeechError(
+                "Speech recognition did not start in time. Try again in a minute.", retryable=True
+            ) from None
         if self._state is not State.READY:
-            raise SpeechError(f"the speech worker cannot start: {self._failure or 'stopped'}", retryable=True)
+            why = f"I cannot transcribe, because speech recognition did not start: {self._failure or 'it was stopped'}."
+            raise SpeechError(f"{why} The owner of this bot can see more in its log.", retryable=True)
 
     def write(self, frame: AudioFrame) -> None:
         """Pass one frame on; never blocks.

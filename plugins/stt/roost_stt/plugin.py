@@ -368,12 +368,12 @@ class SttPlugin:
         Raises:
             RoostError: The message is for the member who asked.
         """
-        session = self._session(guild_id)
         running = self._running.get(guild_id)
-        if not stop:
-            checks.is_of_use(self.config_of(guild_id))
         if stop and running is None:
             raise ResourceError("Nothing is being transcribed here.")
+        session = self._session(guild_id)
+        if not stop:
+            checks.is_of_use(self.config_of(guild_id))
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
             raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")

@@ -308,6 +308,12 @@ def create(config: Mapping[str, object]) -> WhisperEngine:
             int(str(config.get("beam", 1))),
             short_window=bool(config.get("short_window", True)),
         )
+    except FileNotFoundError as error:
+        # No copy of that name is here and none can be fetched; a folder was checked before.
+        raise SpeechError(
+            f"the model {config.get('model')} is not on this machine and cannot be downloaded; check the network, or "
+            "name another in stt.model (tiny.en is installed) or a folder in stt.model_path"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise SpeechError(f"the model {config.get('model')} cannot be loaded: {_first_line(error)}") from error
 
