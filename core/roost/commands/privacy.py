@@ -28,8 +28,12 @@ REFUSED_NOT_STORED = (
     "You are not heard from now on. But that could not be stored, because my database is busy: use `/privacy opt-out` "
     "again in a moment, or it is forgotten when I start anew."
 )
-UNDECIDED_OPT_IN = "You have not decided. This server hears only members who agree, so you are not heard."
-UNDECIDED_NOTICE = "You have not decided. This server hears everybody who does not opt out."
+UNDECIDED_OPT_IN = (
+    "You have not decided. This server hears only members who agree, so you are not heard. `/privacy opt-in` agrees."
+)
+UNDECIDED_NOTICE = (
+    "You have not decided. This server hears everybody who does not opt out; `/privacy opt-out` does that."
+)
 EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
 FORGOTTEN = "What was held about you is deleted. Asked: {reached}."
 SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
