@@ -83,7 +83,8 @@ def _options(guild: Guild, level: Body, typed: Invocation, resolved: Body) -> li
     options = []
     for name, value in typed.options.items():
         if name not in declared:
-            raise BadRequest(f"there is no option {name!r}; there is: {', '.join(declared) or 'none'}")
+            known = f"there is: {', '.join(declared)}" if declared else "the command has none"
+            raise BadRequest(f"there is no option {name!r}; {known}")
         spec = declared[name]
         if name == typed.focused:  # What is being typed is text, whatever it shall become.
             options.append({"name": name, "type": spec["type"], "value": str(value), "focused": True})
@@ -108,7 +109,11 @@ def _value(guild: Guild, spec: Body, value: Any, resolved: Body) -> Any:
         if not isinstance(value, bool):
             raise BadRequest(f"{spec['name']} is true or false, not {value!r}")
         return value
-    typed: Any = int(value) if kind == INTEGER else float(value) if kind == NUMBER else str(value)
+    try:
+        typed: Any = int(value) if kind == INTEGER else float(value) if kind == NUMBER else str(value)
+    except (TypeError, ValueError):
+        what = "a whole number" if kind == INTEGER else "a number"
+        raise BadRequest(f"{spec['name']} is {what}, not {value!r}") from None
     choices = [each["value"] for each in spec.get("choices") or []]
     if choices and typed not in choices:
         raise BadRequest(f"{spec['name']} is one of {', '.join(map(str, choices))}, not {typed}")

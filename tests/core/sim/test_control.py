@@ -56,6 +56,11 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
             {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest"},
             "/nest needs a subcommand: egg, twig",
         ),
+        (
+            "/slash",
+            {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest egg", "options": {"size": "x"}},
+            "there is no option 'size'; the command has none",
+        ),
         ("/slash", {"channel_id": "TEXT", "member_id": "ADA", "command": "/nest twig"}, "needs a subcommand: dry"),
         (
             "/slash",
