@@ -101,6 +101,7 @@ class DiscordCopy:
 
     async def forget(self, guild_id: int) -> None:
         """The bot left the server, and Discord forgot the commands."""
+        self._reported.pop(guild_id, None)
         if self._kept is not None and guild_id in self._kept:
             await self._keep(await self.application(), guild_id, None)
 
@@ -174,7 +175,10 @@ class DiscordCopy:
                 ", ".join(f"/{name}" for name in sorted(names)),
                 extra={"event": "foreign_commands", "guild": guild_id and str(guild_id), "names": sorted(names)},
             )
-        self._reported[guild_id] = names
+        if names:
+            self._reported[guild_id] = names
+        else:
+            self._reported.pop(guild_id, None)
 
     def _digest(self, builders: Sequence[hikari.api.CommandBuilder], mark: str) -> str:
         bodies = sorted(
