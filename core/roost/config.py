@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from roost.errors import ConfigError
 from roost.file_errors import explain
-from roost.schema import guild_setting, mistakes, prepared, put
+from roost.schema import guild_setting, mistakes, prepared, put, unusable_values
 
 __all__ = [
     "Config",
@@ -54,6 +54,9 @@ _PLAIN_VARIABLES = {
     "ROOST_LEASE_DIR",
 }
 
+
+DAY_S = 86_400
+YEAR_S = 366 * DAY_S
 
 _ANOTHER = "name another with --data-dir or ROOST_DATA_DIR"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "UTF-8", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
@@ -96,14 +99,18 @@ class StartConfig(Section):
     """Limits on starting."""
 
     timeout_s: float = Field(
-        60.0, gt=0, description="Seconds in which each shard must be connected, counted from its turn on."
+        60.0, gt=0, le=DAY_S, description="Seconds in which each shard must be connected, counted from its turn on."
     )
     wait_s: float = Field(
-        300.0, ge=0, description="Seconds that a start waits for Discord while it cannot be reached; 0: not at all."
+        300.0,
+        ge=0,
+        le=YEAR_S,
+        description="Seconds that a start waits for Discord while it cannot be reached; 0: not at all.",
     )
     max_identify_per_hour: int = Field(
         20,
         ge=0,
+        le=1_000_000,
         description="Sessions (IDENTIFY) of each shard an hour, starts included; one more waits, so that a crash loop "
         "does not cost the token. 0: no limit but Discord's own.",
     )
@@ -151,21 +158,28 @@ class PluginsConfig(Section):
     )
     dir: Path | None = Field(None, description="Folder of drop-in plugins: files x.py and packages x/.")
     allow_writable_dir: bool = Field(False, description="Load drop-in plugins that other users can write to.")
-    load_timeout_s: float = Field(30.0, gt=0, description="Seconds a plugin may take to be imported and opened.")
+    load_timeout_s: float = Field(
+        30.0, gt=0, le=DAY_S, description="Seconds a plugin may take to be imported and opened."
+    )
     quarantine_failures: int = Field(
         5,
         ge=1,
+        le=1_000_000,
         description="Failures within quarantine_window_s that pause a plugin in a server, or quarantine it outside.",
     )
-    quarantine_window_s: float = Field(60.0, gt=0, description="Seconds over which failures of a plugin are counted.")
+    quarantine_window_s: float = Field(
+        60.0, gt=0, le=DAY_S, description="Seconds over which failures of a plugin are counted."
+    )
     quarantine_retry_s: float = Field(
         300.0,
         gt=0,
+        le=YEAR_S,
         description="Seconds of a pause in one server. Each that follows at once lasts twice as long, up to 6 hours.",
     )
     quarantine_owners: int = Field(
         3,
         ge=1,
+        le=1_000_000,
         description="A plugin paused in servers of this many owners, and of most that used it lately, is quarantined.",
     )
 
@@ -240,11 +254,16 @@ def build(model: type[ModelT], raw: Mapping[str, Any], section: str) -> ModelT:
         ConfigError: Names the first mistake; `ConfigError.more` holds the others.
     """
     try:
-        return model.model_validate(prepared(model, raw))
+        built = model.model_validate(prepared(model, raw))
     except ValidationError as error:
         first, *more = mistakes(error, section, model)
         first.more = tuple(more)
         raise first from None
+    if unusable := unusable_values(built, section):
+        first, *more = unusable
+        first.more = tuple(more)
+        raise first
+    return built
 
 
 def load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -259,6 +260,31 @@ def mistakes(error: ValidationError, section: str, model: type[BaseModel]) -> li
     """Everything that is wrong with a table: key, expected type and value, secrets redacted."""
     secrets = {setting.path for setting in settings_of(model) if setting.secret}
     return [_mistake(each, section, model, secrets) for each in error.errors(include_url=False)]
+
+
+def unusable_values(built: BaseModel, section: str) -> list[ConfigError]:
+    """The settings whose values fit their types and that nothing can work with: no finite number, or a NUL character.
+
+    No clock, timestamp or counter takes an infinite number, and no path, address or database takes a NUL.
+    """
+    found = []
+    for setting in settings_of(type(built)):
+        if (what := _unusable(setting.of(built))) is not None:
+            key = ".".join(filter(None, (section, *setting.path)))
+            found.append(ConfigError(f"{what} (expected: {setting.expected})", key=key))
+    return found
+
+
+def _unusable(value: Any) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, but it is {value}"
+    if isinstance(value, str | Path) and "\0" in str(value):
+        return "must not contain a NUL character"
+    if isinstance(value, Mapping):
+        return next(filter(None, map(_unusable, (*value.keys(), *value.values()))), None)
+    if isinstance(value, tuple | list | set | frozenset):
+        return next(filter(None, map(_unusable, value)), None)
+    return None
 
 
 def _mistake(each: Any, section: str, model: type[BaseModel], secrets: set[tuple[str, ...]]) -> ConfigError:

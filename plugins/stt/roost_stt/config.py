@@ -51,7 +51,7 @@ class LeaseConfig(BaseModel):
     slots: int = Field(1, ge=1, le=64, description="How many workers may use the GPU at once.")
     gpu: str = Field("0", pattern=r"^(\d+|(GPU|MIG)-[0-9A-Za-z/-]+)$", description="The GPU's UUID or index.")
     wait_s: float = Field(2.0, ge=0, le=10, description="Seconds to wait for a free slot, and for free memory.")
-    memory_mib: int = Field(0, ge=0, description="GPU memory to wait for; 0: by the size of the model.")
+    memory_mib: int = Field(0, ge=0, le=1_048_576, description="GPU memory to wait for; 0: by the size of the model.")
 
 
 class EndpointingConfig(BaseModel):
@@ -125,7 +125,7 @@ class SttConfig(BaseModel):
     beam: int = Field(1, ge=1, le=10, description="Beam size; 1 is fastest and, with tiny.en, also best.")
     short_window: bool = Field(True, description="Encode only as much time as was spoken, not always 30 s.")
     max_batch: int = Field(8, ge=1, le=64, description="Utterances decoded together.")
-    idle_s: float = Field(60.0, ge=0, description="Seconds from the last transcription to the worker's end.")
+    idle_s: float = Field(60.0, ge=0, le=86_400, description="Seconds from the last transcription to the worker's end.")
     script: tuple[str, ...] = Field((), description="For the engine scripted: what it answers, in turn.")
     retention_days: int = guild_setting(
         7, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."

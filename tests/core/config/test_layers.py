@@ -191,3 +191,45 @@ def test_something_in_a_files_place_is_named_with_the_remedy(what: str, kind: st
         else:
             load(path=file, environ={}, data_dir=tmp_path / "data")
     assert str(caught.value) == f"cannot read {'the token file ' if what == 'token file' else ''}{file}: {remedy}"
+
+
+class Limits(Section):
+    wait_s: float = Field(5.0, gt=0)
+    place: str = "here"
+    folders: tuple[Path, ...] = ()
+    shares: dict[str, float] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("wait_s = inf", r"limits\.wait_s: must be a finite number, but it is inf \(expected: a number, more than 0"),
+        ('place = "a\\u0000b"', r"limits\.place: must not contain a NUL character"),
+        ('folders = ["a\\u0000b"]', r"limits\.folders: must not contain a NUL character"),
+        ("shares = {a = nan}", r"limits\.shares: must be a finite number, but it is nan"),
+    ],
+)
+def test_a_value_that_nothing_can_work_with_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "roost.toml"
+    file.write_text(f"[limits]\n{text}\n")
+    config = load(path=file, environ={}, data_dir=tmp_path / "data")
+    with pytest.raises(ConfigError, match=said):
+        config.plugin("limits", Limits)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "plugins.quarantine_retry_s=inf",
+        "plugins.quarantine_retry_s=1e300",
+        "plugins.quarantine_window_s=inf",
+        "plugins.dir=a\0b",
+        "plugins.load_timeout_s=inf",
+        "start.timeout_s=inf",
+        "start.wait_s=1e300",
+    ],
+)
+def test_no_time_of_the_core_is_endless(setting: str, tmp_path: Path) -> None:
+    """A pause until the end of time is no timestamp that Discord, or Python, can make."""
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load(environ={}, sets=[setting], data_dir=tmp_path)
