@@ -450,6 +450,22 @@ MUTATIONS = [
         "    return Blame.PLUGIN\n",
         ("tests/faults/test_blame.py::test_an_answer_of_another_shape_is_no_failure_of_the_plugin",),
     ),
+    Mutation(
+        "M61",
+        "a child that could be started but not watched is forgotten",
+        "core/roost/processes.py",
+        "        if self._forked is None or self._forked.get_returncode() is not None:\n",
+        "        if True:\n",
+        ("tests/core/test_processes.py::test_a_process_that_cannot_be_watched_is_killed_and_reaped",),
+    ),
+    Mutation(
+        "M62",
+        "a stop ends with an error where the machine allows no further thread",
+        "core/roost/backstop.py",
+        "        except RuntimeError as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        ("tests/core/test_backstop.py::test_without_a_thread_the_kernel_ends_the_process",),
+    ),
 ]
 
 

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import hikari
 import lightbulb
 
+from roost.backstop import Backstop
 from roost.commands.access import Access
 from roost.commands.configure import Configure, config_loader
 from roost.commands.failures import CommandFailures
@@ -222,8 +222,7 @@ class App:
         _log.info("stopping: %s", reason)
         if self._host is not None:
             self._host.dispatcher.guard.stopping()
-        backstop = threading.Timer(BACKSTOP_S, os._exit, (EXIT_BACKSTOP,))
-        backstop.daemon = True
+        backstop = Backstop(BACKSTOP_S, lambda: os._exit(EXIT_BACKSTOP))
         backstop.start()
         bot = self._bot
         try:

@@ -24,6 +24,7 @@ from roost.entrypoints import spare_pydantic
 spare_pydantic()  # before anything imports pydantic
 
 from roost import config as configuration  # noqa: E402
+from roost.backstop import Backstop  # noqa: E402
 from roost.errors import ResourceError, RoostError, UsageError  # noqa: E402
 from roost.logs import set_up_logging  # noqa: E402
 
@@ -169,15 +170,25 @@ def _run(arguments: argparse.Namespace) -> int:
     set_up_logging(config.core.log.level, config.core.log.format)
     _trace_hooks(arguments)
 
+    ended = False
+
     async def run() -> None:
+        nonlocal ended
         status = EXIT_FAILED
         try:
             await App(config, token).run()
             status = 0
+            ended = True
         finally:
             _exit_in_any_case(status)
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except RuntimeError as error:
+        # asyncio waits for its idle threads in one thread more, which a full machine does not allow.
+        if not ended:
+            raise
+        logging.getLogger("roost").warning("the bot has ended, but not its idle threads: %s", error)
     return 0
 
 
@@ -190,9 +201,7 @@ def _exit_in_any_case(status: int) -> None:
         logging.getLogger("roost").error("these threads did not end, so the process ends them: %s", ", ".join(left))
         os._exit(status)
 
-    timer = threading.Timer(EXIT_GRACE_S, leave)
-    timer.daemon = True
-    timer.start()
+    Backstop(EXIT_GRACE_S, leave).start()
 
 
 def _run_offline(arguments: argparse.Namespace) -> int:

@@ -260,6 +260,8 @@ ROWS: tuple[Row, ...] = (
     Row(158, 20, "the machine's clock is years off, or a foreign certificate answers for Discord", "one line that names the clock, or the certificate", "As row 154."),
     Row(159, 20, "the environment names an HTTP proxy", "requests and gateway go through it, voice directly; a proxy of another kind is refused in one line", NOTHING),
     Row(160, 20, "the user has no home folder", "one line that asks for a data folder; no folder named `~` is made", "As row 154."),
+    Row(161, 8, "the machine allows no further thread, or has no room for the speech process", "leaves no process behind; answers, and stops in order, ended by the kernel's alarm where that takes too long",
+        "The reply says that there is no room; everything else works."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

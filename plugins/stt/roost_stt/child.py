@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Collection, Mapping
 
+from roost import processes
+
 _log = logging.getLogger("roost.stt")
 _worker_log = logging.getLogger("roost.stt.worker")
 
@@ -25,8 +27,11 @@ async def spawn(
 
     Call it on the event loop's own thread: the kernel kills the child when the thread that spawned it ends
     (PR_SET_PDEATHSIG).
+
+    Raises:
+        OSError: The machine refuses what the process needs; none is left.
     """
-    return await asyncio.create_subprocess_exec(
+    return await processes.spawn(
         sys.executable,
         "-P",
         "-m",

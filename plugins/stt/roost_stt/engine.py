@@ -324,6 +324,15 @@ class SpeechWorker:
         """`_life`, whatever goes wrong in it: the supervision itself goes on."""
         try:
             return await self._life(after_crash=after_crash, isolate=isolate)
+        except (OSError, MemoryError) as error:
+            # Members read how it ended, so the paths that such an error may name are for the log alone.
+            _log.warning(
+                "the machine has no room for the speech worker (%s: %s); free disk space for temporary files, memory, "
+                "processes or descriptors",
+                type(error).__name__,
+                error,
+            )
+            return _Death("the machine has no room for it", Cause.NOBODY)
         except Exception as error:  # noqa: BLE001  else there would be no captions any more, and nobody told
             _log.exception("the speech worker's supervision failed")
             return _Death(f"its supervision failed ({type(error).__name__})", Cause.NOBODY)

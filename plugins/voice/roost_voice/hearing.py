@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from roost import processes
 from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats
 from roost_voice.levels import FRAME
 
@@ -223,7 +224,7 @@ async def _measured(ear: Ear) -> dict[int, Level]:
 
 async def _measure(ear: Ear) -> dict[int, Level]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_")}
-    process = await asyncio.create_subprocess_exec(
+    process = await processes.spawn(
         sys.executable,
         "-P",
         "-m",

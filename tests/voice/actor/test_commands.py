@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from context import Rig, SinkRecorder, eventually, running
 
+from roost import processes
 from roost.audio import JoinRequest
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
@@ -183,7 +184,7 @@ async def test_who_opts_out_during_a_test_is_not_decoded(rig: Rig, control: Cont
     session = rig.manager.session(rig.guild_id)
     assert session is not None
     decoded: list[set[int]] = []
-    spawn = asyncio.create_subprocess_exec
+    spawn = processes.spawn
 
     async def spies(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
         process = await spawn(*arguments, **options)
@@ -200,7 +201,7 @@ async def test_who_opts_out_during_a_test_is_not_decoded(rig: Rig, control: Cont
 
     speaking = [asyncio.create_task(control.speak(member_id=each.id, recording="lv_0880")) for each in (asks, leaves)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roost_voice.hearing.asyncio.create_subprocess_exec", spies)
+        patch.setattr(processes, "spawn", spies)
         text = await asks.types("/voice test", seconds=2)
     await asyncio.gather(*speaking)
     assert decoded == [{asks.id, leaves.id}, {asks.id}]
