@@ -72,7 +72,7 @@ def examine(load: Callable[[], Config], token_file: Path | None = None) -> list[
 
 
 def _token(config: Config, token_file: Path | None) -> Iterator[Finding]:
-    from roost.config import read_token
+    from roost.config import bot_id, read_token
 
     try:
         token = read_token(os.environ, token_file)
@@ -82,7 +82,19 @@ def _token(config: Config, token_file: Path | None) -> Iterator[Finding]:
         )
         return
     yield Finding("token", True, "present and well-formed")
+    yield from _owner(config.data_dir, bot_id(token))
     yield from asyncio.run(_discord(config, token))
+
+
+def _owner(folder: Path, bot: int | None) -> Iterator[Finding]:
+    """A data folder of another bot."""
+    from roost.holder import ANOTHER_FOLDER, read_owner, refuse_another
+
+    try:
+        if bot is not None:
+            refuse_another(read_owner(folder), bot, f"the data folder {folder}", "a bot has a folder of its own")
+    except RoostError as error:
+        yield Finding("data folder", False, str(error), ANOTHER_FOLDER)
 
 
 async def _discord(config: Config, token: str) -> list[Finding]:

@@ -64,6 +64,19 @@ async def test_a_refused_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
 
 
+async def test_a_data_folder_of_another_bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SimulatedDiscord() as sim:
+        mine, other = sim.world.bots[0], sim.world.bots[1]
+        record = {"bot_id": int(other.user.id), "application_id": int(other.user.id), "name": "Other"}
+        (tmp_path / "bot.json").write_text(json.dumps(record))
+        seen = await found(tmp_path, monkeypatch, sim)
+        assert not seen["data folder"].ok
+        assert f"{tmp_path} belongs to the bot Other (application {other.user.id})" in seen["data folder"].detail
+        assert seen["data folder"].fix == "name another folder with --data-dir or ROOST_DATA_DIR"
+        (tmp_path / "bot.json").write_text(json.dumps(record | {"bot_id": int(mine.user.id)}))
+        assert "data folder" not in await found(tmp_path, monkeypatch, sim)
+
+
 def test_no_token_a_broken_plugin_and_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
