@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import importlib.metadata
 import io
 import json
@@ -28,6 +29,7 @@ from roost.backstop import Backstop  # noqa: E402
 from roost.errors import ResourceError, RoostError, UsageError  # noqa: E402
 from roost.logs import set_up_logging  # noqa: E402
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 EXIT_FAILED = 1
 EXIT_GRACE_S = 2.0
 EXIT_USAGE = 2
@@ -41,17 +43,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except RoostError as error:
         print(f"roost: {error}", file=sys.stderr)
         return EXIT_UNREACHABLE if isinstance(error, ResourceError) else EXIT_USAGE
     except BrokenPipeError:
-        # The reader (a pager, `head`) had enough; keep the interpreter from complaining about it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (a pager, `head`) had enough.
+        _discard_output()
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _discard_output()
+        print(f"roost: {error.strerror}; free some space where this command writes to", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("roost: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from complaining, when it ends, about output that nobody takes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_anywhere() -> None:
@@ -226,13 +241,16 @@ def _sim(arguments: argparse.Namespace) -> int:
     from roost.sim import SimSettings, run
 
     set_up_logging("WARNING", "text")
-    settings = SimSettings(
-        ghost_null=arguments.ghosts,
-        guilds=arguments.guilds,
-        members=arguments.members,
-        shards=arguments.shards,
-        max_concurrency=arguments.max_concurrency,
-    )
+    try:
+        settings = SimSettings(
+            ghost_null=arguments.ghosts,
+            guilds=arguments.guilds,
+            members=arguments.members,
+            shards=arguments.shards,
+            max_concurrency=arguments.max_concurrency,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     asyncio.run(run(arguments.port, settings, exit_with_parent=arguments.exit_with_parent))
     return 0
 

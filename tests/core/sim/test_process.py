@@ -136,6 +136,19 @@ async def test_no_port_number_is_one_clear_line(port: str) -> None:
     assert err == f"roost: port {port} cannot be used (not a port number); name a free one with --port\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--guilds", "0", "guilds is from 1 to 10000, not 0"),
+        ("--members", "-1", "members is from 0 to 10000, not -1"),
+        ("--shards", "0", "shards is from 1 to 10000, not 0"),
+        ("--max-concurrency", "0", "max_concurrency is 1 or more, not 0"),
+    ],
+)
+async def test_a_number_out_of_range_is_one_clear_line(option: str, value: str, said: str) -> None:
+    assert await ended(await start(option, value)) == (2, "", f"roost: {said}\n")
+
+
 async def test_no_port_number() -> None:
     with pytest.raises(ConfigError, match="port 99999 cannot be used"):
         await run(99_999, SimSettings())
