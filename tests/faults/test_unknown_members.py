@@ -57,3 +57,29 @@ async def test_somebody_unknown_keeps_the_bot_in_the_channel(rig: Rig, fault: Fa
         await asyncio.sleep(0)
         assert session.humans == {810_000_000_000_000_001}
         assert session.heard == frozenset(), "nobody is heard who has not agreed"
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("session_id", [None, 5, ""])
+async def test_own_voice_state_and_server_of_another_shape_are_left_out(
+    session_id: object, rig: Rig, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    joined = await rig.join(0)
+    session = joined.session
+    assert session is not None
+    state = {
+        "guild_id": str(rig.guild_id),
+        "channel_id": str(session.channel_id),
+        "user_id": str(rig.bot_id),
+        "session_id": session_id,
+        **dict.fromkeys(("deaf", "mute", "self_deaf", "self_mute", "self_video", "suppress"), False),
+        "request_to_speak_timestamp": None,
+    }
+    server = {"guild_id": str(rig.guild_id), "token": 5, "endpoint": 7}
+    with fault.clock(0.5, scaled=False):
+        rig.sim.gateway.dispatch("VOICE_STATE_UPDATE", state, guild_id=rig.guild_id)
+        rig.sim.gateway.dispatch("VOICE_SERVER_UPDATE", server, guild_id=rig.guild_id)
+        await eventually(lambda: caplog.text.count("left out") == 2)
+    assert rig.manager.session(rig.guild_id) is session
+    assert not session.closed
+    assert "starts over" not in caplog.text

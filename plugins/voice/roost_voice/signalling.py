@@ -5,6 +5,7 @@ hikari's own voice component is never used: a listener on its base event breaks 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import hikari
@@ -14,6 +15,8 @@ from roost_voice import moves
 if TYPE_CHECKING:
     from roost.context import PluginContext
     from roost_voice.sessions import SessionManager
+
+_log = logging.getLogger("roost.voice")
 
 
 class Signalling:
@@ -54,7 +57,7 @@ class Signalling:
             return
         state = bot.cache.get_voice_state(guild_id, me.id)
         channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
-        session_id = state.session_id if state is not None else None
+        session_id = state.session_id if state is not None and _is_text(state.session_id) else None
         self._manager.tell(guild_id, moves.GuildHere(channel_id, session_id))
 
     async def on_voice_state(self, event: hikari.VoiceStateUpdateEvent) -> None:
@@ -63,6 +66,8 @@ class Signalling:
         channel_id = int(state.channel_id) if state.channel_id is not None else None
         if state.user_id != self._manager.user_id:
             self._manager.member(guild_id, int(state.user_id), channel_id, state.member)
+        elif not _is_text(state.session_id):
+            _log.warning("guild %d: left out a voice state of ours without a session", guild_id)
         elif channel_id is None:
             self._manager.tell(guild_id, moves.OwnNull(state.session_id))
         else:
@@ -73,6 +78,8 @@ class Signalling:
         # Not `event.endpoint`: it comes with a scheme glued in front.
         if event.raw_endpoint is None:
             self._manager.tell(int(event.guild_id), moves.ServerNull())
+        elif not (_is_text(event.token) and isinstance(event.raw_endpoint, str)):
+            _log.warning("guild %d: left out a voice server that cannot be read", event.guild_id)
         else:
             self._manager.tell(int(event.guild_id), moves.Server(event.token, event.raw_endpoint))
 
@@ -89,7 +96,7 @@ class Signalling:
     async def on_guild_available(self, event: hikari.GuildAvailableEvent) -> None:
         state = event.voice_states.get(hikari.Snowflake(self._manager.user_id))
         channel_id = int(state.channel_id) if state is not None and state.channel_id is not None else None
-        session_id = state.session_id if state is not None else None
+        session_id = state.session_id if state is not None and _is_text(state.session_id) else None
         if state is not None:
             self._manager.deafened(int(event.guild_id), state.is_guild_deafened)
         self._manager.tell(int(event.guild_id), moves.GuildHere(channel_id, session_id))
@@ -99,3 +106,8 @@ class Signalling:
 
     async def on_channel_delete(self, event: hikari.GuildChannelDeleteEvent) -> None:
         self._manager.tell(int(event.guild_id), moves.ChannelGone(int(event.channel_id)))
+
+
+def _is_text(value: object) -> bool:
+    """Whether a field is what Discord promises; hikari passes on whatever comes."""
+    return isinstance(value, str) and value != ""
