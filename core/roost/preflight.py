@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -121,6 +122,10 @@ def start_error(error: BaseException | None) -> Exception:
                 "user and password in it",
                 retryable=cause.status >= 500,
             )
+        if isinstance(cause, aiohttp.ClientProxyConnectionError):
+            why = os.strerror(cause.errno) if cause.errno else str(cause.os_error)
+            said = f"the proxy {cause.host}:{cause.port} cannot be reached ({why}); check HTTPS_PROXY"
+            return ResourceError(said, retryable=True)
     if isinstance(error, hikari.HTTPError) and error.__cause__ is None:
         return _not_discord("something that is not JSON")
     if isinstance(error, hikari.HTTPError | hikari.GatewayConnectionError | OSError):

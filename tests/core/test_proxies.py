@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +54,20 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(value: str, monkey
     with pytest.raises(ConfigError, match="HTTPS_PROXY") as caught:
         find_proxy(None)
     assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+        environ["HTTPS_PROXY"] = f"http://user:hidden-word@127.0.0.1:{port}"
+        environ["ROOST_TOKEN"] = "OTAwMDAwMDAwMDAwMDAwMDAx.SimSim.simulated-roost-token-0000"
+        settings = ["--set", "start.wait_s=0", "--set", "plugins.deny=voice,stt", "--data-dir", str(tmp_path / "data")]
+        command = [sys.executable, "-m", "roost", "run", *settings]
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert ran.returncode == 3
+    assert f"roost: the proxy 127.0.0.1:{port} cannot be reached (Connection refused); check HTTPS_PROXY" in ran.stderr
+    assert "hidden-word" not in ran.stdout + ran.stderr
