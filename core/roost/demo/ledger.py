@@ -121,7 +121,7 @@ class Ledger:
             (self.ghost_seen, "no ghost was seen after the kill"),
             (
                 self.ghost_reaped_in_s is not None and self.ghost_reaped_in_s <= MAX_REAP_S,
-                f"the ghost was reaped after {_seconds(self.ghost_reaped_in_s)}",
+                f"the ghost was reaped after {_seconds(self.ghost_reaped_in_s)} (at most {MAX_REAP_S:.0f} s)",
             ),
             (self.rejoined, "the bot did not rejoin after the crash"),
             (
@@ -132,7 +132,7 @@ class Ledger:
             (self._stopped_in_order, f"the shutdown went {' > '.join(self.shutdown_order)}"),
             (
                 self.shutdown_s is not None and self.shutdown_s <= MAX_SHUTDOWN_S,
-                f"the shutdown took {_seconds(self.shutdown_s)}",
+                f"the shutdown took {_seconds(self.shutdown_s)} (at most {MAX_SHUTDOWN_S:.0f} s)",
             ),
             (
                 self.last_words is not None and bool(self.last_words.hypothesis) and self.last_words_in_time,
