@@ -6,8 +6,9 @@ import keyword
 import re
 from pathlib import Path
 
+from roost.entrypoints import installed_points, name_of
 from roost.errors import UsageError
-from roost.plugins.discovery import RESERVED
+from roost.plugins.discovery import GROUP, RESERVED
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -65,6 +66,12 @@ def new_plugin(name: str, folder: Path) -> tuple[Path, Path]:
         raise UsageError(
             f"{name!r} cannot be a plugin's name: take 1 to 32 lower-case letters, digits and _, a letter first, "
             "and no word of Python"
+        )
+    installed = next((point for point in installed_points(GROUP) if point.name == name), None)
+    if installed is not None and installed.dist is not None:
+        raise UsageError(
+            f"{name} is a plugin of the installed package {name_of(installed.dist)}, and of two plugins of one name "
+            "neither is loaded; take another name"
         )
     plugin, test = folder / f"{name}.py", folder / "tests" / f"test_{name}.py"
     for taken in (plugin, test, folder / name):

@@ -55,6 +55,16 @@ def test_the_generated_test_passes(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+def test_a_new_plugin_has_no_installed_plugins_name(tmp_path: Path) -> None:
+    """Of two plugins of one name neither is loaded: ``new-plugin voice`` took the bot's voice away."""
+    from roost.dev.scaffold import new_plugin
+    from roost.errors import UsageError
+
+    with pytest.raises(UsageError, match="voice is a plugin of the installed package roost"):
+        new_plugin("voice", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["plugins", "bot", "privacy", "config", "core", "discord"])
 def test_a_name_of_the_core_is_refused(tmp_path: Path, name: str) -> None:
     from roost.dev.scaffold import new_plugin
