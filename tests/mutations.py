@@ -466,6 +466,30 @@ MUTATIONS = [
         "        except ZeroDivisionError as error:\n",
         ("tests/core/test_backstop.py::test_without_a_thread_the_kernel_ends_the_process",),
     ),
+    Mutation(
+        "guard",
+        "looks at the answers of hooks outside the guard",
+        "core/roost/dispatch.py",
+        "                with self.guard.inside(step_s):  # looking at an answer may run the plugin's code\n",
+        "                with contextlib.nullcontext():\n",
+        ("tests/core/test_dispatch.py::test_answer_that_is_endless_to_look_at_is_a_failure",),
+    ),
+    Mutation(
+        "sync",
+        "waits for limited guilds before the next sync",
+        "core/roost/commands/registry.py",
+        "            if not done:\n",
+        "            if not done and not await asyncio.wait({task}):\n",
+        ("tests/core/test_command_sync.py::test_guild_that_is_limited_does_not_hold_up_one_that_comes_later",),
+    ),
+    Mutation(
+        "pauses",
+        "resumes a plugin that has not stopped yet",
+        "core/roost/plugins/pauses.py",
+        "        await asyncio.wait({stop})\n        if self._open",
+        "        if self._open",
+        ("tests/core/test_pauses.py::test_pause_that_is_ended_while_the_plugin_stops_resumes_it_after_its_stop",),
+    ),
 ]
 
 

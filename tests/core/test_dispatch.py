@@ -105,6 +105,7 @@ class AnswersEndlessly:
         return EngineSpec("module:engine", types.MappingProxyType(EndlessConfig()))
 
 
+@pytest.mark.timeout(30)
 async def test_answer_that_is_endless_to_look_at_is_a_failure() -> None:
     calls = dispatcher(("bad", AnswersEndlessly()))
     with calls.guard.watching():
