@@ -14,7 +14,7 @@ from roost import processes
 
 pytestmark = pytest.mark.unit
 
-SLEEPS = ("-c", "import time; time.sleep(600)")
+SLEEPS = ("-c", "import time; time.sleep(20)")
 
 
 @pytest.fixture
