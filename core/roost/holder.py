@@ -226,7 +226,7 @@ def cannot_use(path: Path, error: OSError, what: str) -> ConfigError:
 def _is_same(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
