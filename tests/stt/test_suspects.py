@@ -95,3 +95,15 @@ def test_a_draft_excuses_one_death_and_not_the_next() -> None:
     assert accounts.after_death(Cause.CRASHED, (ZOE, 15)).isolate == 15
     assert accounts.after_death(Cause.CRASHED, (ZOE, 15)).audio == (ZOE, 15)
     assert muted == []
+
+
+def test_the_rest_from_drafts_grows_with_each_death_of_one() -> None:
+    accounts = Accounts(lambda _text: None, lambda *_trouble: None, lambda _part: None, lambda *_whom: None)
+    rests = []
+    for _ in range(9):
+        accounts.started({"speakers": [[*BEN, 10]], "draft": True})
+        accounts.after_death(Cause.CRASHED)
+        accounts.after_death(Cause.CRASHED)  # of something else
+        rests.append(accounts.draft_rest_s(60.0))
+    assert rests[:4] == [60.0, 120.0, 240.0, 480.0]
+    assert rests[-1] == rests[-2] == 3840.0

@@ -17,6 +17,8 @@ from roost_stt.supervision import Cause, Trouble
 from roost_stt.suspects import EVERYBODY, Suspects, Verdict
 
 TOO_MUCH = "the worker does not keep up, so audio is dropped"
+MAX_DOUBLINGS = 6
+"""Of the rest from drafts: then it lasts an hour."""
 MAX_COUNTED = 4096
 """Speakers of former processes counted by name; further ones are counted together, as user 0."""
 
@@ -34,6 +36,8 @@ class Counters:
     frames_replayed: int = 0
     utterances: int = 0
     utterances_lost: int = 0
+    draft_deaths: int = 0
+    """Crashes while the engine worked on a draft."""
     nonsense: int = 0
     """Messages of workers that broke the rules."""
     decode_s: float = 0.0
@@ -185,6 +189,7 @@ class Accounts:
         is_draft, self._is_draft = self._is_draft, False
         verdict = self.suspects.died(Cause.NOBODY if is_draft else cause, in_engine, audio)
         if is_draft and cause is not Cause.NOBODY:
+            self.counters.draft_deaths += 1
             verdict = dataclasses.replace(verdict, guilds=frozenset(key[0] for key in in_engine))
         for key, last in verdict.utterances.items():
             self.kept.heard(key, last)
@@ -199,6 +204,13 @@ class Accounts:
                     self.kept.forget(key)
             self._on_muted(guild_id, user_id)
         return verdict
+
+    def draft_rest_s(self, window_s: float) -> float:
+        """Seconds without drafts after a crash: they double with each crash that a draft may have caused.
+
+        Nobody is muted for such a crash, so nothing else would end a series of them.
+        """
+        return window_s * 2.0 ** min(max(self.counters.draft_deaths - 1, 0), MAX_DOUBLINGS)
 
     def give_up(self, how: str) -> None:
         """There will be no other process."""

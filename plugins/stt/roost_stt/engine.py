@@ -413,7 +413,7 @@ class SpeechWorker:
             # The audio that may have been the cause comes first, with the engine at rest.
             "calm_after": isolate,
             # A draft may have been what it died of. Without drafts it is the utterance, and that is given up in time.
-            "draft_rest_s": self._timing.window_s if after_crash else 0.0,
+            "draft_rest_s": self._accounts.draft_rest_s(self._timing.window_s) if after_crash else 0.0,
         }
 
     async def _catch_up(self, process: asyncio.subprocess.Process) -> None:
