@@ -39,7 +39,7 @@ from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.preflight import Preflight, start_error
 from roost.proxies import find_proxy
-from roost.rest_buckets import learn_apart
+from roost.rest_buckets import learn_apart, pause_after_refusals
 from roost.scopes import Scope
 from roost.signals import KeptSignals
 from roost.store import StoreHold, open_store
@@ -256,6 +256,7 @@ class App:
             except KeyError:
                 raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
         learn_apart()
+        pause_after_refusals()
         options: dict[str, Any] = {
             "intents": intents,
             "rest_url": settings.rest_url,

@@ -1,14 +1,26 @@
-"""How hikari learns Discord's rate limits: each channel, server and interaction for itself."""
+"""How hikari keeps Discord's rate limits: learnt for each place by itself, and tried again with growing pauses."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
+import time
+import weakref
+from typing import Any
 
+import hikari
 from hikari.impl import buckets
+from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
 _log = logging.getLogger("roost.rest")
+
+FIRST_PAUSE_S = 0.5
+"""The least pause after the second 429 in a row of one request; it doubles with each more."""
+MOST_PAUSE_S = 30.0
+MOST_REFUSALS = 10
+"""How many 429s in a row one request takes before it fails."""
 
 
 def learn_apart() -> None:
@@ -40,3 +52,54 @@ def learn_apart() -> None:
 
     create_unknown_hash.learns_apart = True  # type: ignore[attr-defined]
     buckets._create_unknown_hash = create_unknown_hash
+
+
+def pause_after_refusals() -> None:
+    """Have a request that Discord answers with 429 again and again wait longer each time, and fail in the end.
+
+    hikari waits for as long as the answer says and tries again without a limit. An answer that says nothing, or less
+    than nothing, makes that a loop of hundreds of requests a second, which Discord counts towards a ban of the
+    machine's address. Where hikari's insides have changed, everything stays as it is.
+    """
+    client = hikari_rest.RESTClientImpl
+    original: Any = getattr(client, "_parse_ratelimits", None)
+    if getattr(original, "pauses", False):
+        return
+    if original is None or list(inspect.signature(original).parameters) != [
+        "self",
+        "compiled_route",
+        "authentication",
+        "response",
+    ]:
+        _log.warning("this version of hikari repeats requests that Discord limits without a pause of its own")
+        return
+    refused: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+
+    async def parse_ratelimits(
+        self: Any, compiled_route: routes.CompiledRoute, authentication: str | None, response: Any
+    ) -> float | None:
+        asked_s: float | None = await original(self, compiled_route, authentication, response)
+        task = asyncio.current_task()
+        assert task is not None
+        if asked_s is None:
+            refused.pop(task, None)
+            return None
+        count = refused[task] = refused.get(task, 0) + 1
+        least_s = min(FIRST_PAUSE_S * 2 ** (count - 2), MOST_PAUSE_S) if count > 1 else 0.0
+        pause_s = max(asked_s, least_s)
+        if count < MOST_REFUSALS:
+            return pause_s
+        del refused[task]
+        _log.warning("%s was limited %d times in a row and is given up", compiled_route.route, count)
+        raise hikari.RateLimitTooLongError(
+            route=compiled_route,
+            is_global=False,
+            retry_after=pause_s,
+            max_retry_after=MOST_PAUSE_S,
+            reset_at=time.time() + pause_s,
+            limit=None,
+            period=None,
+        )
+
+    parse_ratelimits.pauses = True  # type: ignore[attr-defined]
+    setattr(client, "_parse_ratelimits", parse_ratelimits)  # noqa: B010 - mypy holds it for final
