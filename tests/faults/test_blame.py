@@ -422,6 +422,35 @@ async def test_one_owner_of_many_servers_reaches_no_other_server(fault: Fault, t
 
 
 @pytest.mark.sim
+@pytest.mark.fault(93)
+async def test_failures_in_servers_of_most_owners_stop_the_plugin_everywhere(fault: Fault, tmp_path: Path) -> None:
+    fragile = Fragile()
+    async with running_bot(fragile, data_dir=tmp_path, guilds=4, settings={"plugins.quarantine_owners": 2}) as bot:
+        for member, guild_id in enumerate(bot.guilds()):
+            guild = bot.guild_of(guild_id)
+            guild.owner_id = sorted(guild.members)[member]
+            bot.discord.gateway.dispatch("GUILD_UPDATE", guild.rest_payload(), guild_id=guild_id)
+
+        def owners() -> set[int | None]:
+            found = [bot.app.plugins.bot.cache.get_guild(each) for each in bot.guilds()]
+            return {int(each.owner_id) if each else None for each in found}
+
+        await eventually(lambda: len(owners()) == 4)
+        for guild_id in bot.guilds():
+            fragile.breaks = False
+            assert (await bot.slash("/try", guild=guild_id)).content == "hi"
+        fragile.breaks = True
+        # Two of four owners are not most of them.
+        await breaks(bot, 0)
+        await breaks(bot, 1)
+        assert bot.app.plugins.records["fragile"].state is State.LOADED
+        with fault.clock(scaled=False):
+            await breaks(bot, 2)
+            assert bot.app.plugins.records["fragile"].state is State.QUARANTINED
+        assert "quarantined" in (await bot.slash("/try", guild=3)).content
+
+
+@pytest.mark.sim
 @pytest.mark.fault(94)
 async def test_details_of_a_failure_are_shown_to_owners_alone_and_hold_no_secret(fault: Fault, tmp_path: Path) -> None:
     async with running_bot(Fragile(), data_dir=tmp_path) as bot:

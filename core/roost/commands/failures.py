@@ -65,7 +65,8 @@ class CommandFailures:
     async def _check(self, _pipeline: lightbulb.ExecutionPipeline, ctx: lightbulb.Context) -> None:
         guild_id = int(ctx.guild_id) if ctx.guild_id is not None else None
         # Whatever this command makes plugins do, and their failures, belongs here.
-        current.set(place_of(guild_id, int(ctx.user.id)))
+        place = place_of(guild_id, int(ctx.user.id))
+        current.set(place)
         if guild_id is not None and ctx.member is not None:
             denial = self._access.denial(ctx.command._command_data.qualified_name, guild_id, ctx.member)
             if denial is not None:
@@ -78,8 +79,10 @@ class CommandFailures:
         assert self.registry is not None
         _tame(ctx, owner, self.registry.running)
         path = ctx.command._command_data.qualified_name
-        if stopped := self._stopped(owner, path, current.get()):
+        if stopped := self._stopped(owner, path, place):
             raise DeniedError(stopped)
+        if place is not None:
+            self._host.called(owner, place)
         stops = self._ends_something(owner, path)
         # A guard that cannot be asked refuses, as with consent. But it must not keep anything from being ended.
         ask = self._host.dispatcher.call_working if stops else self._host.dispatcher.call_strict
