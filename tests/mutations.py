@@ -490,6 +490,16 @@ MUTATIONS = [
         "        if self._open",
         ("tests/core/test_pauses.py::test_pause_that_is_ended_while_the_plugin_stops_resumes_it_after_its_stop",),
     ),
+    Mutation(
+        "store",
+        "makes the tables before it holds the database",
+        "core/roost/store/__init__.py",
+        "as database, hold_store(database, holder) as hold:\n        await _prepare(database)\n"
+        "        yield Store(database), hold\n",
+        "as database:\n        await _prepare(database)\n        async with hold_store(database, holder) as hold:\n"
+        "            yield Store(database), hold\n",
+        ("tests/core/store/test_holding.py::test_a_process_that_is_refused_changes_no_table",),
+    ),
 ]
 
 

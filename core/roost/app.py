@@ -42,7 +42,7 @@ from roost.proxies import find_proxy
 from roost.rest_buckets import learn_apart, pause_after_refusals
 from roost.scopes import Scope
 from roost.signals import KeptSignals
-from roost.store import StoreHold, open_store
+from roost.store import StoreHold, open_held_store
 
 AnswerT = TypeVar("AnswerT")
 
@@ -122,8 +122,9 @@ class App:
                 holder = Holder.of_this_process(self._bot_id())
                 folder = stack.enter_context(hold_folder(self.config.data_dir, holder))
                 instance_id = stack.enter_context(hold_instance(self.config.data_dir))
-                store = await stack.enter_async_context(open_store(self.config.data_dir, self.config.core.store.url))
-                hold = await stack.enter_async_context(store.hold(holder))
+                store, hold = await stack.enter_async_context(
+                    open_held_store(self.config.data_dir, holder, self.config.core.store.url)
+                )
                 consent = await StoredConsent.load(store, self.config.core.consent.mode)
                 if self._proxy.place:
                     _log.warning(

@@ -262,6 +262,7 @@ ROWS: tuple[Row, ...] = (
     Row(160, 20, "the user has no home folder", "one line that asks for a data folder; no folder named `~` is made", "As row 154."),
     Row(161, 8, "the machine allows no further thread, or has no room for the speech process", "leaves no process behind; answers, and stops in order, ended by the kernel's alarm where that takes too long",
         "The reply says that there is no room; everything else works."),
+    Row(162, 15, "a second process or another bot of a newer version is started on a database in use", "is refused before it changes a table or an index", NOTHING),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

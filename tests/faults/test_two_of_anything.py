@@ -84,6 +84,28 @@ async def test_data_of_another_bot_is_refused(same: str, fault: Fault, tmp_path:
             assert await bot.wait(10) == 0
 
 
+@pytest.mark.fault(162)
+@pytest.mark.parametrize("other", ["bot", "process"])
+async def test_a_refused_start_leaves_the_tables_as_an_older_version_made_them(
+    other: str, fault: Fault, tmp_path: Path
+) -> None:
+    file = tmp_path / "shared.sqlite3"
+    shared = {"store__url": f"sqlite:///{file}"}
+    async with scenes(tmp_path) as scene, scene.bot(**shared) as first:
+        if other == "bot":
+            first.terminate()
+            assert await first.wait(10) == 0
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("DROP TABLE roost_guild_config")
+            connection.commit()
+            before = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
+        with fault.clock(ENDS_S, scaled=False):
+            status, _line = await refused(scene, tmp_path / "other", int(other == "bot"), **shared)
+        assert status == (2 if other == "bot" else 3)
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("SELECT name, sql FROM sqlite_master").fetchall() == before
+
+
 @pytest.mark.fault(152)
 async def test_a_killed_holder_does_not_block_the_next_start(fault: Fault, tmp_path: Path) -> None:
     async with scenes(tmp_path) as scene:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "Store",
     "StoreHold",
     "StoredSettings",
+    "open_held_store",
     "open_store",
 ]
 
@@ -45,7 +46,7 @@ LARGEST_CHECKED = 64 << 20
 
 
 class Store:
-    """Made by `open_store`. Every method raises `ResourceError` when the database fails.
+    """Made by `open_held_store` and `open_store`. Every method raises `ResourceError` when the database fails.
 
     Attributes:
         deletions: What people asked to be deleted of plugins that could not be asked.
@@ -59,10 +60,6 @@ class Store:
     @property
     def address(self) -> Address:
         return self._database.address
-
-    def hold(self, holder: Holder) -> AbstractAsyncContextManager[StoreHold]:
-        """See `roost.store.holding.hold_store`."""
-        return hold_store(self._database, holder)
 
     def of_plugin(self, plugin: str) -> PluginStore:
         """What one plugin keeps."""
@@ -185,7 +182,7 @@ class Store:
 
 @asynccontextmanager
 async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[Store]:
-    """Open the store and create what is missing.
+    """Open the store, which nobody else may use meanwhile, and create what is missing.
 
     Args:
         data_dir: Where SQLite's file is, and backups.
@@ -196,13 +193,35 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
         ResourceError: The database cannot be reached.
     """
     async with open_database(data_dir, url) as database:
-        if database.is_sqlite:
-            await _check(database)
-        async with database.write(opening=True) as connection:
-            await exclusive(connection, "roost schema")
-            await connection.run_sync(tables.metadata.create_all)
-            await connection.run_sync(rename_indexes)
+        await _prepare(database)
         yield Store(database)
+
+
+@asynccontextmanager
+async def open_held_store(
+    data_dir: Path, holder: Holder, url: str | None = None
+) -> AsyncIterator[tuple[Store, StoreHold]]:
+    """`open_store` for a process that holds the database until the block ends.
+
+    Nothing in the database is changed before it is held: its tables may be in use by a bot of another version.
+
+    Raises:
+        ConfigError: As `open_store`, or the database is another bot's.
+        HeldError: Another process holds it.
+        ResourceError: The database cannot be reached.
+    """
+    async with open_database(data_dir, url) as database, hold_store(database, holder) as hold:
+        await _prepare(database)
+        yield Store(database), hold
+
+
+async def _prepare(database: Database) -> None:
+    if database.is_sqlite:
+        await _check(database)
+    async with database.write(opening=True) as connection:
+        await exclusive(connection, "roost schema")
+        await connection.run_sync(tables.metadata.create_all)
+        await connection.run_sync(rename_indexes)
 
 
 async def _check(database: Database) -> None:

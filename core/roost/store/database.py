@@ -155,9 +155,13 @@ class Database:
         return self.engine.dialect.name == "sqlite"
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Connection]:
-        """Raises ResourceError when the database fails."""
-        async with self._connected() as connection:
+    async def read(self, *, opening: bool = False) -> AsyncIterator[Connection]:
+        """Raises ResourceError when the database fails.
+
+        Args:
+            opening: As for `write`.
+        """
+        async with self._connected(opening=opening) as connection:
             yield Connection(connection)
 
     @asynccontextmanager

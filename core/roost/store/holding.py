@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import AsyncIterator
@@ -57,7 +58,7 @@ class StoreHold:
         try:
             async with asyncio.timeout(ANSWER_S):
                 if self._session is None or not await self._is_held():
-                    await self._take()
+                    await self._take(opening=False)
                     _log.info("%s is held again", self._what)
             self._told = False
         except (HeldError, ConfigError) as error:
@@ -94,17 +95,21 @@ class StoreHold:
                 lock = file.with_name(f"{file.name}.lock")
                 held = hold_file(lock, self._holder, self._what, ANOTHER_DATABASE)
                 self._lock_file = stack.enter_context(held)
-            await self._check_owner()
+            await self._check_owner(opening=True)
             return
         stack.push_async_callback(self._drop)
-        await self._take()
+        await self._take(opening=True)
 
-    async def _check_owner(self) -> None:
-        async with self._database.read() as connection:
-            refuse_another(await _owner(connection), self._holder.bot_id, self._what, ANOTHER_DATABASE, key=KEY)
+    async def _check_owner(self, *, opening: bool) -> None:
+        async with self._database.read(opening=opening) as connection:
+            found = await _owner(connection) if await _has(connection, tables.owner) else None
+        refuse_another(found, self._holder.bot_id, self._what, ANOTHER_DATABASE, key=KEY)
 
-    async def _take(self) -> None:
-        """Take the advisory lock on a new session.
+    async def _take(self, *, opening: bool) -> None:
+        """Take the advisory lock on a new session; only then is anything written.
+
+        Args:
+            opening: The store is being opened: refusals are the configuration's fault.
 
         Raises:
             ConfigError: The database is another bot's.
@@ -115,17 +120,21 @@ class StoreHold:
         number = int.from_bytes(
             hashlib.sha256(f"roost holder {self._holder.bot_id}".encode()).digest()[:8], "big", signed=True
         )
-        with translated():
+        with translated(opening=self._database.engine.url if opening else None):
             session = self._session = await self._database.session()
             taken = (await session.execute(sa.select(sa.func.pg_try_advisory_lock(number)))).scalar()
         if not taken:
             await self._drop()
-            async with self._database.read() as connection:
-                row = (await connection.execute(sa.select(tables.holder))).mappings().first()
+            row = None
+            async with self._database.read(opening=opening) as connection:
+                if await _has(connection, tables.holder):
+                    row = (await connection.execute(sa.select(tables.holder))).mappings().first()
             found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
             raise in_use(self._what, found, ANOTHER_DATABASE)
-        await self._check_owner()
-        async with self._database.write() as connection:
+        await self._check_owner(opening=opening)
+        async with self._database.write(opening=opening) as connection:
+            await exclusive(connection, "roost schema")
+            await connection.run_sync(functools.partial(tables.metadata.create_all, tables=[tables.holder]))
             await upsert(connection, tables.holder, ONE, dataclasses.asdict(self._holder))
 
     async def _is_held(self) -> bool:
@@ -158,6 +167,11 @@ async def hold_store(database: Database, holder: Holder) -> AsyncIterator[StoreH
     async with AsyncExitStack() as stack:
         await hold.open(stack)
         yield hold
+
+
+async def _has(connection: Connection, table: sa.Table) -> bool:
+    """Whether a database, which may be new or of an older version, has a table."""
+    return await connection.run_sync(lambda synced: sa.inspect(synced).has_table(table.name))
 
 
 async def _owner(connection: Connection) -> Owner | None:

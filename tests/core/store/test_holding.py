@@ -17,7 +17,9 @@ from pg_server import Server
 
 from roost.errors import ConfigError, HeldError
 from roost.holder import Holder, Owner
-from roost.store import StoreHold, open_store
+from roost.store import StoreHold, open_held_store
+from roost.store.database import Database, open_database
+from roost.store.holding import hold_store
 
 HOLDER = Holder(os.getpid(), "here", 1_700_000_000.0, 7)
 OWNER = Owner(7, 70, "Seven")
@@ -26,13 +28,12 @@ HOLDING = """
 import asyncio, sys
 from pathlib import Path
 from roost.holder import Holder
-from roost.store import open_store
+from roost.store import open_held_store
 
 async def hold():
-    async with open_store(Path(sys.argv[1]), sys.argv[2] or None) as store:
-        async with store.hold(Holder.of_this_process(7)):
-            print("held", flush=True)
-            await asyncio.sleep(60)
+    async with open_held_store(Path(sys.argv[1]), Holder.of_this_process(7), sys.argv[2] or None):
+        print("held", flush=True)
+        await asyncio.sleep(60)
 
 asyncio.run(hold())
 """
@@ -40,7 +41,7 @@ asyncio.run(hold())
 
 @contextlib.asynccontextmanager
 async def held(folder: Path, url: str | None, holder: Holder = HOLDER) -> AsyncIterator[StoreHold]:
-    async with open_store(folder, url) as store, store.hold(holder) as hold:
+    async with open_held_store(folder, holder, url) as (_store, hold):
         yield hold
 
 
@@ -93,6 +94,43 @@ async def test_another_bot_is_refused_by_name(tmp_path: Path, url: str | None) -
     with pytest.raises(ConfigError, match=r"the bot Septimus \(application 70\), .* the bot 8; name another database"):
         async with held(tmp_path, url, STRANGER):
             raise AssertionError("let in")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("refused", ["a second process", "another bot"])
+async def test_a_process_that_is_refused_changes_no_table(tmp_path: Path, url: str | None, refused: str) -> None:
+    async with open_held_store(tmp_path, HOLDER, url) as (store, hold):
+        await hold.claim(OWNER)
+        await store.of_plugin("foo").collection("notes").put("key", 1)
+    # As a process of an older version has it.
+    former = [
+        "DROP TABLE roost_deletions",
+        "DROP INDEX ix_plugin_foo_user",
+        "CREATE INDEX plugin_foo_user ON plugin_foo (user_id, collection)",
+    ]
+    async with open_database(tmp_path, url) as database, contextlib.AsyncExitStack() as stack:
+        if refused == "a second process":
+            await stack.enter_async_context(hold_store(database, HOLDER))
+        async with database.write() as connection:
+            for statement in former:
+                await connection.exec_driver_sql(statement)
+        before = await names(database)
+        with pytest.raises(HeldError if refused == "a second process" else ConfigError):
+            async with held(tmp_path, url, HOLDER if refused == "a second process" else STRANGER):
+                raise AssertionError("let in")
+        assert await names(database) == before
+        assert "plugin_foo_user" in before
+    async with held(tmp_path, url):
+        pass
+    async with open_database(tmp_path, url) as database:
+        assert {"ix_plugin_foo_user", "roost_deletions"} <= await names(database)
+
+
+async def names(database: Database) -> set[str]:
+    """Of all tables and indexes."""
+    query = "SELECT name FROM sqlite_master" if database.is_sqlite else "SELECT relname FROM pg_class"
+    async with database.read() as connection:
+        return {str(row[0]) for row in await connection.exec_driver_sql(query)}
 
 
 @pytest.mark.unit

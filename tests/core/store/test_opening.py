@@ -11,14 +11,15 @@ import pytest
 from pg_server import Server
 
 from roost.errors import ConfigError, ResourceError, RoostError
-from roost.store import open_store
+from roost.holder import Holder
+from roost.store import open_held_store, open_store
 
 pytestmark = pytest.mark.unit
 
 
 async def error_of(tmp_path: Path, url: str | None) -> RoostError:
     with pytest.raises(RoostError) as caught:
-        async with open_store(tmp_path, url):
+        async with open_held_store(tmp_path, Holder.of_this_process(7), url):
             raise AssertionError("it opened")
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
