@@ -88,17 +88,14 @@ async def test_eight_large_exports_hold_up_no_command(tmp_path: Path, fault: Fau
             return await bot.slash("/transcript export", transcript=kept, member=member, wait_s=60.0)
 
         exports = [asyncio.create_task(export(name)) for name in names]
-        await asyncio.sleep(0.5)
-        slowest_s = 0.0
+        answered_s: list[float] = []
         while not all(each.done() for each in exports):
             began_s = time.monotonic()
             await bot.slash("/voice status", member="Ada")
-            slowest_s = max(slowest_s, time.monotonic() - began_s)
+            answered_s.append(time.monotonic() - began_s)
         watch.cancel()
-        fault.note(slowest_s)
-        print(
-            f"slowest answer {slowest_s:.2f} s, loop {gauge.lag_s:.3f} s, {(gauge.most - gauge.before) / MIB:.0f} MiB"
-        )
+        assert len(answered_s) > 5, "the exports ended before anybody could be held up"
+        fault.note(max(*answered_s, gauge.lag_s))
         for reply in [each.result() for each in exports]:
             (file,) = reply.files
             assert f"{LINES} lines" in reply.content
