@@ -500,6 +500,14 @@ MUTATIONS = [
         "            yield Store(database), hold\n",
         ("tests/core/store/test_holding.py::test_a_process_that_is_refused_changes_no_table",),
     ),
+    Mutation(
+        "store",
+        "takes a full disk for a busy database",
+        "core/roost/store/database.py",
+        "            return StoreError(words, cause=unusable, retryable=True)\n",
+        "            return StoreError(words, retryable=True)\n",
+        ("tests/core/store/test_causes.py",),
+    ),
 ]
 
 

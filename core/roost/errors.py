@@ -19,6 +19,8 @@ The message of every error is one line that a person can act on. Transcript text
 
 from __future__ import annotations
 
+import enum
+
 
 class RoostError(Exception):
     """The root: catching it catches everything Roost raises on purpose."""
@@ -83,8 +85,27 @@ class HeldError(ResourceError):
     """Another process of the bot uses the data folder or the database."""
 
 
+class StoreCause(enum.Enum):
+    """Why the database failed."""
+
+    BUSY = "busy"
+    """It is in use, overloaded or away: the same call may succeed in a moment."""
+    UNUSABLE = "unusable"
+    """Its disk is full or failing, or it is damaged, closed to the bot or gone: the operator has to act."""
+
+
 class StoreError(ResourceError):
-    """The database is busy, or cannot be reached at the moment."""
+    """The database itself failed, and not what was asked of it.
+
+    Args:
+        message: One line that says what failed and what to do.
+        cause: Why.
+        retryable: Whether the same call may succeed later.
+    """
+
+    def __init__(self, message: str, *, cause: StoreCause = StoreCause.BUSY, retryable: bool = False) -> None:
+        super().__init__(message, retryable=retryable)
+        self.cause = cause
 
 
 class VoiceError(ResourceError):

@@ -9,7 +9,7 @@ import hikari
 import pytest
 
 from roost.blocking import BlockedError
-from roost.errors import ResourceError, StoreError
+from roost.errors import ResourceError, StoreCause, StoreError
 from roost.plugins.blame import Blame, blame
 from roost.strays import StrayError
 
@@ -44,6 +44,7 @@ def after(cause: BaseException) -> Exception:
         (answered(hikari.InternalServerError, status=503), Blame.DISCORD),
         (hikari.HTTPError("connection refused"), Blame.DISCORD),
         (StoreError("the database failed: database is locked"), Blame.STORE),
+        (StoreError("the database cannot be written", cause=StoreCause.UNUSABLE), Blame.STORE_UNUSABLE),
         (ResourceError("the card is gone"), Blame.PLUGIN),
         (StrayError(SystemExit(3)), Blame.PLUGIN),
         (after(answered(hikari.ForbiddenError)), Blame.REFUSED),

@@ -263,6 +263,8 @@ ROWS: tuple[Row, ...] = (
     Row(161, 8, "the machine allows no further thread, or has no room for the speech process", "leaves no process behind; answers, and stops in order, ended by the kernel's alarm where that takes too long",
         "The reply says that there is no room; everything else works."),
     Row(162, 15, "a second process or another bot of a newer version is started on a database in use", "is refused before it changes a table or an index", NOTHING),
+    Row(163, 2, "the database's disk is full or fails while the bot runs", "goes on without what it cannot store, counts it against no plugin, and says so in the log",
+        "The reply says that the database cannot be written and whom to tell, and not to try again in a moment."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

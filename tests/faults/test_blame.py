@@ -1,9 +1,10 @@
-"""Failures that stay where they belong: rows 88 to 99."""
+"""Failures that stay where they belong: rows 88 to 99 and 163."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -221,7 +222,9 @@ class Keeper(Hooks):
     @hookimpl
     def register_loaders(self) -> list[lightbulb.Loader]:
         async def keeps(ctx: CommandContext) -> None:
-            await self.ctx.settings.set(None, "key", "value")
+            await self.ctx.settings.set(
+                None, "key", int(ctx.interaction.id)
+            )  # SQLite does not write an unchanged value
             await ctx.respond("kept")
 
         return command("keep", keeps).register_loaders()
@@ -265,6 +268,30 @@ async def test_who_refuses_while_the_database_is_locked_is_told_that_it_counts_b
         finally:
             other.close()
         assert "You are not heard, and nothing" in (await bot.slash("/privacy opt-out")).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(163)
+async def test_members_read_that_the_disk_is_full_and_not_that_the_database_is_busy(
+    fault: Fault, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with running_bot(Keeper(), data_dir=tmp_path) as bot:
+        assert (await bot.slash("/keep")).content == "kept"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            said = [
+                (await bot.slash(command)).content for command in ("/keep", "/privacy opt-in", "/privacy forget-me")
+            ]
+            with fault.clock(scaled=False):
+                refused = (await bot.slash("/privacy opt-out")).content
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert all("my database cannot be written" in each.lower() for each in [*said, refused]), said
+        assert not any("busy" in each for each in [*said, refused])
+        assert "You are not heard from now on. But that could not be stored" in refused
+        assert (await bot.slash("/keep")).content == "kept"
+        assert is_untouched(bot, "keeper")
 
 
 class OnSundays(Exception):

@@ -12,7 +12,7 @@ import lightbulb
 from roost.commands.personal_data import PersonalData, as_file
 from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
 from roost.deferral import defer_during
-from roost.errors import ResourceError
+from roost.errors import ResourceError, StoreCause, StoreError
 from roost.i18n import Texts
 
 _log = logging.getLogger("roost.consent")
@@ -27,6 +27,15 @@ NOT_STORED = "That could not be stored, so nothing has changed: my database is b
 REFUSED_NOT_STORED = (
     "You are not heard from now on. But that could not be stored, because my database is busy: use `/privacy opt-out` "
     "again in a moment, or it is forgotten when I start anew."
+)
+NOT_STORABLE = (
+    "That could not be stored, so nothing has changed: my database cannot be written, for example because its disk is "
+    "full. Tell the owner of this bot, and try again later."
+)
+REFUSED_NOT_STORABLE = (
+    "You are not heard from now on. But that could not be stored, because my database cannot be written, for example "
+    "because its disk is full: tell the owner of this bot, and use `/privacy opt-out` again later, or it is forgotten "
+    "when I start anew."
 )
 UNDECIDED_OPT_IN = (
     "You have not decided. This server hears only members who agree, so you are not heard. `/privacy opt-in` agrees."
@@ -92,9 +101,13 @@ async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bo
         return TEXTS(reader, "refused", REFUSED)
     except ResourceError as error:
         _log.error("guild %d: the decision of user %d is not stored: %s", guild_id, user_id, error)
+        if isinstance(error, StoreError) and error.cause is StoreCause.BUSY:
+            if agreed:
+                return TEXTS(reader, "not-stored", NOT_STORED)
+            return TEXTS(reader, "refused-not-stored", REFUSED_NOT_STORED)
         if agreed:
-            return TEXTS(reader, "not-stored", NOT_STORED)
-        return TEXTS(reader, "refused-not-stored", REFUSED_NOT_STORED)
+            return TEXTS(reader, "not-storable", NOT_STORABLE)
+        return TEXTS(reader, "refused-not-storable", REFUSED_NOT_STORABLE)
 
 
 async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, agreed: bool) -> None:

@@ -34,6 +34,10 @@ ANSWERS = {
     Blame.REFUSED: "Discord refused what `/{command}` tried: I lack a permission, or something no longer exists.",
     Blame.DISCORD: "Discord does not answer as it should at the moment. Try again in a moment.",
     Blame.STORE: "My database is busy or cannot be reached at the moment. Try again in a moment.",
+    Blame.STORE_UNUSABLE: (
+        "My database cannot be written, for example because its disk is full. "
+        "Tell the owner of this bot, who can see why in its log."
+    ),
 }
 
 _CHECKING = (ExecutionSteps.CHECKS, ExecutionSteps.COOLDOWNS, ExecutionSteps.MAX_CONCURRENCY)

@@ -19,7 +19,7 @@ import hikari.internal.net
 import roost.store
 from roost.blocking import BlockedError, StalledError
 from roost.dispatch import hung_trace
-from roost.errors import StoreError
+from roost.errors import StoreCause, StoreError
 from roost.errortext import is_error, own
 from roost.strays import StrayError
 
@@ -58,6 +58,8 @@ class Blame(enum.Enum):
     """The whole process stood still."""
     STORE = "store"
     """The database is busy or cannot be reached."""
+    STORE_UNUSABLE = "store unusable"
+    """The database's disk is full or failing, or the bot may not write it."""
 
 
 def blame(error: BaseException) -> Blame:
@@ -91,7 +93,7 @@ def _judge(error: BaseException) -> Blame:
     if is_error(error, StalledError):
         return Blame.MACHINE
     if is_error(error, StoreError):
-        return Blame.STORE
+        return Blame.STORE if error.cause is StoreCause.BUSY else Blame.STORE_UNUSABLE
     if is_error(error, hikari.HTTPResponseError) and error.code in _UNANSWERABLE:
         return Blame.TOO_LATE
     if is_error(error, hikari.BadRequestError):

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from roost.errors import ConfigError, ResourceError, RoostError, StoreError
+from roost.errors import ConfigError, ResourceError, RoostError, StoreCause, StoreError
 from roost.file_errors import explain
 from roost.scopes import finished
 
@@ -52,6 +52,10 @@ BEGIN = "roost_begin"
 
 _PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 """Errors of the database itself, and not of what was asked of it."""
+_PASSING_STATES = ("08", "40", "53", "55", "57", "58")
+"""Classes of SQLSTATE that are so too: connection, serialization, resources, locks, operator and system."""
+_UNUSABLE_STATES = ("53100", "58", "XX001", "XX002")
+"""SQLSTATE: a full disk, an I/O error, damage."""
 
 
 class Door(Protocol):
@@ -189,7 +193,7 @@ class Database:
     @asynccontextmanager
     async def _connected(self, begin: str | None = None, *, opening: bool = False) -> AsyncIterator[AsyncConnection]:
         if trouble := self.trouble():
-            raise StoreError(trouble)
+            raise StoreError(trouble, cause=StoreCause.UNUSABLE)
         with translated(opening=self.engine.url if opening else None):
             connection = self.engine.connect()
             try:
@@ -348,9 +352,16 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
     if isinstance(cause, sqlite3.Error) and (ours := _of_sqlite(cause, said, opening)) is not None:
         return ours
     if opening is None:
-        passing = isinstance(error, _PASSING) or not isinstance(error, sa.exc.SQLAlchemyError)
-        kind = StoreError if passing else ResourceError
-        return kind(f"the database failed: {said}; try again, and see its own log", retryable=True)
+        words = f"the database failed: {said}; try again, and see its own log"
+        if state.startswith(_UNUSABLE_STATES):
+            return StoreError(words, cause=StoreCause.UNUSABLE, retryable=True)
+        if (
+            state.startswith(_PASSING_STATES)
+            or isinstance(error, _PASSING)
+            or not isinstance(error, sa.exc.SQLAlchemyError)
+        ):
+            return StoreError(words, retryable=True)
+        return ResourceError(words, retryable=True)
     if opening.get_backend_name() == "sqlite":
         return ConfigError(f"cannot open the database: {said}", key=KEY)
     place = _place(opening)
@@ -380,13 +391,16 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
 def _of_sqlite(cause: sqlite3.Error, said: str, opening: sa.URL | None) -> RoostError | None:
     """Error for those of SQLite's result codes that have a remedy of their own."""
     what = f"the database {opening.database}" if opening is not None else "the database"
+    unusable = StoreCause.UNUSABLE
     match getattr(cause, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return damaged(what, said) if opening is not None else StoreError(_damage(what, said))
+            return damaged(what, said) if opening is not None else StoreError(_damage(what, said), cause=unusable)
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return StoreError(f"{what} cannot be written: {said}; free some space on its disk", retryable=True)
+            words = f"{what} cannot be written: {said}; free some space on its disk"
+            return StoreError(words, cause=unusable, retryable=True)
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return StoreError(f"{what} cannot be written: {said}; check the owner and mode of it and its folder")
+            words = f"{what} cannot be written: {said}; check the owner and mode of it and its folder"
+            return StoreError(words, cause=unusable)
     return None
 
 
