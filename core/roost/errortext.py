@@ -7,13 +7,14 @@ waits for longer than `LIMIT_S`; a class whose text took too long once is not as
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard, TypeVar
+
+from roost.threads import end_thread
 
 E = TypeVar("E", bound=BaseException)
 
@@ -136,8 +137,7 @@ def _bounded(make: Callable[[], str], limit: int, blamed: list[type]) -> str | N
         return box[0]
     if thread.is_alive():
         _slow.update(blamed)
-        # An endless loop would go on and cost the bot half its speed; this ends what does not catch everything.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        end_thread(thread)
     return None
 
 

@@ -265,6 +265,8 @@ ROWS: tuple[Row, ...] = (
     Row(162, 15, "a second process or another bot of a newer version is started on a database in use", "is refused before it changes a table or an index", NOTHING),
     Row(163, 2, "the database's disk is full or fails while the bot runs", "goes on without what it cannot store, counts it against no plugin, and says so in the log",
         "The reply says that the database cannot be written and whom to tell, and not to try again in a moment."),
+    Row(165, 15, "a plugin's export of a person's data never ends", "gives it up after 5 s, counts it against the plugin and ends its thread; the rest of the data is exported",
+        "The reply names the plugin that failed; other members wait 5 s longer."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

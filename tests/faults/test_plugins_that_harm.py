@@ -1,4 +1,4 @@
-"""Plugins that harm others by mistake: rows 100 to 109. Whole bots at a simulated Discord of their own."""
+"""Plugins that harm others by mistake: rows 100 to 109 and 165. Whole bots at a simulated Discord of their own."""
 
 from __future__ import annotations
 
@@ -411,3 +411,38 @@ async def test_plugin_with_too_many_commands_is_the_one_refused(fault: Fault, tm
                 assert "Joined" in await scene.join()
                 assert "ranscri" in await say(scene, "/transcribe start")
                 assert await say(scene, "/bbb-4") == "one of many"
+
+
+ENDLESS_EXPORT = """
+class Items(dict):
+    def items(self):
+        while True:
+            yield "one", 1
+
+@plugin.hook
+async def user_data_export(user_id): return Items(one=1)
+
+@plugin.hook
+async def user_data_delete(user_id): pass
+"""
+
+
+@pytest.mark.fault(165)
+async def test_an_endless_export_is_given_up_for_the_members_who_wait(fault: Fault, tmp_path: Path) -> None:
+    plugins = ["--plugins-dir", str(folder_of(tmp_path, {"endless": ENDLESS_EXPORT}))]
+    async with scenes(tmp_path) as scene, scene.bot(*plugins) as bot:
+        members = [int(each["id"]) for each in scene.sim.card["guilds"][0]["members"]][1:3]
+        with fault.clock(scaled=False):
+            answers = await asyncio.gather(
+                *(
+                    scene.discord.slash(
+                        member_id=each, channel_id=scene.text, command="/privacy my-data", options={}, wait_s=15.0
+                    )
+                    for each in members
+                )
+            )
+        for answer in answers:
+            assert "failed; ask whoever runs this bot: endless" in answer["replies"][-1]["content"]
+        assert await say(scene, "/voice status") == "I am in no voice channel."
+        bot.terminate()
+        assert await bot.wait(5.0) == 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from roost.errortext import text_of
+from roost.blocking import StalledError
+from roost.commands.plain_json import LIMIT_S, plain
+from roost.errors import PluginError
 from roost.places import current
 from roost.plugins.forgetting import DELETE, ask
 from roost.store.tables import PREFIX, table_name
@@ -67,7 +68,7 @@ class PersonalData:
         for plugin in implementers:
             worked, answer = await ask(self._host, plugin, EXPORT, user_id=user_id)
             try:
-                plain = await asyncio.to_thread(_plain, answer) if worked else None
+                written = await self._plain(plugin, answer) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
                 worked = False
                 self._host.failed(plugin, EXPORT, error, current.get())
@@ -75,9 +76,19 @@ class PersonalData:
                 failed.append(plugin)
                 continue
             reached.append(plugin)
-            if plain:
-                data[plugin] = plain
+            if written:
+                data[plugin] = written
         return Outcome(tuple(reached), self._silent(implementers), tuple(failed), data=data)
+
+    async def _plain(self, plugin: str, answer: Any) -> Any:
+        guard = self._host.dispatcher.guard
+        began = guard.moment()
+        try:
+            return await plain(answer)
+        except TimeoutError:
+            if guard.stood_still(began):
+                raise StalledError from None
+            raise PluginError(f"its export takes longer than {LIMIT_S:g} s to write", plugin=plugin) from None
 
     async def forget(self, user_id: int) -> Outcome:
         """Delete everything held about a user: first of all they are no longer heard.
@@ -116,11 +127,6 @@ class PersonalData:
 
     def _silent(self, implementers: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(self._host.loaded) - set(implementers)))
-
-
-def _plain(answer: Any) -> Any:
-    """A plugin's answer as JSON has it. Blocks, for as long as there is much of it."""
-    return json.loads(json.dumps(answer, default=text_of))
 
 
 def _name(holder: str) -> str:

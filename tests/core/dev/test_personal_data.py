@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,51 @@ async def test_what_is_no_json_costs_nobody_the_rest(tmp_path: Path) -> None:
         reply = await bot.slash("/privacy my-data")
         assert "failed; ask whoever runs this bot: circular" in reply.content
         assert json.loads(reply.files[0].content)["data"]["keeper"]["notes"] == ["likes owls"]
+
+
+class EndlessExport(dict[str, int]):
+    """Its items never end, or its first one never comes."""
+
+    def __init__(self, comes: bool) -> None:
+        super().__init__(one=1)
+        self._comes = comes
+
+    def items(self) -> Any:
+        while True:
+            time.sleep(0.001)
+            if self._comes:
+                yield "one", 1
+
+
+class Endless:
+    comes = True
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("endless")
+
+    @hookimpl
+    async def user_data_export(self) -> Mapping[str, Any]:
+        return EndlessExport(self.comes)
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_an_export_that_never_ends_costs_nobody_the_rest(
+    tmp_path: Path, comes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endless, "comes", comes)
+    keeper = Keeper()
+    async with running_bot(keeper, Endless(), data_dir=tmp_path) as bot:
+        keeper.notes = {bot.member("Ada"): ["likes owls"], bot.member("Ben"): ["likes mice"]}
+        replies = await asyncio.gather(
+            bot.slash("/privacy my-data", wait_s=15), bot.slash("/privacy my-data", member="Ben", wait_s=15)
+        )
+        for reply, notes in zip(replies, ("owls", "mice"), strict=True):
+            assert "failed; ask whoever runs this bot: endless" in reply.content
+            assert json.loads(reply.files[0].content)["data"]["keeper"]["notes"] == [f"likes {notes}"]
+        async with asyncio.timeout(5):
+            while any(thread.name == "roost plain JSON" for thread in threading.enumerate()):
+                await asyncio.sleep(0.01)
 
 
 async def test_a_quarantined_plugin_is_not_said_to_hold_nothing(tmp_path: Path) -> None:
