@@ -243,10 +243,10 @@ class RoostSpec:
         self, error: BaseException, source: str, plugin: str, guild_id: int | None, ctx: lightbulb.Context | None
     ) -> bool | None:
         """Take over an error, of any plugin: `plugin` names the one that failed. True means it is dealt with: it is not
-        counted against that plugin, and the member who ran a command gets no other answer, so answer first. `ctx` is
-        the command's, where it was one; it may have been answered before. Not called for what a check, cooldown or
-        concurrency limit refuses. Source ``quarantine`` tells that the plugin was paused in the guild, or without a
-        guild quarantined."""
+        counted against that plugin, and the member who ran a command gets no other answer than yours; if nobody has
+        answered by then, a short one. `ctx` is the command's, where it was one; it may have been answered before. Not
+        called for what a check, cooldown or concurrency limit refuses. Source ``quarantine`` tells that the plugin was
+        paused in the guild, or without a guild quarantined."""
 
     @hookspec
     async def health(self) -> Report:

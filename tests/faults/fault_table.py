@@ -267,6 +267,8 @@ ROWS: tuple[Row, ...] = (
         "The reply says that the database cannot be written and whom to tell, and not to try again in a moment."),
     Row(165, 15, "a plugin's export of a person's data never ends", "gives it up after 5 s, counts it against the plugin and ends its thread; the rest of the data is exported",
         "The reply names the plugin that failed; other members wait 5 s longer."),
+    Row(166, 2, "a plugin takes over an error of a command and answers nobody", "asks Discord whether the member has an answer, and gives one where there is none",
+        "The reply says that something went wrong."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

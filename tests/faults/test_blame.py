@@ -1,4 +1,4 @@
-"""Failures that stay where they belong: rows 88 to 99 and 163."""
+"""Failures that stay where they belong: rows 88 to 99, 163 and 166."""
 
 from __future__ import annotations
 
@@ -535,6 +535,38 @@ async def test_an_error_that_a_plugin_has_dealt_with_is_neither_counted_nor_answ
         handler.answer = False
         await breaks(bot)
         await eventually(lambda: bot.app.plugins.pauses.places_of("fragile") == [bot.guild.id])
+
+
+@pytest.mark.sim
+@pytest.mark.fault(166)
+@pytest.mark.parametrize("before", ["nothing", "deferral", "own deferral", "own answer"])
+async def test_a_member_whom_nobody_answered_is_answered_though_a_plugin_dealt_with_the_error(
+    before: str, fault: Fault, tmp_path: Path
+) -> None:
+    async def fails(ctx: CommandContext) -> None:
+        if before == "deferral":
+            await ctx.defer(ephemeral=True)
+        elif before == "own deferral":
+            await ctx.interaction.create_initial_response(hikari.ResponseType.DEFERRED_MESSAGE_CREATE)
+        elif before == "own answer":
+            await ctx.interaction.create_initial_response(hikari.ResponseType.MESSAGE_CREATE, "Almost.")
+        raise KeyError("x")
+
+    class Silent(Hooks):
+        @hookimpl
+        def plugin_meta(self) -> Meta:
+            return Meta("silent")
+
+        @hookimpl
+        async def handle_error(self) -> bool:
+            return True
+
+    async with running_bot(command("fails", fails), Silent(), data_dir=tmp_path) as bot:
+        with fault.clock(scaled=False):
+            replies = await bot.replies("/fails")
+        said = "Almost." if before == "own answer" else "Something went wrong. The owner of this bot can see"
+        assert [each.content[: len(said)] for each in replies] == [said]
+        assert is_untouched(bot, "fails")
 
 
 class Gate(Hooks):

@@ -15,7 +15,7 @@ import lightbulb
 
 from roost.commands import refusals
 from roost.commands.registry import OWNERS_GROUP
-from roost.commands.running import DeniedError, EndedError, answer
+from roost.commands.running import DeniedError, EndedError, answer, is_answered
 from roost.dispatch import log_failure
 from roost.errortext import is_error
 from roost.hooks import Deny
@@ -162,7 +162,7 @@ class CommandFailures:
             log_failure(owner, source, error, place, level=level)
         else:
             offered = self._host.failed(owner, source, error, place, ctx)
-            if offered is not None and await asyncio.shield(offered):
+            if offered is not None and await asyncio.shield(offered) and await is_answered(ctx):
                 return ""
         if whose is Blame.TOO_LATE:
             return ""

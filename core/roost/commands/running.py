@@ -28,6 +28,8 @@ CANCEL_S = 0.5
 ANSWER_S = 2.0
 """How long telling the members of ended commands may take."""
 
+_NO_RESPONSE = 10015
+"""Discord's code for what belongs to an interaction that nobody has responded to."""
 GOING = {"reload": "The plugin {name} is being reloaded. Try again in a moment.", "shutdown": "I am going down."}
 UNLOADED = "The plugin {name} is being unloaded."
 STOPPED = "This was stopped before it was done. {why}"
@@ -155,6 +157,21 @@ async def _over(runs: Iterable[_Run], within_s: float) -> None:
                 await run.over.wait()
     except TimeoutError:
         pass
+
+
+async def is_answered(ctx: lightbulb.Context) -> bool:
+    """Whether the member who ran a command has an answer, by Discord's word; a deferral alone is none.
+
+    lightbulb does not know what a plugin answered through the interaction itself. True where Discord does not say.
+    """
+    try:
+        first = await ctx.interaction.fetch_initial_response()
+        return not first.flags & hikari.MessageFlag.LOADING
+    except hikari.NotFoundError as error:
+        return error.code != _NO_RESPONSE
+    except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
+        _log.debug("Discord does not say whether a failed command was answered: %s", error_line(error))
+        return True
 
 
 async def answer(ctx: lightbulb.Context, text: str) -> None:
