@@ -218,7 +218,7 @@ ROWS: tuple[Row, ...] = (
         "voice requests go out in fair shares by member, leaves first; part of each minute is kept for leaves and for members who ask for little",
         "The others notice nothing."),
     Row(133, 1, "a member or a server asks for more joins in a minute than `voice.joins_per_user` or `voice.joins_per_guild` allows",
-        "refused at once, with the seconds left; a leave is never refused", "The reply says how long to wait."),
+        "refused at once, with the seconds left; a leave is never refused", "The member alone reads how long to wait."),
     Row(134, 3, "50 members of one server type `/voice join` at once",
         "one join; each reply has a rate limit of its own, as at Discord, and waits for no other; a leave is taken first", "Every member has a final reply within 3 s."),
     Row(135, 70, "SIGKILL in 50 servers of a shard, and Discord ignores a plain leave for a ghost",

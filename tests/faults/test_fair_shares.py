@@ -125,6 +125,11 @@ async def typing(sim: SimulatedDiscord, data_dir: Path, **settings: Any) -> Asyn
 
 
 async def join_by_command(rig: Rig, control: ControlClient, member: int, channel: int) -> str:
+    """``/voice join``; the words of the last reply."""
+    return str((await reply_to_join(rig, control, member, channel))["content"])
+
+
+async def reply_to_join(rig: Rig, control: ControlClient, member: int, channel: int) -> dict[str, Any]:
     """``/voice join``; the last reply."""
     answer = await control.slash(
         member_id=rig.members[member],
@@ -134,7 +139,8 @@ async def join_by_command(rig: Rig, control: ControlClient, member: int, channel
         wait_s=60.0,
     )
     assert not answer["timed_out"]
-    return str(answer["replies"][-1]["content"])
+    reply: dict[str, Any] = answer["replies"][-1]
+    return reply
 
 
 async def trust(rig: Rig, control: ControlClient, members: Iterable[int]) -> None:
@@ -155,7 +161,9 @@ async def test_more_joins_than_the_limits_allow(tmp_path: Path, fault: Fault, co
         for channel in (0, 1, 0):
             assert "<#" in await join_by_command(rig, control, next(others), channel)
         with fault.clock():
-            refused = await join_by_command(rig, control, next(others), 1)
+            reply = await reply_to_join(rig, control, next(others), 1)
+        refused = str(reply["content"])
+        assert reply["ephemeral"], "the whole server reads a refusal that concerns one member"
         subject = "you have" if counted == "member" else "this server has"
         found = re.fullmatch(
             rf"I did not join: {subject} asked me to join 3 times in a minute; try again in (\d+) s\.", refused

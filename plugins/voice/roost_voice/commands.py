@@ -133,9 +133,14 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
             if problem is not None:
                 await reply(ctx, problem, ephemeral=True)
                 return
-            await ctx.defer()
             mover = current is not None and may_move_members(bot, ctx.member, current.channel_id)
             request = JoinRequest(guild_id, channel_id, user_id, int(ctx.channel_id))
+            # Looked at before the deferral, which decides whether everybody sees the answer.
+            refused = sessions.join_limit(request, may_move_others=mover)
+            if refused is not None:
+                await reply(ctx, join_words(refused, channel_id), ephemeral=True)
+                return
+            await ctx.defer()
             result = await sessions.join(request, may_move_others=mover)
             await reply(ctx, join_words(result, channel_id, user_id))
 

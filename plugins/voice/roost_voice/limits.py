@@ -76,6 +76,24 @@ class JoinLimits:
 
     def take(self, user_id: int, guild_id: int, shard_id: int, now: float) -> Refused | None:
         """Count a join; a refused one is not counted. User 0 (a plugin asks for nobody) has no limit of its own."""
+        refused = self.look(user_id, guild_id, shard_id, now)
+        if refused is not None:
+            return refused
+        for scope, key, _limit in self._checks(user_id, guild_id, shard_id, now):
+            self._joins.setdefault((scope, key), deque()).append(now)
+        if len(self._joins) > SWEEP_AT:
+            self._joins = {key: made for key, made in self._joins.items() if made and made[-1] > now - self._window_s}
+        return None
+
+    def look(self, user_id: int, guild_id: int, shard_id: int, now: float) -> Refused | None:
+        """What `take` would answer; counts nothing."""
+        for scope, key, limit in self._checks(user_id, guild_id, shard_id, now):
+            made = self._made(scope, key, now)
+            if len(made) >= limit:
+                return Refused(scope, limit, made[-limit] + self._window_s - now)
+        return None
+
+    def _checks(self, user_id: int, guild_id: int, shard_id: int, now: float) -> list[tuple[Counted, int, int]]:
         newcomer = not self._made(Counted.USER, user_id, now)
         checks = [
             (Counted.GUILD, guild_id, self._limits.guild),
@@ -83,15 +101,7 @@ class JoinLimits:
         ]
         if user_id:
             checks.insert(0, (Counted.USER, user_id, self._limits.user))
-        for scope, key, limit in checks:
-            made = self._made(scope, key, now)
-            if len(made) >= limit:
-                return Refused(scope, limit, made[-limit] + self._window_s - now)
-        for scope, key, _limit in checks:
-            self._joins.setdefault((scope, key), deque()).append(now)
-        if len(self._joins) > SWEEP_AT:
-            self._joins = {key: made for key, made in self._joins.items() if made and made[-1] > now - self._window_s}
-        return None
+        return checks
 
     def _made(self, scope: Counted, key: int, now: float) -> deque[float]:
         made = self._joins.get((scope, key))

@@ -146,6 +146,16 @@ class SessionManager:
             reason = what_keeps_me_out(self._bot, request.guild_id, request.channel_id) or reason
         return JoinResult(outcome.told, outcome.channel_id or request.channel_id, reason, session)
 
+    def join_limit(self, request: JoinRequest, *, may_move_others: bool = False) -> JoinResult | None:
+        """The refusal that `join` would answer now because of a join limit; None for no refusal. Counts nothing."""
+        actor = self._actors.get(request.guild_id)
+        may_move = may_move_others or self._may_move(actor.session if actor else None, request)
+        if actor is not None and not actor.would_act(request.channel_id, may_move=may_move):
+            return None
+        now = asyncio.get_running_loop().time()
+        refused = self._limits.look(request.user_id, request.guild_id, self.shard_of(request.guild_id), now)
+        return JoinResult(Told.REFUSED, request.channel_id, refused.words) if refused is not None else None
+
     def _over_limit(self, request: JoinRequest) -> str:
         """Why a join has to wait, in words for the member; empty when it need not."""
         now = asyncio.get_running_loop().time()

@@ -20,6 +20,7 @@ def test_a_member_over_the_limit_reads_the_seconds_left() -> None:
     assert [counted.take(7, guild, SHARD, float(guild)) for guild in range(3)] == [None] * 3
     refused = counted.take(7, 3, SHARD, 20.5)
     assert refused is not None
+    assert counted.look(7, 3, SHARD, 20.5) == refused
     assert refused.scope is Counted.USER
     assert refused.words == "you have asked me to join 3 times in a minute; try again in 40 s"
     assert counted.take(8, 3, SHARD, 20.5) is None, "others are not concerned"
@@ -52,6 +53,13 @@ def test_a_plugin_that_asks_for_nobody_has_the_limits_of_server_and_shard_alone(
     counted = limits(user=1, newcomers=8)
     assert [counted.take(0, guild, SHARD, 0.0) for guild in range(8)] == [None] * 8
     assert counted.take(0, 9, SHARD, 0.0) is not None
+
+
+def test_looking_counts_no_join() -> None:
+    counted = limits(user=1)
+    assert [counted.look(7, 1, SHARD, 0.0) for _ in range(3)] == [None] * 3
+    assert counted.take(7, 1, SHARD, 0.0) is None
+    assert counted.look(7, 1, SHARD, 1.0) is not None
 
 
 def test_members_without_a_join_in_the_window_are_forgotten() -> None:
