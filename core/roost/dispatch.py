@@ -351,25 +351,24 @@ def _trace_call(hook: str, plugin: str, arguments: dict[str, Any]) -> Iterator[N
         )
 
 
-def log_failure(
-    plugin: str, source: str, error: Exception, place: Place | None = None, *, level: int = logging.ERROR
-) -> None:
-    """Write one line about a failure of a plugin.
+def log_failure(plugin: str, source: str, error: Exception, place: Place | None = None, *, excuse: str = "") -> None:
+    """Write one line about a failure of a plugin, or about one that is not the plugin's.
 
     Args:
         source: The hook's name, or words such as "its listener for GuildJoinEvent".
         place: Where it failed.
-        level: Of the line.
+        excuse: Why it is not the plugin's, such as "Discord refused"; empty where it is.
     """
     if is_error(error, TimeoutError):
         what = text_of(error) if is_error(error, BlockedError, StalledError) else "ran out of time"
     else:
         what = text_of(error) if is_error(error, StrayError) else error_line(error)
     _log.log(
-        level,
-        "plugin %s failed in %s (%s): %s",
+        logging.WARNING if excuse else logging.ERROR,
+        "plugin %s: %s did not finish because %s (%s): %s" if excuse else "plugin %s failed in %s (%s): %s",
         plugin,
         source,
+        *([excuse] if excuse else []),
         where(error),
         what,
         extra={"plugin": plugin, "hook": source, "guild": guild_in(place)},

@@ -10,7 +10,7 @@ import pytest
 
 from roost.blocking import BlockedError
 from roost.errors import ResourceError, StoreCause, StoreError
-from roost.plugins.blame import Blame, blame
+from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.strays import StrayError
 
 pytestmark = pytest.mark.unit
@@ -58,6 +58,10 @@ def after(cause: BaseException) -> Exception:
 )
 def test_an_error_is_blamed_on(error: Exception, whose: Blame) -> None:
     assert blame(error) is whose
+
+
+def test_every_verdict_but_the_plugins_has_an_excuse() -> None:
+    assert {each for each in Blame if not EXCUSES[each]} == {Blame.PLUGIN}
 
 
 async def test_a_deadline_that_passes_while_discord_is_waited_for_is_discords() -> None:

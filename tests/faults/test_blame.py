@@ -62,6 +62,10 @@ async def test_members_who_ask_while_the_process_stands_still_cost_nobody_voice(
         assert len(unanswered) >= MANY - 1
         late = [each for each in bot.events if "10062" in str(each["message"]) or "Unknown interaction" in str(each)]
         assert len(late) >= MANY - 1
+        assert all(
+            "voice: its command /voice status did not finish because Discord" in each["message"] for each in late
+        )
+        assert not [each for each in bot.events if "plugin voice failed" in str(each["message"])]
         assert not [each for each in bot.events if "too many failures" in str(each["message"])]
         # Its safeguards work on: nobody is left in the channel, so it leaves.
         await scene.discord.voice(member_id=scene.ada, channel_id=None)
@@ -233,7 +237,7 @@ class Keeper(Hooks):
 @pytest.mark.sim
 @pytest.mark.fault(90)
 async def test_a_locked_database_is_no_failure_of_the_plugin(
-    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "BUSY_MS", 100)
     async with running_bot(Keeper(), data_dir=tmp_path) as bot:
@@ -243,6 +247,8 @@ async def test_a_locked_database_is_no_failure_of_the_plugin(
         try:
             for _ in range(MANY):
                 assert "My database is busy" in (await bot.slash("/keep")).content
+                assert "plugin keeper: its command /keep did not finish because the database is busy" in caplog.text
+                assert "failed in" not in caplog.text
         finally:
             other.close()
         with fault.clock(scaled=False):

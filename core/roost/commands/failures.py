@@ -21,7 +21,7 @@ from roost.errortext import is_error
 from roost.hooks import Deny
 from roost.places import Place, current, place_of
 from roost.plugins import State
-from roost.plugins.blame import Blame, blame
+from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.strays import taming
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ class CommandFailures:
         whose = blame(error)
         place = place_of(int(ctx.guild_id) if ctx.guild_id is not None else None, int(ctx.user.id))
         if owner == CORE:
-            level = logging.ERROR if whose is Blame.PLUGIN else logging.WARNING
-            log_failure(owner, source, error, place, level=level)
+            log_failure(owner, source, error, place, excuse=EXCUSES[whose])
         else:
             offered = self._host.failed(owner, source, error, place, ctx)
             if offered is not None and await asyncio.shield(offered) and await is_answered(ctx):

@@ -62,6 +62,18 @@ class Blame(enum.Enum):
     """The database's disk is full or failing, or the bot may not write it."""
 
 
+EXCUSES = {
+    Blame.PLUGIN: "",
+    Blame.TOO_LATE: "Discord takes no answer to the interaction any more",
+    Blame.REFUSED: "Discord refused",
+    Blame.DISCORD: "Discord failed or cannot be reached",
+    Blame.MACHINE: "the whole process stood still",
+    Blame.STORE: "the database is busy or cannot be reached",
+    Blame.STORE_UNUSABLE: "the database cannot be written",
+}
+"""What the log says of an error that is not the plugin's failure."""
+
+
 def blame(error: BaseException) -> Blame:
     """Who is to blame for an error that plugin code raised.
 

@@ -20,7 +20,7 @@ from roost.frames import OverBudget
 from roost.hooks import Meta, SwitchCause
 from roost.metrics import Metrics
 from roost.places import Place, guild_in
-from roost.plugins.blame import Blame, blame
+from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, others_with, refuse_unknown_tables
 from roost.plugins.forgetting import carry_out
@@ -458,7 +458,7 @@ class PluginHost:
             Whether a plugin has dealt with it, once those that take errors were asked; None if there are none.
         """
         whose = blame(error)
-        log_failure(plugin, source, error, place, level=logging.ERROR if whose is Blame.PLUGIN else logging.WARNING)
+        log_failure(plugin, source, error, place, excuse=EXCUSES[whose])
         record = self.records.get(plugin)
         if record is None or record.state is not State.LOADED:
             return None
