@@ -508,6 +508,17 @@ MUTATIONS = [
         "            return StoreError(words, retryable=True)\n",
         ("tests/core/store/test_causes.py",),
     ),
+    Mutation(
+        "commands",
+        "leaves a member unanswered when a plugin has dealt with the error",
+        "core/roost/commands/failures.py",
+        " and await asyncio.shield(offered) and await is_answered(ctx):\n",
+        " and await asyncio.shield(offered):\n",
+        (
+            "tests/faults/test_blame.py"
+            "::test_a_member_whom_nobody_answered_is_answered_though_a_plugin_dealt_with_the_error",
+        ),
+    ),
 ]
 
 
