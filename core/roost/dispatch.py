@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import logging
 import time
@@ -46,6 +47,21 @@ The failed call waits for the returned task, except in synchronous hooks.
 """
 IDLE = "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
 """Reason of a refusal by a plugin that is paused or quarantined."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """How a call of one plugin's hook ended.
+
+    Attributes:
+        called: Whether the plugin was called: it has the hook, and is neither disabled, paused nor quarantined there.
+        worked: Whether it was called and did not fail.
+        answer: What it answered; None where it did not work.
+    """
+
+    called: bool
+    worked: bool
+    answer: Any = None
 
 
 class Dispatcher:
@@ -179,12 +195,16 @@ class Dispatcher:
 
     async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
         """Call one plugin's implementation, isolated; None if it has none, failed or is disabled in the guild."""
+        return (await self.ask_plugin(plugin, hook, guild_id=guild_id, **arguments)).answer
+
+    async def ask_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Asked:
+        """`call_plugin` for callers that need to know whether this very call worked."""
         arguments["guild_id"] = guild_id
         for impl in self._implementations(hook, guild_id):
             if impl.plugin_name == plugin:
                 answer = await self._isolated(hook, impl, arguments)
-                return None if answer is _FAILED else answer
-        return None
+                return Asked(True, False) if answer is _FAILED else Asked(True, True, answer)
+        return Asked(False, False)
 
     async def call_own(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's implementation with its deadline and let its error out.

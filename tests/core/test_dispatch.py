@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from roost import hooks
-from roost.dispatch import Dispatcher
+from roost.dispatch import Asked, Dispatcher
 from roost.hooks import INFO, Deny, RoostSpec, hookimpl
 from roost.speech import EngineSpec
 
@@ -139,6 +139,30 @@ async def test_first_means_the_first_awaited_answer_and_skips_failures() -> None
     assert await calls.call_named("voice_driver", name="x", settings=None) == ("yes", driver)
     assert none.called == yes.called == wrong.called == ["driver", "driver"]
     assert calls.failures["wrong", "voice_driver"] == 2
+
+
+class FailsFor:
+    """Fails for user 2, while its call for user 1 goes on."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    @hookimpl
+    async def user_data_delete(self, user_id: int) -> None:
+        if user_id == 2:
+            raise RuntimeError("no")
+        await self.go_on.wait()
+
+
+async def test_call_that_works_is_not_taken_for_one_that_fails_meanwhile() -> None:
+    plugin = FailsFor()
+    calls = dispatcher(("keeper", plugin))
+    first = asyncio.create_task(calls.ask_plugin("keeper", "user_data_delete", user_id=1, reason="r"))
+    await asyncio.sleep(0)
+    assert not (await calls.ask_plugin("keeper", "user_data_delete", user_id=2, reason="r")).worked
+    plugin.go_on.set()
+    assert await first == Asked(True, True)
+    assert await calls.ask_plugin("another", "user_data_delete", user_id=1, reason="r") == Asked(False, False)
 
 
 async def test_where_failure_means_refusal_it_is_a_deny_and_stops_the_others() -> None:

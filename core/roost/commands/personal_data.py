@@ -12,7 +12,7 @@ from roost.blocking import StalledError
 from roost.commands.plain_json import LIMIT_S, plain
 from roost.errors import PluginError
 from roost.places import current
-from roost.plugins.forgetting import DELETE, ask
+from roost.plugins.forgetting import DELETE, REASON
 from roost.store.tables import PREFIX, table_name
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ class PersonalData:
         failed: list[str] = []
         implementers = self._implementers(EXPORT)
         for plugin in implementers:
-            worked, answer = await ask(self._host, plugin, EXPORT, user_id=user_id)
+            asked = await self._host.dispatcher.ask_plugin(plugin, EXPORT, user_id=user_id)
+            worked = asked.worked
             try:
-                written = await self._plain(plugin, answer) if worked else None
+                written = await self._plain(plugin, asked.answer) if worked else None
             except Exception as error:  # noqa: BLE001 - what one plugin gives must not cost the member the rest
                 worked = False
                 self._host.failed(plugin, EXPORT, error, current.get())
@@ -105,9 +106,9 @@ class PersonalData:
         implementers = self._implementers(DELETE)
         silent = self._silent(implementers)
         for plugin in implementers:
-            worked, _ = await ask(self._host, plugin, DELETE, user_id=user_id, reason="user request")
-            (reached if worked else failed).append(plugin)
-            if worked:
+            asked = await self._host.dispatcher.ask_plugin(plugin, DELETE, user_id=user_id, reason=REASON)
+            (reached if asked.worked else failed).append(plugin)
+            if asked.worked:
                 await deletions.done(user_id, table_name(plugin))
         await deletions.documents(user_id, [holder for holder, name in names.items() if name not in reached])
         for plugin in silent:

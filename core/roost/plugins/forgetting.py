@@ -1,11 +1,11 @@
-"""Asking plugins about a person, and asking again those that could not be asked."""
+"""Asking plugins again to delete what they hold about people who asked while they could not be asked."""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from roost.store.tables import table_name
 
@@ -15,18 +15,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.privacy")
 
 DELETE = "user_data_delete"
+REASON = "user request"
 MOST_FAILURES = 2
 """More would count as the plugin's own, and have it quarantined."""
-
-
-async def ask(host: PluginHost, plugin: str, hook: str, **arguments: Any) -> tuple[bool, Any]:
-    """Call one plugin's hook; whether that worked, and what it answered. Whoever is quarantined is not called."""
-    dispatcher = host.dispatcher
-    if not dispatcher.has(plugin, hook):
-        return False, None
-    before = dispatcher.failures[plugin, hook]
-    answer = await dispatcher.call_plugin(plugin, hook, **arguments)
-    return dispatcher.failures[plugin, hook] == before, answer
 
 
 async def carry_out(host: PluginHost, plugin: str, waiting: Sequence[int]) -> None:
@@ -46,7 +37,7 @@ async def carry_out(host: PluginHost, plugin: str, waiting: Sequence[int]) -> No
             return  # It went meanwhile; its next load goes on.
         if plugin not in host.dispatcher.having(DELETE):
             await deletions.documents(user_id, [holder])
-        elif not (await ask(host, plugin, DELETE, user_id=user_id, reason="user request"))[0]:
+        elif not (await host.dispatcher.ask_plugin(plugin, DELETE, user_id=user_id, reason=REASON)).worked:
             failures += 1
             if failures == MOST_FAILURES:
                 break

@@ -138,10 +138,10 @@ class GuildConfig:
             new = self.of(plugin, base, guild_id)
             told = True
             if new != old:
-                dispatcher = self._host.dispatcher
-                before = dispatcher.failures[plugin, HOOK]
-                await dispatcher.call_plugin(plugin, HOOK, guild_id=guild_id, ctx=record.context, old=old, new=new)
-                told = dispatcher.failures[plugin, HOOK] == before
+                asked = await self._host.dispatcher.ask_plugin(
+                    plugin, HOOK, guild_id=guild_id, ctx=record.context, old=old, new=new
+                )
+                told = asked.worked or not asked.called
             return Change(old, new, told)
 
 

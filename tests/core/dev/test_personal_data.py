@@ -276,6 +276,31 @@ async def waiting(bot: RoostBot, plugin: str, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_a_deletion_that_fails_is_not_taken_for_another_that_goes_on(tmp_path: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Hoarder):
+        @hookimpl
+        async def user_data_delete(self, user_id: int) -> None:
+            if user_id == self.poison:
+                raise RuntimeError("no")
+            begun.set()
+            await go_on.wait()
+
+    hoarder = Slow()
+    async with running_bot(hoarder, data_dir=tmp_path) as bot:
+        hoarder.poison = bot.member("Ben")
+        ada = asyncio.create_task(bot.slash("/privacy forget-me", wait_s=15))
+        async with asyncio.timeout(5):
+            await begun.wait()
+        assert "hoarder" in (await bot.slash("/privacy forget-me", member="Ben")).content.partition("failed;")[2]
+        go_on.set()
+        said = (await ada).content
+        assert "Asked: core, hoarder." in said
+        assert "failed;" not in said
+        await waiting(bot, "hoarder", 1)
+
+
 async def test_what_is_not_loaded_is_reached_too(tmp_path: Path) -> None:
     hoarder = Hoarder()
     async with running_bot(hoarder, data_dir=tmp_path) as bot:
