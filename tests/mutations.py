@@ -519,6 +519,22 @@ MUTATIONS = [
             "::test_a_member_whom_nobody_answered_is_answered_though_a_plugin_dealt_with_the_error",
         ),
     ),
+    Mutation(
+        "mainloop",
+        "ends the bot when a plugin stops the event loop",
+        "core/roost/mainloop.py",
+        "                    if main.done() or stops.last is None:\n",
+        "                    if True:\n",
+        ("tests/faults/test_plugins_that_harm.py::test_plugin_that_ends_the_event_loop_does_not_end_the_bot",),
+    ),
+    Mutation(
+        "voice",
+        "takes every cancellation of a voice actor for its owner's",
+        VOICE + "guild.py",
+        "                    if self._host.ends_actors():\n",
+        "                    if True:\n",
+        ("tests/faults/test_plugins_that_harm.py::test_voice_is_left_when_a_plugin_cancels_its_tasks",),
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import types
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -40,8 +41,8 @@ from roost.plugins import PluginHost
 from roost.preflight import Preflight, start_error
 from roost.proxies import find_proxy
 from roost.rest_buckets import learn_apart, pause_after_refusals
-from roost.scopes import Scope
-from roost.signals import KeptSignals
+from roost.scopes import Scope, outlive_cancellation
+from roost.signals import KeptSignals, plugin_at
 from roost.store import StoreHold, open_held_store
 
 AnswerT = TypeVar("AnswerT")
@@ -51,6 +52,10 @@ _stop_log = logging.getLogger("roost.stop")
 
 CORE = "core"
 GATEWAY_CLOSED_S = 5.0
+STOP_ATTEMPTS = 10
+"""How often the stop of the plugins is repeated when something cancels it."""
+SEQUENCE_S = 6.0
+"""When the stop goes on without what is still not closed."""
 LOOK_S = 0.25
 """Seconds between two checks whether a shard takes too long to connect."""
 GUILDS_S = 5.0
@@ -71,7 +76,7 @@ class App:
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
         self._t0: float | None = None
-        self._sequence_done = False
+        self._sequence: asyncio.Task[None] | None = None
         self._started = False
         self._scope = Scope("app")
         self._guilds_to_come: set[int] = set()
@@ -105,7 +110,7 @@ class App:
         return self._bot.made_shards if isinstance(self._bot, Bot) else ()
 
     async def run(self) -> None:
-        """Run until told to stop.
+        """Run until `request_stop`. Once the bot is connected, a cancellation is logged and does not end it.
 
         Raises:
             ConfigError: The configuration, the token or an intent is refused, or the data is another bot's.
@@ -115,7 +120,7 @@ class App:
         loop = asyncio.get_running_loop()
         handled_before = loop.get_exception_handler()
         loop.set_exception_handler(on_loop_error)
-        signals = KeptSignals(self._on_signal, self._plugin_of)
+        signals = KeptSignals(self._on_signal, self.plugin_of)
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(signals.held())
@@ -134,7 +139,7 @@ class App:
                 bot = self._bot = self._make_bot()
                 read_entries_one_by_one(bot)
                 stack.push_async_callback(self._scope.aclose)
-                self._scope.spawn(signals.watch(), "signals")
+                self._scope.keep(signals.watch, "signals")
                 self._host = PluginHost(
                     bot=bot,
                     config=self.config,
@@ -228,20 +233,47 @@ class App:
         bot = self._bot
         try:
             if bot is not None and bot.is_alive:
-                async with asyncio.timeout_at(self._t0 + GATEWAY_CLOSED_S):
-                    await bot.close()
-        except TimeoutError:
-            _log.error("the gateway did not close within %.0f s", GATEWAY_CLOSED_S)
-        except Exception:  # noqa: BLE001 - logged; the way down goes on
-            _log.exception("closing the gateway failed")
+                await self._close(bot, self._t0 + GATEWAY_CLOSED_S)
         finally:
-            if not self._sequence_done:
-                await self._run_sequence()
+            sequence = self._begin_sequence()
+            await _outlast({sequence}, self._t0 + SEQUENCE_S)
+            sequence.cancel()
+            await self._close_shards(self._t0 + SEQUENCE_S)
             untold = [shard.id for shard in self._made_shards if shard.at_discord]
             if untold:
                 self.fail_stop(f"the session of shard {', '.join(map(str, untold))} is still open there")
             self.mark_stop("gateway.lost" if untold else "gateway.closed")
             backstop.cancel()
+
+    async def _close(self, bot: hikari.GatewayBot, until: float) -> None:
+        closing = self._scope.spawn(bot.close(), "close", awaited=True)
+        await _outlast({closing}, until)
+        if not closing.done():
+            _log.error("the gateway did not close within %.0f s", GATEWAY_CLOSED_S)
+            closing.cancel()
+            await _outlast({closing}, until + LOOK_S)
+        elif closing.cancelled():
+            _log.error("closing the gateway was cancelled by something else")
+        elif error := closing.exception():
+            _log.error("closing the gateway failed", exc_info=error)
+
+    async def _close_shards(self, until: float) -> None:
+        """Close what hikari's own close has left open."""
+        left = [shard for shard in self._made_shards if shard.at_discord and shard.is_alive]
+        closing = {self._scope.spawn(shard.close(), f"close shard {shard.id}") for shard in left}
+        await _outlast(closing, until)
+        for shard in self._made_shards:
+            shard.expect_end()
+
+    def _may_close(self, caller: types.FrameType) -> bool:
+        """Whether a call of ``bot.close()`` closes the bot: a plugin's asks for a stop in order."""
+        if self._t0 is not None:
+            return True
+        plugin, place = plugin_at(caller, self.plugin_of)
+        who = f"plugin {plugin}" if plugin else "something"
+        _log.error("%s called bot.close() (%s): the bot stops in order", who, place, extra={"plugin": plugin})
+        self.request_stop(f"{who} called bot.close()")
+        return False
 
     def fail_stop(self, what: str) -> None:
         """Log what the stop could not tell Discord, and make the exit status non-zero."""
@@ -269,7 +301,12 @@ class App:
         if not hikari.__version__.startswith(MADE_FOR):
             _log.warning("hikari %s is not known here: its own shards are used as they are", hikari.__version__)
             return hikari.GatewayBot(self._token, **options)
-        return Bot(self._token, turn=Turns(self._identifies, partial(self._ask_limit, waits=False)).turn, **options)
+        return Bot(
+            self._token,
+            turn=Turns(self._identifies, partial(self._ask_limit, waits=False)).turn,
+            may_close=self._may_close,
+            **options,
+        )
 
     def _enabled(self, owner: str, guild_id: int) -> bool:
         return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)
@@ -277,7 +314,8 @@ class App:
     def _on_signal(self, number: signal.Signals) -> None:
         self.request_stop(number.name)
 
-    def _plugin_of(self, module: str) -> str | None:
+    def plugin_of(self, module: str) -> str | None:
+        """The plugin whose code a module is; None for all other code."""
         return self._host.plugin_of(module) if self._host is not None else None
 
     def _bot_id(self) -> int:
@@ -303,20 +341,41 @@ class App:
         await hold.claim(owner)
 
     async def _start_and_wait(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
-        stop = self._scope.spawn(self._stop_requested.wait(), "stop requested")
         start = self._scope.spawn(self._start(bot, folder, hold), "start", awaited=True)
-        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if not start.done():
-            start.cancel()
-            await asyncio.wait({start}, timeout=2.0)
+        await self._stop_or_end_of({start})
+        if not await _ended(start):
             return
+        if start.cancelled() and not self._stop_requested.is_set():
+            raise ResourceError("the start was cancelled by something that is not the bot, perhaps by a plugin")
         start.result()
-        if stop.done():
+        announce = self._scope.spawn(self.plugins.started(), "started", awaited=True)
+        await self._stop_or_end_of({announce})
+        if not await _ended(announce):
             return
-        shards = [self._scope.spawn(_joined(shard), f"shard {shard.id}", awaited=True) for shard in bot.shards.values()]
-        done, _ = await asyncio.wait({stop, *shards}, return_when=asyncio.FIRST_COMPLETED)
-        if stop not in done:
-            raise start_error(next(iter(done)).exception())
+        if announce.cancelled():
+            _log.error("some plugins were not told that the bot has started: that was cancelled by something else")
+        else:
+            announce.result()
+        self.ready.set()
+        while not self._stop_requested.is_set():
+            joins = {self._scope.spawn(_joined(each), f"shard {each.id}", awaited=True) for each in bot.shards.values()}
+            await self._stop_or_end_of(joins)
+            ended = [join for join in joins if join.done() and not join.cancelled()]
+            for join in joins:
+                join.cancel()
+            if ended and not self._stop_requested.is_set():
+                raise start_error(ended[0].exception())
+
+    async def _stop_or_end_of(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Wait until a stop is requested or a task is over, whatever cancels this."""
+        while not self._stop_requested.is_set() and not any(each.done() for each in tasks):
+            stop = self._scope.spawn(self._stop_requested.wait(), "stop requested", awaited=True)
+            try:
+                await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                _outlive("the bot's main task was cancelled by something else, perhaps a plugin; it goes on")
+            finally:
+                stop.cancel()
 
     async def _start(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
         assert self._client is not None
@@ -346,8 +405,6 @@ class App:
             ", ".join(self.plugins.loaded) or "none",
             extra={"event": "ready", "guilds": guilds},
         )
-        await self.plugins.started()
-        self.ready.set()
 
     async def _tell_commands(self, registry: CommandRegistry) -> None:
         await registry.tidy_globals()
@@ -414,23 +471,65 @@ class App:
         """hikari awaits this without a limit and swallows what it raises; a CancelledError would wedge its close."""
         if self._t0 is None:
             self._t0 = asyncio.get_running_loop().time()
-        await self._run_sequence()
+        await _outlast({self._begin_sequence()}, self._t0 + GATEWAY_CLOSED_S)
+
+    def _begin_sequence(self) -> asyncio.Task[None]:
+        """The one task that ends the plugins in order."""
+        if self._sequence is None:
+            self._sequence = self._scope.spawn(self._run_sequence(), "stop sequence")
+        return self._sequence
 
     async def _run_sequence(self) -> None:
         assert self._t0 is not None
-        if self._sequence_done:
-            return
-        self._sequence_done = True
         if self._host is None:
             return
-        try:
-            await self._host.stop(self._t0, self._hurry)
-        except asyncio.CancelledError:
-            _log.error("the shutdown sequence was cancelled before its end")
-        except Exception:  # noqa: BLE001 - logged; hikari's close must go on
-            _log.exception("the shutdown sequence failed")
+        for _attempt in range(STOP_ATTEMPTS):
+            try:
+                await self._host.stop(self._t0, self._hurry)
+            except asyncio.CancelledError:
+                if asyncio.get_running_loop().time() >= self._t0 + GATEWAY_CLOSED_S:
+                    _log.error("the shutdown sequence did not end within %.0f s", GATEWAY_CLOSED_S)
+                    return
+                _outlive("the shutdown sequence was cancelled by something else, perhaps a plugin; it is repeated")
+            except Exception:  # noqa: BLE001 - logged; hikari's close must go on
+                _log.exception("the shutdown sequence failed")
+                return
+            else:
+                return
+
+
+async def _ended(task: asyncio.Task[None]) -> bool:
+    """Whether a task is over; one that is not is cancelled."""
+    if task.done():
+        return True
+    task.cancel()
+    await asyncio.wait({task}, timeout=2.0)
+    return False
 
 
 async def _joined(shard: hikari.api.GatewayShard) -> None:
-    with contextlib.suppress(hikari.ComponentStateConflictError):
+    """Wait until a shard has ended, by a cancellation too."""
+    task = asyncio.current_task()
+    try:
         await shard.join()
+    except hikari.ComponentStateConflictError:
+        pass
+    except asyncio.CancelledError:
+        if task is None or task.cancelling():
+            raise
+
+
+async def _outlast(tasks: set[asyncio.Task[None]], until: float) -> None:
+    """Wait for tasks, whatever cancels this, until some time of the loop's clock."""
+    loop = asyncio.get_running_loop()
+    while (left := {each for each in tasks if not each.done()}) and loop.time() < until:
+        try:
+            await asyncio.wait(left, timeout=until - loop.time())
+        except asyncio.CancelledError:
+            _outlive("the stop was cancelled by something else, perhaps a plugin; it goes on")
+
+
+def _outlive(what: str) -> None:
+    """Log a cancellation of the current task that is not the bot's, and forget it."""
+    _log.error(what, extra={"event": "end_refused"})
+    outlive_cancellation()

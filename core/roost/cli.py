@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         print(f"roost: {error.strerror}; free some space where this command writes to", file=sys.stderr)
         return EXIT_FAILED
+    except asyncio.CancelledError:
+        print("roost: something, perhaps a plugin, cancelled the bot before it had started", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("roost: interrupted", file=sys.stderr)
         return 130
@@ -179,26 +182,28 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.offline:
         return _run_offline(arguments)
     from roost.app import App
+    from roost.mainloop import run_whole
 
     config = _load(arguments)
     token = configuration.read_token(token_file=arguments.token_file)
     set_up_logging(config.core.log.level, config.core.log.format)
     _trace_hooks(arguments)
 
+    app = App(config, token)
     ended = False
 
     async def run() -> None:
         nonlocal ended
         status = EXIT_FAILED
         try:
-            await App(config, token).run()
+            await app.run()
             status = 0
             ended = True
         finally:
             _exit_in_any_case(status)
 
     try:
-        asyncio.run(run())
+        run_whole(run(), app.plugin_of)
     except RuntimeError as error:
         # asyncio waits for its idle threads in one thread more, which a full machine does not allow.
         if not ended:

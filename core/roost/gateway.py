@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import sys
+import types
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from hikari.impl.gateway_bot import GatewayBot
 from hikari.impl.shard import GatewayShardImpl
 
 from roost.errortext import own, repr_of
+from roost.scopes import outlive_cancellation
 
 _log = logging.getLogger("roost.gateway")
 
@@ -56,6 +59,8 @@ FINAL = frozenset(
 ABNORMAL = 1006
 _IDENTIFY, _DISPATCH = 2, 0
 
+CloseCheck = Callable[[types.FrameType], bool]
+"""Called with the frame of a call of ``bot.close()``; whether it may close the bot."""
 Turn = Callable[[int], AbstractAsyncContextManager[Callable[[], None]]]
 """Entered before a shard begins a session, which may take long. Yields what is called when IDENTIFY is sent."""
 
@@ -100,12 +105,14 @@ class _Inflator:
 class _Transport(hikari.impl.shard._GatewayZlibStreamTransport):
     """hikari's transport with a bounded inflator, and messages that are checked for their outline."""
 
-    __slots__ = ("greeted",)
+    __slots__ = ("ended_session", "greeted")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._inflator = _Inflator()  # type: ignore[assignment]
         self.greeted = False
+        self.ended_session = False
+        """Discord answered a close frame that ends the session, and with it the bot's voice states."""
 
     async def receive_json(self) -> Any:
         payload = self._loads(await self._receive_and_check())
@@ -114,10 +121,12 @@ class _Transport(hikari.impl.shard._GatewayZlibStreamTransport):
         return payload
 
     async def send_close(self, *, code: int, message: bytes) -> None:
-        if code == hikari.ShardCloseCode.GOING_AWAY and not self._ws.closed:
+        ends_session = code == hikari.ShardCloseCode.GOING_AWAY and not self._ws.closed
+        if ends_session:
             # aiohttp takes a cancelled receive for the end of the connection, and would not wait for the answer.
             self._ws._close_code = None
         await super().send_close(code=code, message=message)
+        self.ended_session = ends_session and self.answered_close
 
     @property
     def answered_close(self) -> bool:
@@ -178,7 +187,9 @@ class Shard(GatewayShardImpl):
         "_lifetime",
         "_main",
         "_note_identify",
+        "_owner_ends",
         "_session_known",
+        "_transport",
         "_turn",
         "_unreadable",
         "_waits_for_turn",
@@ -191,6 +202,8 @@ class Shard(GatewayShardImpl):
         self._turn = turn
         self._note_identify: Callable[[], None] | None = None
         self._main: asyncio.Task[None] | None = None
+        self._owner_ends = False
+        self._transport: Any = None
         self._lifetime: set[asyncio.Task[None]] = set()
         self._session_known = False
         self._unreadable: tuple[int | None, int] = (None, 0)
@@ -217,35 +230,54 @@ class Shard(GatewayShardImpl):
 
     async def close(self) -> None:
         transport = self._ws
+        self._owner_ends = True
         try:
             await super().close()
         finally:
             self.said_goodbye = isinstance(transport, _Transport) and transport.answered_close
 
+    def expect_end(self) -> None:
+        """From now on a cancellation is its owner's, and ends it."""
+        self._owner_ends = True
+
     async def abandon(self) -> None:
         """End a shard whose start was cancelled; hikari would leave it running."""
         if self._main is not None and not self._main.done():
-            self._is_closing = True
+            self._is_closing = self._owner_ends = True
             self._main.cancel()
             await asyncio.wait({self._main})
 
     async def _keep_alive(self) -> None:
-        """Run hikari's loop, and restart it when it ends without having been asked to."""
-        self._main = task = asyncio.current_task()
-        assert task is not None
+        """Run hikari's loop, and restart it when it ends without having been asked to by the shard's owner."""
+        self._main = asyncio.current_task()
+        self._owner_ends = False
+        pause_s = 0.0
         while True:
             try:
+                if pause_s:
+                    await asyncio.sleep(pause_s)
                 await super()._keep_alive()
             except hikari.GatewayServerClosedConnectionError:
                 raise  # A final one: `_translated` lets no other pass.
+            except asyncio.CancelledError:
+                if self._owner_ends:
+                    raise
+                self._outlive()
             except Exception as error:  # noqa: BLE001 - logged; the shard must go on
                 _log.error("shard %d: its connection failed: %s", self.id, _brief(error))
             else:
-                if task.cancelling():
+                if self._owner_ends:
                     return
-                _log.error("shard %d: its connection was ended by a cancellation that nobody asked for", self.id)
-                self._is_closing = False
-            await asyncio.sleep(PAUSE_S)
+                self._outlive()
+            pause_s = PAUSE_S
+
+    def _outlive(self) -> None:
+        _log.error("shard %d: its connection was ended by a cancellation that nobody asked for", self.id)
+        self._is_closing = False
+        outlive_cancellation()
+        if isinstance(self._transport, _Transport) and self._transport.ended_session:
+            # hikari has closed the connection as if for ever: there is nothing left to resume.
+            self._seq = self._session_id = self._resume_gateway_url = None
 
     async def _connect(self) -> tuple[asyncio.Task[None], ...]:
         await self._end_lifetime()
@@ -286,6 +318,7 @@ class Shard(GatewayShardImpl):
                 with self._translated():
                     tasks = await super()._connect()
             connected = True
+            self._transport = self._ws
         except TimeoutError:
             raise hikari.GatewayConnectionError(f"no READY within {HANDSHAKE_S:.0f} s") from None
         finally:
@@ -359,19 +392,29 @@ class Shard(GatewayShardImpl):
 
 
 class Bot(GatewayBot):
-    """hikari's bot with shards of this module."""
+    """hikari's bot with shards of this module.
 
-    def __init__(self, token: str, *, turn: Turn, **options: Any) -> None:
+    Args:
+        turn: Entered before a shard begins a session.
+        may_close: Asked at each `close`; where it refuses, the call does nothing.
+    """
+
+    def __init__(self, token: str, *, turn: Turn, may_close: CloseCheck = lambda _caller: True, **options: Any) -> None:
         super().__init__(token, **options)
         # hikari's shards look the class up by this name.
         hikari.impl.shard._GatewayZlibStreamTransport = _Transport  # type: ignore[misc]
         self._turn = turn
+        self._may_close = may_close
         self._made: dict[int, Shard] = {}
 
     @property
     def made_shards(self) -> tuple[Shard, ...]:
         """Every shard that was begun, those that are not connected yet included."""
         return tuple(self._made.values())
+
+    async def close(self) -> None:
+        if self._may_close(sys._getframe(1)):
+            await super().close()
 
     async def _start_one_shard(
         self,

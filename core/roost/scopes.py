@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from roost.strays import Tamed
@@ -77,7 +78,8 @@ class Scope:
         """Start a task that must not end before its scope: what it raises is logged, and it is started again.
 
         The pause before that grows with each failure. A cancellation that it raises without having been asked to end is
-        a failure too: of a future that somebody else gave up, say. It ends when it returns.
+        a failure too: of a future that somebody else gave up, say. Cancelled by anything but its scope it is started
+        again at once. It ends when it returns.
 
         Args:
             work: Makes the coroutine, anew each time; it goes on with what its owner remembers.
@@ -85,7 +87,14 @@ class Scope:
         Raises:
             RuntimeError: The scope is closed.
         """
-        return self.spawn(self._kept(work, name), name)
+        task = self.spawn(self._kept(work, name), name)
+        task.add_done_callback(partial(self._revive, work, name))
+        return task
+
+    def _revive(self, work: Callable[[], Coroutine[Any, Any, None]], name: str, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and not self._closed:
+            _log.error("task %s was cancelled by something else and starts again", task.get_name())
+            self.keep(work, name)
 
     async def _kept(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         loop = asyncio.get_running_loop()
@@ -147,6 +156,13 @@ class Scope:
         if mine:
             await asyncio.wait(mine, timeout=timeout_s)
         return sorted(task.get_name() for task in mine if not task.done())
+
+
+def outlive_cancellation() -> None:
+    """Forget that somebody cancelled the current task, which goes on."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 async def finished(work: Coroutine[Any, Any, T]) -> T:

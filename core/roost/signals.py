@@ -2,7 +2,8 @@
 
 While a `KeptSignals` is held, ``signal.signal`` and ``signal.pthread_sigmask`` leave its signals as they are and name
 whoever wanted them; libraries that install handlers, and asyncio's ``add_signal_handler``, go through these. What got
-past them is put right within `LOOK_S`.
+past them is put right within `LOOK_S`. Other signals that would end the process are ignored, unless a plugin handles
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from roost.errortext import repr_of
 _log = logging.getLogger("roost.app")
 
 LOOK_S = 1.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU) + (
+    (signal.SIGPWR,) if sys.platform == "linux" else ()
+)
+IGNORED_SIGNALS = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGIO,
+)
+"""They end a process that does not handle them, at once: a bot would stay in voice. Plugins may handle them."""
 GUARD_SIGNAL = signal.SIGVTALRM
 """Interrupts plugin code that blocks; see `roost.blocking`, which alone handles it."""
 _GUARDS = "roost.blocking"
@@ -48,6 +60,7 @@ class KeptSignals:
 
     def __init__(self, received: Callable[[signal.Signals], None], name_of: NameOf) -> None:
         self._received = received
+        self._ignored: set[signal.Signals] = set()
         self._name_of = name_of
         self._loop: asyncio.AbstractEventLoop | None = None
         self.process = os.getpid()
@@ -87,17 +100,18 @@ class KeptSignals:
         with contextlib.suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(self._received, number)
 
+    def deliver_ignored(self, number: signal.Signals) -> None:
+        assert self._loop is not None
+        if number not in self._ignored:
+            self._ignored.add(number)
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                self._loop.call_soon_threadsafe(
+                    _log.warning, "received %s: ignored; SIGTERM stops the bot", number.name
+                )
+
     def wanted(self, what: str, frame: types.FrameType, number: int) -> None:
         """Name the plugin nearest to a call."""
-        place, each = f"{frame.f_code.co_filename}:{frame.f_lineno}", frame
-        while True:
-            plugin = self._name_of(str(each.f_globals.get("__name__", "")))
-            if plugin is not None:
-                place = f"{each.f_code.co_filename}:{each.f_lineno}"
-                break
-            if each.f_back is None:
-                break
-            each = each.f_back
+        plugin, place = plugin_at(frame, self._name_of)
         self.refused(what, plugin, place, number)
 
     def refused(self, what: str, plugin: str | None, place: str, number: int) -> None:
@@ -113,9 +127,29 @@ class KeptSignals:
         )
 
 
+def plugin_at(frame: types.FrameType, name_of: NameOf) -> tuple[str | None, str]:
+    """The plugin nearest to a call, and the place in its code; without one, the place of the call."""
+    each: types.FrameType | None = frame
+    while each is not None:
+        plugin = name_of(str(each.f_globals.get("__name__", "")))
+        if plugin is not None:
+            return plugin, f"{each.f_code.co_filename}:{each.f_lineno}"
+        each = each.f_back
+    return None, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
 def _on_signal(number: int, _frame: types.FrameType | None) -> None:
     for each in tuple(_held):
         each.deliver(signal.Signals(number))
+
+
+def _on_ignored(number: int, _frame: types.FrameType | None) -> None:
+    mine = [each for each in _held if each.process == os.getpid()]
+    if not mine:  # a fork, which inherits the handler
+        _set_handler(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    for each in mine:
+        each.deliver_ignored(signal.Signals(number))
 
 
 def _in_charge() -> bool:
@@ -127,6 +161,9 @@ def _in_charge() -> bool:
 def _take() -> None:
     for number in STOP_SIGNALS:
         _before[number] = _set_handler(number, _on_signal)
+    for number in IGNORED_SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            _set_handler(number, _on_ignored)
     signal.signal = _guarded_signal  # type: ignore[assignment]
     signal.pthread_sigmask = _guarded_mask
 
@@ -137,6 +174,9 @@ def _give_back() -> None:
     for number, handler in _before.items():
         _set_handler(number, handler if handler is not None else signal.SIG_DFL)
     _before.clear()
+    for number in IGNORED_SIGNALS:
+        if signal.getsignal(number) is _on_ignored:
+            _set_handler(number, signal.SIG_DFL)
 
 
 def _guarded_signal(number: int, handler: Any) -> Any:

@@ -210,12 +210,13 @@ async def test_a_final_close_code_ends_the_shard(harness: Harness) -> None:
             await harness.bot.join()
 
 
+@pytest.mark.parametrize("name", ["poll events", "keep alive"])
 async def test_a_cancellation_that_nobody_asked_for_ends_no_shard(
-    harness: Harness, caplog: pytest.LogCaptureFixture
+    name: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     await harness.start()
     for task in asyncio.all_tasks():
-        if task.get_name().startswith("poll events"):
+        if task.get_name().startswith(name):
             task.cancel()
     await harness.works()
     assert "a cancellation that nobody asked for" in caplog.text

@@ -149,3 +149,23 @@ async def test_a_task_that_somebody_elses_cancellation_ends_is_not_ended_in_sile
     await asyncio.sleep(0)
     assert "task test/work ended: something it waited for was cancelled" in caplog.text
     await scope.aclose()
+
+
+async def test_a_kept_task_that_somebody_else_cancels_starts_again(caplog: pytest.LogCaptureFixture) -> None:
+    scope = Scope("test")
+    runs: asyncio.Queue[int] = asyncio.Queue()
+
+    async def work() -> None:
+        runs.put_nowait(1)
+        await asyncio.Event().wait()
+
+    scope.keep(work, "loop")
+    async with asyncio.timeout(5):
+        await runs.get()
+        for task in scope.tasks:
+            task.cancel()
+        await runs.get()
+    assert "task test/loop was cancelled by something else and starts again" in caplog.text
+    assert await scope.aclose() == []
+    assert scope.task_names == []
+    assert runs.empty()

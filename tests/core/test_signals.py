@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from roost.app import App
 from roost.config import load
 from roost.errors import HeldError
 from roost.holder import Holder, hold_folder
+from roost.signals import KeptSignals
 
 pytestmark = pytest.mark.unit
 
@@ -27,3 +29,20 @@ async def test_start_that_is_refused_gives_the_stop_signals_back(tmp_path: Path)
         await App(config, TOKEN).run()
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_signals_that_are_ignored_are_given_back_unless_a_plugin_handles_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handles(*_given: object) -> None:
+        raise AssertionError
+
+    with KeptSignals(lambda _number: None, lambda _module: None).held():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        async with asyncio.timeout(5):
+            while "received SIGUSR1: ignored" not in caplog.text:
+                await asyncio.sleep(0)
+        signal.signal(signal.SIGUSR2, handles)
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGUSR2) is handles
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)

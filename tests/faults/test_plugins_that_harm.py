@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from bot_scene import Scene, scenes
+from bot_scene import Scene, scenes, steps
 from fault_report import Fault
 
 from roost.demo.bot_process import BotProcess
@@ -446,3 +446,119 @@ async def test_an_endless_export_is_given_up_for_the_members_who_wait(fault: Fau
         assert await say(scene, "/voice status") == "I am in no voice channel."
         bot.terminate()
         assert await bot.wait(5.0) == 0
+
+
+ENDS_THE_LOOP = """
+@plugin.hook
+async def voice_session_opened(session):
+    if not hasattr(plugin, "harmed"):
+        plugin.harmed = True
+        asyncio.get_running_loop().call_later(0.2, harm)
+def harm():
+    loop = asyncio.get_running_loop()
+    {how}
+async def exits(): sys.exit(3)
+"""
+ENDINGS = {
+    "cancels the main task": (
+        "[each.cancel() for each in asyncio.all_tasks() if each.get_name() == 'Task-1']",
+        "the bot's main task was cancelled",
+    ),
+    "stops the loop": ("loop.stop()", "plugin harmful wanted to stop the event loop"),
+    "stops the loop later": ("loop.call_soon(loop.stop)", "wanted to stop the event loop"),
+    "exits": ("sys.exit(3)", "plugin harmful wanted to end the process (SystemExit"),
+    "exits in a task": ("loop.create_task(exits())", "plugin harmful wanted to end the process (SystemExit"),
+    "interrupts": ("raise KeyboardInterrupt", "plugin harmful wanted to end the process (KeyboardInterrupt"),
+}
+
+
+@pytest.mark.fault(107)
+@pytest.mark.parametrize("how", ENDINGS)
+async def test_plugin_that_ends_the_event_loop_does_not_end_the_bot(how: str, fault: Fault, tmp_path: Path) -> None:
+    code, line = ENDINGS[how]
+    folder = folder_of(tmp_path, {"harmful": ENDS_THE_LOOP.format(how=code)})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        with fault.clock(scaled=False):
+            await bot.wait_for(lambda each: line in str(each.get("message")), 5, "its line")
+            await answers(scene)
+        await stops(bot, scene)
+        assert not any(line.startswith("Traceback") for line in bot.tail)
+
+
+CANCELS = {
+    "all": ("each is not None", "the bot's main task was cancelled"),
+    "voice": ("each.get_name().startswith('voice')", "the voice actor was cancelled"),
+}
+
+
+@pytest.mark.fault(107)
+@pytest.mark.parametrize("which", CANCELS)
+async def test_voice_is_left_when_a_plugin_cancels_its_tasks(which: str, fault: Fault, tmp_path: Path) -> None:
+    condition, line = CANCELS[which]
+    code = f"[each.cancel() for each in asyncio.all_tasks() if {condition}]"
+    folder = folder_of(tmp_path, {"harmful": ENDS_THE_LOOP.format(how=code)})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        await bot.wait_for(lambda each: line in str(each.get("message")), 5, "its line")
+        with fault.clock(scaled=False):
+            await scene.gone()
+            await answers(scene)
+            assert "Joined" in await joined(scene)
+        assert await scene.place() == scene.voice[0]
+        os.kill(bot.pid, signal.SIGTERM)
+        assert await bot.wait(12.0) == 0
+        assert await scene.place() is None
+        assert scene.journals() == []
+        assert not any(line.startswith("Traceback") for line in bot.tail)
+
+
+@pytest.mark.fault(107)
+async def test_voice_is_left_when_a_plugin_cancels_all_tasks_of_the_stop(fault: Fault, tmp_path: Path) -> None:
+    code = """
+@plugin.hook
+async def on_stopping(bot, deadline): [each.cancel() for each in asyncio.all_tasks()]
+"""
+    folder = folder_of(tmp_path, {"harmful": code})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        os.kill(bot.pid, signal.SIGTERM)
+        with fault.clock(scaled=False):
+            status = await bot.wait(12.0)
+        # The wait for Discord's answer to the close frame may be cancelled too.
+        assert status == (3 if "gateway.lost" in steps(bot) else 0)
+        assert "voice.unload" in steps(bot)
+        assert await scene.place() is None
+        assert any("the stop was cancelled by something else" in str(each.get("message")) for each in bot.events)
+        assert not any(line.startswith("Traceback") for line in bot.tail)
+
+
+async def answers(scene: Scene) -> None:
+    """Wait until the bot answers a command, which it may have to reconnect for."""
+    async with asyncio.timeout(15):
+        while "decided" not in await say(scene, "/privacy status", wait_s=1.0):
+            pass
+
+
+CLOSES = """
+@plugin.hook
+async def on_load(ctx): plugin.ctx = ctx
+@plugin.hook
+async def voice_session_opened(session): plugin.ctx.task(closes(), "closes")
+async def closes():
+    await asyncio.sleep(0.2)
+    await plugin.ctx.bot.close()
+"""
+
+
+@pytest.mark.fault(108)
+async def test_plugin_that_closes_the_bot_stops_it_in_order(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"closes": CLOSES})
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        with fault.clock(scaled=False):
+            assert await bot.wait(12.0) == 0
+        assert "plugin closes called bot.close()" in said_of(bot, "closes")
+        assert await scene.place() is None
+        assert await scene.leaves_before_the_gateway()
+        assert scene.journals() == []

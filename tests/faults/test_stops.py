@@ -1,4 +1,4 @@
-"""The process is told to go: rows 68, 69, 70 and 72."""
+"""The process is told to go: rows 68, 69, 70, 72 and 109."""
 
 from __future__ import annotations
 
@@ -131,3 +131,19 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(fault: Fault, 
         assert "Joined" in await scene.join()
         await stopped(bot, scene, fault, signal.SIGTERM)
         assert await scene.leaves_before_the_gateway()
+
+
+@pytest.mark.fault(109)
+async def test_signals_for_other_purposes_end_nothing_and_sigquit_stops_in_order(fault: Fault, tmp_path: Path) -> None:
+    others = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO)
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot() as bot:
+        assert "Joined" in await scene.join()
+        for number in others:
+            for _ in range(3):
+                os.kill(bot.pid, number)
+        await bot.wait_for(lambda each: "received SIGUSR1" in str(each.get("message")), 5, "its line")
+        assert await scene.place() == scene.voice[0]
+        assert await stopped(bot, scene, fault, signal.SIGQUIT) == 0
+        assert steps(bot) == tuple(step for step in STOP_ORDER if not step.startswith("stt."))
+        assert await scene.leaves_before_the_gateway()
+        assert scene.journals() == []

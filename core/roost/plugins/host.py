@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.plugins")
 T = TypeVar("T")
 
+STOP_CALLS = 2
+"""How often ``on_stopping`` of one plugin is called, should something cancel the stop."""
 DRAIN_S = 3.0
 """How long other plugins, and its own commands, may take to finish with one that is about to be unloaded."""
 MOST_OFFERS = 256
@@ -112,6 +115,8 @@ class PluginHost:
         self._changes = Scope("plugin changes")
         self._scope = Scope("plugin host")
         self._ledger = Ledger(self)
+        self._stop_calls: Counter[str] = Counter()
+        """How often each plugin's ``on_stopping`` was called."""
         self._room_kept: dict[str, int] = {}
         """How many commands each required plugin had when it was loaded last."""
 
@@ -215,8 +220,12 @@ class PluginHost:
 
         Levels that others do not wait on (plugins that nothing depends on but which depend on something) only stop
         their intake and get 0.2 s; the last level, which ends the voice sessions, has until 2.7 s after `t0`.
+
+        Called again if it was cancelled: then it calls the plugins of a level one after the other, each once more, so
+        that the one that cancels everything does not reach the others.
         """
         loop = asyncio.get_running_loop()
+        again = bool(self._stop_calls)
         watch = Scope("hurry")
         watch.spawn(self._pass_on(hurry), "watch")
         await self.pauses.aclose()
@@ -226,8 +235,12 @@ class PluginHost:
         for position, level in enumerate(levels):
             last = position == len(levels) - 1
             deadline = t0 + 2.7 if last else max(t0, loop.time()) + 0.2
-            calls = [self._stop_one(name, deadline) for name in level if name in implementers]
-            await asyncio.gather(*calls)
+            due = [name for name in level if name in implementers and self._stop_calls[name] < STOP_CALLS]
+            if again:
+                for name in due:
+                    await self._stop_one(name, deadline)
+            else:
+                await asyncio.gather(*(self._stop_one(name, deadline) for name in due))
         await self.unload_all("shutdown")
         await watch.aclose(0.3)
         await self._scope.aclose(0.3)
@@ -238,6 +251,7 @@ class PluginHost:
         self.dispatcher.hurry()
 
     async def _stop_one(self, name: str, deadline: float) -> None:
+        self._stop_calls[name] += 1
         self.mark_stop(f"{name}.stopping", None)
         scope = Scope(f"stop:{name}")
         work = scope.spawn(

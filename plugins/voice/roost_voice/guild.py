@@ -20,7 +20,7 @@ from roost.audio import Credentials, LinkClosed, LinkEnd, Timing, VoiceDriver
 from roost.errors import BusyError, VoiceError
 from roost.errortext import class_name, text_of
 from roost.hooks import Deny
-from roost.scopes import Scope
+from roost.scopes import Scope, outlive_cancellation
 from roost_voice import moves
 from roost_voice.actor import ActorCore
 from roost_voice.metrics import VoiceMetrics, cause_of
@@ -78,6 +78,8 @@ class ActorHost:
     is_stage: Callable[[int], bool]
     """Whether a channel is known to be a stage."""
     retired: Callable[[GuildActor], None]
+    ends_actors: Callable[[], bool]
+    """Whether the actors' owner ends them: any other cancellation is foreign."""
     say_why: Callable[[Session, str], None]
     """Tell people that a session ended that nobody here asked to end, and why."""
     say_deafness: Callable[[Session], Awaitable[None]]
@@ -240,11 +242,20 @@ class GuildActor:
     # The task -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until retired. Ends everything it started, also when cancelled."""
+        """Work until retired. Ends everything it started, also when cancelled by its owner."""
         try:
-            while (event := await self._next()) is not None:
+            while True:
                 try:
+                    event = await self._next()
+                    if event is None:
+                        break
                     self._step(event)
+                except asyncio.CancelledError:
+                    if self._host.ends_actors():
+                        raise
+                    outlive_cancellation()
+                    _log.error("guild %d: the voice actor was cancelled by something else; it leaves", self.guild_id)
+                    await self._start_over()
                 except Exception:  # noqa: BLE001 - a bug must not leave a session standing
                     _log.exception("guild %d: the voice actor failed and starts over", self.guild_id)
                     await self._start_over()

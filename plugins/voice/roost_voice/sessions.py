@@ -101,6 +101,7 @@ class SessionManager:
             members_of=self._members_of,
             is_stage=self._is_stage,
             retired=self._retired,
+            ends_actors=lambda: self._scope.closed,
             say_why=self._say_why,
             say_deafness=lambda session: say_deafness(ctx.bot.rest, session),
             sessions_changed=self._sessions_changed,
