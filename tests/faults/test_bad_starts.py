@@ -133,8 +133,16 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 @pytest.mark.fault(154)
-@pytest.mark.parametrize("name", ["holder.lock", "bot.json", "instances", "roost.sqlite3", "roost.sqlite3.lock"])
-@pytest.mark.parametrize("what", ["a folder or file in its place", "a dangling link"])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        (name, what)
+        for name in ("holder.lock", "bot.json", "instances", "roost.sqlite3", "roost.sqlite3.lock")
+        for what in ("a folder or file in its place", "a dangling link")
+        # A dangling bot.json is written over, and nothing is lost.
+        if (name, what) != ("bot.json", "a dangling link")
+    ],
+)
 async def test_something_in_the_way_is_named(name: str, what: str, fault: Fault, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
@@ -144,8 +152,6 @@ async def test_something_in_the_way_is_named(name: str, what: str, fault: Fault,
         (data / name).touch()
     else:
         (data / name).mkdir()
-    if (name, what) == ("bot.json", "a dangling link"):
-        pytest.skip("is written over: nothing is lost")
     with fault.clock(scaled=False):
         status, line = await start("--data-dir", str(data))
     assert status == 2

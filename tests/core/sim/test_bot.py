@@ -252,7 +252,7 @@ async def test_the_client_checks_what_is_typed(bench: Any, slash: Slash) -> None
     for command, options, says in (
         ("/say", {}, "'text' is required"),
         ("/say", {"text": "x", "times": 9}, "times is from 1 to 3"),
-        ("/say", {"text": "x", "times": "many"}, "wrong form"),
+        ("/say", {"text": "x", "times": "many"}, "times is a whole number, not 'many'"),
         ("/say", {"txt": "x"}, "no option 'txt'"),
         ("/deep", {}, "needs a subcommand: inner, upper"),
         ("/deep outer", {}, "no subcommand 'outer'"),
