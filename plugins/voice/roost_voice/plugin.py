@@ -70,7 +70,7 @@ class VoicePlugin:
         self.manager: SessionManager | None = None
         self._bot: hikari.GatewayBot | None = None
         self._signalling: Signalling | None = None
-        self._drivers: dict[str, VoiceDriver | None] = {}
+        self._drivers: dict[str, VoiceDriver] = {}
 
     @hookimpl
     def plugin_meta(self) -> Meta:
@@ -174,9 +174,11 @@ class VoicePlugin:
     @hookimpl
     async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:
         """Provides ``native``, and what installed packages have in the entry-point group ``roost.voice_drivers``."""
-        if name not in self._drivers:
-            self._drivers[name] = _driver(name, settings)
-        return self._drivers[name]
+        driver = self._drivers.get(name) or _driver(name, settings)
+        if driver is not None:
+            # One that is not found is looked for again: packages cannot be read without descriptors, say.
+            self._drivers[name] = driver
+        return driver
 
     @hookimpl
     async def health(self) -> Report:
