@@ -40,7 +40,7 @@ from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.preflight import Preflight, start_error
 from roost.proxies import find_proxy
-from roost.rest_buckets import learn_apart, pause_after_refusals
+from roost.rest_buckets import check_windows, learn_apart, pause_after_refusals
 from roost.scopes import Scope, outlive_cancellation
 from roost.signals import KeptSignals, plugin_at
 from roost.store import StoreHold, open_held_store
@@ -289,6 +289,7 @@ class App:
             except KeyError:
                 raise ConfigError(f"{name} is not one of Discord's intents", key="discord.intents") from None
         learn_apart()
+        check_windows()
         pause_after_refusals()
         options: dict[str, Any] = {
             "intents": intents,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import time
 import weakref
 from typing import Any
@@ -21,6 +22,12 @@ FIRST_PAUSE_S = 0.5
 MOST_PAUSE_S = 30.0
 MOST_REFUSALS = 10
 """How many 429s in a row one request takes before it fails."""
+
+LEAST_WINDOW_S = 0.001
+MOST_WINDOW_S = 3600.0
+"""The shortest and the longest window of a limit that is believed."""
+MOST_CLOCK_ERROR_S = 5.0
+"""How far this machine's clock may be from Discord's before a window's end is counted from the answer's arrival."""
 
 
 def learn_apart() -> None:
@@ -52,6 +59,56 @@ def learn_apart() -> None:
 
     create_unknown_hash.learns_apart = True  # type: ignore[attr-defined]
     buckets._create_unknown_hash = create_unknown_hash
+
+
+def check_windows() -> None:
+    """Have hikari keep only windows that it can count with.
+
+    hikari takes what an answer's headers say of a limit as it is. A window of 0 s, which Discord names when the window
+    ends within the millisecond, then ends every later request of that place with a ZeroDivisionError; one without an
+    end, or an end by a clock that differs from this machine's, holds them up for as long. Where hikari's insides have
+    changed, everything stays as it is.
+    """
+    manager = buckets.RESTBucketManager
+    original: Any = getattr(manager, "update_rate_limits", None)
+    if getattr(original, "checks_windows", False):
+        return
+    if original is None or list(inspect.signature(original).parameters) != [
+        "self",
+        "compiled_route",
+        "authentication",
+        "bucket_header",
+        "remaining_header",
+        "limit_header",
+        "reset_at",
+        "reset_after",
+    ]:
+        _log.warning("this version of hikari believes whatever an answer says of its limit")
+        return
+
+    def update_rate_limits(
+        self: Any,
+        compiled_route: routes.CompiledRoute,
+        authentication: str | None,
+        bucket_header: str,
+        remaining_header: int,
+        limit_header: int,
+        reset_at: float,
+        reset_after: float,
+    ) -> None:
+        if not math.isfinite(reset_after) or limit_header < 1 or remaining_header > limit_header:
+            _log.warning("%s: Discord's answer names a limit that makes no sense; it is ignored", compiled_route.route)
+            return
+        window_s = min(max(reset_after, LEAST_WINDOW_S), MOST_WINDOW_S)
+        ends = time.time() + window_s
+        if abs(reset_at - ends) < MOST_CLOCK_ERROR_S:
+            ends = reset_at
+        original(
+            self, compiled_route, authentication, bucket_header, max(remaining_header, 0), limit_header, ends, window_s
+        )
+
+    update_rate_limits.checks_windows = True  # type: ignore[attr-defined]
+    setattr(manager, "update_rate_limits", update_rate_limits)  # noqa: B010 - mypy holds it for final
 
 
 def pause_after_refusals() -> None:
@@ -86,7 +143,7 @@ def pause_after_refusals() -> None:
             return None
         count = refused[task] = refused.get(task, 0) + 1
         least_s = min(FIRST_PAUSE_S * 2 ** (count - 2), MOST_PAUSE_S) if count > 1 else 0.0
-        pause_s = max(asked_s, least_s)
+        pause_s = max(asked_s, least_s) if math.isfinite(asked_s) else least_s
         if count < MOST_REFUSALS:
             return pause_s
         del refused[task]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import hikari
@@ -14,7 +15,7 @@ from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
 from roost import rest_buckets
-from roost.rest_buckets import learn_apart, pause_after_refusals
+from roost.rest_buckets import check_windows, learn_apart, pause_after_refusals
 
 pytestmark = pytest.mark.unit
 
@@ -23,8 +24,10 @@ pytestmark = pytest.mark.unit
 def hikaris_own() -> Iterator[None]:
     """Undo what the test does to hikari."""
     before = buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits
+    updates = buckets.RESTBucketManager.update_rate_limits
     yield
     buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits = before
+    setattr(buckets.RESTBucketManager, "update_rate_limits", updates)  # noqa: B010 - mypy holds it for final
 
 
 async def test_first_requests_to_different_places_do_not_wait_for_each_other() -> None:
@@ -85,19 +88,22 @@ class Limiting:
         times: When each request came, in the loop's seconds.
         body: Of each 429.
         refusals: How many requests it refuses.
+        headers: Of each answer that is no 429.
     """
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self.body: dict[str, object] = {}
         self.refusals = 10**9
+        self.headers: dict[str, str] = {}
 
     async def answer(self, _request: web.Request) -> web.Response:
         self.times.append(asyncio.get_running_loop().time())
         if len(self.times) <= self.refusals:
             return web.json_response(self.body, status=429)
         return web.json_response(
-            [{"id": "1", "name": "a", "vip": False, "optimal": True, "deprecated": False, "custom": False}]
+            [{"id": "1", "name": "a", "vip": False, "optimal": True, "deprecated": False, "custom": False}],
+            headers=self.headers,
         )
 
 
@@ -119,6 +125,64 @@ async def limiting_server() -> AsyncIterator[tuple[Limiting, hikari.api.RESTClie
     finally:
         await rest.close()
         await runner.cleanup()
+
+
+def limit_headers(
+    limit: object, remaining: object, reset_after: object, *, clock_error_s: float = 0.0
+) -> dict[str, str]:
+    return {
+        "X-RateLimit-Bucket": "some",
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": f"{time.time() + clock_error_s:.3f}",
+        "X-RateLimit-Reset-After": str(reset_after),
+    }
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        limit_headers(5, 4, "0.000"),
+        limit_headers(5, 4, "-1"),
+        limit_headers(5, 0, "nan"),
+        limit_headers(5, 0, "inf"),
+        limit_headers(0, 0, "60"),
+        limit_headers(-3, 0, "60"),
+        limit_headers(3, 5, "60"),
+        limit_headers(1, 0, "0.01", clock_error_s=1e9),
+        limit_headers(1, 0, "0.01", clock_error_s=-1e9),
+    ],
+    ids=["no window", "before now", "no number", "endless", "no limit", "negative", "more left", "ahead", "behind"],
+)
+async def test_requests_go_on_whatever_an_answer_says_of_its_limit(
+    limiting: tuple[Limiting, hikari.api.RESTClient], headers: dict[str, str]
+) -> None:
+    server, client = limiting
+    server.refusals, server.headers = 0, headers
+    check_windows()
+    async with asyncio.timeout(2):
+        for _ in range(6):
+            assert await client.fetch_voice_regions()
+
+
+async def test_a_limit_that_makes_sense_is_kept(limiting: tuple[Limiting, hikari.api.RESTClient]) -> None:
+    server, client = limiting
+    server.refusals, server.headers = 0, limit_headers(1, 0, "30", clock_error_s=30)
+    check_windows()
+    await client.fetch_voice_regions()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await client.fetch_voice_regions()
+
+
+async def test_no_limit_lasts_longer_than_an_hour(limiting: tuple[Limiting, hikari.api.RESTClient]) -> None:
+    server, client = limiting
+    server.refusals, server.headers = 0, limit_headers(1, 0, "1e300", clock_error_s=1e300)
+    check_windows()
+    await client.fetch_voice_regions()
+    with pytest.raises(hikari.RateLimitTooLongError) as error:
+        await client.fetch_voice_regions()
+    assert error.value.retry_after < 3601
 
 
 @pytest.mark.parametrize(
