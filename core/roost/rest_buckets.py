@@ -86,7 +86,7 @@ def check_windows() -> None:
         _log.warning("this version of hikari believes whatever an answer says of its limit")
         return
 
-    def update_rate_limits(
+    def update_rate_limits(  # noqa: PLR0917 - hikari gives them by place
         self: Any,
         compiled_route: routes.CompiledRoute,
         authentication: str | None,
