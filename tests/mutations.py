@@ -630,7 +630,7 @@ def control(tests: tuple[str, ...]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="mutations tried at once")
+    parser.add_argument("--jobs", type=int, default=3, help="mutations tried at once; their tests mostly wait")
     options = parser.parse_args()
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:

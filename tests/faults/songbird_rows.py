@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+NO_VOICE = frozenset(
+    {
+        "test_bad_starts.py",
+        "test_captions_kept.py",
+        "test_commands_at_discord.py",
+        "test_large_transcripts.py",
+    }
+)
+"""Files whose tests make no use of the driver that was chosen: what they show does not depend on which one there is."""
+
 DIFFERS: dict[str, tuple[str, ...]] = {
     "after a resume that failed Songbird identifies anew with the same credentials, instead of a fresh join": (
         "test_breaks.py::test_a_broken_connection_that_cannot_be_resumed[[]*",
