@@ -393,7 +393,12 @@ class GuildActor:
         try:
             change()
         except OSError as error:
-            _log.error("guild %d: the voice journal could not be written: %s", self.guild_id, error)
+            _log.error(
+                "guild %d: the voice journal could not be written: %s; free some space in the data folder. Should this "
+                "process be killed now, the next one finds what is left over in voice only with voice.exclusive",
+                self.guild_id,
+                error,
+            )
 
     def _open_link(self, action: moves.OpenLink) -> None:
         session = self.session

@@ -66,26 +66,36 @@ class Journal:
         if guild_id in self._claims:
             self._save({guild: claim for guild, claim in self._claims.items() if guild != guild_id})
 
+    def check(self, guild_id: int, channel_id: int) -> None:
+        """Try whether a guild could be noted, and note nothing.
+
+        Raises:
+            OSError: The disk would refuse.
+        """
+        if guild_id not in self._claims:
+            self._draft({**self._claims, guild_id: Claim(channel_id, "0" * 64)}).unlink()
+
     def _save(self, claims: dict[int, Claim]) -> None:
         if not claims:
             self._path.unlink(missing_ok=True)
         else:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            content = {
-                "instance": self._instance_id,
-                "guilds": {
-                    str(guild): {"channel": str(claim.channel_id), "session_sha256": claim.session_sha256}
-                    for guild, claim in claims.items()
-                },
-            }
-            draft = self._path.with_suffix(".json.new")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, json.dumps(content).encode())
-            finally:
-                os.close(descriptor)
-            draft.replace(self._path)
+            self._draft(claims).replace(self._path)
         self._claims = claims
+
+    def _draft(self, claims: dict[int, Claim]) -> Path:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        content = {
+            "instance": self._instance_id,
+            "guilds": {
+                str(guild): {"channel": str(claim.channel_id), "session_sha256": claim.session_sha256}
+                for guild, claim in claims.items()
+            },
+        }
+        draft = self._path.with_suffix(".json.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            file.write(json.dumps(content).encode())
+        return draft
 
 
 def parse(raw: bytes) -> dict[int, Claim] | None:

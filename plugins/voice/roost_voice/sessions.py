@@ -39,6 +39,9 @@ ANSWER_S = 120.0
 """A backstop: every state of an actor has a deadline of its own, so its answer comes long before."""
 
 STOPPING = "the bot is shutting down"
+NO_JOURNAL = (
+    "I cannot note that I join, because my disk is full or cannot be written, so I stay out. Tell the owner of this bot"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class SessionManager:
         actor = self._actor(request.guild_id)
         wish = Wish(request.channel_id, request.user_id, request.text_channel_id)
         may_move = may_move_others or self._may_move(actor.session, request)
+        if not self._config.exclusive and not self._can_note(request):
+            return JoinResult(Told.FAILED, request.channel_id, NO_JOURNAL)
         if actor.would_act(request.channel_id, may_move=may_move) and (refused := self._over_limit(request)):
             return JoinResult(Told.REFUSED, request.channel_id, refused)
         try:
@@ -146,6 +151,16 @@ class SessionManager:
             # Discord says nothing to a join it does not let happen; what it may mean can have changed since the asking.
             reason = what_keeps_me_out(self._bot, request.guild_id, request.channel_id) or reason
         return JoinResult(outcome.told, outcome.channel_id or request.channel_id, reason, session)
+
+    def _can_note(self, request: JoinRequest) -> bool:
+        """Whether the journal takes another guild: without it the next process could not tell a ghost from the
+        session of other software that shares the token."""
+        try:
+            self._host.journal.check(request.guild_id, request.channel_id)
+        except OSError as error:
+            _log.error("guild %d: no join, because the voice journal cannot be written: %s", request.guild_id, error)
+            return False
+        return True
 
     def join_limit(self, request: JoinRequest, *, may_move_others: bool = False) -> JoinResult | None:
         """The refusal that `join` would answer now because of a join limit; None for no refusal. Counts nothing."""

@@ -68,3 +68,18 @@ async def test_a_shared_token_leaves_strangers_alone(sim: SimulatedDiscord, tmp_
         await eventually(lambda: rig.ctx.bot.shards[0].is_connected)
         await asyncio.sleep(0.5)
         assert rig.place == rig.channels[1]
+
+
+@pytest.mark.parametrize(("exclusive", "told"), [(False, Told.FAILED), (True, Told.JOINED)])
+async def test_a_join_that_cannot_be_noted(
+    sim: SimulatedDiscord, tmp_path: Path, caplog: pytest.LogCaptureFixture, exclusive: bool, told: Told
+) -> None:
+    """Only with a shared token the next process would need the note to know the ghost."""
+    async with running(sim, tmp_path, exclusive=exclusive) as rig:
+        instances_dir(tmp_path).mkdir(exist_ok=True)
+        (instances_dir(tmp_path) / f"{rig.ctx.instance_id}.json.new").symlink_to("/dev/full")
+        assert (await rig.join(0)).told is told
+        assert "No space left" in caplog.text
+        assert rig.place == (rig.channels[0] if exclusive else None)
+        await rig.leave()
+        assert rig.place is None

@@ -46,6 +46,25 @@ def test_journal_holds_no_secret_and_goes_with_the_last_guild(tmp_path: Path) ->
     assert [entry.name for entry in instances_dir(tmp_path).iterdir()] == []
 
 
+def test_a_full_disk_costs_nothing_that_was_noted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.write(1, 2, None)
+    (instances_dir(tmp_path) / "me.json.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        journal.write(3, 4, None)
+    with pytest.raises(OSError, match="No space left"):
+        journal.check(3, 4)
+    journal.check(1, 4)
+    assert journal.claims == parse((instances_dir(tmp_path) / "me.json").read_bytes()) == {1: Claim(2, None)}
+
+
+def test_a_check_notes_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.check(3, 4)
+    assert journal.claims == {}
+    assert list(instances_dir(tmp_path).iterdir()) == []
+
+
 def test_every_other_journal_is_of_a_dead_process(tmp_path: Path) -> None:
     Journal(tmp_path, "me").write(5, 6, "c")
     Journal(tmp_path, "dead").write(3, 4, "b")
