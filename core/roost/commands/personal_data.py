@@ -57,7 +57,10 @@ class PersonalData:
 
     async def export(self, user_id: int) -> Outcome:
         """Everything held about a user. Nothing of it is logged."""
-        core: dict[str, Any] = {"consent": self._consent.decisions_of(user_id)}
+        core: dict[str, Any] = {
+            "consent": self._consent.decisions_of(user_id),
+            "consent_terms": self._consent.terms_of(user_id),
+        }
         if waiting := await self._host.store.deletions.waiting_of(user_id):
             names = self._names()
             core["deletions_waiting_for"] = sorted(names.get(holder, _name(holder)) for holder in waiting)

@@ -10,7 +10,7 @@ import hikari
 import lightbulb
 
 from roost.commands.personal_data import PersonalData, as_file
-from roost.consent import AGREE_ID, REFUSE_ID, StoredConsent
+from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
 from roost.deferral import defer_during
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.i18n import Texts
@@ -74,12 +74,12 @@ class ConsentButtons:
         interaction = event.interaction
         if not isinstance(interaction, hikari.ComponentInteraction) or interaction.guild_id is None:
             return
-        if interaction.custom_id not in (AGREE_ID, REFUSE_ID):
+        terms = agreed_terms(interaction.custom_id)
+        if terms is None and interaction.custom_id != REFUSE_ID:
             return
-        agreed = interaction.custom_id == AGREE_ID
         # The decision counts from now on, whether or not Discord takes the answer.
         text, _ = await asyncio.gather(
-            decide(self._consent, int(interaction.guild_id), int(interaction.user.id), agreed, interaction),
+            decide(self._consent, int(interaction.guild_id), int(interaction.user.id), terms, interaction),
             interaction.create_initial_response(
                 hikari.ResponseType.DEFERRED_MESSAGE_CREATE,
                 flags=hikari.MessageFlag.EPHEMERAL,
@@ -91,11 +91,16 @@ class ConsentButtons:
         await interaction.edit_initial_response(text, mentions_everyone=False, user_mentions=False, role_mentions=False)
 
 
-async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bool, reader: Any) -> str:
-    """Record a decision and give the words that say what came of it, in the reader's language."""
+async def decide(consent: StoredConsent, guild_id: int, user_id: int, terms: Terms | None, reader: Any) -> str:
+    """Record a decision and give the words that say what came of it, in the reader's language.
+
+    Args:
+        terms: What the user agrees to; None: they refuse.
+    """
+    agreed = terms is not None
     try:
-        if agreed:
-            await consent.agree(guild_id, user_id)
+        if terms is not None:
+            await consent.agree(guild_id, user_id, terms)
             return TEXTS(reader, "agreed", AGREED)
         await consent.opt_out(guild_id, user_id)
         return TEXTS(reader, "refused", REFUSED)
@@ -110,10 +115,10 @@ async def decide(consent: StoredConsent, guild_id: int, user_id: int, agreed: bo
         return TEXTS(reader, "refused-not-storable", REFUSED_NOT_STORABLE)
 
 
-async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, agreed: bool) -> None:
+async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, terms: Terms | None) -> None:
     """Carry out ``opt-in`` or ``opt-out``: the decision counts from now on, whether or not Discord takes the answer."""
     assert ctx.guild_id is not None
-    text = await defer_during(ctx, decide(consent, ctx.guild_id, ctx.user.id, agreed, ctx), ephemeral=True)
+    text = await defer_during(ctx, decide(consent, ctx.guild_id, ctx.user.id, terms, ctx), ephemeral=True)
     await _reply(ctx, text)
 
 
@@ -141,13 +146,13 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
     class OptIn(lightbulb.SlashCommand, name="opt-in", description="Agree to be heard and transcribed"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _decide_here(consent, ctx, True)
+            await _decide_here(consent, ctx, USUAL)
 
     @group.register
     class OptOut(lightbulb.SlashCommand, name="opt-out", description="Stop being heard, at once"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _decide_here(consent, ctx, False)
+            await _decide_here(consent, ctx, None)
 
     @group.register
     class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):

@@ -116,17 +116,36 @@ class Store:
             rows = await connection.execute(sa.select(table.c.guild_id, table.c.user_id, table.c.allowed))
             return {(row.guild_id, row.user_id): row.allowed for row in rows}
 
-    async def set_consent(self, guild_id: int, user_id: int, allowed: bool) -> None:
+    async def consent_terms(self) -> dict[tuple[int, int], str]:
+        """What agreements to other than the usual terms cover, keyed (guild_id, user_id)."""
+        table = tables.consent_terms
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(table.c.guild_id, table.c.user_id, table.c.terms))
+            return {(row.guild_id, row.user_id): row.terms for row in rows}
+
+    async def set_consent(self, guild_id: int, user_id: int, allowed: bool, terms: str | None = None) -> None:
+        """Store a decision.
+
+        Args:
+            terms: What an agreement covers; None for the usual terms, and for a refusal.
+        """
         keys = {"guild_id": guild_id, "user_id": user_id}
+        table = tables.consent_terms
         async with self._database.write() as connection:
             await upsert(connection, tables.consent, keys, {"allowed": allowed, "decided_at": time.time()})
+            if terms is not None:
+                await upsert(connection, table, keys, {"terms": terms})
+            else:
+                await connection.execute(
+                    sa.delete(table).where(table.c.guild_id == guild_id, table.c.user_id == user_id)
+                )
 
     async def forget_consent(self, user_id: int, *, keep: Collection[int] = ()) -> None:
         """Delete a user's decisions, those in the guilds `keep` excepted."""
-        table = tables.consent
-        query = sa.delete(table).where(table.c.user_id == user_id, table.c.guild_id.not_in(tuple(keep)))
         async with self._database.write() as connection:
-            await connection.execute(query)
+            for table in (tables.consent, tables.consent_terms):
+                query = sa.delete(table).where(table.c.user_id == user_id, table.c.guild_id.not_in(tuple(keep)))
+                await connection.execute(query)
 
     async def guild_config(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What guilds have of their own: (plugin, guild) to dotted key to value."""

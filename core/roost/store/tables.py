@@ -41,6 +41,14 @@ consent = sa.Table(
     sa.Column("decided_at", sa.Float, nullable=False),
 )
 
+consent_terms = sa.Table(
+    "roost_consent_terms",
+    metadata,
+    sa.Column("guild_id", sa.BigInteger, primary_key=True),
+    sa.Column("user_id", sa.BigInteger, primary_key=True),
+    sa.Column("terms", sa.Text, nullable=False, comment="roost.consent.Terms.token; no row for the usual ones"),
+)
+
 guild_config = sa.Table(
     "roost_guild_config",
     metadata,

@@ -69,7 +69,7 @@ async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
         assert json.loads(file.content) == {
             "user_id": str(ada),
             "data": {
-                "core": {"consent": {str(bot.guild.id): "agreed"}},
+                "core": {"consent": {str(bot.guild.id): "agreed"}, "consent_terms": {}},
                 "keeper": {"notes": ["likes owls", "größer"], "seen": "a"},
             },
             "plugins_without_export": ["quiet"],
