@@ -545,6 +545,14 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/core/test_rest_buckets.py::test_requests_go_on_whatever_an_answer_says_of_its_limit",),
     ),
+    Mutation(
+        "consent",
+        "lets a withdrawn utterance go on to the transcription service",
+        STT + "worker/engines/remote.py",
+        "        forget = utterance.withdrawal.subscribe(wire.cut)\n",
+        "        wire = _Wire(Withdrawal())\n        forget = utterance.withdrawal.subscribe(wire.cut)\n",
+        ("tests/stt/test_remote.py::test_rest_of_a_withdrawn_utterance_does_not_leave_the_machine",),
+    ),
 ]
 
 

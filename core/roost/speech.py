@@ -3,10 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, final
 
 ENGINE_SAMPLE_RATE_HZ = 16_000
+
+
+@final
+class Withdrawal:
+    """Whether a speaker has withdrawn an utterance that is on its way to text.
+
+    An engine that takes long, waits or asks a service looks at `withdrawn` before each step, and ends a step under way
+    from a callback of `subscribe`. What it answers for a withdrawn utterance is thrown away.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._withdrawn = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def withdrawn(self) -> bool:
+        return self._withdrawn.is_set()
+
+    def withdraw(self) -> None:
+        """Withdraw the utterance, once and for all. Any thread may call this."""
+        with self._lock:
+            self._withdrawn.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the withdrawal, in place of a sleep; return whether it came."""
+        return self._withdrawn.wait(timeout_s)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a withdrawal call back, from any thread; at once if there was one. Return the way to unsubscribe.
+
+        Args:
+            callback: May neither block nor raise.
+        """
+        with self._lock:
+            if not self._withdrawn.is_set():
+                self._callbacks.append(callback)
+                return lambda: self._unsubscribe(callback)
+        callback()
+        return lambda: None
+
+    def _unsubscribe(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,6 +70,7 @@ class Utterance:
         started_at: Wall clock, seconds since 1970.
         ended_at: Wall clock of the last speech sample.
         language: ISO 639-1 code, or None for the engine's own guess.
+        withdrawal: Whether the speaker has withdrawn it.
     """
 
     id: int
@@ -30,6 +80,7 @@ class Utterance:
     started_at: float
     ended_at: float
     language: str | None = None
+    withdrawal: Withdrawal = dataclasses.field(default_factory=Withdrawal, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ GROUPS: dict[str, range] = {
     "Limits and queues": range(132, 140),
     "The main gateway, commands and REST": range(140, 150),
     "Two of anything, start and data": range(150, 170),
+    "Members who withdraw": range(200, 210),
 }
 
 GONE = "The bot leaves and says why."
@@ -274,6 +275,8 @@ ROWS: tuple[Row, ...] = (
         "The reply names the plugin that failed; other members wait 5 s longer."),
     Row(166, 2, "a plugin takes over an error of a command and answers nobody", "asks Discord whether the member has an answer, and gives one where there is none",
         "The reply says that something went wrong."),
+    Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
+        "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from stt_rig import Build, packets_of, scripted
 
 from roost.errors import SpeechError
-from roost.speech import EngineOptions, EngineSpec, SpeechEngine, Transcript, Utterance
+from roost.speech import EngineOptions, EngineSpec, SpeechEngine, Transcript, Utterance, Withdrawal
 from roost_stt.config import SttConfig
 from roost_stt.engine import REMOTE
 from roost_stt.supervision import Trouble
@@ -349,6 +350,90 @@ async def test_through_the_worker(fake: Service, rig: Build, monkeypatch: pytest
     ]
 
 
+def begin(engine: SpeechEngine, *pieces: Utterance) -> Future[list[Transcript]]:
+    """Have the engine transcribe in a thread of its own."""
+    done: Future[list[Transcript]] = Future()
+    threading.Thread(
+        target=lambda: done.set_result(engine.transcribe(pieces, EngineOptions())), name="asks", daemon=True
+    ).start()
+    return done
+
+
+def speech(user_id: int, seconds: float = 1.0) -> Utterance:
+    return Utterance(user_id, 1, user_id, bytes(round(32_000 * seconds)), 100.0, 101.0)
+
+
+def until(check: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+def test_withdrawn_utterance_is_not_waited_for_and_others_are_transcribed(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(delay_s=1.0)]
+    mine, others = speech(1), speech(2)
+    done = begin(make(timeout_s=10), mine, others)
+    until(lambda: len(fake.requests) == 2)
+    mine.withdrawal.withdraw()
+    assert [each.text for each in done.result(5)] == ["", "hello"]
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize("answer", [Answer(b"", 503), Answer(b"", 429, (("Retry-After", "30"),)), Answer(hang_up=True)])
+def test_withdrawn_utterance_is_not_tried_again(
+    fake: Service, make: Make, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(remote, "BACKOFF_S", 5.0)
+    monkeypatch.setattr(remote, "BUDGET_S", 60.0)
+    fake.answers = [answer, Answer()]
+    mine = speech(1)
+    engine = make()
+    done = begin(engine, mine)
+    until(lambda: engine.stats()["retries"] == 1)  # type: ignore[attr-defined]
+    mine.withdrawal.withdraw()
+    assert [each.text for each in done.result(1)] == [""]
+    assert len(fake.requests) == 1
+
+
+def test_utterance_that_waits_for_its_turn_is_not_sent_once_withdrawn(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(delay_s=0.5)]
+    first, mine = speech(1), speech(2)
+    done = begin(make(parallel=1), first, mine)
+    until(lambda: len(fake.requests) == 1)
+    mine.withdrawal.withdraw()
+    assert [each.text for each in done.result(5)] == ["hello", ""]
+    assert len(fake.requests) == 1
+
+
+def test_rest_of_a_withdrawn_utterance_does_not_leave_the_machine(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        mine = speech(1, 200.0)
+        done = begin(make(url=f"http://127.0.0.1:{server.getsockname()[1]}/v1"), mine)
+        accepted, _ = server.accept()
+        with accepted:
+            head = accepted.recv(1000)
+            time.sleep(0.2)  # the system's buffers are full
+            mine.withdrawal.withdraw()
+            assert [each.text for each in done.result(1)] == [""]
+            came = len(head)
+            with pytest.raises(ConnectionResetError):
+                while data := accepted.recv(1 << 16):
+                    came += len(data)
+    assert came < len(mine.pcm) // 2
+
+
+def test_words_of_a_batch_that_failed_are_forgotten_once_withdrawn(fake: Service, make: Make) -> None:
+    fake.answers = [Answer(b'{"text": "mine"}'), Answer(b"{}", 418), Answer(b'{"text": "new"}')]
+    engine = make(parallel=1)
+    mine, other = speech(1), speech(2)
+    with pytest.raises(SpeechError, match="418"):
+        engine.transcribe([mine, other], EngineOptions())
+    mine.withdrawal.withdraw()
+    assert engine.transcribe([dataclasses.replace(mine, withdrawal=Withdrawal())], EngineOptions())[0].text == "new"
+
+
 async def test_no_other_engine_gets_the_key(rig: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(remote.KEY_VARIABLE, SECRET)
     made = await rig(scripted("x"))
@@ -360,7 +445,7 @@ def test_one_connection_serves_many_requests(fake: Service, make: Make) -> None:
     engine = make(parallel=1)
     for _ in range(5):
         ask(engine)
-    assert engine.stats() == {"decoded": 5, "requests": 5, "retries": 0, "errors": 0}  # type: ignore[attr-defined]
+    assert engine.stats() == {"decoded": 5, "requests": 5, "retries": 0, "errors": 0, "withdrawn": 0}  # type: ignore[attr-defined]
 
 
 def test_requests_of_a_batch_overlap(fake: Service, make: Make) -> None:

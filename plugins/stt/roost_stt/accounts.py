@@ -71,8 +71,10 @@ class Accounts:
         """The speakers whose utterances the engine works on, with the last audio index of each."""
         self._is_draft = False
         """The engine works on a draft: on an utterance that is not over and will come again as a whole."""
-        self.purging: dict[int, Key] = {}
-        """Token to speaker, of purges that the worker has not confirmed. No text of these speakers comes out."""
+        self.purging: set[int] = set()
+        """Tokens of the purges that the worker has not confirmed."""
+        self._withdrawn: dict[Key, int] = {}
+        """By speaker, or by guild with user 0: no text comes out of audio up to this index, whenever it arrives."""
         self._decoded_before: dict[int, int] = {}
         self._decoded_now: dict[int, int] = {}
         self._worker_stats: Mapping[str, Any] = {}
@@ -88,18 +90,33 @@ class Accounts:
                 self._drops_told.add(gone.guild_id)
                 self._on_trouble(Trouble.LOST, gone.guild_id, TOO_MUCH)
 
-    def purge(self, key: Key, token: int | None) -> None:
-        """Forget a speaker; `token` is the order that tells the worker to, if there is one."""
-        self.kept.forget(key)
-        self._partials.over(key)
-        if token is not None:
-            self.purging[token] = key
+    def purge(self, key: Key, token: int | None, index: int) -> None:
+        """Forget a speaker, or with user 0 a guild.
 
-    def over(self, guild_id: int) -> list[Key]:
-        """A server's session is over; gives its speakers of whom something is kept."""
+        Args:
+            key: Whose words are withdrawn.
+            token: Of the order that tells the worker to, if there is one.
+            index: Of the last audio that is withdrawn.
+        """
+        for each in self.kept.speakers if not key[1] else (key,):
+            if each[0] == key[0]:
+                self.kept.forget(each)
+        self._partials.over_in(*key)
+        self._withdrawn.pop(key, None)
+        self._withdrawn[key] = index
+        if len(self._withdrawn) > MAX_COUNTED:
+            del self._withdrawn[next(iter(self._withdrawn))]
+        if token is not None:
+            self.purging.add(token)
+
+    def _is_withdrawn(self, key: Key, mark: int) -> bool:
+        """Whether an utterance that began at an audio index may not come out any more."""
+        return mark <= max(self._withdrawn.get(key, -1), self._withdrawn.get((key[0], 0), -1))
+
+    def over(self, guild_id: int) -> None:
+        """A server's session is over."""
         self._drops_told.discard(guild_id)
         self.suspects.session_over(guild_id)
-        return [key for key in self.kept.speakers if key[0] == guild_id]
 
     # ---- what the worker says
 
@@ -126,13 +143,13 @@ class Accounts:
         self._partials.final(key, transcript.utterance_id)
         self.counters.utterances += 1
         self.counters.decode_s += float(fields["decode_s"])
-        if key not in self.purging.values():
+        if not self._is_withdrawn(key, transcript.utterance_id):
             self._on_transcript(transcript)
 
     def partial(self, fields: Mapping[str, Any]) -> None:
         """Something of an utterance is certain."""
         partial = Partial(int(fields["guild"]), int(fields["user"]), int(fields["mark"]), str(fields["text"]))
-        if partial.key not in self.purging.values():
+        if not self._is_withdrawn(partial.key, partial.mark):
             self._partials.take(partial)
 
     def lost(self, fields: Mapping[str, Any]) -> None:

@@ -32,11 +32,12 @@ from roost_stt.suspects import Verdict
 
 _log = logging.getLogger("roost.stt")
 
-PIPE_LIMIT_BYTES = 64 * 1024
+PIPE_LIMIT_BYTES = 4 * 1024
+"""Of frames on top of what the system's pipe holds. What is above them is kept, where a withdrawal reaches it."""
 REMOTE = "roost_stt.worker.engines.remote:create"
 REMOTE_KEPT = ("ROOST_STT_API_KEY",)
 """What that engine alone gets of the bot's own environment."""
-SEND_STEP = 200
+SEND_STEP = 25
 
 
 MAX_NONSENSE = 100
@@ -194,9 +195,12 @@ class SpeechWorker:
         return self._ready_info.get("multilingual") is False
 
     def purge(self, guild_id: int, user_id: int) -> None:
-        """Forget a speaker here and in the worker. From this moment no text of theirs comes out."""
+        """Forget what a speaker has said, here and in the worker; with user 0, what was said in the guild.
+
+        No text of it comes out from this moment on.
+        """
         token = self._next_token() if self._process is not None else None
-        self._accounts.purge((guild_id, user_id), token)
+        self._accounts.purge((guild_id, user_id), token, self._index)
         if token is not None:
             self._send(ipc.encode_json(ipc.Kind.PURGE, {"token": token, "guild": guild_id, "user": user_id}))
 
@@ -243,10 +247,10 @@ class SpeechWorker:
         return (self._live and not self._behind.is_set()) or self._state in (State.FAILED, State.STOPPED)
 
     def forget(self, guild_id: int) -> None:
-        """Drop what is kept of a guild whose session is over."""
+        """Drop what was said in a guild whose session is over."""
         self.wish(Wish(guild_id))
-        for key in self._accounts.over(guild_id):
-            self.purge(*key)
+        self._accounts.over(guild_id)
+        self.purge(guild_id, 0)
 
     async def close(self) -> None:
         """End the worker: pipe closed, then SIGKILL, then reaped. Idempotent, bounded, also when cancelled."""
@@ -355,6 +359,8 @@ class SpeechWorker:
             box=box.fd,
         )
         self._process, self.last_pid, self._step = process, process.pid, ""
+        if process.stdin is not None:
+            process.stdin.transport.set_write_buffer_limits(high=PIPE_LIMIT_BYTES)
         self._sent = 0
         self._accounts.counters.starts += 1
         how, cause = "", Cause.CRASHED
@@ -511,7 +517,7 @@ class SpeechWorker:
         elif kind is ipc.Kind.PURGED:
             accounts.facts(fields)
             async with self._changed:
-                accounts.purging.pop(fields["token"], None)
+                accounts.purging.discard(fields["token"])
                 self._changed.notify_all()
         elif kind is ipc.Kind.LOST:
             accounts.lost(fields)

@@ -56,6 +56,11 @@ class OpenPartials:
             del self._open[key]
             self._tell(Partial(*key, mark, ""))
 
+    def over_in(self, guild_id: int, user_id: int) -> None:
+        """Nothing comes of any utterance of a speaker, or with user 0 of anybody in the guild."""
+        for key in [key for key in self._open if key[0] == guild_id and user_id in (0, key[1])]:
+            self.over(key)
+
     def all_over(self) -> None:
         """Nor of anybody's, for the worker is gone."""
         for key in list(self._open):

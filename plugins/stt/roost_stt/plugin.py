@@ -147,8 +147,9 @@ class SttPlugin:
 
     @hookimpl
     async def user_data_delete(self, user_id: int, reason: str) -> None:
+        # By consent alone nobody would be dropped where members need not agree.
         for transcription in self._running.values():
-            transcription.forget(user_id)
+            transcription.purge(user_id)
         await self.book.forget(user_id)
         self.languages.forget(user_id)
         self._wish_of_user(user_id)

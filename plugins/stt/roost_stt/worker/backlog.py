@@ -19,7 +19,6 @@ class Batch:
     """What the engine works on now."""
 
     items: list[Spoken]
-    discarded: set[Key] = dataclasses.field(default_factory=set)
     is_draft: bool = False
     """Of an utterance that is not over."""
 
@@ -47,6 +46,8 @@ class Backlog:
         self._items: list[Spoken] = []
         self._drains: list[tuple[int, int]] = []
         self._running: Batch | None = None
+        """Finished utterances, which are to become text."""
+        self._running_draft: Batch | None = None
         self._turns: dict[int, int] = {}
         """By guild: the number of the batch that last had something of it."""
         self._turn = 0
@@ -96,15 +97,18 @@ class Backlog:
         self._report()
 
     def purge(self, key: Key) -> int:
-        """Forget a speaker's utterances; what the engine has already is thrown away when it comes out."""
+        """Forget a speaker's utterances, or a guild's with user 0; those that the engine has are withdrawn from it."""
         with self._condition:
-            before = len(self._items)
-            self._items = [item for item in self._items if (item.guild_id, item.user_id) != key]
-            if self._running is not None:
-                self._running.discarded.add(key)
-            removed = before - len(self._items)
+            removed = [item for item in self._items if item.is_of(key)]
+            self._items = [item for item in self._items if not item.is_of(key)]
+            in_engine = [item for batch in (self._running, self._running_draft) if batch for item in batch.items]
+            for draft in [each for each, item in self._drafts.items() if item.is_of(key)]:
+                del self._drafts[draft]
+        for item in in_engine:
+            if item.is_of(key):
+                item.withdrawal.withdraw()
         self._report()
-        return removed
+        return len(removed)
 
     def take(self, most: int) -> Batch:
         """Wait for work; return utterances of like length, in each speaker's order, or a single draft."""
@@ -113,7 +117,8 @@ class Backlog:
                 rest_s = self._rested_s - time.monotonic() if self._drafts else None
                 if rest_s is not None and rest_s <= 0:
                     self._drafts_taken += 1
-                    return Batch([self._drafts.pop(next(iter(self._drafts)))], is_draft=True)
+                    self._running_draft = Batch([self._drafts.pop(next(iter(self._drafts)))], is_draft=True)
+                    return self._running_draft
                 self._condition.wait(rest_s)
             self._drafts_shed += len(self._drafts)
             self._drafts.clear()
@@ -136,7 +141,7 @@ class Backlog:
     def done(self) -> None:
         """The batch taken last is finished and its results are written."""
         with self._condition:
-            self._running = None
+            self._running = self._running_draft = None
         self._report()
 
     def needed(self) -> dict[Key, int]:

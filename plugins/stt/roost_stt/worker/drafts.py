@@ -84,8 +84,9 @@ class Drafts:
                 self._backlog.draft(Spoken(*key, segment))
 
     def forget(self, key: Key) -> None:
-        """A speaker's consent is gone: no word of theirs comes out from here any more. For the audio thread."""
-        self._close(key, void=False)
+        """Drop the open utterances of a speaker who has withdrawn; with user 0, of a guild. For the audio thread."""
+        for each in [each for each in self._open if each[0] == key[0] and key[1] in (0, each[1])]:
+            self._close(each, void=False)
 
     def heard(self, spoken: Spoken, text: str) -> None:
         """What the engine made of a draft; nothing, if the utterance has ended meanwhile. For the engine's thread."""

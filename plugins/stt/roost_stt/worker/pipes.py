@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from roost_stt.protocol import ipc
@@ -16,6 +17,9 @@ _log = logging.getLogger("roost.stt.worker")
 
 MAX_AUDIO = 8192
 """Frames waiting to be decoded: 164 speaker-seconds."""
+
+READ_BYTES = 1 << 20
+"""More than a pipe holds: what waits in it is read at once, so that a purge overtakes all the audio before it."""
 
 REFUSALS_LOGGED = 20
 
@@ -56,6 +60,10 @@ class Inbox:
         self.refused = 0
         """Messages that broke the rules."""
 
+    def held(self) -> AbstractContextManager[Any]:
+        """Keep the audio thread from taking anything until all that was read at once is in."""
+        return self._condition
+
     def refuse(self, reason: str) -> None:
         """Count a message that breaks the rules."""
         self.refused += 1
@@ -72,13 +80,13 @@ class Inbox:
             self._condition.notify()
 
     def order(self, kind: ipc.Kind, fields: dict[str, Any]) -> None:
-        """Queue an order behind the audio before it; a ping goes first, a purge first removes its speaker's audio."""
+        """Queue an order behind the audio before it; pings go first, and so do purges, which remove audio."""
         with self._condition:
-            if kind is ipc.Kind.PING:
+            if kind is ipc.Kind.PURGE:
+                self._remove((fields.get("guild", 0), fields.get("user", 0)))
+            if kind in (ipc.Kind.PING, ipc.Kind.PURGE):
                 self._items.appendleft((kind, fields))
             else:
-                if kind is ipc.Kind.PURGE:
-                    self._remove((fields.get("guild", 0), fields.get("user", 0)))
                 self._items.append((kind, fields))
             self._condition.notify()
 
@@ -95,7 +103,12 @@ class Inbox:
             return item
 
     def _remove(self, key: Key) -> None:
-        kept = [i for i in self._items if not (isinstance(i, ipc.Audio) and (i.guild_id, i.user_id) == key)]
+        """Drop a speaker's audio, or with user 0 a guild's."""
+        kept = [
+            each
+            for each in self._items
+            if not (isinstance(each, ipc.Audio) and each.guild_id == key[0] and key[1] in (0, each.user_id))
+        ]
         self._audio -= len(self._items) - len(kept)
         self._items = deque(kept)
 
@@ -109,26 +122,33 @@ def read_forever(fd: int, inbox: Inbox, hello: threading.Event, greeting: dict[s
     parser = ipc.FrameParser()
     while True:
         try:
-            data = os.read(fd, 1 << 16)
+            data = os.read(fd, READ_BYTES)
         except OSError:
             data = b""
         if not data:
             os._exit(0)
-        for message in parser.feed(data):
-            if isinstance(message, ipc.Violation):
-                inbox.refuse(message.reason)
-            elif message.kind is ipc.Kind.AUDIO:
-                audio = ipc.decode_audio(message.body)
-                if isinstance(audio, ipc.Violation):
-                    inbox.refuse(audio.reason)
-                else:
-                    inbox.audio(audio)
-            else:
-                fields = ipc.decode_json(message.body)
-                if isinstance(fields, ipc.Violation):
-                    inbox.refuse(fields.reason)
-                elif message.kind is ipc.Kind.HELLO:
-                    greeting.update(fields)
-                    hello.set()
-                else:
-                    inbox.order(message.kind, fields)
+        with inbox.held():
+            for message in parser.feed(data):
+                _sort_in(message, inbox, hello, greeting)
+
+
+def _sort_in(
+    message: ipc.Message | ipc.Violation, inbox: Inbox, hello: threading.Event, greeting: dict[str, Any]
+) -> None:
+    if isinstance(message, ipc.Violation):
+        inbox.refuse(message.reason)
+    elif message.kind is ipc.Kind.AUDIO:
+        audio = ipc.decode_audio(message.body)
+        if isinstance(audio, ipc.Violation):
+            inbox.refuse(audio.reason)
+        else:
+            inbox.audio(audio)
+    else:
+        fields = ipc.decode_json(message.body)
+        if isinstance(fields, ipc.Violation):
+            inbox.refuse(fields.reason)
+        elif message.kind is ipc.Kind.HELLO:
+            greeting.update(fields)
+            hello.set()
+        else:
+            inbox.order(message.kind, fields)

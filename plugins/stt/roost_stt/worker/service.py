@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.stt.worker")
 
+WITHDRAWN = "the speaker has withdrawn it"
 FAILED_DRAFT_REST_S = 5.0
 CALM_S = 3.0
 """How long the engine waits at most for the audio that the process before may have died of."""
@@ -160,9 +161,11 @@ class _Worker:
         answers = self._answers(batch.items)
         decode_s = time.monotonic() - began_s
         for item, answer in zip(batch.items, answers, strict=True):
+            if item.withdrawal.withdrawn:
+                continue
             if isinstance(answer, str):
                 self._tell_lost(item, answer)
-            elif (item.guild_id, item.user_id) not in batch.discarded:
+            else:
                 self._outbox.send(ipc.Kind.TRANSCRIPT, _transcript_fields(item, answer, decode_s, len(batch.items)))
 
     def _draft(self, item: Spoken) -> None:
@@ -176,7 +179,8 @@ class _Worker:
         hints = self._wishes.of_guild(item.guild_id).hints
         (answer,) = self._transcribe([item], EngineOptions(hints=hints, draft=True))
         if isinstance(answer, str):
-            self._backlog.rest_drafts(FAILED_DRAFT_REST_S)
+            if not item.withdrawal.withdrawn:
+                self._backlog.rest_drafts(FAILED_DRAFT_REST_S)
             return
         self._drafts.heard(item, answer.text)
         # Half of the engine's time at most.
@@ -201,9 +205,16 @@ class _Worker:
     def _transcribe(self, items: Sequence[Spoken], options: EngineOptions) -> Sequence[Transcript | str]:
         """The transcript of each, or why there is none: one bad utterance costs no other its words.
 
+        The engine is given no utterance that was withdrawn by then.
+
         Raises:
             Exception: Only a new process helps; see `_needs_new_process`.
         """
+        wanted = [item for item in items if not item.withdrawal.withdrawn]
+        answers = dict(zip(map(id, wanted), self._asked(wanted, options) if wanted else (), strict=True))
+        return [answers.get(id(item), WITHDRAWN) for item in items]
+
+    def _asked(self, items: Sequence[Spoken], options: EngineOptions) -> Sequence[Transcript | str]:
         self._batch_began_s = time.monotonic()
         try:
             transcripts = self._engine.transcribe([self._utterance(item) for item in items], options)
@@ -239,6 +250,7 @@ class _Worker:
             round(segment.started_s + wall_s, 3),
             round(segment.ended_s + wall_s, 3),
             self._wishes.language_of(item.guild_id, item.user_id),
+            item.withdrawal,
         )
 
     def _listen(self) -> None:

@@ -13,7 +13,7 @@ import soxr
 from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
 from roost.opus import OpusDecoder, OpusError
 from roost.opus_packet import MAX_SAMPLES, packet_samples
-from roost.speech import ENGINE_SAMPLE_RATE_HZ
+from roost.speech import ENGINE_SAMPLE_RATE_HZ, Withdrawal
 from roost_stt.blackbox import BlackBox
 from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
 from roost_stt.protocol.ipc import Audio
@@ -44,6 +44,11 @@ class Spoken:
     guild_id: int
     user_id: int
     segment: Segment
+    withdrawal: Withdrawal = dataclasses.field(default_factory=Withdrawal, repr=False, compare=False)
+
+    def is_of(self, key: Key) -> bool:
+        """Whether it is of a speaker, or of a guild where the key's user is 0."""
+        return self.guild_id == key[0] and key[1] in (0, self.user_id)
 
 
 class Speaker:
@@ -251,11 +256,10 @@ class Speakers:
                 self._finish(key, Cut.ORDER)
 
     def purge(self, guild_id: int, user_id: int) -> None:
-        """Forget what is held of a speaker, and their decoder."""
-        speaker = self._speakers.get((guild_id, user_id))
-        if speaker is not None:
-            speaker.clear()
-            self._drop((guild_id, user_id))
+        """Forget what is held of a speaker, and their decoder; with user 0, of everybody in the guild."""
+        for key in [key for key in self._speakers if key[0] == guild_id and user_id in (0, key[1])]:
+            self._speakers[key].clear()
+            self._drop(key)
         if self._drafts is not None:
             self._drafts.forget((guild_id, user_id))
 

@@ -2,11 +2,15 @@
 
 One request per utterance, several at a time. The API key comes from the environment or a file, goes into the
 Authorization header and nowhere else: no message of this module contains it, and redirects are not followed.
+
+When a speaker withdraws an utterance, its request is ended with a TCP reset, and it is neither sent nor tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
+import functools
 import hashlib
 import http.client
 import io
@@ -16,7 +20,9 @@ import math
 import os
 import random
 import re
+import socket
 import ssl
+import struct
 import threading
 import time
 import urllib.parse
@@ -28,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.errors import SpeechError
-from roost.speech import ENGINE_SAMPLE_RATE_HZ, EngineOptions, Transcript, Utterance, Word
+from roost.speech import ENGINE_SAMPLE_RATE_HZ, EngineOptions, Transcript, Utterance, Withdrawal, Word
 from roost_stt.addresses import KEY_VARIABLE, service_url
 
 _log = logging.getLogger("roost.stt.remote")
@@ -88,6 +94,54 @@ class _Refused(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _WithdrawnError(Exception):
+    """The speaker has withdrawn the utterance."""
+
+
+class _Wire:
+    """The socket that one utterance is sent over. It is cut when the speaker withdraws the utterance."""
+
+    def __init__(self, withdrawal: Withdrawal) -> None:
+        self.withdrawal = withdrawal
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def check(self) -> None:
+        """Raises _WithdrawnError."""
+        if self.withdrawal.withdrawn:
+            raise _WithdrawnError
+
+    def use(self, sock: socket.socket) -> None:
+        """Send over this one from now on.
+
+        Raises:
+            _WithdrawnError: Nothing may be sent any more.
+        """
+        with self._lock:
+            self.check()
+            self._socket = sock
+
+    def leave(self) -> None:
+        """The exchange is over; the socket may serve another utterance."""
+        with self._lock:
+            self._socket = None
+
+    def cut(self) -> None:
+        """Have the socket send nothing more, whatever its owner does; what the system still holds of it is dropped."""
+        with self._lock:
+            sock, self._socket = self._socket, None
+            if sock is None:
+                return
+            # Of the class: `SSLSocket.shutdown` would have a write under way go on without encryption.
+            with contextlib.suppress(OSError):
+                socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+_RESET = struct.pack("ii", 1, 0)
+"""``SO_LINGER`` on, 0 s: closing resets the connection."""
+
+
 class RemoteEngine:
     """Asks the service.
 
@@ -117,7 +171,7 @@ class RemoteEngine:
         self._done: dict[tuple[int, int, bytes], Transcript] = {}
         self._not_before_s = 0.0
         """Nothing is asked before this moment of the monotonic clock: the service wants a pause."""
-        self._counts = {"decoded": 0, "requests": 0, "retries": 0, "errors": 0}
+        self._counts = {"decoded": 0, "requests": 0, "retries": 0, "errors": 0, "withdrawn": 0}
         self._lock = threading.Lock()
 
     def transcribe(self, batch: Sequence[Utterance], options: EngineOptions) -> list[Transcript]:
@@ -129,22 +183,25 @@ class RemoteEngine:
         if self._closed:
             raise SpeechError("the engine is closed")
         deadline_s = time.monotonic() + (DRAFT_BUDGET_S if options.draft else BUDGET_S)
-        futures = [self._pool.submit(self._one, utterance, options, deadline_s) for utterance in batch]
+        futures = [self._pool.submit(self._unless_withdrawn, utterance, options, deadline_s) for utterance in batch]
         answers: list[Transcript] = []
         done: dict[tuple[int, int, bytes], Transcript] = {}
         failure: SpeechError | None = None
         for utterance, future in zip(batch, futures, strict=True):
             try:
                 answers.append(future.result())
-                done[_same(utterance)] = answers[-1]
+                if not utterance.withdrawal.withdrawn:
+                    done[_same(utterance)] = answers[-1]
             except SpeechError as error:
                 failure = error
         if failure is not None:
             self._done = done or self._done
+            for utterance in batch:
+                utterance.withdrawal.subscribe(functools.partial(self._forget, _same(utterance)))
             raise failure
         for utterance in batch:
             self._done.pop(_same(utterance), None)
-        self._count("decoded", len(answers))
+        self._count("decoded", sum(not utterance.withdrawal.withdrawn for utterance in batch))
         return answers
 
     def close(self) -> None:
@@ -158,7 +215,22 @@ class RemoteEngine:
     def stats(self) -> dict[str, int]:
         return dict(self._counts)
 
-    def _one(self, utterance: Utterance, options: EngineOptions, deadline_s: float) -> Transcript:
+    def _forget(self, same: tuple[int, int, bytes]) -> None:
+        self._done.pop(same, None)
+
+    def _unless_withdrawn(self, utterance: Utterance, options: EngineOptions, deadline_s: float) -> Transcript:
+        """`_one`; nothing of an utterance that its speaker withdraws before it has become text."""
+        wire = _Wire(utterance.withdrawal)
+        forget = utterance.withdrawal.subscribe(wire.cut)
+        try:
+            return self._one(utterance, options, deadline_s, wire)
+        except _WithdrawnError:
+            self._count("withdrawn")
+            return _transcript(utterance, "", None, 0.0, ())
+        finally:
+            forget()
+
+    def _one(self, utterance: Utterance, options: EngineOptions, deadline_s: float, wire: _Wire) -> Transcript:
         known = self._done.get(_same(utterance))
         if known is not None:
             return _transcript(utterance, known.text, known.language, known.confidence, known.words)
@@ -172,7 +244,7 @@ class RemoteEngine:
         verbose = self._verbose
         while True:
             try:
-                answer = self._ask(_form(self._model, utterance.pcm, language, verbose, options), deadline_s)
+                answer = self._ask(_form(self._model, utterance.pcm, language, verbose, options), deadline_s, wire)
                 break
             except _Refused as refused:
                 # A service need not know every language, nor every form of answer.
@@ -185,18 +257,19 @@ class RemoteEngine:
         self._verbose = verbose
         return self._read(utterance, answer)
 
-    def _ask(self, form: tuple[str, bytes], deadline_s: float) -> bytes:
+    def _ask(self, form: tuple[str, bytes], deadline_s: float, wire: _Wire) -> bytes:
         """Send one request, again where that can help.
 
         Raises:
+            _WithdrawnError: Its speaker wants it to become no text.
             _Refused: It answered, and asking again does not help.
             SpeechError: It did not answer, or went on refusing.
         """
         for attempt in range(1, TRIES + 1):
-            self._keep_the_pause(deadline_s)
+            self._keep_the_pause(deadline_s, wire)
             wait_s = BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311  spreading, no secret
             try:
-                return self._request(form, min(deadline_s, time.monotonic() + self._timeout_s))
+                return self._request(form, min(deadline_s, time.monotonic() + self._timeout_s), wire)
             except _Refused as refused:
                 if refused.status not in _AGAIN:
                     raise
@@ -208,10 +281,11 @@ class RemoteEngine:
                 what = f"no answer within {self._timeout_s:g} s"
             except (OSError, http.client.HTTPException) as error:
                 what = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+            wire.check()
             if attempt == TRIES or time.monotonic() + wait_s >= deadline_s:
                 break
             self._count("retries")
-            time.sleep(wait_s)
+            wire.withdrawal.wait(wait_s)
         raise self._failed(what, retryable=True)
 
     def _pause(self, seconds: float) -> None:
@@ -219,29 +293,32 @@ class RemoteEngine:
         with self._lock:
             self._not_before_s = max(self._not_before_s, time.monotonic() + seconds)
 
-    def _keep_the_pause(self, deadline_s: float) -> None:
+    def _keep_the_pause(self, deadline_s: float, wire: _Wire) -> None:
         """Wait until the service may be asked.
 
         Raises:
+            _WithdrawnError: It may not be asked any more.
             SpeechError: That is after the deadline.
         """
+        wire.check()
         until_s = self._not_before_s
         left_s = until_s - time.monotonic()
         if left_s <= 0:
             return
         if until_s >= deadline_s:
             raise self._failed(f"it asked for a pause, of which {left_s:.0f} s are left", retryable=True)
-        time.sleep(left_s)
+        wire.withdrawal.wait(left_s)
+        wire.check()
 
-    def _request(self, form: tuple[str, bytes], deadline_s: float) -> bytes:
+    def _request(self, form: tuple[str, bytes], deadline_s: float, wire: _Wire) -> bytes:
         self._count("requests")
         connection: http.client.HTTPConnection | None = getattr(self._mine, "connection", None)
         if connection is not None:
             try:
-                return self._exchange(connection, form, deadline_s)
+                return self._exchange(connection, form, deadline_s, wire)
             except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest):
-                pass  # it was closed while nobody needed it
-        return self._exchange(self._connect(), form, deadline_s)
+                wire.check()  # else it was closed while nobody needed it
+        return self._exchange(self._connect(), form, deadline_s, wire)
 
     def _connect(self) -> http.client.HTTPConnection:
         made: http.client.HTTPConnection
@@ -256,7 +333,9 @@ class RemoteEngine:
         self._mine.connection = made
         return made
 
-    def _exchange(self, connection: http.client.HTTPConnection, form: tuple[str, bytes], deadline_s: float) -> bytes:
+    def _exchange(
+        self, connection: http.client.HTTPConnection, form: tuple[str, bytes], deadline_s: float, wire: _Wire
+    ) -> bytes:
         kind, body = form
         headers = {"Content-Type": kind, "Accept": "application/json", "User-Agent": "roost"}
         if self._key:
@@ -264,8 +343,10 @@ class RemoteEngine:
         kept = False
         try:
             connection.timeout = _left(deadline_s)
-            if connection.sock is not None:
-                connection.sock.settimeout(_left(deadline_s))
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(_left(deadline_s))
+            wire.use(connection.sock)
             connection.request("POST", self._path, body, headers)
             response = connection.getresponse()
             data = bytearray()
@@ -281,9 +362,11 @@ class RemoteEngine:
                     raise self._failed(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
             if response.length:
                 raise http.client.IncompleteRead(b"")
+            wire.check()
             kept = not response.will_close
             response.close()  # `read1` leaves an answer of known length open, and the connection busy with it
         finally:
+            wire.leave()
             if not kept:
                 connection.close()
                 self._mine.connection = None

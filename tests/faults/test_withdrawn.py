@@ -1,0 +1,143 @@
+"""Members who withdraw while their words are on their way: rows 200 to 204, whole bots."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_report import Fault
+
+from roost.testing import RoostBot, running_bot
+
+pytestmark = pytest.mark.e2e
+
+STILL_S = 4.0
+"""How long nothing may come after a withdrawal: longer than a remote engine's pauses between its tries."""
+
+
+class Service:
+    """A transcription service on a socket of its own that counts every byte, and answers with a status or never."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.bytes = 0
+        self.open: set[asyncio.StreamWriter] = set()
+        self.asked = 0
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        finally:
+            server.close()
+            for writer in self.open:
+                writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open.add(writer)
+        try:
+            with contextlib.suppress(ConnectionError):
+                left = -1
+                body = b""
+                while data := await reader.read(1 << 16):
+                    self.bytes += len(data)
+                    body += data
+                    if left < 0 and b"\r\n\r\n" in body:
+                        head, _, body = body.partition(b"\r\n\r\n")
+                        left = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                    if 0 <= left <= len(body):
+                        self.asked += 1
+                        left, body = -1, b""
+                        if self.status is not None:
+                            writer.write(b"HTTP/1.1 %d Busy\r\nContent-Length: 0\r\n\r\n" % self.status)
+        finally:
+            self.open.discard(writer)
+            writer.close()
+
+
+class Call:
+    """Ada and Ben in voice, a bot that transcribes into #general."""
+
+    def __init__(self, bot: RoostBot) -> None:
+        self.bot = bot
+
+    async def texts(self, channel: str = "general") -> str:
+        return "\n".join(await self.bot.messages(channel))
+
+    async def until(self, check: Callable[[str], bool], channel: str = "general", timeout_s: float = 30.0) -> str:
+        async with asyncio.timeout(timeout_s):
+            while not check(text := await self.texts(channel)):
+                await asyncio.sleep(0.05)
+        return text
+
+    async def stored(self) -> str:
+        """The transcript of the server as a file."""
+        listed = await self.bot.slash("/transcript list")
+        if "`" not in listed.content:
+            return ""
+        name = listed.content.split("`")[1]
+        reply = await self.bot.slash("/transcript export", transcript=name)
+        return "".join(file.data.decode() for file in reply.files)
+
+
+@contextlib.asynccontextmanager
+async def a_call(folder: Path, *plugins: Any, **settings: Any) -> AsyncIterator[Call]:
+    chosen = {"stt.engine": "scripted", "stt.script": "words of {user} number {count}"} | {
+        key.replace("__", "."): value for key, value in settings.items()
+    }
+    async with running_bot(*plugins, data_dir=folder, installed=("voice", "stt"), settings=chosen, guilds=1) as bot:
+        for member in ("Ada", "Ben"):
+            await bot.slash("/privacy opt-in", member=member)
+        await bot.join_voice("Ada")
+        await bot.join_voice("Ben")
+        await bot.slash("/voice join")
+        reply = await bot.slash("/transcribe start")
+        assert "Transcribing" in reply.content, reply.content
+        yield Call(bot)
+
+
+@pytest.mark.fault(200)
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ("/privacy opt-out", None),
+        ("/privacy opt-out", 503),
+        ("/privacy forget-me", None),
+        ("/privacy forget-me", 503),
+        ("/voice leave", None),
+        ("/transcribe stop", None),
+    ],
+)
+async def test_withdrawal_ends_the_request_to_a_remote_engine(
+    tmp_path: Path, fault: Fault, how: str, status: int | None
+) -> None:
+    service = Service()
+    service.status = status
+    # Where nobody has to agree, who is forgotten may be heard again; what they said before is gone all the same.
+    mode = "notice" if how == "/privacy forget-me" else "opt-in"
+    async with (
+        service.serve() as url,
+        a_call(tmp_path, stt__engine="openai", stt__remote__url=url, consent__mode=mode) as call,
+    ):
+        await call.bot.say("lv_0880", member="Ben")
+        async with asyncio.timeout(20):
+            while not service.asked:
+                await asyncio.sleep(0.01)
+        ends = not how.startswith("/privacy")
+        if ends:
+            # What was said before may still become text, for as long as the end waits for it.
+            await call.bot.slash(how, member="Ben", wait_s=20.0)
+        with fault.clock(scaled=False):
+            if not ends:
+                await call.bot.slash(how, member="Ben")
+            while status is None and service.open:
+                await asyncio.sleep(0.01)
+        before = service.bytes
+        await asyncio.sleep(STILL_S)
+        assert service.bytes == before
+        assert "words" not in await call.texts()
