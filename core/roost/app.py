@@ -183,6 +183,9 @@ class App:
                     self._registry.add(CORE, core, TEXTS)
                     await self._host.load_all(self._registry)
                     self._scope.keep(lambda: self._watch_data(folder, hold), "data watch")
+                    self._scope.keep(
+                        partial(store.backups.sweep_daily, self.config.core.store.backup_days), "old backups"
+                    )
                     await self._start_and_wait(bot, folder, hold)
                 finally:
                     await self.stop(self.stop_reason or "the app ended")

@@ -123,6 +123,9 @@ class StoreConfig(Section):
     group_writable: bool = Field(
         False, description="Use a data folder that its group can write to, such as a Kubernetes volume with fsGroup."
     )
+    backup_days: int = Field(
+        14, ge=0, le=36_500, description="Days that backups of migrations are kept; deletions delete them sooner."
+    )
 
 
 class ConsentConfig(Section):

@@ -13,6 +13,7 @@ from roost.commands.plain_json import LIMIT_S, plain
 from roost.errors import PluginError
 from roost.places import current
 from roost.plugins.forgetting import DELETE, REASON
+from roost.store import DeletedBackups
 from roost.store.tables import PREFIX, table_name
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Outcome:
         failed: Plugins that implement it and failed.
         absent: Of a deletion, plugins that are not loaded; they are asked when they are.
         data: Of an export, by plugin.
+        backups: Of a deletion, the backups of migrations that went with it.
+        traceless: Of a deletion, nothing of it is in the database's files any more.
         kept_refusals: Guilds in which a deletion left the refusal to be heard, because without it the user would be.
     """
 
@@ -43,6 +46,8 @@ class Outcome:
     absent: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     kept_refusals: tuple[int, ...] = ()
+    backups: DeletedBackups = dataclasses.field(default_factory=DeletedBackups)
+    traceless: bool = True
 
 
 class PersonalData:
@@ -101,6 +106,11 @@ class PersonalData:
         is loaded meanwhile, none is left out.
         """
         kept = await self._consent.forget(user_id)
+        async with self._host.store.erasure.everywhere() as erased:
+            outcome = await self._delete(user_id)
+        return dataclasses.replace(outcome, kept_refusals=kept, backups=erased.backups, traceless=erased.traceless)
+
+    async def _delete(self, user_id: int) -> Outcome:
         deletions = self._host.store.deletions
         names = self._names() | {holder: _name(holder) for holder in await deletions.holders() - set(self._names())}
         await deletions.ask(user_id, names)
@@ -118,7 +128,7 @@ class PersonalData:
             await deletions.done(user_id, table_name(plugin))
         absent = sorted(set(names.values()) - {*implementers, *silent})
         _log.info("a member's data was deleted by %s; %s to follow", ", ".join(reached), ", ".join(absent) or "none")
-        return Outcome(tuple(reached), silent, tuple(failed), tuple(absent), kept_refusals=kept)
+        return Outcome(tuple(reached), silent, tuple(failed), tuple(absent))
 
     def _names(self) -> dict[str, str]:
         """The table of every plugin that can be seen, loaded or not, and its name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import hikari
@@ -59,9 +60,15 @@ ABSENT = (
 )
 FAILED = "These plugins failed; ask whoever runs this bot: {plugins}."
 KEPT = "That you refuse to be heard stays noted in {count} server(s) that hear everybody else."
+BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
+BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."
+TRACES = "The last traces of it are still being removed from the files of my database."
+STAYS = "Backups that whoever runs this bot made on their own are out of my reach; ask them."
 TOO_BIG = "What is held about you is too much for a file here; ask whoever runs this bot."
 
 FILE_LIMIT_BYTES = 10_000_000
+MOST_NAMED = 5
+"""Of the backups in a reply."""
 
 
 class ConsentButtons:
@@ -187,11 +194,24 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
                 lines.append(TEXTS(ctx, "failed-delete", FAILED_DELETE, plugins=", ".join(outcome.failed)))
             if outcome.absent:
                 lines.append(TEXTS(ctx, "absent", ABSENT, plugins=", ".join(outcome.absent)))
+            if outcome.backups.deleted:
+                lines.append(TEXTS(ctx, "backups", BACKUPS, names=_some(outcome.backups.deleted)))
+            if outcome.backups.left:
+                lines.append(TEXTS(ctx, "backups-left", BACKUPS_LEFT, names=_some(outcome.backups.left)))
+            if not outcome.traceless:
+                lines.append(TEXTS(ctx, "traces", TRACES))
+            lines.append(TEXTS(ctx, "stays", STAYS))
             await _reply(ctx, "\n".join(lines)[:2000])
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" (+{more})" if more > 0 else "")
 
 
 async def _reply(ctx: lightbulb.Context, text: str, *files: hikari.Bytes) -> None:

@@ -32,18 +32,20 @@ async def carry_out(host: PluginHost, plugin: str, waiting: Sequence[int]) -> No
     """
     deletions, holder = host.store.deletions, table_name(plugin)
     failures = done = 0
-    for user_id in random.sample(waiting, len(waiting)):
-        if plugin not in host.loaded:
-            return  # It went meanwhile; its next load goes on.
-        if plugin not in host.dispatcher.having(DELETE):
-            await deletions.documents(user_id, [holder])
-        elif not (await host.dispatcher.ask_plugin(plugin, DELETE, user_id=user_id, reason=REASON)).worked:
-            failures += 1
-            if failures == MOST_FAILURES:
-                break
-            continue
-        await deletions.done(user_id, holder)
-        done += 1
+    # The backup of a migration at this load holds what is deleted only now.
+    async with host.store.erasure.everywhere():
+        for user_id in random.sample(waiting, len(waiting)):
+            if plugin not in host.loaded:
+                return  # It went meanwhile; its next load goes on.
+            if plugin not in host.dispatcher.having(DELETE):
+                await deletions.documents(user_id, [holder])
+            elif not (await host.dispatcher.ask_plugin(plugin, DELETE, user_id=user_id, reason=REASON)).worked:
+                failures += 1
+                if failures == MOST_FAILURES:
+                    break
+                continue
+            await deletions.done(user_id, holder)
+            done += 1
     if failures:
         left = len(waiting) - done
         _log.warning("plugin %s: %d requests to delete data failed or wait for its next load", plugin, left)

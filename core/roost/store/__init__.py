@@ -17,19 +17,25 @@ import sqlalchemy as sa
 
 from roost.access import Rule
 from roost.holder import Holder
-from roost.store import migrations, tables
+from roost.store import migrations, tables, traces
+from roost.store.backups import Backups, DeletedBackups
 from roost.store.database import Address, Database, damaged, exclusive, open_database, upsert
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
+from roost.store.erasure import Erased, Erasure
 from roost.store.holding import StoreHold, hold_store
 from roost.store.migrations import Backup
 from roost.store.renaming import rename_indexes, rename_table
+from roost.store.traces import Traces, removing
 
 __all__ = [
     "Backup",
+    "DeletedBackups",
     "Document",
     "DocumentCollection",
+    "Erased",
+    "Erasure",
     "PluginStore",
     "Store",
     "StoreHold",
@@ -50,11 +56,17 @@ class Store:
 
     Attributes:
         deletions: What people asked to be deleted of plugins that could not be asked.
+        traces: What deleted rows leave behind.
+        backups: Those that migrations made.
+        erasure: Deletions that leave nothing.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.deletions = Deletions(database)
+        self.traces = Traces(database)
+        self.backups = Backups(database)
+        self.erasure = Erasure(self.traces, self.backups)
         self._plugin_tables: dict[str, PluginTable] = {}
 
     @property
@@ -66,7 +78,7 @@ class Store:
         table = self._plugin_tables.get(plugin)
         if table is None:
             table = self._plugin_tables[plugin] = PluginTable(self._database, plugin)
-        return PluginStore(self._database, table, plugin)
+        return PluginStore(self._database, table, plugin, self.erasure)
 
     async def migrate(self, plugin: str, new: int, call: migrations.Migrate | None, **options: Any) -> Backup | None:
         """See `roost.store.migrations.migrate`."""
@@ -213,7 +225,9 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
     """
     async with open_database(data_dir, url) as database:
         await _prepare(database)
-        yield Store(database)
+        store = Store(database)
+        async with removing(store.traces):
+            yield store
 
 
 @asynccontextmanager
@@ -231,7 +245,9 @@ async def open_held_store(
     """
     async with open_database(data_dir, url) as database, hold_store(database, holder) as hold:
         await _prepare(database)
-        yield Store(database), hold
+        store = Store(database)
+        async with removing(store.traces):
+            yield store, hold
 
 
 async def _prepare(database: Database) -> None:
@@ -239,8 +255,14 @@ async def _prepare(database: Database) -> None:
         await _check(database)
     async with database.write(opening=True) as connection:
         await exclusive(connection, "roost schema")
+        filled = database.is_sqlite and await connection.run_sync(_is_filled)
         await connection.run_sync(tables.metadata.create_all)
         await connection.run_sync(rename_indexes)
+        await traces.prepare(connection, filled=filled)
+
+
+def _is_filled(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table(tables.settings.name)
 
 
 async def _check(database: Database) -> None:

@@ -6,16 +6,17 @@ asyncpg. Nothing above this module knows which of the two it is, except where a 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import os
 import socket
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -100,6 +101,11 @@ class Connection:
     async def run_sync(self, function: Callable[..., T]) -> T:
         return await self._run(self._connection.run_sync(function))
 
+    async def interrupter(self) -> Callable[[], Awaitable[None]]:
+        """What ends the statement that is under way with an error. SQLite only."""
+        driver: Any = (await self._connection.get_raw_connection()).driver_connection
+        return cast("Callable[[], Awaitable[None]]", driver.interrupt)
+
     async def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return await (finished(work) if self._whole else work)
 
@@ -114,6 +120,9 @@ class Database:
         """Of SQLite."""
         self.backup_dir = self.file.parent if self.file is not None else data_dir
         self._opened = self.file.stat() if self.file is not None else None
+        self._writable = asyncio.Event()
+        """Cleared while `alone` keeps writes waiting."""
+        self._writable.set()
 
     @property
     def address(self) -> Address:
@@ -143,14 +152,18 @@ class Database:
             return ""  # the next statement fails with the reason
         return f"the database {self.file} was replaced while the bot ran; stop the bot first, then replace the file"
 
-    async def session(self) -> AsyncConnection:
-        """A connection outside the pool and outside any transaction, which the caller closes. PostgreSQL only."""
+    async def session(self, *, command_s: float = CONNECT_S) -> AsyncConnection:
+        """A connection outside the pool and outside any transaction, which the caller closes. PostgreSQL only.
+
+        Args:
+            command_s: The longest statement.
+        """
         engine = create_async_engine(
             self.engine.url,
             hide_parameters=True,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": CONNECT_S, "command_timeout": CONNECT_S, "server_settings": KEEP_ALIVES},
+            connect_args={"timeout": CONNECT_S, "command_timeout": command_s, "server_settings": KEEP_ALIVES},
         )
         return await engine.connect()
 
@@ -175,6 +188,7 @@ class Database:
         Args:
             opening: The store is being opened: refusals are the configuration's fault.
         """
+        await self._writable.wait()
         async with self._connected("BEGIN IMMEDIATE", opening=opening) as connection:
             await finished(connection.begin().start())
             try:
@@ -189,6 +203,16 @@ class Database:
         """A connection outside any transaction, for statements that allow none. SQLite only."""
         async with self._connected("") as connection:
             yield Connection(connection)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        """`bare`, while every other write waits: for a statement that takes longer than writes wait. SQLite only."""
+        self._writable.clear()
+        try:
+            async with self.bare() as connection:
+                yield connection
+        finally:
+            self._writable.set()
 
     @asynccontextmanager
     async def _connected(self, begin: str | None = None, *, opening: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -311,10 +335,16 @@ def _close_to_others(file: Path) -> None:
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    """WAL survives SIGKILL; synchronous=FULL makes a commit survive the machine too."""
+    """WAL survives SIGKILL; synchronous=FULL makes a commit survive the machine too; deleted rows are overwritten."""
     connection.isolation_level = None  # Python's own idea of when to begin would leave reads and DDL outside
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (
+        f"busy_timeout={BUSY_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

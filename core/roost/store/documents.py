@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from roost.errors import UsageError
 from roost.store import tables
 from roost.store.database import Connection, Database, Door, exclusive, upsert
+from roost.store.erasure import Erasure
 
 KEY_CHARS = 255
 QUERY_LIMIT = 1000
@@ -270,9 +271,10 @@ class StoredSettings:
 class PluginStore:
     """Everything a plugin keeps: ``ctx.store``. In the hook ``migrate_data`` all of it is one transaction."""
 
-    def __init__(self, door: Door, table: PluginTable, plugin: str) -> None:
+    def __init__(self, door: Door, table: PluginTable, plugin: str, erasure: Erasure | None = None) -> None:
         self._door = door
         self._table = table
+        self._erasure = erasure
         self.plugin = plugin
         self.settings = StoredSettings(door, plugin)
 
@@ -285,6 +287,17 @@ class PluginStore:
         if not _COLLECTION.fullmatch(name):
             raise UsageError(f"a collection's name is 1 to 64 lower-case letters, digits, - and _, not {name!r}")
         return Collection(self._door, self._table, name)
+
+    @property
+    def erasure(self) -> Erasure:
+        """For deletions that must leave nothing in any file.
+
+        Raises:
+            UsageError: In ``migrate_data``, which is one transaction with a backup of its own.
+        """
+        if self._erasure is None:
+            raise UsageError("erasure is not to be had in migrate_data")
+        return self._erasure
 
     async def collections(self) -> list[str]:
         """Names of the collections that hold something."""

@@ -6,6 +6,7 @@ wrong later, and for a reload whose new version migrated the data and then did n
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import logging
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from roost.errors import PluginError, ResourceError
 from roost.file_errors import explain
 from roost.store import tables
+from roost.store.backups import STAMP, SUFFIX
 from roost.store.database import Connection, Database, OpenTransaction, exclusive, upsert
 from roost.store.documents import PluginStore, PluginTable, holds_anything
 
@@ -122,6 +124,8 @@ async def restore(database: Database, backup: Backup) -> None:
         ResourceError: The database failed; nothing was changed.
     """
     table = tables.documents_table(backup.plugin)
+    if backup.file is not None and not await asyncio.to_thread(backup.file.exists):
+        raise ResourceError(f"the backup {backup.place} is gone: a member asked for the deletion of what it held")
     if backup.file is None:
         async with database.write() as connection:
             await _put_back(connection, table, backup, "")
@@ -163,7 +167,7 @@ async def _put_back(connection: Connection, table: sa.Table, backup: Backup, sch
 async def _back_up(database: Database, table: sa.Table, plugin: str, version: int) -> Backup:
     now = datetime.datetime.now(datetime.UTC)
     if database.is_sqlite:
-        file = _new_file(database.backup_dir, f"{plugin}-v{version}-{now:%Y%m%dT%H%M%S}")
+        file = _new_file(database.backup_dir, f"{plugin}-v{version}-{now:{STAMP}}")
         async with database.bare() as connection:
             await connection.exec_driver_sql("VACUUM INTO ?", (str(file),))
         return Backup(plugin, version, str(file), file, table.name, tables.settings.name)
@@ -177,13 +181,15 @@ async def _back_up(database: Database, table: sa.Table, plugin: str, version: in
         await connection.exec_driver_sql(
             f"CREATE TABLE {quote(settings)} AS SELECT * FROM {tables.settings.name} WHERE plugin = {literal}"  # noqa: S608
         )
+        for name in (documents, settings):
+            await connection.exec_driver_sql(f"COMMENT ON TABLE {quote(name)} IS '{now.timestamp():.0f}'")
     return Backup(plugin, version, f"the tables {documents} and {settings}", None, documents, settings)
 
 
 def _new_file(folder: Path, stem: str) -> Path:
     """An empty file of mode 0600 with a name that nothing has."""
     for number in range(1, 1000):
-        file = folder / f"{stem}{'' if number == 1 else f'-{number}'}.backup.sqlite3"
+        file = folder / f"{stem}{'' if number == 1 else f'-{number}'}{SUFFIX}"
         try:
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:

@@ -83,6 +83,13 @@ deletions = sa.Table(
     sa.Column("asked_at", sa.Float, nullable=False, comment="seconds since 1970"),
 )
 
+traces = sa.Table(
+    "roost_traces",
+    metadata,
+    sa.Column("one", sa.Integer, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    sa.Column("wanted", sa.Boolean, nullable=False, comment="traces of deleted rows are to be removed"),
+)
+
 owner = sa.Table(
     "roost_owner",
     metadata,

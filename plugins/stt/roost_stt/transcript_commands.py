@@ -31,6 +31,7 @@ FILE_LIMITS = {0: 10 << 20, 1: 10 << 20, 2: 50 << 20, 3: 100 << 20}
 MAX_FILE_BYTES = 24 << 20
 """A file is in memory while it is sent."""
 NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
+TRACES = " The last traces of it are still being removed from the files of my database."
 _NONE = "There is no transcript here that you may read. `/transcribe start` makes one while I am in voice."
 
 
@@ -211,8 +212,14 @@ async def _delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> str:
         raise ResourceError("Only whoever began it, and those who manage the server, can delete a transcript.")
     if plugin.keeps_on(key):
         raise ResourceError(f"Transcript `{head.id}` is still going on. Use `/transcribe stop` first.")
-    lines = await plugin.book.delete(key)
-    return f"Transcript `{head.id}` and its {lines} lines are deleted."
+    lines, erased = await plugin.book.erase(key)
+    said = [f"Transcript `{head.id}` and its {lines} lines are deleted.{'' if erased.traceless else TRACES}"]
+    if erased.backups.deleted:
+        said.append(f"Backups from before updates went with it: {', '.join(erased.backups.deleted)}.")
+    if erased.backups.left:
+        left = ", ".join(erased.backups.left)
+        said.append(f"These backups from before updates could not be deleted; ask whoever runs this bot: {left}.")
+    return "\n".join(said)[:2000]
 
 
 def _length(seconds: float) -> str:

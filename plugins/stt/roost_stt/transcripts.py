@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from roost.speech import Transcript
-from roost.store import Document, PluginStore
+from roost.store import Document, Erased, PluginStore
 from roost_stt.exports import Head, StoredLine
 
 _log = logging.getLogger("roost.stt.transcripts")
@@ -124,7 +124,8 @@ class TranscriptBook:
         return key
 
     async def drop(self, line: str) -> None:
-        await self._lines.delete(line)
+        async with self._store.erasure.soon():
+            await self._lines.delete(line)
 
     async def end(self, record: str, at: float) -> None:
         found = await self._records.document(record)
@@ -188,24 +189,32 @@ class TranscriptBook:
 
     # Deleting ---------------------------------------------------------------------------------------------------
 
-    async def delete(self, record: str) -> int:
-        """Delete a transcript; gives how many lines it had."""
+    async def erase(self, record: str) -> tuple[int, Erased]:
+        """Delete a transcript from every file; gives how many lines it had, and what became of their traces."""
+        async with self._store.erasure.everywhere() as erased:
+            lines = await self._delete(record)
+        return lines, erased
+
+    async def _delete(self, record: str) -> int:
         lines = await self._lines.delete_where(prefix=f"{record}/")
         await self._records.delete(record)
         return lines
 
     async def sweep(self, now: float) -> int:
         """Delete what servers keep no longer; gives how many transcripts that were."""
-        gone = 0
-        async for each in self._records.scan():
-            head = head_of(each)
-            # One that nobody can read is kept for as long as if it had ended when it was written.
-            ended_at = head.ended_at if head is not None else each.changed_at
-            guild_id = head.guild_id if head is not None else each.guild_id or 0
-            if ended_at is not None and ended_at < now - self._days_of(guild_id) * DAY_S:
-                await self.delete(each.key)
-                gone += 1
-        return gone
+        old = [each.key async for each in self._records.scan() if self._is_old(each, now)]
+        if old:
+            async with self._store.erasure.soon():
+                for record in old:
+                    await self._delete(record)
+        return len(old)
+
+    def _is_old(self, record: Document, now: float) -> bool:
+        head = head_of(record)
+        # One that nobody can read is kept for as long as if it had ended when it was written.
+        ended_at = head.ended_at if head is not None else record.changed_at
+        guild_id = head.guild_id if head is not None else record.guild_id or 0
+        return ended_at is not None and ended_at < now - self._days_of(guild_id) * DAY_S
 
     async def sweep_forever(self) -> None:
         """`sweep` once an hour, whatever happens: what people said must not stay for longer."""

@@ -1,0 +1,227 @@
+"""What is erased is in no file of the database, whatever reads it or kills the process; backups expire."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text as sql
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from roost.errors import ResourceError, UsageError
+from roost.store import PluginStore, Store, open_store
+from roost.store.backups import DAY_S
+
+pytestmark = pytest.mark.unit
+
+WORDS = "a CANARY of words "
+ADA, BEN = 1, 2
+
+
+def files_with(folder: Path, words: str = "CANARY") -> list[str]:
+    return sorted(each.name for each in folder.rglob("*") if each.is_file() and words.encode() in each.read_bytes())
+
+
+async def fill(store: Store, seed: int = 3) -> None:
+    """Lines of two people, long and short, many of them deleted on the way: pages split, and rows move."""
+    lines = store.of_plugin("stt").collection("lines")
+    dice = random.Random(seed)
+    keys: list[str] = []
+    for number in range(0, 1500, 50):
+        batch = []
+        for each in range(number, number + 50):
+            key, user = f"{dice.randrange(10**9):014d}-{each}", dice.choice([ADA, BEN, BEN])
+            words = (WORDS if user == ADA else "other words ") * dice.choice([1, 3, 10, 400])
+            batch.append((key, words, 1, user))
+            keys.append(key)
+        await lines.put_many(batch)
+        for _ in range(10):
+            await lines.delete(keys.pop(dice.randrange(len(keys))))
+
+
+async def cleaned(folder: Path) -> None:
+    """Wait until nothing is left in the files and that is noted, so that no other start does it again."""
+    reader = sqlite3.connect(folder / "roost.sqlite3", isolation_level=None)
+    try:
+        for _ in range(200):
+            if reader.execute("SELECT wanted FROM roost_traces").fetchone() == (0,):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("it is not noted")
+    finally:
+        reader.close()
+    assert files_with(folder) == []
+
+
+async def forget_ada(store: Store) -> bool:
+    async with store.of_plugin("stt").erasure.everywhere() as erased:
+        await store.of_plugin("stt").forget_user(ADA)
+    return erased.traceless
+
+
+async def test_nothing_is_left_in_any_file_of_sqlite(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await fill(store)
+        kept = await store.of_plugin("stt").collection("lines").count(user_id=BEN)
+        assert files_with(tmp_path)
+        assert await forget_ada(store)
+        assert files_with(tmp_path) == []
+        assert await store.of_plugin("stt").collection("lines").count(user_id=BEN) == kept > 0
+    assert files_with(tmp_path) == []
+
+
+async def test_a_reader_delays_it_and_it_is_said_so(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await store.of_plugin("stt").collection("lines").put("a", WORDS, user_id=ADA)
+        reader = sqlite3.connect(tmp_path / "roost.sqlite3", isolation_level=None)
+        try:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM plugin_stt").fetchone() == (1,)
+            async with store.of_plugin("stt").erasure.everywhere(0.5) as erased:
+                await store.of_plugin("stt").forget_user(ADA)
+            assert not erased.traceless
+            assert files_with(tmp_path)
+            await store.set_setting("other", 1, "key", "others can write meanwhile")
+        finally:
+            reader.close()
+        assert await store.traces.gone(5.0)
+        assert files_with(tmp_path) == []
+
+
+async def test_what_a_killed_process_left_is_removed_after_the_next_start(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await fill(store)
+        async with store.traces.deleting():
+            await store.of_plugin("stt").forget_user(ADA)
+            for file in list(tmp_path.iterdir()):  # as a SIGKILL at this moment leaves them
+                (tmp_path / "killed").mkdir(exist_ok=True)
+                if file.is_file():
+                    (tmp_path / "killed" / file.name).write_bytes(file.read_bytes())
+    assert files_with(tmp_path / "killed")
+    async with open_store(tmp_path / "killed"):
+        await cleaned(tmp_path / "killed")
+
+
+async def test_a_database_of_an_older_version_is_cleaned_once(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await fill(store)
+    with sqlite3.connect(tmp_path / "roost.sqlite3") as old:
+        old.execute("PRAGMA secure_delete=OFF")
+        old.execute(f"DELETE FROM plugin_stt WHERE user_id={ADA}")
+        old.commit()
+        old.execute("DROP TABLE roost_traces")
+    old.close()
+    assert files_with(tmp_path)
+    async with open_store(tmp_path):
+        await cleaned(tmp_path)
+
+
+async def migrated(store: Store) -> None:
+    async def to_two(mine: PluginStore, old: int, new: int) -> None:
+        with pytest.raises(UsageError, match="migrate_data"):
+            _ = mine.erasure
+        await mine.collection("lines").clear()
+
+    await store.of_plugin("stt").collection("lines").put("a", WORDS, user_id=ADA)
+    assert await store.migrate("stt", 2, to_two) is not None
+
+
+async def test_erasing_reaches_the_backups_of_migrations(tmp_path: Path, url: str | None) -> None:
+    mine = tmp_path / "mine.sqlite3"
+    mine.write_bytes(WORDS.encode())
+    async with open_store(tmp_path, url) as store:
+        await store.of_plugin("other_v1_12345678_abcdef_d").collection("lines").put("a", 1)
+        await migrated(store)
+        (backup,) = await store.backups.kept()
+        assert backup.made_at is not None
+        assert abs(backup.made_at - time.time()) < 60
+        async with store.of_plugin("stt").erasure.everywhere() as erased:
+            pass
+        assert erased.backups.deleted == (backup.name,)
+        assert erased.backups.left == ()
+        assert await store.backups.kept() == []
+        assert files_with(tmp_path) == ["mine.sqlite3"], "files of other names stay"
+        assert await store.of_plugin("other_v1_12345678_abcdef_d").collection("lines").count() == 1
+
+
+async def test_backups_expire(tmp_path: Path, url: str | None) -> None:
+    async with open_store(tmp_path, url) as store:
+        await migrated(store)
+        assert (await store.backups.delete(made_before=time.time() - DAY_S)).deleted == ()
+        assert len(await store.backups.kept()) == 1, "it is not old yet"
+        sweep = asyncio.create_task(store.backups.sweep_daily(0))
+        for _ in range(200):
+            if not await store.backups.kept():
+                break
+            await asyncio.sleep(0.02)
+        sweep.cancel()
+        assert await store.backups.kept() == []
+
+
+async def test_a_table_without_a_date_expires_from_now_on(tmp_path: Path, url: str | None) -> None:
+    if url is None:
+        return  # The files of SQLite have it in their names.
+    async with open_store(tmp_path, url) as store:
+        await migrated(store)
+        (backup,) = await store.backups.kept()
+        engine = create_async_engine(url)
+        async with engine.begin() as connection:
+            for name in backup.tables:
+                await connection.execute(sql(f'COMMENT ON TABLE "{name}" IS NULL'))
+        await engine.dispose()
+        assert (await store.backups.kept())[0].made_at is None
+        await store.backups.delete(made_before=time.time() - DAY_S)
+        (dated,) = await store.backups.kept()
+        assert dated.made_at is not None
+        assert (await store.backups.delete(made_before=time.time() + 1)).deleted == (dated.name,)
+
+
+async def test_a_deleted_backup_is_not_restored(tmp_path: Path) -> None:
+    async def to_two(mine: PluginStore, old: int, new: int) -> None:
+        pass
+
+    async with open_store(tmp_path) as store:
+        await store.of_plugin("stt").collection("lines").put("a", WORDS, user_id=ADA)
+        backup = await store.migrate("stt", 2, to_two)
+        assert backup is not None
+        await forget_ada(store)
+        with pytest.raises(ResourceError, match="asked for the deletion"):
+            await store.restore(backup)
+        assert files_with(tmp_path) == []
+
+
+async def test_a_backup_that_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "no")
+
+    async with open_store(tmp_path) as store:
+        await migrated(store)
+        (backup,) = await store.backups.kept()
+        monkeypatch.setattr(Path, "unlink", refuses)
+        async with store.of_plugin("stt").erasure.everywhere() as erased:
+            pass
+        assert erased.backups.left == (backup.name,)
+
+
+async def test_dead_rows_of_postgresql_are_vacuumed(tmp_path: Path, url: str | None) -> None:
+    if url is None:
+        return
+    async with open_store(tmp_path, url) as store:
+        await fill(store)
+        assert await forget_ada(store)
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_user_tables WHERE relname = 'plugin_stt' AND vacuum_count > 0"
+            for _ in range(100):
+                if (await connection.execute(sql(query))).scalar():
+                    break
+                await connection.rollback()
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("it was never vacuumed")
+        await engine.dispose()

@@ -1,0 +1,56 @@
+"""Deleted is deleted: what members have deleted is in no file of a real bot, whatever becomes of the bot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from speech_scene import Scene
+
+from roost.demo.bot_process import run_bot
+from roost.sim import ControlClient, spawn
+
+pytestmark = pytest.mark.e2e
+
+WORDS = b"words that stay"
+
+
+def files_with(folder: Path, words: bytes) -> list[str]:
+    """Names of the files that hold some words, read as bytes."""
+    return sorted(each.name for each in folder.rglob("*") if each.is_file() and words in each.read_bytes())
+
+
+async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with spawn() as sim, ControlClient(sim.card["control_url"]) as discord:
+        scene = Scene(sim, discord, tmp_path)
+        for member in (scene.ada, scene.ben):
+            await discord.voice(member_id=member, channel_id=scene.voice)
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            await scene.ask("/voice join", scene.ben)
+            await scene.ask("/transcribe start", scene.ben)
+            notice = next(each for each in await discord.messages(channel_id=scene.text) if each["components"])
+            await discord.press(member_id=scene.ben, message_id=int(notice["id"]), label="Agree")
+            await scene.speak()
+            await scene.ask("/transcribe stop", scene.ben)
+            name = (await scene.said("/transcript list", scene.ben)).split("`")[1]
+            (data / "stt-v1-20260101T000000.backup.sqlite3").write_bytes(WORDS)
+            assert files_with(data, WORDS), "the search finds what is there"
+            reply = await scene.ask("/transcript delete", scene.ben, transcript=name)
+            assert "its 1 lines are deleted" in reply["content"]
+            assert files_with(data, WORDS) == [], "while the bot runs"
+
+            await scene.ask("/transcribe start", scene.ben)
+            await scene.speak()
+            assert files_with(data, WORDS)
+            await scene.ask("/privacy forget-me", scene.ben)
+            assert files_with(data, WORDS) == []
+            bot.kill()
+            await bot.wait(5)
+        assert files_with(data, WORDS) == [], "after SIGKILL"
+        async with run_bot(scene.arguments, scene.environ) as bot:
+            await bot.ready()
+            bot.terminate()
+            assert await bot.wait(10) == 0
+        assert files_with(data, WORDS) == [], "after a clean stop"
