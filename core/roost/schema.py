@@ -287,6 +287,10 @@ def _unusable(value: Any) -> str | None:
     return None
 
 
+_SAYS_MORE = frozenset({"assertion_error", "missing", "string_pattern_mismatch", "value_error"})
+"""Kinds of mistakes whose message tells more than the type of the setting does."""
+
+
 def _mistake(each: Any, section: str, model: type[BaseModel], secrets: set[tuple[str, ...]]) -> ConfigError:
     path = [str(part) for part in each["loc"]]
     key = ".".join([section, *path]) if section else ".".join(path)
@@ -300,6 +304,8 @@ def _mistake(each: Any, section: str, model: type[BaseModel], secrets: set[tuple
     hint = f" (expected: {expected(field)})" if field is not None else ""
     said = str(each["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     said = said[:1].lower() + said[1:]
+    if field is not None and path[-1] in _fields_at(model, path[:-1]) and each["type"] not in _SAYS_MORE:
+        said, hint = f"must be {expected(field)}", ""
     if each["type"] == "missing":
         return ConfigError(f"it must be set{hint}", key=key)
     value = each.get("input")

@@ -97,7 +97,7 @@ async def test_a_server_sets_shows_and_resets_its_own_values(tmp_path: Path, dro
 @pytest.mark.parametrize(
     ("plugin", "key", "value", "said"),
     [
-        ("loud", "volume", "12", "less than or equal to 11, but it is '12' (expected: a whole number, at least 0"),
+        ("loud", "volume", "12", "must be a whole number, at least 0, at most 11, but it is '12'"),
         ("loud", "volume", "loud", "but it is 'loud'"),
         ("loud", "mode", "x", "loud.mode: a server cannot set that (it can set: volume, fast, words"),
         ("loud", "nothing", "x", "a server cannot set that"),
@@ -173,7 +173,7 @@ async def test_a_form_of_five_fields(tmp_path: Path, drop: Drop, card: dict[str,
         assert answer == "`loud.volume` is `6` here now."
         answer = await send(live, await edit(live), volume="99", fast="true")
         assert answer.startswith("Nothing was changed:\n- ")
-        assert "less than or equal to 11" in answer
+        assert "at most 11" in answer
         assert (config(live).volume, config(live).fast) == (6, False)
         assert await send(live, await edit(live), volume="") == "`loud.volume` is `5` here now, as everywhere."
         second = await edit(live, page=2)
@@ -229,7 +229,7 @@ async def test_a_value_that_a_new_version_does_not_take_is_left_out(
         file.write_text(file.read_text().replace("le=11", "le=8"))
         await live.host.reload("loud")
         assert (config(live).volume, config(live).fast) == (5, True)
-        assert "its own value is left out: loud.volume: input should be less than or equal to 8" in caplog.text
+        assert "its own value is left out: loud.volume: must be a whole number" in caplog.text
         assert await live.slash("/config set", plugin="loud", key="words", value="z") == "`loud.words` is `z` here now."
 
 

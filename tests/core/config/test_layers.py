@@ -85,8 +85,8 @@ def test_a_token_file_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["voice.limit=many"], "voice.limit: input should be a valid integer"),
-        (["voice.limit=0"], "greater than or equal to 1, but it is '0'"),
+        (["voice.limit=many"], "voice.limit: must be a whole number"),
+        (["voice.limit=0"], "voice.limit: must be a whole number, at least 1, but it is '0'"),
         (["voice.lmit=1"], "voice.lmit: there is no such setting (there is: allowed_hosts"),
         (["voice.api_token=hunter2"], "<redacted>"),
     ],
