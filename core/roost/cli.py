@@ -26,7 +26,7 @@ spare_pydantic()  # before anything imports pydantic
 
 from roost import config as configuration  # noqa: E402
 from roost.backstop import Backstop  # noqa: E402
-from roost.errors import ResourceError, RoostError, UsageError  # noqa: E402
+from roost.errors import ConfigError, ResourceError, RoostError, UsageError  # noqa: E402
 from roost.logs import set_up_logging  # noqa: E402
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -298,7 +298,10 @@ def _new_plugin(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from roost.dev.doctor import examine
 
-    findings = examine(lambda: _load(arguments), arguments.token_file)
+    def load() -> tuple[configuration.Config, list[ConfigError]]:
+        return configuration.examine(path=arguments.config, sets=_sets(arguments), data_dir=arguments.data_dir)
+
+    findings = examine(load, arguments.token_file)
     if arguments.json:
         print(json.dumps([finding.row() for finding in findings]))
     else:

