@@ -209,12 +209,16 @@ class App:
         await self._stop_requested.wait()
 
     def mark_stop(self, name: str, guild_id: int | None = None) -> None:
-        """Write one step of the shutdown into the ordered log. Steps outside a shutdown are not written."""
+        """Write one step of the shutdown into the ordered log. Steps outside a shutdown are not written.
+
+        A start that failed has one line that says why; what was undone after it is for those who look for more.
+        """
         if self._t0 is None:
             return
         at_s = asyncio.get_running_loop().time() - self._t0
         self.stop_steps.append(name)
-        _stop_log.info(
+        _stop_log.log(
+            logging.INFO if self._started else logging.DEBUG,
             "stop: %s%s at %.3f s",
             name,
             f" guild {guild_id}" if guild_id else "",

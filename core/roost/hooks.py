@@ -65,6 +65,10 @@ class HookInfo:
     personal: bool = False
 
 
+NO_VERSION = "0"
+"""Of a plugin that names none."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meta:
     """What a plugin says about itself.
@@ -81,7 +85,7 @@ class Meta:
     """
 
     name: str
-    version: str = "0"
+    version: str = NO_VERSION
     requires: tuple[str, ...] = ()
     description: str = ""
     roost_api: int = 1

@@ -194,7 +194,7 @@ def shown(setting: Setting, config: BaseModel) -> str:
 def code(text: str) -> str:
     """As code, so that nothing in it is markup or a mention."""
     safe = text.replace("`", "´").replace("\n", " ")
-    return f"`{safe[:500]}`" if safe else "(empty)"
+    return f"`{safe[:500]}`" if safe not in ("", "[]", "{}") else "(empty)"
 
 
 async def _respond(interaction: hikari.ModalInteraction, text: str) -> None:

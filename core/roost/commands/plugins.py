@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import hikari
@@ -11,6 +11,7 @@ import lightbulb
 
 from roost.commands.registry import OWNERS_GROUP
 from roost.errors import RoostError
+from roost.hooks import NO_VERSION
 from roost.logs import redact
 from roost.plugins import State
 from roost.plugins.records import FailureKind
@@ -80,8 +81,14 @@ def listing(host: PluginHost, guild_id: int) -> str:
     lines = []
     for row in host.table():
         what = here(host, str(row["name"]), guild_id)
-        lines.append(f"**{row['name']}** {row['version']}: {what}")
+        lines.append(f"{_title(row)}: {what}")
     return "\n".join(lines) or "There are no plugins."
+
+
+def _title(row: Mapping[str, object]) -> str:
+    """Name and version; a file in the plugins folder need not have one."""
+    version = "" if row["version"] == NO_VERSION else f" {row['version']}"
+    return f"**{row['name']}**{version}"
 
 
 def details(host: PluginHost, name: str, guild_id: int) -> str:
@@ -90,7 +97,7 @@ def details(host: PluginHost, name: str, guild_id: int) -> str:
     if row is None:
         return unknown(host, name)
     record = host.records[name]
-    lines = [f"**{name}** {row['version']} from {row['source']}: {here(host, name, guild_id)}"]
+    lines = [f"{_title(row)} from {row['source']}: {here(host, name, guild_id)}"]
     if record.meta is not None and record.meta.description:
         lines.append(record.meta.description)
     if host.requires(name):

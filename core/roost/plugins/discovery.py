@@ -22,6 +22,7 @@ from roost.entrypoints import installed_points, name_of, remedy, version_of
 from roost.errors import ConfigError
 from roost.errortext import error_line, repr_of
 from roost.file_errors import explain
+from roost.hooks import NO_VERSION
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
@@ -128,7 +129,7 @@ def _dropped_in(config: Config) -> Iterator[PluginRecord]:
             for inner in sorted(entry.rglob("*")) if entry.is_dir() else ():
                 if "__pycache__" not in inner.parts and (inner.is_dir() or inner.suffix in _CODE):
                     refuse_writable(inner)
-        yield PluginRecord(name, str(folder), "0", Origin(f"{DROP_INS}.{name}", file=str(file)))
+        yield PluginRecord(name, str(folder), NO_VERSION, Origin(f"{DROP_INS}.{name}", file=str(file)))
 
 
 def refuse_writable(path: Path) -> None:
