@@ -553,6 +553,14 @@ MUTATIONS = [
         "        wire = _Wire(Withdrawal())\n        forget = utterance.withdrawal.subscribe(wire.cut)\n",
         ("tests/stt/test_remote.py::test_rest_of_a_withdrawn_utterance_does_not_leave_the_machine",),
     ),
+    Mutation(
+        "consent",
+        "shows a line that a plugin failed to check",
+        STT + "transcription.py",
+        "            if asked.called and not asked.worked:\n",
+        "            if False:\n",
+        ("tests/faults/test_withdrawn.py::test_line_that_its_plugin_did_not_see_through_is_dropped[raises]",),
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
     from roost.store import PluginStore
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """How a call of one plugin's hook ended.
+
+    Attributes:
+        called: Whether the plugin was called: it has the hook, and is neither disabled, paused nor quarantined there.
+        worked: Whether it was called and did not fail.
+        answer: What it answered; None where it did not work.
+    """
+
+    called: bool
+    worked: bool
+    answer: Any = None
 
 
 class HookCaller(Protocol):
@@ -50,6 +66,14 @@ class HookCaller(Protocol):
 
     async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
         """Call one plugin only (replays for late plugins)."""
+        ...
+
+    async def ask_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Asked:
+        """`call_plugin` for callers that need to know whether this very call worked."""
+        ...
+
+    def stopped_guards(self, hook: str, guild_id: int | None) -> list[str]:
+        """Plugins that decide about something in a guild and cannot, because they are paused or quarantined."""
         ...
 
     def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import inspect
 import logging
 import time
@@ -23,6 +22,7 @@ import pluggy
 
 from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
+from roost.context import Asked
 from roost.errortext import error_line, is_error, own, text_of
 from roost.frames import FrameFan
 from roost.hook_answers import checked
@@ -47,21 +47,6 @@ The failed call waits for the returned task, except in synchronous hooks.
 """
 IDLE = "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
 """Reason of a refusal by a plugin that is paused or quarantined."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """How a call of one plugin's hook ended.
-
-    Attributes:
-        called: Whether the plugin was called: it has the hook, and is neither disabled, paused nor quarantined there.
-        worked: Whether it was called and did not fail.
-        answer: What it answered; None where it did not work.
-    """
-
-    called: bool
-    worked: bool
-    answer: Any = None
 
 
 class Dispatcher:

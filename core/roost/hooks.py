@@ -156,7 +156,7 @@ INFO: dict[str, HookInfo] = {
     "voice_session_closed": HookInfo(Kind.PAR, always=True),
     "voice_idle": HookInfo(Kind.PAR),
     "stt_engine": HookInfo(Kind.FIRST, sync=True, deadline_s=None),
-    "transcript_process": HookInfo(Kind.ALL),
+    "transcript_process": HookInfo(Kind.ALL, guard=True),
     "transcript_ready": HookInfo(Kind.PAR),
 }
 
@@ -339,7 +339,8 @@ class RoostSpec:
 
     @hookspec
     async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
-        """Change a final transcript before anyone sees it; return one with empty text to drop it, None to keep it."""
+        """Change a final transcript before anyone sees it; return one with empty text to drop it, None to keep it. It
+        is dropped, too, if you raise or run out of time, and its speaker's withdrawal cancels you."""
 
     @hookspec
     async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:

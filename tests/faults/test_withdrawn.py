@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from fault_report import Fault
 
+from roost.audio import VoiceSession
+from roost.hooks import Meta, hookimpl
+from roost.speech import Transcript
 from roost.testing import RoostBot, running_bot
 
 pytestmark = pytest.mark.e2e
@@ -141,3 +144,43 @@ async def test_withdrawal_ends_the_request_to_a_remote_engine(
         await asyncio.sleep(STILL_S)
         assert service.bytes == before
         assert "words" not in await call.texts()
+
+
+class Censor:
+    """A plugin that is to remove what may not be shown, and fails at it."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        self.hangs = hangs
+        self.asked = 0
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("censor")
+
+    @hookimpl
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.sleep(3600)
+        raise ValueError("no censorship today")
+
+
+@pytest.mark.fault(204)
+@pytest.mark.parametrize("how", ["raises", "hangs", "stopped"])
+async def test_line_that_its_plugin_did_not_see_through_is_dropped(tmp_path: Path, fault: Fault, how: str) -> None:
+    censor = Censor(hangs=how == "hangs")
+    async with a_call(tmp_path, censor, plugins__quarantine_failures=2) as call:
+        for _ in range(2 if how == "stopped" else 0):
+            await call.bot.say("lv_0880", member="Ben")
+        async with asyncio.timeout(20):
+            while how == "stopped" and censor.asked < 2:
+                await asyncio.sleep(0.05)
+        await call.bot.say("lv_0880", member="Ben")
+        with fault.clock(scaled=False):
+            text = await call.until(lambda text: "the plugin censor, which checks it, failed" in text)
+        await call.bot.slash("/transcribe stop", member="Ben", wait_s=20.0)
+        text = await call.texts()
+        assert "words of" not in text
+        assert text.count("which checks it, failed") == 1
+        assert censor.asked == (2 if how == "stopped" else 1)
+        assert "words of" not in await call.stored()

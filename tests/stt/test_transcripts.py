@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import time
@@ -16,9 +17,11 @@ import webvtt
 from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
 from stt_rig import packets_of
 
-from roost.errors import ResourceError
+from roost.errors import ResourceError, StoreError
+from roost.scopes import Scope
 from roost.speech import Transcript
 from roost.store import open_store
+from roost_stt import transcripts
 from roost_stt.exports import FORMATS, Head, StoredLine, export
 from roost_stt.transcripts import DAY_S, TranscriptBook
 
@@ -298,3 +301,29 @@ async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make
     await house.plugin.user_data_delete(ADA, "user request")
     assert await house.plugin.user_data_export(ADA) is None
     assert await stored(house) == []
+
+
+@pytest.mark.e2e
+async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcripts, "DROP_AGAIN_S", (0.01,))
+    async with open_store(tmp_path) as store, contextlib.aclosing(Scope("test")) as scope:
+        book = TranscriptBook(store.of_plugin("stt"), lambda _guild: 7)
+        scope.spawn(book.drop_forever(), "drop")
+        keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+        kept = await keeper.keep(Transcript(1, GUILD, ADA, "words", 1.0, 2.0), "Ada")
+        assert kept is not None
+        delete, failures = book._lines.delete, iter(range(3))
+
+        async def fails(key: str) -> bool:
+            if next(failures, None) is not None:
+                raise StoreError("busy", retryable=True)
+            return await delete(key)
+
+        monkeypatch.setattr(book._lines, "delete", fails)
+        await keeper.drop(kept)
+        assert len(await book.lines(keeper.key)) == 1
+        async with asyncio.timeout(5):
+            while await book.lines(keeper.key):
+                await asyncio.sleep(0.01)

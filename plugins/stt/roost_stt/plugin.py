@@ -119,6 +119,7 @@ class SttPlugin:
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
         ctx.task(book.sweep_forever(), "retention")
+        ctx.task(book.drop_forever(), "withdrawn-lines")
         self._languages = UserLanguages(ctx.store)
         await self._languages.load()
         if self._config.engine == "faster-whisper":

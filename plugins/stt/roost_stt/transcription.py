@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from roost.audio import SILENCE_FRAME, AudioFrame, VoiceSession
-from roost.context import HookCaller
+from roost.context import Asked, HookCaller
 from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
@@ -84,6 +85,8 @@ class Transcription:
         self.keeper = keeper
         self._in_hand = 0
         """Whose transcript the other plugins have now; 0 once it must not be published any more."""
+        self._hold: asyncio.Timeout | None = None
+        """Around the plugin that has it."""
         self._worker = worker
         self._hooks = hooks
         self._name_of = name_of
@@ -178,6 +181,8 @@ class Transcription:
         self._transcripts = deque(each for each in self._transcripts if each.user_id != user_id)
         if self._in_hand == user_id:
             self._in_hand = 0
+            if self._hold is not None:
+                self._hold.reschedule(asyncio.get_running_loop().time())
         self._names.pop(user_id, None)
         self.captioner.forget(user_id)
 
@@ -214,7 +219,7 @@ class Transcription:
     def take_partial(self, partial: Partial) -> None:
         """How an utterance begins that is not over: shown until its transcript has been seen to, and nothing else."""
         # What another plugin would change or drop nobody may see before it has.
-        if not partial.text or self._hooks.implementers("transcript_process", self.guild_id):
+        if not partial.text or self._is_processed():
             self.captioner.end_partial(partial.user_id, partial.mark)
         elif self.wants_partials and self._may_show(partial.user_id):
             line = Line(self.name(partial.user_id), f"{partial.text} …", partial.user_id)
@@ -345,18 +350,10 @@ class Transcription:
                 self._end_partial(transcript)
 
     async def _publish(self, draft: Transcript) -> None:
-        final = draft
         self._in_hand = draft.user_id
-        # One after the other, each on what the one before made of it.
-        for plugin in self._hooks.implementers("transcript_process", self.guild_id):
-            changed = await self._hooks.call_plugin(
-                plugin, "transcript_process", guild_id=self.guild_id, session=self.session, draft=final
-            )
-            if isinstance(changed, Transcript):
-                final = changed
-            # Consent may have been taken back while the plugin thought.
-            if not final.text or self._in_hand != draft.user_id:
-                return
+        final = await self._processed(draft)
+        if final is None:
+            return
         if not self._may_show(draft.user_id):
             return
         self.transcripts += 1
@@ -367,7 +364,61 @@ class Transcription:
         if self._shown() and asyncio.get_running_loop().time() <= self._post_until:
             self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
-            await self._hooks.call("transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final)
+            async with self._held():
+                await self._hooks.call(
+                    "transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final
+                )
+
+    def _is_processed(self) -> bool:
+        """Whether a plugin has a say in what is shown here, even one that has to be refused because it is stopped."""
+        hooks, hook = self._hooks, "transcript_process"
+        return bool(hooks.implementers(hook, self.guild_id) or hooks.stopped_guards(hook, self.guild_id))
+
+    async def _processed(self, draft: Transcript) -> Transcript | None:
+        """What the other plugins make of a line, one after the other; None where it is to be dropped."""
+        hook, final = "transcript_process", draft
+        for plugin in self._hooks.implementers(hook, self.guild_id):
+            asked: Asked | None = None
+            async with self._held():
+                asked = await self._hooks.ask_plugin(
+                    plugin, hook, guild_id=self.guild_id, session=self.session, draft=final
+                )
+            # Consent may have been taken back while the plugin thought.
+            if asked is None or self._in_hand != draft.user_id:
+                return None
+            if asked.called and not asked.worked:
+                self._unchecked(plugin)
+                return None
+            if isinstance(asked.answer, Transcript):
+                final = asked.answer
+            if not final.text:
+                return None
+        stopped = self._hooks.stopped_guards(hook, self.guild_id)
+        if stopped:
+            self._unchecked(stopped[0])
+            return None
+        return final
+
+    def _unchecked(self, plugin: str) -> None:
+        """Drop a line that a plugin should have seen: it may be the one that was to remove what may not be shown."""
+        self.transcripts_dropped += 1
+        self.tell(
+            f"unchecked:{plugin}",
+            f"Some of what was said is missing, because the plugin {plugin}, which checks it, failed. "
+            "Tell the owner of this bot.",
+        )
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """Around a call of other plugins, which ends when the speaker whose line they have withdraws."""
+        try:
+            async with asyncio.timeout(None) as self._hold:
+                yield
+        except TimeoutError:
+            if self._in_hand:
+                raise
+        finally:
+            self._hold = None
 
     async def _keep(self, line: Transcript, name: str, user_id: int) -> bool:
         """Store a line; whether it may be posted, which its speaker may have taken back meanwhile."""

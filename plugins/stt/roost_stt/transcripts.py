@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from roost.errors import RoostError
 from roost.speech import Transcript
 from roost.store import Document, Erased, PluginStore
 from roost_stt.exports import Head, StoredLine
@@ -23,6 +25,8 @@ SWEEP_S = 3600.0
 LIST_LIMIT = 10
 PAGE_LINES = 500
 """Read at once of a transcript that is exported or shown."""
+DROP_AGAIN_S = (0.5, 2.0, 10.0, 60.0)
+"""Pauses between the tries to delete a withdrawn line, the last one for ever."""
 _HEAD_FIELDS = frozenset(field.name for field in dataclasses.fields(Head))
 _LINE_FIELDS = frozenset(field.name for field in dataclasses.fields(StoredLine))
 
@@ -59,7 +63,7 @@ class Keeper:
         return await self._book.add(self.key, line, name)
 
     async def drop(self, kept: str) -> None:
-        """Take a line back."""
+        """Take a line back; later, where the store cannot now."""
         await self._book.drop(kept)
 
     async def close(self) -> None:
@@ -81,6 +85,9 @@ class TranscriptBook:
         self._records = store.collection("records")
         self._lines = store.collection("lines")
         self._days_of = days_of
+        self._withdrawn: dict[str, None] = {}
+        """Keys of lines that are to be deleted."""
+        self._owes = asyncio.Event()
 
     def keeps(self, guild_id: int) -> bool:
         return self._days_of(guild_id) > 0
@@ -124,8 +131,32 @@ class TranscriptBook:
         return key
 
     async def drop(self, line: str) -> None:
+        """Delete a line whose speaker withdrew it; where the store fails, `drop_forever` goes on trying."""
+        try:
+            await self._erase(line)
+        except RoostError as error:
+            _log.warning("a withdrawn line is still stored: %s", error)
+            self._withdrawn[line] = None
+            self._owes.set()
+
+    async def _erase(self, line: str) -> None:
         async with self._store.erasure.soon():
             await self._lines.delete(line)
+
+    async def drop_forever(self) -> None:
+        """Delete the withdrawn lines that the store did not delete at once."""
+        while True:
+            await self._owes.wait()
+            self._owes.clear()
+            for pause_s in itertools.chain(DROP_AGAIN_S, itertools.repeat(DROP_AGAIN_S[-1])):
+                await asyncio.sleep(pause_s)
+                try:
+                    for line in list(self._withdrawn):
+                        await self._erase(line)
+                        del self._withdrawn[line]
+                    break
+                except RoostError as error:
+                    _log.error("%d withdrawn lines are still stored: %s", len(self._withdrawn), error)
 
     async def end(self, record: str, at: float) -> None:
         found = await self._records.document(record)
