@@ -29,6 +29,7 @@ from roost.commands.plugins import bot_loader, plugins_loader
 from roost.commands.privacy import TEXTS, ConsentButtons, privacy_loader
 from roost.commands.registry import CommandRegistry
 from roost.config import Config, bot_id
+from roost.confirming import Confirmations
 from roost.consent import StoredConsent
 from roost.errors import ConfigError, ResourceError
 from roost.gateway import MADE_FOR, Bot, Shard, on_loop_error
@@ -151,6 +152,7 @@ class App:
                 await stack.enter_async_context(serve_metrics(self._host.metrics, self.config.core.metrics.listen))
                 access = await Access.load(store, bot)
                 configure = Configure(self._host)
+                confirmations = Confirmations("roost:confirm")
                 failures = CommandFailures(self._host, access)
                 client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])
                 client.error_handler(failures.on_error)
@@ -165,6 +167,7 @@ class App:
                 stack.push_async_callback(registry.aclose)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
+                bot.subscribe(hikari.InteractionCreateEvent, confirmations.on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, registry.on_interaction)
                 bot.subscribe(hikari.ShardReadyEvent, self._on_shard_ready)
@@ -174,7 +177,7 @@ class App:
                 stack.enter_context(self._host.dispatcher.guard.watching())
                 try:
                     loaders = [
-                        privacy_loader(consent, PersonalData(self._host, consent)),
+                        privacy_loader(consent, PersonalData(self._host, consent), confirmations),
                         plugins_loader(self._host, failures.owns),
                         config_loader(configure, access, registry),
                         bot_loader(self._host, self.request_stop),

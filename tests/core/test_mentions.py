@@ -120,8 +120,9 @@ async def everybody_uses_everything(bot: RoostBot) -> None:
     )
     for label in ("Don't", "Agree"):
         await bot.press(int(notice["id"]), label, member=others[0])
-    for command in ("opt-out", "my-data", "forget-me"):
+    for command in ("opt-out", "my-data"):
         await bot.slash(f"/privacy {command}", member=others[0])
+    await bot.press(await bot.slash("/privacy forget-me", member=others[0]), "Delete", member=others[0])
     for command in ("info", "why", "enable", "disable"):
         await bot.slash(f"/plugins {command}", member="Mod", plugin="@everyone <@1>")
     await bot.slash("/plugins list", member="Mod")

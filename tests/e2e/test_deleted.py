@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from speech_scene import Scene
@@ -18,6 +19,14 @@ WORDS = b"words that stay"
 def files_with(folder: Path, words: bytes) -> list[str]:
     """Names of the files that hold some words, read as bytes."""
     return sorted(each.name for each in folder.rglob("*") if each.is_file() and words in each.read_bytes())
+
+
+async def sure(scene: Scene, command: str, member: int, **options: Any) -> dict[str, Any]:
+    """Run a command that asks for a confirmation, and confirm it."""
+    asked = await scene.ask(command, member, **options)
+    assert "Are you sure?" in asked["content"], asked["content"]
+    answer = await scene.discord.press(member_id=member, message_id=int(asked["id"]), label="Delete", wait_s=10.0)
+    return dict(answer["replies"][-1])
 
 
 async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
@@ -37,14 +46,14 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
             name = (await scene.said("/transcript list", scene.ben)).split("`")[1]
             (data / "stt-v1-20260101T000000.backup.sqlite3").write_bytes(WORDS)
             assert files_with(data, WORDS), "the search finds what is there"
-            reply = await scene.ask("/transcript delete", scene.ben, transcript=name)
+            reply = await sure(scene, "/transcript delete", scene.ben, transcript=name)
             assert "its 1 lines are deleted" in reply["content"]
             assert files_with(data, WORDS) == [], "while the bot runs"
 
             await scene.ask("/transcribe start", scene.ben)
             await scene.speak()
             assert files_with(data, WORDS)
-            await scene.ask("/privacy forget-me", scene.ben)
+            await sure(scene, "/privacy forget-me", scene.ben)
             assert files_with(data, WORDS) == []
             bot.kill()
             await bot.wait(5)

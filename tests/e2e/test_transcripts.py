@@ -68,7 +68,9 @@ async def test_a_killed_bot_tells_and_the_transcript_so_far_is_there(tmp_path: P
             dan = int(sim.card["guilds"][0]["members"][3]["id"])
             assert "Only whoever began it" in await scene.said("/transcript delete", dan, transcript=name)
 
-            assert "its 1 lines are deleted" in await scene.said("/transcript delete", scene.ben, transcript=name)
+            asked = await scene.ask("/transcript delete", scene.ben, transcript=name)
+            answer = await discord.press(member_id=scene.ben, message_id=int(asked["id"]), label="Delete")
+            assert "its 1 lines are deleted" in answer["replies"][-1]["content"]
             assert "There is no transcript" in await scene.said("/transcript list", scene.ada)
             bot.terminate()
             assert await bot.wait(10) == 0

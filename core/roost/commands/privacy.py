@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import hikari
 import lightbulb
 
+from roost import confirming
 from roost.commands.personal_data import PersonalData, as_file
+from roost.confirming import Confirmations
 from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
 from roost.deferral import defer_during
 from roost.errors import ResourceError, StoreCause, StoreError
@@ -45,6 +48,11 @@ UNDECIDED_NOTICE = (
     "You have not decided. This server hears everybody who does not opt out; `/privacy opt-out` does that."
 )
 EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
+FORGET = (
+    "Everything that is held about you is deleted for good, in every server: your decision whether you are heard, what "
+    "you said in transcripts, and your settings."
+)
+DELETE = "Delete"
 FORGOTTEN = "What was held about you is deleted. Asked: {reached}."
 SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
 SILENT_DELETE = (
@@ -129,7 +137,7 @@ async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, terms: Te
     await _reply(ctx, text)
 
 
-def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Loader:
+def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Confirmations) -> lightbulb.Loader:
     """``/privacy status | opt-in | opt-out | my-data | forget-me``."""
     group = lightbulb.Group("privacy", "Who may hear you in this server")
     one_at_a_time = asyncio.Lock()
@@ -184,28 +192,33 @@ def privacy_loader(consent: StoredConsent, data: PersonalData) -> lightbulb.Load
     class ForgetMe(lightbulb.SlashCommand, name="forget-me", description="Delete everything that is held about you"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            outcome = await defer_during(ctx, data.forget(int(ctx.user.id)), ephemeral=True)
-            lines = [TEXTS(ctx, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
-            if outcome.kept_refusals:
-                lines.append(TEXTS(ctx, "kept", KEPT, count=len(outcome.kept_refusals)))
-            if outcome.silent:
-                lines.append(TEXTS(ctx, "silent-delete", SILENT_DELETE, plugins=", ".join(outcome.silent)))
-            if outcome.failed:
-                lines.append(TEXTS(ctx, "failed-delete", FAILED_DELETE, plugins=", ".join(outcome.failed)))
-            if outcome.absent:
-                lines.append(TEXTS(ctx, "absent", ABSENT, plugins=", ".join(outcome.absent)))
-            if outcome.backups.deleted:
-                lines.append(TEXTS(ctx, "backups", BACKUPS, names=_some(outcome.backups.deleted)))
-            if outcome.backups.left:
-                lines.append(TEXTS(ctx, "backups-left", BACKUPS_LEFT, names=_some(outcome.backups.left)))
-            if not outcome.traceless:
-                lines.append(TEXTS(ctx, "traces", TRACES))
-            lines.append(TEXTS(ctx, "stays", STAYS))
-            await _reply(ctx, "\n".join(lines)[:2000])
+            what, label = TEXTS(ctx, "forget", FORGET), TEXTS(ctx, "delete", DELETE)
+            await confirmations.ask(ctx, what, label, functools.partial(_forget, data))
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
+
+
+async def _forget(data: PersonalData, interaction: hikari.ComponentInteraction) -> confirming.Outcome:
+    outcome = await data.forget(int(interaction.user.id))
+    lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
+    if outcome.kept_refusals:
+        lines.append(TEXTS(interaction, "kept", KEPT, count=len(outcome.kept_refusals)))
+    if outcome.silent:
+        lines.append(TEXTS(interaction, "silent-delete", SILENT_DELETE, plugins=", ".join(outcome.silent)))
+    if outcome.failed:
+        lines.append(TEXTS(interaction, "failed-delete", FAILED_DELETE, plugins=", ".join(outcome.failed)))
+    if outcome.absent:
+        lines.append(TEXTS(interaction, "absent", ABSENT, plugins=", ".join(outcome.absent)))
+    if outcome.backups.deleted:
+        lines.append(TEXTS(interaction, "backups", BACKUPS, names=_some(outcome.backups.deleted)))
+    if outcome.backups.left:
+        lines.append(TEXTS(interaction, "backups-left", BACKUPS_LEFT, names=_some(outcome.backups.left)))
+    if not outcome.traceless:
+        lines.append(TEXTS(interaction, "traces", TRACES))
+    lines.append(TEXTS(interaction, "stays", STAYS))
+    return confirming.Outcome("\n".join(lines))
 
 
 def _some(names: Sequence[str]) -> str:

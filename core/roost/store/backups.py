@@ -120,7 +120,7 @@ class Backups:
         async with self._database.write() as connection:
             quote = connection.dialect.identifier_preparer.quote
             for name in backup.tables:
-                await connection.exec_driver_sql(f"COMMENT ON TABLE {quote(name)} IS '{now:.0f}'")
+                await connection.exec_driver_sql(f"COMMENT ON TABLE {quote(name)} IS '{now:.3f}'")
 
     async def _delete(self, backup: KeptBackup) -> None:
         if backup.file is not None:

@@ -182,7 +182,7 @@ async def _back_up(database: Database, table: sa.Table, plugin: str, version: in
             f"CREATE TABLE {quote(settings)} AS SELECT * FROM {tables.settings.name} WHERE plugin = {literal}"  # noqa: S608
         )
         for name in (documents, settings):
-            await connection.exec_driver_sql(f"COMMENT ON TABLE {quote(name)} IS '{now.timestamp():.0f}'")
+            await connection.exec_driver_sql(f"COMMENT ON TABLE {quote(name)} IS '{now.timestamp():.3f}'")
     return Backup(plugin, version, f"the tables {documents} and {settings}", None, documents, settings)
 
 

@@ -17,6 +17,7 @@ import hikari
 import lightbulb
 
 from roost.audio import SessionStats, VoiceSession
+from roost.confirming import Confirmations
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
 from roost.hooks import Meta, Report, SwitchCause, hookimpl
@@ -73,6 +74,8 @@ class SttPlugin:
         self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
         self._stopping = False
+        self.confirmations = Confirmations("stt:confirm")
+        """Of deletions."""
         self.reading = ReadingRoom()
         """For those who read transcripts."""
 
@@ -116,6 +119,7 @@ class SttPlugin:
         )
         ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
+        ctx.listen(hikari.InteractionCreateEvent, self.confirmations.on_interaction)
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
         ctx.task(book.sweep_forever(), "retention")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
+from roost.confirming import Outcome
 from roost.errors import ResourceError, RoostError, UsageError
 from roost.permissions import permissions_in
 from roost_stt.captions import display_name
@@ -85,7 +86,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_delete, plugin, ctx, self.transcript))
+            await _answer(ctx, functools.partial(_ask_to_delete, plugin, ctx, self.transcript))
 
     loader = lightbulb.Loader()
     loader.command(group, defer_guilds=True)
@@ -133,7 +134,10 @@ def _asker(ctx: lightbulb.Context) -> tuple[int, hikari.Member]:
 
 
 async def _find(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> tuple[str, Head]:
-    guild_id, member = _asker(ctx)
+    return await _found(plugin, *_asker(ctx), name)
+
+
+async def _found(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> tuple[str, Head]:
     found = await plugin.book.find(guild_id, name.strip().lower())
     if found is None or not may_read(plugin.bot, member, found[1]):
         raise UsageError(f"There is no transcript `{display_name(name)}` that you may read; see `/transcript list`.")
@@ -205,13 +209,30 @@ def file_limit_bytes(bot: hikari.GatewayBot, guild_id: int) -> int:
     return min(MAX_FILE_BYTES, FILE_LIMITS.get(tier, FILE_LIMITS[0]))
 
 
-async def _delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> str:
-    key, head = await _find(plugin, ctx, name)
-    _, member = _asker(ctx)
+async def _ask_to_delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> None:
+    """Ask whether a transcript that may be deleted shall be; a press checks once more, and deletes."""
+    guild_id, member = _asker(ctx)
+    _, head = await _deletable(plugin, guild_id, member, name)
+
+    async def delete(interaction: hikari.ComponentInteraction) -> Outcome:
+        assert interaction.member is not None
+        return Outcome(await _delete(plugin, guild_id, interaction.member, name))
+
+    what = f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, is deleted for good, for everybody."
+    await plugin.confirmations.ask(ctx, what, "Delete", delete)
+
+
+async def _deletable(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> tuple[str, Head]:
+    key, head = await _found(plugin, guild_id, member, name)
     if member.id != head.started_by and not _manages(plugin.bot, member):
         raise ResourceError("Only whoever began it, and those who manage the server, can delete a transcript.")
     if plugin.keeps_on(key):
         raise ResourceError(f"Transcript `{head.id}` is still going on. Use `/transcribe stop` first.")
+    return key, head
+
+
+async def _delete(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> str:
+    key, head = await _deletable(plugin, guild_id, member, name)
     lines, erased = await plugin.book.erase(key)
     said = [f"Transcript `{head.id}` and its {lines} lines are deleted.{'' if erased.traceless else TRACES}"]
     if erased.backups.deleted:

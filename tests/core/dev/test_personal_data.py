@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from roost import Meta, Plugin, PluginContext, hookimpl
-from roost.testing import RoostBot, running_bot
+from roost.testing import Reply, RoostBot, running_bot
 
 pytestmark = pytest.mark.sim
 
@@ -53,6 +53,13 @@ class Broken:
         raise RuntimeError("no")
 
 
+async def forgets(bot: RoostBot, member: str = "Ada", wait_s: float = 5.0) -> Reply:
+    """A member has themselves forgotten, and confirms it."""
+    asked = await bot.slash("/privacy forget-me", member=member)
+    assert asked.ephemeral
+    return await bot.press(asked, "Delete", member=member, wait_s=wait_s)
+
+
 async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
     keeper = Keeper()
     async with running_bot(keeper, Broken(), Plugin("quiet"), data_dir=tmp_path) as bot:
@@ -85,7 +92,7 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
         keeper.notes = {ada: ["x"], ben: ["y"]}
         await bot.slash("/privacy opt-in")
         await bot.slash("/privacy opt-in", member="Ben")
-        reply = await bot.slash("/privacy forget-me")
+        reply = await forgets(bot)
         assert reply.ephemeral
         assert "is deleted. Asked: core, keeper." in reply.content
         assert (
@@ -109,7 +116,7 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
 @pytest.mark.roost(settings={"consent.mode": "notice"})
 async def test_who_refuses_is_not_heard_again_because_they_are_forgotten(roost_bot: RoostBot) -> None:
     await roost_bot.slash("/privacy opt-out")
-    assert "stays noted in 1 server" in (await roost_bot.slash("/privacy forget-me")).content
+    assert "stays noted in 1 server" in (await forgets(roost_bot)).content
     assert (await roost_bot.slash("/privacy status")).content.startswith("You are not heard")
 
 
@@ -138,7 +145,7 @@ async def test_a_live_session_stops_hearing_who_is_forgotten(roost_bot: RoostBot
     async with asyncio.timeout(10):
         while not heard:
             await asyncio.sleep(0.01)
-    await roost_bot.slash("/privacy forget-me")
+    await forgets(roost_bot)
     heard.clear()
     await speaking
     assert heard == []
@@ -220,7 +227,7 @@ async def test_a_quarantined_plugin_is_not_said_to_hold_nothing(tmp_path: Path) 
         assert host.records["circular"].state.value == "quarantined"
         reply = await bot.slash("/privacy my-data")
         assert "failed; ask whoever runs this bot: circular" in reply.content
-        assert "next loaded: circular" in (await bot.slash("/privacy forget-me")).content
+        assert "next loaded: circular" in (await forgets(bot)).content
 
 
 class Hoarder:
@@ -290,10 +297,10 @@ async def test_a_deletion_that_fails_is_not_taken_for_another_that_goes_on(tmp_p
     hoarder = Slow()
     async with running_bot(hoarder, data_dir=tmp_path) as bot:
         hoarder.poison = bot.member("Ben")
-        ada = asyncio.create_task(bot.slash("/privacy forget-me", wait_s=15))
+        ada = asyncio.create_task(forgets(bot, wait_s=15))
         async with asyncio.timeout(5):
             await begun.wait()
-        assert "hoarder" in (await bot.slash("/privacy forget-me", member="Ben")).content.partition("failed;")[2]
+        assert "hoarder" in (await forgets(bot, member="Ben")).content.partition("failed;")[2]
         go_on.set()
         said = (await ada).content
         assert "Asked: core, hoarder." in said
@@ -308,7 +315,7 @@ async def test_what_is_not_loaded_is_reached_too(tmp_path: Path) -> None:
         await hoarder.note(ada)
         await hoarder.note(ben)
         await host.unload("hoarder", "disable")
-        reply = await bot.slash("/privacy forget-me")
+        reply = await forgets(bot)
         assert "are not loaded; what they stored under your id is deleted, and they are asked" in reply.content
         assert "hoarder" in reply.content.rpartition("when they are loaded: ")[2]
         assert await stored(bot, "hoarder") == {ben}
@@ -316,7 +323,7 @@ async def test_what_is_not_loaded_is_reached_too(tmp_path: Path) -> None:
         assert await hoarder.asked() == [ada]
         await waiting(bot, "hoarder", 0)
         await host.reload("hoarder")
-        await bot.slash("/privacy forget-me", member="Ben")
+        await forgets(bot, member="Ben")
         assert await hoarder.asked() == [ada, ben], "and each only once"
         assert await stored(bot, "hoarder") == {ben}, "who is loaded deletes for itself"
 
@@ -327,7 +334,7 @@ async def test_a_request_outlives_the_bot_and_the_absence_of_the_plugin(tmp_path
         await hoarder.note(ada := bot.member("Ada"))
     async with running_bot(data_dir=tmp_path) as bot:
         assert "hoarder" not in bot.app.plugins.records
-        assert "hoarder" in (await bot.slash("/privacy forget-me")).content.rpartition("are loaded: ")[2]
+        assert "hoarder" in (await forgets(bot)).content.rpartition("are loaded: ")[2]
         assert await stored(bot, "hoarder") == set()
     hoarder.works = False
     async with running_bot(hoarder, data_dir=tmp_path) as bot:
@@ -347,7 +354,7 @@ async def test_who_is_called_again_after_a_quarantine_is_asked(tmp_path: Path) -
         ada, host = bot.member("Ada"), bot.app.plugins
         await hoarder.note(ada)
         host.failed("hoarder", "a test", RuntimeError("no"))
-        await bot.slash("/privacy forget-me")
+        await forgets(bot)
         assert await stored(bot, "hoarder") == set()
         assert hoarder.deleted == []
         await host.unquarantine("hoarder")
@@ -361,11 +368,11 @@ async def test_what_is_stored_under_an_id_goes_where_there_is_no_deletion(tmp_pa
         assert context is not None
         for name in ("Ada", "Ben"):
             await context.store.collection("notes").put(name, "a note", user_id=bot.member(name))
-        await bot.slash("/privacy forget-me")
+        await forgets(bot)
         assert await stored(bot, "simple") == {bot.member("Ben")}
         await waiting(bot, "simple", 0)
         await bot.app.plugins.unload("simple", "disable")
-        await bot.slash("/privacy forget-me", member="Ben")
+        await forgets(bot, member="Ben")
         assert await stored(bot, "simple") == set()
         await bot.app.plugins.load("simple")
         await waiting(bot, "simple", 0)

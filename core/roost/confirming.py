@@ -1,0 +1,176 @@
+"""Asking a member before something that cannot be undone: a button that only they can press, once, for a while.
+
+The command that asks is over when it has asked; the work begins with the press. An owner makes one `Confirmations`,
+and has `Confirmations.on_interaction` called with every interaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hikari
+import lightbulb
+from hikari.impl import MessageActionRowBuilder
+
+from roost.errors import RoostError, StoreCause, StoreError
+from roost.i18n import FOLDER, Texts
+
+_log = logging.getLogger("roost.commands")
+
+TEXTS = Texts(Path(__file__).parent / "commands" / FOLDER)
+
+EXPIRES_S = 120.0
+MOST_WAITING = 1000
+"""Buttons of one owner that can be pressed; beyond that the oldest expire."""
+
+SURE = "Are you sure? {what}"
+CANCEL = "Cancel"
+CANCELLED = "Nothing was deleted."
+EXPIRED = "This question has expired, and nothing was done. Use the command again."
+NOT_YOURS = "Only the member who used the command can answer this."
+FAILED = "Something went wrong, so not all of it may be done. Use the command again."
+STORE_BUSY = "My database is busy, so not all of it is done. Use the command again in a moment."
+STORE_UNUSABLE = (
+    "My database cannot be written, for example because its disk is full, so not all of it is done. "
+    "Tell the owner of this bot, and use the command again later."
+)
+
+NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a member reads after a press.
+
+    Attributes:
+        text: At most 2000 characters.
+        rows: Buttons below it, made by `Confirmations.row`.
+    """
+
+    text: str
+    rows: Sequence[MessageActionRowBuilder] = ()
+
+
+Work = Callable[[hikari.ComponentInteraction], Awaitable[Outcome]]
+"""What a press begins. A `roost.errors.RoostError` that it raises is shown to the member."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Button:
+    user_id: int
+    work: Work
+    until_s: float
+    group: str
+    """Of buttons of which one can be pressed."""
+    pressed: bool = False
+
+
+class Confirmations:
+    """The questions of one owner that wait for their answers.
+
+    Args:
+        prefix: Of the buttons' custom ids; no other owner has it.
+        expires_s: How long a button can be pressed.
+    """
+
+    def __init__(self, prefix: str, *, expires_s: float = EXPIRES_S) -> None:
+        self._prefix = f"{prefix}:"
+        self._expires_s = expires_s
+        self._buttons: dict[str, _Button] = {}
+
+    async def ask(self, ctx: lightbulb.Context, what: str, label: str, work: Work) -> None:
+        """Ask the member who ran a command, and nobody else, and return.
+
+        Args:
+            ctx: Of the command, deferred or not.
+            what: What would be done.
+            label: Of the button that begins it.
+            work: What a press begins.
+        """
+
+        async def cancel(interaction: hikari.ComponentInteraction) -> Outcome:
+            return Outcome(TEXTS(interaction, "cancelled", CANCELLED))
+
+        row = self.row(int(ctx.user.id), (label, work), (TEXTS(ctx, "cancel", CANCEL), cancel))
+        text = TEXTS(ctx, "sure", SURE, what=what)
+        await ctx.respond(text, components=[row], ephemeral=True, **NO_PINGS)
+
+    def row(self, user_id: int, *buttons: tuple[str, Work]) -> MessageActionRowBuilder:
+        """Buttons of which one member can press one: their labels, and what a press begins; the first is dangerous."""
+        row, group = MessageActionRowBuilder(), secrets.token_hex(8)
+        until_s = time.monotonic() + self._expires_s
+        for number, (label, work) in enumerate(buttons):
+            custom_id = f"{self._prefix}{group}:{number}"
+            self._buttons[custom_id] = _Button(user_id, work, until_s, group)
+            if number:
+                row.add_interactive_button(hikari.ButtonStyle.SECONDARY, custom_id, label=label)
+            else:
+                row.add_interactive_button(hikari.ButtonStyle.DANGER, custom_id, label=label)
+        while len(self._buttons) > MOST_WAITING or self._is_over(next(iter(self._buttons))):
+            del self._buttons[next(iter(self._buttons))]
+        return row
+
+    async def on_interaction(self, event: hikari.InteractionCreateEvent) -> None:
+        """Answer a press of one of these buttons, also of one that has expired."""
+        interaction = event.interaction
+        if not isinstance(interaction, hikari.ComponentInteraction):
+            return
+        if not interaction.custom_id.startswith(self._prefix):
+            return
+        button = self._buttons.get(interaction.custom_id)
+        if button is None or self._is_over(interaction.custom_id):
+            text = TEXTS(interaction, "expired", EXPIRED)
+            await interaction.create_initial_response(
+                hikari.ResponseType.MESSAGE_UPDATE, text, components=[], **NO_PINGS
+            )
+        elif button.user_id != int(interaction.user.id):
+            await interaction.create_initial_response(
+                hikari.ResponseType.MESSAGE_CREATE,
+                TEXTS(interaction, "not-yours", NOT_YOURS),
+                flags=hikari.MessageFlag.EPHEMERAL,
+                **NO_PINGS,
+            )
+        elif button.pressed:
+            await interaction.create_initial_response(hikari.ResponseType.DEFERRED_MESSAGE_UPDATE)
+        else:
+            for each in self._buttons.values():
+                each.pressed |= each.group == button.group
+            await self._carry_out(interaction, button.work)
+
+    async def _carry_out(self, interaction: hikari.ComponentInteraction, work: Work) -> None:
+        # What was confirmed is done, whether or not Discord takes the answer.
+        deferred, done = await asyncio.gather(
+            interaction.create_initial_response(hikari.ResponseType.DEFERRED_MESSAGE_UPDATE),
+            work(interaction),
+            return_exceptions=True,
+        )
+        failure: BaseException | None = None
+        if isinstance(done, StoreError):
+            _log.error("what a member confirmed failed: %s", done)
+            done = Outcome(_of_store(interaction, done))
+        elif isinstance(done, RoostError):
+            done = Outcome(str(done))
+        elif isinstance(done, BaseException):
+            failure, done = done, Outcome(TEXTS(interaction, "confirmed-failed", FAILED))
+        if isinstance(deferred, BaseException):
+            _log.warning("Discord did not take the answer to a confirmation: %s", type(deferred).__name__)
+        else:
+            await interaction.edit_initial_response(done.text[:2000], components=list(done.rows), **NO_PINGS)
+        if failure is not None:
+            raise failure
+
+    def _is_over(self, custom_id: str) -> bool:
+        return self._buttons[custom_id].until_s < time.monotonic()
+
+
+def _of_store(reader: Any, error: StoreError) -> str:
+    if error.cause is StoreCause.BUSY:
+        return TEXTS(reader, "confirmed-busy", STORE_BUSY)
+    return TEXTS(reader, "confirmed-unusable", STORE_UNUSABLE)
