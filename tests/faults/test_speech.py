@@ -298,6 +298,7 @@ async def test_the_words_of_an_ended_session_are_not_posted_in_the_next(
 async def test_twenty_models_loaded_and_released_leave_nothing(make: Make, fault: Fault) -> None:
     house = await make(engine="faster-whisper", model="tiny.en", idle_s=0.0)
     await house.open()
+    await house.fill_pool()
     me, pids, sizes = psutil.Process(), set[int](), list[int]()
     async with leak_check():
         for _ in range(20):

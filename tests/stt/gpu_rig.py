@@ -91,7 +91,7 @@ def card(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prete
     """A card of 24 GB, seen by this process and by its children."""
     monkeypatch.setenv("PRETEND_CARD", str(tmp_path / "card"))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     monkeypatch.setenv("ROOST_LEASE_DIR", str(tmp_path / "leases"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(driver / "libnvidia-ml.so.1")))

@@ -92,6 +92,10 @@ class Guest:
         self.ready.append(transcript)
 
 
+POOL = 15
+"""Connections to the database at once, at most."""
+
+
 class House:
     """The parts of the host that the plugin touches."""
 
@@ -197,6 +201,11 @@ class House:
         )
         await self.plugin.on_load(self.ctx)
         return self.plugin
+
+    async def fill_pool(self) -> None:
+        """Have the database's pool open every connection that it keeps, so that none comes later."""
+        assert self._store is not None
+        await asyncio.gather(*(self._store.get_setting("stt", None, "none") for _ in range(POOL)))
 
     async def unload(self, reason: str = "shutdown") -> None:
         await self.plugin.on_unload(self.ctx, reason)

@@ -67,7 +67,7 @@ class Provider:
 @pytest.fixture
 async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     monkeypatch.setenv("ROOST_LEASE_DIR", str(tmp_path / "leases"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "card"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "card"), prepend=os.pathsep)
     async with houses() as build:
 
         async def furnished(spec: EngineSpec) -> House:
@@ -139,7 +139,7 @@ def torch_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     """Settings of a bot whose plugin offers the engine of torch."""
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "card.py").write_text(TORCH_PLUGIN)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "card"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "card"), prepend=os.pathsep)
     return {"plugins__dir": tmp_path / "plugins", "stt__engine": "torch", "stt__device": "cuda"}
 
 

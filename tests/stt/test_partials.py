@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_every_partial_told_ends() -> None:
 
 @pytest.fixture(autouse=True)
 def draft_engine_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 @pytest.fixture(scope="module")
