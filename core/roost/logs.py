@@ -86,6 +86,8 @@ def set_up_logging(level: str, style: str, stream: TextIO | None = None) -> None
     logging.Handler.handle = _handle  # type: ignore[method-assign, assignment]
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    # hikari dumps whole payloads, members' words in them, below DEBUG; whoever turns a logger down gets none of that.
+    handler.setLevel(logging.DEBUG)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

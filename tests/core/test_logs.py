@@ -3,10 +3,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from roost.logs import redact, set_up_logging
+from roost.testing import running_bot
 
 pytestmark = pytest.mark.unit
 
@@ -52,3 +55,30 @@ def test_each_record_is_one_clean_line(style: str, monkeypatch: pytest.MonkeyPat
     assert line.count("\n") == 1
     if style == "json":
         assert json.loads(line)["guild"] == 7
+
+
+@pytest.mark.sim
+async def test_no_level_of_the_log_holds_what_members_write(tmp_path: Path, roost_bot_log: io.StringIO) -> None:
+    """hikari dumps every payload at a level below DEBUG."""
+    async with running_bot(data_dir=tmp_path) as bot:
+        await bot.write("CANARY written")
+        reply = await bot.slash("/plugins info", member="Mod", plugin="CANARY typed")
+        assert "CANARY typed" in reply.content
+    log = roost_bot_log.getvalue()
+    assert "DEBUG" in log
+    assert "CANARY" not in log
+
+
+@pytest.fixture
+def roost_bot_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """The log of a bot whose loggers are all turned down as far as they go."""
+    root, stream = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    names = ("", "hikari", "hikari.rest", "hikari.gateway", "hikari.event_manager", "hikari.bot")
+    before = {name: logging.getLogger(name).level for name in names}
+    set_up_logging("DEBUG", "text", stream)
+    for name in names:
+        logging.getLogger(name).setLevel(1)
+    yield stream
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
         scene = Scene(sim, discord, tmp_path)
         for member in (scene.ada, scene.ben):
             await discord.voice(member_id=member, channel_id=scene.voice)
-        async with run_bot(scene.arguments, scene.environ) as bot:
+        async with run_bot([*scene.arguments, "--set", "log.level=DEBUG"], scene.environ) as bot:
             await bot.ready()
             await scene.ask("/voice join", scene.ben)
             await scene.ask("/transcribe start", scene.ben)
@@ -46,6 +47,10 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
             name = (await scene.said("/transcript list", scene.ben)).split("`")[1]
             (data / "stt-v1-20260101T000000.backup.sqlite3").write_bytes(WORDS)
             assert files_with(data, WORDS), "the search finds what is there"
+            await discord.say(f"{WORDS.decode()}, written", member_id=scene.ben, channel_id=scene.text)
+            assert WORDS.decode() in await scene.said("/transcript show", scene.ben, transcript=name)
+            await scene.ask("/transcript export", scene.ben, transcript=name)
+            assert "that you may read" in await scene.said("/transcript show", scene.ben, transcript=WORDS.decode())
             reply = await sure(scene, "/transcript delete", scene.ben, transcript=name)
             assert "its 1 lines are deleted" in reply["content"]
             assert files_with(data, WORDS) == [], "while the bot runs"
@@ -57,6 +62,8 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
             assert files_with(data, WORDS) == []
             bot.kill()
             await bot.wait(5)
+            told = [each for each in bot.events if WORDS.decode() in json.dumps(each)]
+            assert told == [], "no words in the log, even at DEBUG"
         assert files_with(data, WORDS) == [], "after SIGKILL"
         async with run_bot(scene.arguments, scene.environ) as bot:
             await bot.ready()
