@@ -561,6 +561,14 @@ MUTATIONS = [
         "            if False:\n",
         ("tests/faults/test_withdrawn.py::test_line_that_its_plugin_did_not_see_through_is_dropped[raises]",),
     ),
+    Mutation(
+        "consent",
+        "leaves an export with withdrawn words at Discord",
+        STT + "transcript_commands.py",
+        "        if not all([await _deleted(delete) for delete in deletes]):\n",
+        "        if False:\n",
+        ("tests/faults/test_withdrawn.py::test_answer_under_way_holds_no_withdrawn_words[second-part-withdrawn]",),
+    ),
 ]
 
 

@@ -277,6 +277,8 @@ ROWS: tuple[Row, ...] = (
         "The reply says that something went wrong."),
     Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
         "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
+    Row(203, 2, "a member withdraws or is forgotten while a transcript with their words is exported",
+        "abandons the export, removes what was sent of it, and says so", "A reply that says to ask again; no file with their words."),
     Row(204, 6, "`transcript_process` raises, hangs or belongs to a plugin that is stopped after failures",
         "drops the line: it is neither stored nor posted", "The channel reads once that something said is missing."),
 )  # fmt: skip

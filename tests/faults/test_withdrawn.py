@@ -15,6 +15,8 @@ from roost.audio import VoiceSession
 from roost.hooks import Meta, hookimpl
 from roost.speech import Transcript
 from roost.testing import RoostBot, running_bot
+from roost_stt import transcript_commands
+from roost_stt.plugin import SttPlugin
 
 pytestmark = pytest.mark.e2e
 
@@ -184,3 +186,53 @@ async def test_line_that_its_plugin_did_not_see_through_is_dropped(tmp_path: Pat
         assert text.count("which checks it, failed") == 1
         assert censor.asked == (2 if how == "stopped" else 1)
         assert "words of" not in await call.stored()
+
+
+EXPORT, SHOW = "/transcript export", "/transcript show"
+
+
+@pytest.mark.fault(203)
+@pytest.mark.parametrize(
+    ("command", "how", "held_up"),
+    [
+        (EXPORT, "/privacy opt-out", "PATCH"),
+        (EXPORT, "/privacy forget-me", "PATCH"),
+        (SHOW, "/privacy opt-out", "PATCH"),
+        (EXPORT, "/privacy opt-out", "POST"),
+    ],
+    ids=["export-withdrawn", "export-forgotten", "page-withdrawn", "second-part-withdrawn"],
+)
+async def test_answer_under_way_holds_no_withdrawn_words(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch, command: str, how: str, held_up: str
+) -> None:
+    if held_up == "POST":
+        monkeypatch.setattr(transcript_commands, "MAX_FILE_BYTES", 50)
+    async with running_bot(
+        data_dir=tmp_path, installed=("voice", "stt"), settings={"stt.engine": "scripted"}, guilds=1
+    ) as bot:
+        plugin: SttPlugin = bot.app.plugins.records["stt"].instance
+        guild, channel = bot.guild.id, bot.channel("general").id
+        keeper = plugin.book.begin(guild, channel, channel, 0)
+        for member in ("Ada", "Ben"):
+            await bot.slash("/privacy opt-in", member=member)
+            user = int(bot.member(member))
+            await keeper.keep(Transcript(1, guild, user, f"words of {member}", 1e9 + user % 10, 2e9), member)
+        await keeper.close()
+        # Discord takes its time over what holds Ben's words.
+        armed = await bot.control.fault("rest_delay", method=held_up, path_prefix="/webhooks/", delay_s=1.5)
+        asked = asyncio.create_task(bot.slash(command, transcript=keeper.head.id, wait_s=20.0))
+        async with asyncio.timeout(10):
+            while any(each["id"] == armed for each in (await bot.control.call("GET", "/faults"))["armed"]):
+                await asyncio.sleep(0.01)
+        with fault.clock(bound_s=2.0 if held_up == "PATCH" else 4.0, scaled=False):
+            await bot.slash(how, member="Ben")
+            if held_up == "PATCH":
+                reply = await asked
+                assert "has withdrawn them meanwhile" in reply.content
+        await asyncio.sleep(2.0)  # until Discord has done what it was asked first
+        left = [each for each in bot.discord.book.messages.values() if each.files or "words of" in str(each.body)]
+        assert left == []
+        await asked
+        again = await bot.slash(SHOW, transcript=keeper.head.id)
+        assert "words of Ada" in again.content
+        assert ("words of Ben" in again.content) is (how == "/privacy opt-out")

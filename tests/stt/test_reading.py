@@ -14,7 +14,7 @@ from test_transcripts import HEAD, SAID
 from roost.errors import ResourceError
 from roost_stt.captions import Line, render
 from roost_stt.exports import FORMATS, StoredLine, export
-from roost_stt.reading import MAX_PARTS, WAITING_OF_GUILD, ExportFile, Pager, ReadingRoom
+from roost_stt.reading import MAX_PARTS, WAITING_OF_GUILD, AbandonedError, ExportFile, Pager, ReadingRoom
 
 pytestmark = pytest.mark.unit
 
@@ -119,3 +119,29 @@ async def test_a_turn_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPa
             pass
     async with asyncio.timeout(5), room.turn(1, 8):
         pass
+
+
+async def test_lines_of_who_withdraws_while_reading_are_left_out() -> None:
+    room = ReadingRoom()
+    async with room.turn(1, 9) as reading:
+        room.withdraw(0, 2)  # in another server
+        room.withdraw(1, 1)
+        assert [line.user_id for line in reading.lines(lines(3))] == [0, 2]
+        reading.check()
+        room.withdraw(2)
+        with pytest.raises(AbandonedError, match="withdrawn them"):
+            reading.check()
+
+
+async def test_upload_ends_when_words_in_it_are_withdrawn() -> None:
+    room = ReadingRoom()
+    async with room.turn(1, 9) as reading:
+        reading.lines(lines(2))
+        asyncio.get_running_loop().call_later(0.01, room.withdraw, 1)
+        async with asyncio.timeout(5):
+            with pytest.raises(AbandonedError):
+                async with reading.uploading():
+                    await asyncio.sleep(3600)
+            with pytest.raises(AbandonedError):
+                async with reading.uploading():
+                    pytest.fail("nothing more may be sent")

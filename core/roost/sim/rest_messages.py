@@ -148,6 +148,8 @@ class MessageRoutes:
         if request.method == "DELETE":
             self._delete(message)
             interaction.replies = [each for each in interaction.replies if each is not message]
+            if message is interaction.original:
+                interaction.original = None
             interaction.answered.set()
             return web.Response(status=204)
         if request.method == "PATCH":

@@ -155,6 +155,7 @@ class SttPlugin:
         # By consent alone nobody would be dropped where members need not agree.
         for transcription in self._running.values():
             transcription.purge(user_id)
+        self.reading.withdraw(user_id)
         await self.book.forget(user_id)
         self.languages.forget(user_id)
         self._wish_of_user(user_id)
@@ -725,6 +726,7 @@ class SttPlugin:
         """Forget who may not be heard, in every stage: detached from the session, the rest still becomes text."""
         if self._ctx is None or self._ctx.consent.allows(guild_id, user_id):
             return
+        self.reading.withdraw(user_id, guild_id)
         if self._worker is not None:
             self._worker.purge(guild_id, user_id)
         transcription = self._running.get(guild_id)

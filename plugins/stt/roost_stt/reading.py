@@ -30,7 +30,67 @@ TURN_S = 300.0
 MAX_PARTS = 10
 _COPIED_BYTES = 1 << 18
 BUSY = "Many members are reading transcripts just now. Try again in a minute."
+WITHDRAWN = (
+    "Somebody whose words are in this transcript has withdrawn them meanwhile, so I send nothing. "
+    "Use the command again."
+)
 ONE_AT_A_TIME = "I am still at your last request for a transcript. Wait until it is answered."
+
+
+class AbandonedError(ResourceError):
+    """What was being read holds words that have been withdrawn."""
+
+
+class Reading:
+    """One request for a transcript, from its beginning until all of the answer is at Discord."""
+
+    def __init__(self, guild_id: int) -> None:
+        self.guild_id = guild_id
+        self._shown: set[int] = set()
+        self._withdrawn: set[int] = set()
+        self._upload: asyncio.Timeout | None = None
+
+    def shows(self, user_id: int) -> None:
+        """Note that a member is named in the answer."""
+        self._shown.add(user_id)
+
+    def lines(self, lines: Sequence[StoredLine]) -> list[StoredLine]:
+        """Those of lines just read that may be in the answer."""
+        left = [line for line in lines if line.user_id not in self._withdrawn]
+        self._shown.update(line.user_id for line in left)
+        return left
+
+    def withdraw(self, user_id: int) -> None:
+        """Leave out a member's lines; where some are in the answer already, abandon it."""
+        self._withdrawn.add(user_id)
+        if self._is_abandoned() and self._upload is not None:
+            self._upload.reschedule(asyncio.get_running_loop().time())
+
+    def check(self) -> None:
+        """Raises AbandonedError."""
+        if self._is_abandoned():
+            raise AbandonedError(WITHDRAWN)
+
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
+        """Around a request with the answer, or a part of it; ended when the answer is abandoned.
+
+        Raises:
+            AbandonedError: It is. Discord may have the request all the same.
+        """
+        self.check()
+        try:
+            async with asyncio.timeout(None) as self._upload:
+                yield
+        except TimeoutError:
+            self.check()
+            raise
+        finally:
+            self._upload = None
+        self.check()
+
+    def _is_abandoned(self) -> bool:
+        return not self._shown.isdisjoint(self._withdrawn)
 
 
 class ReadingRoom:
@@ -41,9 +101,10 @@ class ReadingRoom:
         self._of_guild: Counter[int] = Counter()
         self._guilds: dict[int, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._readings: set[Reading] = set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, guild_id: int, user_id: int) -> AsyncIterator[None]:
+    async def turn(self, guild_id: int, user_id: int) -> AsyncIterator[Reading]:
         """Wait for the member's turn, and hold it until the block ends.
 
         Raises:
@@ -56,6 +117,8 @@ class ReadingRoom:
         self._members.add(user_id)
         self._of_guild[guild_id] += 1
         lock = self._guilds.setdefault(guild_id, asyncio.Lock())
+        reading = Reading(guild_id)
+        self._readings.add(reading)
         try:
             async with contextlib.AsyncExitStack() as held:
                 try:
@@ -64,12 +127,19 @@ class ReadingRoom:
                         await held.enter_async_context(self._slots)
                 except TimeoutError:
                     raise ResourceError(BUSY) from None
-                yield
+                yield reading
         finally:
+            self._readings.discard(reading)
             self._members.discard(user_id)
             self._of_guild[guild_id] -= 1
             if not self._of_guild[guild_id]:
                 del self._of_guild[guild_id], self._guilds[guild_id]
+
+    def withdraw(self, user_id: int, guild_id: int | None = None) -> None:
+        """A member has withdrawn their words, in one server or in all: no answer under way may hold them."""
+        for reading in self._readings:
+            if guild_id in (None, reading.guild_id):
+                reading.withdraw(user_id)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

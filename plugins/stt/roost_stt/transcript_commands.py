@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -17,7 +18,7 @@ from roost.errors import ResourceError, RoostError, UsageError
 from roost.permissions import permissions_in
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
-from roost_stt.reading import ExportFile, Pager, Part
+from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
@@ -31,6 +32,8 @@ FILE_LIMITS = {0: 10 << 20, 1: 10 << 20, 2: 50 << 20, 3: 100 << 20}
 """Bytes, by the level of a server's boosts."""
 MAX_FILE_BYTES = 24 << 20
 """A file is in memory while it is sent."""
+DELETE_AGAIN_S = (0.0, 1.0, 3.0, 10.0)
+"""Pauses before the tries to delete an answer with withdrawn words."""
 NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
 TRACES = " The last traces of it are still being removed from the files of my database."
 _NONE = "There is no transcript here that you may read. `/transcribe start` makes one while I am in voice."
@@ -47,7 +50,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
             await ctx.respond([])
             return
         guild_id = int(ctx.interaction.guild_id)
-        found = await plugin.book.newest(guild_id, functools.partial(may_read, plugin.bot, member), CHOICES)
+        found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, member), CHOICES)
         titles = {f"{_title(plugin.bot, head)} ({head.id})": head.id for head, _ in found}
         await ctx.respond({title: name for title, name in titles.items() if typed in title.lower()})
 
@@ -55,7 +58,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
     class List(lightbulb.SlashCommand, name="list", description="The latest transcripts of this server"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_list, plugin, ctx))
+            await _answer(ctx, partial(_list, plugin, ctx))
 
     @group.register
     class Show(lightbulb.SlashCommand, name="show", description="Read a transcript"):
@@ -64,7 +67,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_show, plugin, ctx, self.transcript, self.page))
+            await _answer(ctx, partial(_show, plugin, ctx, self.transcript, self.page))
 
     @group.register
     class Export(lightbulb.SlashCommand, name="export", description="Get a transcript as a file"):
@@ -78,7 +81,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_export, plugin, ctx, self.transcript, self.format))
+            await _answer(ctx, partial(_export, plugin, ctx, self.transcript, self.format))
 
     @group.register
     class Delete(lightbulb.SlashCommand, name="delete", description="Delete a transcript for good"):
@@ -86,7 +89,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_ask_to_delete, plugin, ctx, self.transcript))
+            await _answer(ctx, partial(_ask_to_delete, plugin, ctx, self.transcript))
 
     loader = lightbulb.Loader()
     loader.command(group, defer_guilds=True)
@@ -124,7 +127,7 @@ async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | Non
     except RoostError as error:
         made = str(error)
     if made is not None:
-        await ctx.respond(made, **NO_PINGS)
+        await ctx.respond(made, ephemeral=True, **NO_PINGS)
 
 
 def _asker(ctx: lightbulb.Context) -> tuple[int, hikari.Member]:
@@ -146,7 +149,7 @@ async def _found(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: 
 
 async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     guild_id, member = _asker(ctx)
-    found = await plugin.book.newest(guild_id, functools.partial(may_read, plugin.bot, member))
+    found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, member))
     if not found:
         return _NONE
     lines = []
@@ -158,39 +161,82 @@ async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     return "\n".join([*lines, kept])
 
 
-async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str:
+async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str | None:
     key, head = await _find(plugin, ctx, name)
     pager = Pager(page, PAGE_CHARS)
-    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)):
+    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)) as reading:
         async for lines in plugin.book.pages(key):
-            await asyncio.to_thread(pager.add, lines)
+            await asyncio.to_thread(pager.add, reading.lines(lines))
         text, number = await asyncio.to_thread(pager.finish)
-    if not text:
-        return f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
-    return f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {pager.count}\n{text}"
+        if not text:
+            return f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
+        said = f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {pager.count}\n{text}"
+        async with _sent(ctx, reading), reading.uploading():
+            await ctx.interaction.edit_initial_response(said, **NO_PINGS)
+    return None
 
 
 async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
     """Send a transcript as a file, or as several. One is in memory at a time."""
     key, head = await _find(plugin, ctx, name)
     limit = file_limit_bytes(plugin.bot, head.guild_id)
-    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)):
+    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)) as reading:
+        reading.shows(head.started_by)
         try:
             file = await asyncio.to_thread(ExportFile, head, kind)
             try:
                 async for lines in plugin.book.pages(key):
-                    await asyncio.to_thread(file.add, lines)
+                    await asyncio.to_thread(file.add, reading.lines(lines))
+                    reading.check()
                 parts = await asyncio.to_thread(file.finish, limit)
                 text = f"Transcript `{head.id}`, {file.lines} lines.{_how(parts, limit)}"
-                for number, part in enumerate(parts, 1):
-                    data = await asyncio.to_thread(file.read, part)
-                    said = text if number == 1 else f"Part {number} of {len(parts)}."
-                    await ctx.respond(said, attachment=hikari.Bytes(data, part.name), ephemeral=True, **NO_PINGS)
+                async with _sent(ctx, reading) as sent:
+                    for number, part in enumerate(parts, 1):
+                        data = hikari.Bytes(await asyncio.to_thread(file.read, part), part.name)
+                        if number == 1:
+                            async with reading.uploading():
+                                await ctx.interaction.edit_initial_response(text, attachment=data, **NO_PINGS)
+                        else:
+                            # Its id is known only when Discord has it all.
+                            said = f"Part {number} of {len(parts)}."
+                            sent.append(await ctx.respond(said, attachment=data, ephemeral=True, **NO_PINGS))
+                            reading.check()
             finally:
                 file.close()
         except OSError as error:
             _log.error("an export could not be written: %s", error)
             raise ResourceError("This machine has no room for the file just now. Try again later.") from error
+
+
+@contextlib.asynccontextmanager
+async def _sent(ctx: lightbulb.Context, reading: Reading) -> AsyncIterator[list[hikari.Snowflakeish]]:
+    """Around the sending of an answer whose further messages are put into the list: all are deleted if it is abandoned.
+
+    The first message is an edit of the deferred one. If Discord takes that edit late it finds no message.
+    """
+    sent: list[hikari.Snowflakeish] = []
+    try:
+        reading.check()
+        yield sent
+    except AbandonedError as abandoned:
+        deletes: list[Callable[[], Awaitable[None]]] = [ctx.interaction.delete_initial_response]
+        deletes += [partial(ctx.delete_response, each) for each in sent]
+        if not all([await _deleted(delete) for delete in deletes]):
+            raise ResourceError(f"{abandoned} Delete what I sent: Discord did not let me.") from None
+        raise
+
+
+async def _deleted(delete: Callable[[], Awaitable[None]]) -> bool:
+    for pause_s in DELETE_AGAIN_S:
+        await asyncio.sleep(pause_s)
+        try:
+            await delete()
+            return True
+        except hikari.NotFoundError:
+            return True
+        except (hikari.HikariError, OSError, TimeoutError) as error:
+            _log.warning("an answer with withdrawn words is not deleted yet: %s", type(error).__name__)
+    return False
 
 
 def _how(parts: Sequence[Part], limit: int) -> str:
