@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import hikari
 import lightbulb
 
+from roost.audience import count_members
 from roost.backstop import Backstop
 from roost.commands.access import Access
 from roost.commands.configure import Configure, config_loader
@@ -165,6 +166,7 @@ class App:
                     remove_foreign=self.config.core.commands.remove_foreign,
                 )
                 stack.push_async_callback(registry.aclose)
+                count_members(bot)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
                 bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, confirmations.on_interaction)

@@ -31,6 +31,8 @@ GUILD, VOICE, TEXT, ADA, BEN, ME = 1, 20, 30, 7, 8, 9
 PERMISSIONS = (
     hikari.Permissions.VIEW_CHANNEL
     | hikari.Permissions.SEND_MESSAGES
+    | hikari.Permissions.READ_MESSAGE_HISTORY
+    | hikari.Permissions.CONNECT
     | hikari.Permissions.CREATE_PUBLIC_THREADS
     | hikari.Permissions.SEND_MESSAGES_IN_THREADS
 )
@@ -114,7 +116,11 @@ class House:
         self.overwrites: dict[int, hikari.PermissionOverwrite] = {}
         self.voice_overwrites: dict[int, hikari.PermissionOverwrite] = {}
         role = types.SimpleNamespace(permissions=PERMISSIONS, bot_id=None, is_managed=False)
+        self.listeners: list[tuple[type[hikari.Event], Callable[[Any], Awaitable[None]]]] = []
+        self.gone: set[int] = set()
+        """Channels that Discord has no more."""
         self.bot = types.SimpleNamespace(
+            intents=hikari.Intents.GUILDS | hikari.Intents.GUILD_VOICE_STATES,
             get_me=lambda: types.SimpleNamespace(id=ME),
             rest=types.SimpleNamespace(
                 create_message=self._create_message,
@@ -123,19 +129,21 @@ class House:
                 create_message_thread=self._create_thread,
             ),
             cache=types.SimpleNamespace(
-                get_member=lambda guild, user: types.SimpleNamespace(
-                    id=user, role_ids=[], display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}.get(user, f"U{user}")
-                ),
+                get_member=lambda guild, user: self.member(user),
                 get_guild=lambda guild: types.SimpleNamespace(
                     id=guild, owner_id=0, member_count=None, get_roles=lambda: {guild: role}
                 ),
                 get_members_view_for_guild=lambda guild: {},
-                get_guild_channel=lambda channel: types.SimpleNamespace(
-                    id=channel,
-                    guild_id=GUILD,
-                    name="perch" if channel == VOICE else "captions",
-                    type=hikari.ChannelType.GUILD_VOICE if channel == VOICE else hikari.ChannelType.GUILD_TEXT,
-                    permission_overwrites=self.voice_overwrites if channel == VOICE else self.overwrites,
+                get_guild_channel=lambda channel: (
+                    types.SimpleNamespace(
+                        id=channel,
+                        guild_id=GUILD,
+                        name="perch" if channel == VOICE else "captions",
+                        type=hikari.ChannelType.GUILD_VOICE if channel == VOICE else hikari.ChannelType.GUILD_TEXT,
+                        permission_overwrites=self.voice_overwrites if channel == VOICE else self.overwrites,
+                    )
+                    if channel not in self.gone
+                    else None
                 ),
                 get_thread=lambda channel: None,
                 get_voice_state=lambda guild, user: None,
@@ -144,6 +152,31 @@ class House:
         self.session = FakeSession()
         self.refused: set[int] = set()
         self.consent_callbacks: list[Callable[[int, int], None]] = []
+
+    def member(self, user: int) -> Any:
+        return types.SimpleNamespace(
+            id=user,
+            guild_id=GUILD,
+            role_ids=[],
+            display_name={ADA: "Ada*", BEN: "Ben", ME: "Roost"}.get(user, f"U{user}"),
+            communication_disabled_until=lambda: None,
+        )
+
+    @property
+    def status(self) -> str:
+        """What ``/transcribe status`` answers Ada."""
+        return self.plugin.describe(GUILD, self.member(ADA))
+
+    async def change_channel(self, channel: int) -> None:
+        """Discord tells that a channel has changed."""
+        event = hikari.GuildChannelUpdateEvent(
+            shard=cast(Any, None),
+            old_channel=None,
+            channel=cast(Any, types.SimpleNamespace(id=hikari.Snowflake(channel), guild_id=hikari.Snowflake(GUILD))),
+        )
+        for kind, callback in self.listeners:
+            if isinstance(event, kind):
+                await callback(event)
 
     def opt_out(self, user: int) -> None:
         self.refused.add(user)
@@ -195,6 +228,7 @@ class House:
                 allows=lambda guild, user: user not in self.refused, subscribe=self._subscribe
             ),
             on_unload=lambda callback: None,
+            listen=lambda event, callback: self.listeners.append((event, callback)),
             scope=self.scope,
             task=self.scope.spawn,
             metrics=CollectorRegistry(),

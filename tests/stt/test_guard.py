@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from stt_rig import packets_of
 
 from roost.audio import SILENCE_FRAME, VoiceSession
 from roost.errors import RoostError
-from roost_stt.audience import is_wider
+from roost_stt import audience_watch
 from roost_stt.guard import Finding, Look, duration
 
 LOOK = Look(now=100.0, began_s=0.0, heard_s=50.0, silence_s=60.0, cap_s=1000.0, listening=True)
@@ -51,10 +50,7 @@ def test_durations_in_words() -> None:
     ]
 
 
-# Who reads along ------------------------------------------------------------------------------------------------------
-
 SEE = hikari.Permissions.VIEW_CHANNEL
-STAFF, CARL = 50, 9
 
 
 def overwrite(of: int, *, allow: bool, member: bool = False) -> hikari.PermissionOverwrite:
@@ -65,79 +61,12 @@ def overwrite(of: int, *, allow: bool, member: bool = False) -> hikari.Permissio
     )
 
 
-def room(number: int, *overwrites: hikari.PermissionOverwrite) -> Any:
-    return types.SimpleNamespace(id=number, permission_overwrites={each.id: each for each in overwrites})
-
-
-def person(number: int, *roles: int, bot: bool = False) -> Any:
-    return types.SimpleNamespace(id=number, role_ids=list(roles), is_bot=bot)
-
-
-def server(count: int | None, *, staff_managed: bool = False) -> Any:
-    roles = {
-        GUILD: types.SimpleNamespace(permissions=SEE, bot_id=None, is_managed=False),
-        STAFF: types.SimpleNamespace(permissions=SEE, bot_id=None, is_managed=staff_managed),
-    }
-    return types.SimpleNamespace(id=GUILD, owner_id=1000, member_count=count, get_roles=lambda: roles)
-
-
 HIDDEN = overwrite(GUILD, allow=False)
-FOR_STAFF = overwrite(STAFF, allow=True)
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("voice", "text", "members", "count", "wider"),
-    [
-        pytest.param(room(VOICE), room(TEXT), [person(ADA)], 1, False, id="both for everybody"),
-        pytest.param(room(VOICE, HIDDEN), room(VOICE, HIDDEN), [person(ADA)], None, False, id="its own chat"),
-        pytest.param(room(VOICE, HIDDEN, FOR_STAFF), room(TEXT), [person(ADA)], 1, True, id="private into public"),
-        pytest.param(
-            room(VOICE, HIDDEN, FOR_STAFF), room(TEXT), [person(ADA, STAFF)], 1, False, id="all are of the staff"
-        ),
-        pytest.param(
-            room(VOICE, HIDDEN, FOR_STAFF), room(TEXT), [person(ADA, STAFF)], 2, True, id="somebody is not known"
-        ),
-        pytest.param(
-            room(VOICE, HIDDEN, FOR_STAFF),
-            room(TEXT, HIDDEN, FOR_STAFF),
-            [person(ADA, STAFF)],
-            None,
-            False,
-            id="both for the staff",
-        ),
-        pytest.param(room(VOICE), room(TEXT, HIDDEN, FOR_STAFF), [person(ADA)], None, False, id="public into private"),
-        pytest.param(
-            room(VOICE, HIDDEN, FOR_STAFF),
-            room(TEXT, HIDDEN, FOR_STAFF, overwrite(CARL, allow=True, member=True)),
-            [person(ADA, STAFF)],
-            None,
-            True,
-            id="a guest may read whom nobody knows",
-        ),
-        pytest.param(
-            room(VOICE, HIDDEN, FOR_STAFF),
-            room(TEXT, HIDDEN, FOR_STAFF, overwrite(CARL, allow=True, member=True)),
-            [person(ADA, STAFF), person(CARL, bot=True)],
-            2,
-            False,
-            id="bots do not count",
-        ),
-        pytest.param(
-            room(VOICE, overwrite(STAFF, allow=False)), room(TEXT), [person(ADA)], None, True, id="a role is shut out"
-        ),
-    ],
+NO_CONNECT = hikari.PermissionOverwrite(
+    id=hikari.Snowflake(GUILD),
+    type=hikari.PermissionOverwriteType.ROLE,
+    deny=hikari.Permissions.CONNECT,
 )
-def test_who_can_read_what_they_cannot_hear(
-    voice: Any, text: Any, members: Any, count: int | None, wider: bool
-) -> None:
-    assert is_wider(server(count), members, voice, text) is wider
-
-
-@pytest.mark.unit
-def test_roles_of_integrations_stand_for_nobody() -> None:
-    voice = room(VOICE, overwrite(STAFF, allow=False))
-    assert not is_wider(server(None, staff_managed=True), [], voice, room(TEXT))
 
 
 # In the plugin --------------------------------------------------------------------------------------------------------
@@ -173,6 +102,119 @@ async def test_a_wider_audience_needs_somebody_who_manages_the_server(make: Any,
 
 
 @pytest.mark.e2e
+async def test_captions_pause_while_somebody_could_read_along(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audience_watch, "TELL_EVERY_S", 0.2)
+    house: House = await make(script=["words"])
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: words" in house.texts)
+
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: any("Captions pause" in text for text in house.texts))
+    assert house.messages[-1][0] == TEXT
+    assert house.plugin._running[GUILD].audience.wide
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 2)
+    assert house.texts.count("**Ada\\***: words") == 1
+    with pytest.raises(RoostError, match="only those who manage the server"):
+        await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+
+    house.voice_overwrites = {}
+    await house.change_channel(VOICE)
+    await house.until(lambda: house.texts.count("**Ada\\***: words") == 2)
+    await house.until(lambda: any("Captions go on" in text for text in house.texts))
+    assert "Captions pause" not in house.status
+
+
+@pytest.mark.e2e
+async def test_who_manages_the_server_has_captions_shown_all_the_same(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["{count}"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    assert "Mind that <#30> can be read by people" in await house.plugin.start_transcribing(GUILD, BEN, TEXT, True)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: 2" in house.texts)
+    # What was said before she decided was not meant for them.
+    assert "**Ada\\***: 1" not in "\n".join(house.texts)
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: 3" in house.texts)
+    # A reload keeps to it.
+    await house.unload("reload")
+    await house.load()
+    await house.open()
+    await house.until(lambda: house.plugin._running[GUILD].hearing if house.plugin._running else False)
+    assert house.plugin._running[GUILD].audience.accepted
+    await house.plugin.stop_transcribing(GUILD, ADA, True)
+
+
+@pytest.mark.e2e
+async def test_captions_that_wait_go_to_a_channel_for_the_same_people(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    assert "into <#20>" in await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
+    await house.until(lambda: (VOICE, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
+
+
+@pytest.mark.e2e
+async def test_an_end_is_told_while_captions_pause_and_what_waits_is_not_shown(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    await house.plugin.voice_session_moved(cast(VoiceSession, house.session), 21, VOICE, False)
+    await house.until(lambda: house.status == "Nothing is being transcribed here.")
+    told = "\n".join(house.texts)
+    assert "I was moved to another channel" in told
+    assert "words" not in told
+
+
+@pytest.mark.e2e
+async def test_a_fault_of_the_look_holds_captions_back(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    works, house.bot.cache.get_thread = house.bot.cache.get_thread, None
+    house.plugin._running[GUILD].audience.doubt()
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    assert "words" not in "\n".join(house.texts)
+    house.bot.cache.get_thread = works
+    await house.until(lambda: "**Ada\\***: words" in house.texts)
+
+
+@pytest.mark.e2e
+async def test_a_channel_that_is_gone_is_told_in_the_voice_chat(make: Any) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.gone.add(TEXT)
+    await house.change_channel(TEXT)
+    await house.until(lambda: any(where == VOICE and "is gone" in text for where, text, _ in house.messages))
+
+
+@pytest.mark.e2e
+async def test_the_status_is_for_those_who_can_be_in_the_room(make: Any) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    assert "Transcribing <#20>" in house.status
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    assert house.status == "I transcribe a voice channel that you cannot join, so I do not say more about it."
+    assert "Decoded" not in house.plugin.describe(GUILD, None)
+
+
+@pytest.mark.e2e
 async def test_moving_to_where_fewer_can_see_ends_it(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["before"])
     assert await start(house) == "Transcribing <#20> into <#30>."
@@ -180,7 +222,7 @@ async def test_moving_to_where_fewer_can_see_ends_it(make: Any, packets: list[by
     house.voice_overwrites = {GUILD: HIDDEN}
     await house.plugin.voice_session_moved(cast(VoiceSession, house.session), 21, VOICE, True)
     assert house.session.sinks == []
-    await house.until(lambda: house.plugin.describe(GUILD) == "Nothing is being transcribed here.")
+    await house.until(lambda: house.status == "Nothing is being transcribed here.")
     assert "people here who cannot see <#20>" in "\n".join(house.texts)
     assert "before" in "\n".join(house.texts)
 
@@ -199,12 +241,12 @@ async def test_a_pause_hears_nothing_and_finishes_what_was_said(make: Any, packe
         house.plugin.check(GUILD, ADA, False, stop=False)
     with pytest.raises(RoostError, match="Only people in"):
         await ask(GUILD, 99, False, paused=False)
-    assert house.plugin.describe(GUILD).startswith("Paused")
+    assert house.status.startswith("Paused")
     # A reload does not end the pause.
     await house.unload("reload")
     await house.load()
     await house.open()
-    await house.until(lambda: house.plugin.describe(GUILD).startswith("Paused"))
+    await house.until(lambda: house.status.startswith("Paused"))
     assert house.session.sinks == []
     assert "goes on" in await house.plugin.pause_transcribing(GUILD, BEN, False, paused=False)
     house.session.say(packets)
@@ -236,7 +278,7 @@ async def test_the_longest_session_ends_with_its_reason(make: Any, packets: list
     house: House = await make(script=["last words"], max_hours=1.0 / 3600)
     await start(house)
     house.session.say(packets[:60])
-    await house.until(lambda: house.plugin.describe(GUILD) == "Nothing is being transcribed here.")
+    await house.until(lambda: house.status == "Nothing is being transcribed here.")
     told = "\n".join(house.texts)
     assert "Transcriptions last at most" in told
     assert "last words" in told

@@ -58,7 +58,7 @@ async def test_start_speak_caption_stop(make: Any, packets: list[bytes]) -> None
     assert (channel, text) == (TEXT, "**Ada\\***: hello \\<\\@1\\>")
     assert options["mentions_everyone"] is options["user_mentions"] is options["role_mentions"] is False
     assert options["flags"] == hikari.MessageFlag.SUPPRESS_EMBEDS
-    assert "1 captions so far, speech engine ready" in house.plugin.describe(GUILD)
+    assert "1 captions so far, speech engine ready" in house.status
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
     assert house.session.sinks == []
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Nothing is being transcribed here."
@@ -208,7 +208,7 @@ async def test_start_says_what_keeps_it_from_working(make: Any, packets: list[by
     house.session.notice_works = False
     with pytest.raises(RoostError, match="could not post the notice"):
         await start(house)
-    assert "The notice could not be posted" in house.plugin.describe(GUILD)
+    assert "The notice could not be posted" in house.status
     house.session.notice_works = True
     assert "The notice stands now." in await start(house)
     assert house.session.notice_channel_id == TEXT
@@ -221,8 +221,8 @@ async def test_the_status_counts_this_transcription_alone(make: Any, packets: li
     house.session.say(packets)
     await house.plugin.stop_transcribing(GUILD, ADA, False)
     await start(house)
-    assert "0 captions so far" in house.plugin.describe(GUILD)
-    assert "Decoded: nobody." in house.plugin.describe(GUILD)
+    assert "0 captions so far" in house.status
+    assert "Decoded: nobody." in house.status
 
 
 async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: Any, packets: list[bytes]) -> None:
@@ -235,7 +235,7 @@ async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: A
     assert house.session.sinks
     await house.plugin.voice_session_moved(session, 21, 22, False)
     assert house.session.sinks == []
-    await house.until(lambda: house.plugin.describe(GUILD) == "Nothing is being transcribed here.")
+    await house.until(lambda: house.status == "Nothing is being transcribed here.")
     told = "\n".join(house.texts)
     assert "I was moved to another channel" in told
     assert "before" in told

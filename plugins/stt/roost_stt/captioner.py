@@ -144,6 +144,8 @@ class Captioner:
         self._partials: dict[int, tuple[int, Line]] = {}
         """By user: the mark of their utterance, and how it begins."""
         self._at_once = False
+        self.held = False
+        """Nothing that was said is posted."""
         self._written_s = float("-inf")
         self._withdrawn: set[int] = set()
         """Who was forgotten while a message was on its way."""
@@ -179,9 +181,23 @@ class Captioner:
         self.refusal, self._refusals, self._again_s = None, 0, float("-inf")
         self._has_work()
 
+    def hold(self) -> None:
+        """Post nothing that was said until `release`, only what Roost says itself.
+
+        What is not final is taken out of the message that is being edited.
+        """
+        self.held = True
+        self._has_work()
+
+    def release(self) -> None:
+        """Post again, beginning with what waits."""
+        if self.held:
+            self.held = False
+            self._has_work()
+
     def _drop_oldest(self) -> None:
         self.dropped += 1
-        if self.refusal is None:
+        if self.refusal is None and not self.held:
             self._crowded_out += 1
         else:
             self._lost += 1
@@ -244,7 +260,7 @@ class Captioner:
         waited = False
         while True:
             page = self._page
-            if page is not None and page.partials and not self._edited():
+            if page is not None and page.partials and (self.held or not self._edited()):
                 page.partials = []
                 await self._take_back(page)
                 continue
@@ -287,7 +303,7 @@ class Captioner:
             return False
         finally:
             self._hurry = False
-        return self.dropped == dropped
+        return self.dropped == dropped and not self._lines and not self._unsent
 
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
@@ -325,6 +341,8 @@ class Captioner:
         return self._page_stale
 
     def _has_to_write(self) -> bool:
+        if self.held:
+            return self._page_stale or any(line.own for line in self._lines)
         if self._lines or self._unsent or self._page_stale:
             return True
         page = self._page
@@ -332,7 +350,7 @@ class Captioner:
 
     def _partials_below(self, pieces: Message) -> Message:
         """Those that fit into a message below what stands in it."""
-        if not self._partials or not self._edited():
+        if not self._partials or self.held or not self._edited():
             return []
         packed = [pack([line]) for _, line in self._partials.values()]
         whole = [messages[0][0] for messages in packed if len(messages) == 1]
@@ -350,6 +368,8 @@ class Captioner:
         return self._rate.wait_s(now)
 
     def _next(self, *, merge: bool) -> Message:
+        if self.held:
+            return next(iter(pack(self._taken(1))), [])
         if self._lines and (merge or not self._unsent):
             fresh = pack(self._taken(len(self._lines) if merge else 1))
             if self._unsent:
@@ -358,6 +378,10 @@ class Captioner:
         return self._unsent.popleft() if self._unsent else []
 
     def _taken(self, count: int) -> list[Line]:
+        if self.held:
+            own = [line for line in self._lines if line.own]
+            self._lines = deque([*own[count:], *(line for line in self._lines if not line.own)])
+            return own[:count]
         lines = [self._lines.popleft() for _ in range(count)]
         self.merged += max(0, count - 1)
         if lines and self._crowded_out and not self._told_overflow:
@@ -370,7 +394,7 @@ class Captioner:
         if not self._lost or not message:
             return message
         what = "1 caption is" if self._lost == 1 else f"{self._lost} captions are"
-        told = pack([Line("Roost", f"{what} missing above: Discord did not take them.", own=True)])[0]
+        told = pack([Line("Roost", f"{what} missing above: they could not be posted.", own=True)])[0]
         return [*told, *message] if len(fill([*told, *message])) == 1 else message
 
     # Messages -------------------------------------------------------------------------------------------------------

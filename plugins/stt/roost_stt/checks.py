@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hikari
 
+from roost.audience import is_wider
 from roost.errors import ResourceError
 from roost.permissions import permissions_in
-from roost_stt.audience import wider_by_cache
 from roost_stt.config import SttConfig
 
 NEEDED = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.SEND_MESSAGES
@@ -44,9 +44,9 @@ def is_of_use(config: SttConfig) -> None:
         )
 
 
-def audience(bot: hikari.GatewayBot, guild_id: int, voice_id: int, text_id: int, *, manages: bool) -> str:
+async def audience(bot: hikari.GatewayBot, guild_id: int, voice_id: int, text_id: int, *, manages: bool) -> str:
     """Nobody reads what they could not hear, unless somebody who manages the server wants it so: then what to say."""
-    if not wider_by_cache(bot, guild_id, voice_id, text_id):
+    if not await is_wider(bot, guild_id, voice_id, text_id):
         return ""
     if not manages:
         raise ResourceError(

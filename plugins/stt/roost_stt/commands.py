@@ -103,7 +103,7 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
 async def _answer(
     ctx: lightbulb.Context,
     make: Callable[[], Awaitable[str]],
-    check: Callable[[], None] | None,
+    check: Callable[[], Awaitable[None]] | None,
     *,
     ends: bool = False,
 ) -> None:
@@ -117,7 +117,7 @@ async def _answer(
     deferred = False
     try:
         if check is not None:
-            check()
+            await check()
             # Whoever sees a deferred answer is settled with the deferring.
             deferred = True
             if ends:
@@ -135,7 +135,7 @@ async def _answer(
 _NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
 
 
-def _check_start(
+async def _check_start(
     plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None, language: str | None
 ) -> None:
     assert ctx.guild_id is not None
@@ -146,12 +146,13 @@ def _check_start(
     if isinstance(chosen, hikari.InteractionChannel):
         permissions = chosen.permissions
     if NEEDED & ~permissions and not permissions & hikari.Permissions.ADMINISTRATOR:
-        channel_id = chosen.id if chosen is not None else ctx.channel_id
-        raise ResourceError(f"You cannot write in <#{channel_id}>, so I do not put transcripts there.")
-    plugin.check_channel(int(ctx.guild_id), int(chosen.id) if chosen is not None else int(ctx.channel_id), _rank(ctx))
+        where = chosen.id if chosen is not None else ctx.channel_id
+        raise ResourceError(f"You cannot write in <#{where}>, so I do not put transcripts there.")
+    channel_id = chosen.id if chosen is not None else ctx.channel_id
+    await plugin.check_channel(int(ctx.guild_id), int(channel_id), _rank(ctx))
 
 
-def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:
+async def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:
     assert ctx.guild_id is not None
     plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=True)
 
@@ -185,7 +186,7 @@ async def _stop(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
 
 async def _status(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     assert ctx.guild_id is not None
-    return plugin.describe(int(ctx.guild_id))
+    return plugin.describe(int(ctx.guild_id), ctx.member)
 
 
 def _rank(ctx: lightbulb.Context) -> bool:

@@ -48,7 +48,7 @@ class Head:
         id: For people to name it by.
         guild_id: The server.
         voice_channel_id: Which channel was heard.
-        text_channel_id: Where the captions went; who may read there may read the transcript.
+        text_channel_id: Where the captions went.
         started_at: Wall clock, seconds since 1970.
         ended_at: None while it goes on.
         started_by: User id of who asked for it; 0 if that is forgotten.

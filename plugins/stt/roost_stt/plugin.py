@@ -16,6 +16,7 @@ from typing import Any, cast
 import hikari
 import lightbulb
 
+from roost.audience import can_be_in, is_wider, onlookers_of, place_of
 from roost.audio import SessionStats, VoiceSession
 from roost.confirming import Confirmations
 from roost.context import PluginContext
@@ -23,7 +24,7 @@ from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, R
 from roost.hooks import Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
-from roost_stt.audience import wider_by_cache
+from roost_stt.audience_watch import CHANGES, MEMBER_CHANGES
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import unnamed
@@ -41,7 +42,7 @@ from roost_stt.partials import Partial
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
 from roost_stt.refusals import CUT_OFF, Refusal
-from roost_stt.reports import TROUBLES, already, cut_off, muted, report, status
+from roost_stt.reports import TROUBLES, already, cut_off, muted, onlookers, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
@@ -120,6 +121,10 @@ class SttPlugin:
         ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
         ctx.listen(hikari.InteractionCreateEvent, self.confirmations.on_interaction)
+        for event in CHANGES:
+            ctx.listen(event, self._audience_changed)
+        for event in MEMBER_CHANGES if ctx.bot.intents & hikari.Intents.GUILD_MEMBERS else ():
+            ctx.listen(event, self._audience_changed)
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
         ctx.task(book.sweep_forever(), "retention")
@@ -248,11 +253,16 @@ class SttPlugin:
         transcription = self._running.get(session.guild_id)
         if transcription is None or self._ctx is None:
             return
+        # Nobody there is heard before it is clear who would read along.
+        transcription.stop_intake()
         if not by_request:
             why = f"I was moved to another channel, so transcription of <#{old}> ends."
-        elif wider_by_cache(self.bot, session.guild_id, new, transcription.channel_id):
+        elif await is_wider(self.bot, session.guild_id, new, transcription.channel_id):
             why = f"There may be people here who cannot see <#{new}>, so transcription ends with <#{old}>."
         else:
+            transcription.audience.accept(accepted=False)
+            with contextlib.suppress(ClosedError):
+                transcription.go_on()
             return
         self._end_because(session, transcription, f"{why} `/transcribe start` begins anew.")
 
@@ -312,16 +322,16 @@ class SttPlugin:
                 transcription.forget_told(Trouble.FAILED.value)
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and self._is_cut_off(guild_id):
-                mind = self.check_channel(guild_id, channel_id, manages)
-                await self._move(session, transcription, channel_id, user_id)
+                mind = await self.check_channel(guild_id, channel_id, manages)
+                await self._move(session, transcription, channel_id, user_id, accepts_wide=bool(mind))
                 if transcription.paused:
                     await self._remember(session, channel_id)
                     return already(session, transcription)
             elif transcription is not None and not failed:
                 return already(session, transcription)
             if transcription is None:
-                mind = self.check_channel(guild_id, channel_id, manages)
-                await self._begin(session, channel_id, user_id, language=language)
+                mind = await self.check_channel(guild_id, channel_id, manages)
+                await self._begin(session, channel_id, user_id, language=language, accepts_wide=bool(mind))
             else:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
@@ -388,7 +398,7 @@ class SttPlugin:
         if not stop and running is not None and goes_on:
             raise ResourceError(already(session, running))
 
-    def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
+    async def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
         """Whether captions may go there; gives what to say about it.
 
         Raises:
@@ -396,7 +406,7 @@ class SttPlugin:
         """
         checks.can_write(self.bot, guild_id, channel_id)
         voice_id = self._session(guild_id).channel_id
-        return checks.audience(self.bot, guild_id, voice_id, channel_id, manages=manages)
+        return await checks.audience(self.bot, guild_id, voice_id, channel_id, manages=manages)
 
     async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
         """End, with everything said so far posted; see `start_transcribing`."""
@@ -409,12 +419,14 @@ class SttPlugin:
         await self._remember(session, None)
         return "Transcription has stopped." if complete else "Transcription has stopped; its end may be missing."
 
-    def describe(self, guild_id: int) -> str:
-        """The state of transcription in a guild, in words."""
+    def describe(self, guild_id: int, member: hikari.Member | None) -> str:
+        """The state of transcription in a guild, in words for a member: who cannot be in the room learns nothing."""
         transcription = self._running.get(guild_id)
         worker = self._worker
         if transcription is None or worker is None:
             return "Nothing is being transcribed here."
+        if member is None or not can_be_in(self.bot.cache, member, transcription.session.channel_id):
+            return "I transcribe a voice channel that you cannot join, so I do not say more about it."
         report("asked for the status", worker)
         return status(transcription, worker, lambda user_id: self._name_of(guild_id, user_id))
 
@@ -569,6 +581,7 @@ class SttPlugin:
         language: str | None = None,
         paused: bool = False,
         thread_id: int | None = None,
+        accepts_wide: bool = False,
     ) -> None:
         ctx = self._context()
         worker = await self._worker_owner().ready()
@@ -598,6 +611,9 @@ class SttPlugin:
             captioner=captioner,
             may_show=may_show,
             keeper=keeper,
+            is_wide=lambda: is_wider(self.bot, guild_id, session.channel_id, self._running[guild_id].channel_id),
+            tell_audience=lambda wide: self._tell_audience(session, wide),
+            accepts_wide=accepts_wide,
             shown=lambda: self.config_of(guild_id).captions.where != "none",
             first_heard=self._wish_of_user,
             language=language,
@@ -649,9 +665,54 @@ class SttPlugin:
         transcription = self._running.get(guild_id)
         if transcription is None:
             return False
-        return transcription.captioner.refusal in CUT_OFF or not checks.is_there(self.bot, transcription.channel_id)
+        if transcription.captioner.refusal in CUT_OFF or transcription.audience.wide:
+            return True
+        return not checks.is_there(self.bot, transcription.channel_id)
 
-    async def _move(self, session: VoiceSession, transcription: Transcription, channel_id: int, user_id: int) -> None:
+    # ---- who reads along
+
+    async def _audience_changed(self, event: Any) -> None:
+        """Others may be able to read along, in a server where something is transcribed."""
+        transcription = self._running.get(int(event.guild_id))
+        if transcription is None:
+            return
+        matters = True
+        try:
+            matters = self._matters(transcription, event)
+        finally:
+            if matters:
+                transcription.audience.doubt()
+
+    def _matters(self, transcription: Transcription, event: hikari.Event) -> bool:
+        """Whether a change can decide who reads along."""
+        text_id, room_id = transcription.channel_id, transcription.session.channel_id
+        if isinstance(event, hikari.GuildThreadEvent):
+            return int(event.thread_id) == text_id
+        if isinstance(event, hikari.GuildChannelEvent):
+            place = place_of(self.bot.cache, text_id)
+            return place is None or int(event.channel_id) in (room_id, int(place.channel.id))
+        if isinstance(event, hikari.MemberCreateEvent | hikari.MemberUpdateEvent) and not transcription.audience.wide:
+            # One member's change is judged without asking all the others.
+            found = onlookers_of(self.bot, transcription.guild_id, room_id, text_id)
+            return found is None or found.includes(event.member)
+        return True
+
+    async def _tell_audience(self, session: VoiceSession, wide: bool) -> None:
+        transcription = self._running.get(session.guild_id)
+        if transcription is None:
+            return
+        text = onlookers(transcription.channel_id, session.channel_id, wide=wide)
+        if not checks.is_there(self.bot, transcription.channel_id):
+            await self._tell_voice_chat(session, cut_off(Refusal.GONE, transcription.channel_id))
+            return
+        try:
+            await say(self.bot, transcription.thread_id or transcription.channel_id, text)
+        except ResourceError:
+            await self._tell_voice_chat(session, text)
+
+    async def _move(
+        self, session: VoiceSession, transcription: Transcription, channel_id: int, user_id: int, *, accepts_wide: bool
+    ) -> None:
         """Show captions in another channel, first those that waited.
 
         What was said before can be read by those who may read the old channel, so a new transcript begins.
@@ -662,6 +723,7 @@ class SttPlugin:
             transcription.move(channel_id, keeper)
         finally:
             await before.close()
+        transcription.audience.accept(accepted=accepts_wide)
         if transcription.paused or await session.capturing():
             transcription.captioner.move(
                 self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
@@ -679,6 +741,7 @@ class SttPlugin:
                     language=before.get("language"),
                     paused=bool(before.get("paused")),
                     thread_id=before.get("thread"),
+                    accepts_wide=bool(before.get("accepts_wide")),
                 )
             except (ResourceError, ClosedError, ConfigError) as error:
                 _log.warning("guild %d: transcription could not go on: %s", session.guild_id, error)
@@ -719,6 +782,7 @@ class SttPlugin:
             value = {"session": session.id, "channel": channel_id, "record": record}
             if running is not None:
                 value |= {"language": running.language, "paused": running.paused, "thread": running.thread_id}
+                value["accepts_wide"] = running.audience.accepted
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 

@@ -53,6 +53,17 @@ def cut_off(refusal: Refusal, channel_id: int) -> str:
     )
 
 
+def onlookers(text_id: int, voice_id: int, *, wide: bool) -> str:
+    """Why captions pause, and what to do about it; or that they go on."""
+    if not wide:
+        return f"Captions go on: everybody who can read <#{text_id}> can be in <#{voice_id}> now."
+    return (
+        f"Captions pause: there may be people who can read <#{text_id}> and cannot be in <#{voice_id}>. "
+        "They go on when nobody can any more, or with `/transcribe start` in another channel. "
+        "Those who manage the server can have them here all the same, with `/transcribe start`."
+    )
+
+
 def already(session: VoiceSession, running: Transcription) -> str:
     """Why a second start does nothing."""
     if running.paused:
@@ -72,6 +83,8 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
     state = "Paused: transcribing" if running.paused else "Transcribing"
     if running.captioner.refusal is not None:
         trouble += " Captions wait, because Discord does not take them."
+    if running.audience.wide:
+        trouble += " Captions pause, because people may be able to read them who cannot be there."
     return (
         f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "
         f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "

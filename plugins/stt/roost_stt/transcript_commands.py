@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
+from roost.audience import can_be_in, can_read
 from roost.confirming import Outcome
 from roost.errors import ResourceError, RoostError, UsageError
-from roost.permissions import permissions_in
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
 from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.stt.transcripts")
 
-READS = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.READ_MESSAGE_HISTORY
 PAGE_CHARS = 1800
 CHOICES = 25
 FILE_LIMITS = {0: 10 << 20, 1: 10 << 20, 2: 50 << 20, 3: 100 << 20}
@@ -50,7 +50,8 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
             await ctx.respond([])
             return
         guild_id = int(ctx.interaction.guild_id)
-        found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, member), CHOICES)
+        asker = Asker(guild_id, int(ctx.interaction.channel_id), member)
+        found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, asker), CHOICES)
         titles = {f"{_title(plugin.bot, head)} ({head.id})": head.id for head, _ in found}
         await ctx.respond({title: name for title, name in titles.items() if typed in title.lower()})
 
@@ -96,21 +97,36 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
     return loader
 
 
-def may_read(bot: hikari.GatewayBot, member: hikari.Member, head: Head) -> bool:
-    """Whoever may read the channel that the captions went to, and whoever manages the server."""
-    guild = bot.cache.get_guild(head.guild_id)
-    if guild is None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, and where.
+
+    Attributes:
+        guild_id: The server.
+        channel_id: The channel or thread.
+        member: As Discord sent them with the command or the press.
+    """
+
+    guild_id: int
+    channel_id: int
+    member: hikari.Member
+
+
+def may_read(bot: hikari.GatewayBot, asker: Asker, head: Head) -> bool:
+    """Whether a member may have to do with a transcript: they could have heard it, and can read where it was shown.
+
+    Those who manage the server need not be able to read the text channel. Where the voice channel is gone, nobody else
+    can be told from those who could not hear it.
+    """
+    manages = _manages(asker.member)
+    if bot.cache.get_guild_channel(head.voice_channel_id) is None:
+        return manages
+    if not can_be_in(bot.cache, asker.member, head.voice_channel_id):
         return False
-    if _manages(bot, member):
-        return True
-    channel = bot.cache.get_guild_channel(head.text_channel_id)
-    if channel is None:
-        thread = bot.cache.get_thread(head.text_channel_id)
-        channel = bot.cache.get_guild_channel(thread.parent_id) if thread is not None else None
-    return channel is not None and READS & permissions_in(member, guild, channel) == READS
+    return manages or can_read(bot.cache, asker.member, head.text_channel_id, within=asker.channel_id)
 
 
-def _manages(bot: hikari.GatewayBot, member: hikari.Member) -> bool:
+def _manages(member: hikari.Member) -> bool:
     if isinstance(member, hikari.InteractionMember):
         return bool(member.permissions & (hikari.Permissions.MANAGE_GUILD | hikari.Permissions.ADMINISTRATOR))
     return False
@@ -130,41 +146,39 @@ async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | Non
         await ctx.respond(made, ephemeral=True, **NO_PINGS)
 
 
-def _asker(ctx: lightbulb.Context) -> tuple[int, hikari.Member]:
+def _asker(ctx: lightbulb.Context) -> Asker:
     if ctx.guild_id is None or ctx.member is None:
         raise UsageError("This works in a server only.")
-    return int(ctx.guild_id), ctx.member
+    return Asker(int(ctx.guild_id), int(ctx.channel_id), ctx.member)
 
 
-async def _find(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> tuple[str, Head]:
-    return await _found(plugin, *_asker(ctx), name)
-
-
-async def _found(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> tuple[str, Head]:
-    found = await plugin.book.find(guild_id, name.strip().lower())
-    if found is None or not may_read(plugin.bot, member, found[1]):
+async def _find(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, Head]:
+    found = await plugin.book.find(asker.guild_id, name.strip().lower())
+    if found is None or not may_read(plugin.bot, asker, found[1]):
         raise UsageError(f"There is no transcript `{display_name(name)}` that you may read; see `/transcript list`.")
     return found
 
 
 async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
-    guild_id, member = _asker(ctx)
-    found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, member))
+    asker = _asker(ctx)
+    found = await plugin.book.newest(asker.guild_id, partial(may_read, plugin.bot, asker))
     if not found:
         return _NONE
     lines = []
     for head, count in found:
         length = "still going on" if head.ended_at is None else _length(head.ended_at - head.started_at)
         lines.append(f"`{head.id}` <t:{int(head.started_at)}:f> in <#{head.voice_channel_id}>: {count} lines, {length}")
-    days = plugin.days_of(guild_id)
+    days = plugin.days_of(asker.guild_id)
     kept = f"Kept for {days} days after their end." if days else "New ones are not kept in this server."
     return "\n".join([*lines, kept])
 
 
 async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str | None:
-    key, head = await _find(plugin, ctx, name)
+    asker = _asker(ctx)
     pager = Pager(page, PAGE_CHARS)
-    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)) as reading:
+    async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
+        # Who may read it is asked when their turn comes: that may take long.
+        key, head = await _find(plugin, asker, name)
         async for lines in plugin.book.pages(key):
             await asyncio.to_thread(pager.add, reading.lines(lines))
         text, number = await asyncio.to_thread(pager.finish)
@@ -178,9 +192,10 @@ async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int)
 
 async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
     """Send a transcript as a file, or as several. One is in memory at a time."""
-    key, head = await _find(plugin, ctx, name)
-    limit = file_limit_bytes(plugin.bot, head.guild_id)
-    async with plugin.reading.turn(head.guild_id, int(ctx.user.id)) as reading:
+    asker = _asker(ctx)
+    limit = file_limit_bytes(plugin.bot, asker.guild_id)
+    async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
+        key, head = await _find(plugin, asker, name)
         reading.shows(head.started_by)
         try:
             file = await asyncio.to_thread(ExportFile, head, kind)
@@ -257,28 +272,29 @@ def file_limit_bytes(bot: hikari.GatewayBot, guild_id: int) -> int:
 
 async def _ask_to_delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -> None:
     """Ask whether a transcript that may be deleted shall be; a press checks once more, and deletes."""
-    guild_id, member = _asker(ctx)
-    _, head = await _deletable(plugin, guild_id, member, name)
+    asker = _asker(ctx)
+    _, head = await _deletable(plugin, asker, name)
 
     async def delete(interaction: hikari.ComponentInteraction) -> Outcome:
         assert interaction.member is not None
-        return Outcome(await _delete(plugin, guild_id, interaction.member, name))
+        presser = Asker(asker.guild_id, int(interaction.channel_id), interaction.member)
+        return Outcome(await _delete(plugin, presser, name))
 
     what = f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, is deleted for good, for everybody."
     await plugin.confirmations.ask(ctx, what, "Delete", delete)
 
 
-async def _deletable(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> tuple[str, Head]:
-    key, head = await _found(plugin, guild_id, member, name)
-    if member.id != head.started_by and not _manages(plugin.bot, member):
+async def _deletable(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, Head]:
+    key, head = await _find(plugin, asker, name)
+    if asker.member.id != head.started_by and not _manages(asker.member):
         raise ResourceError("Only whoever began it, and those who manage the server, can delete a transcript.")
     if plugin.keeps_on(key):
         raise ResourceError(f"Transcript `{head.id}` is still going on. Use `/transcribe stop` first.")
     return key, head
 
 
-async def _delete(plugin: SttPlugin, guild_id: int, member: hikari.Member, name: str) -> str:
-    key, head = await _deletable(plugin, guild_id, member, name)
+async def _delete(plugin: SttPlugin, asker: Asker, name: str) -> str:
+    key, head = await _deletable(plugin, asker, name)
     lines, erased = await plugin.book.erase(key)
     said = [f"Transcript `{head.id}` and its {lines} lines are deleted.{'' if erased.traceless else TRACES}"]
     if erased.backups.deleted:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from roost.audio import SILENCE_FRAME, AudioFrame, VoiceSession
@@ -15,6 +15,7 @@ from roost.context import Asked, HookCaller
 from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
+from roost_stt.audience_watch import AudienceWatch
 from roost_stt.captioner import Captioner
 from roost_stt.captions import Line, unnamed
 from roost_stt.engine import SpeechWorker
@@ -49,6 +50,9 @@ class Transcription:
         first_heard: Called with each user before their first frame is passed on.
         language: What was asked for with the start: a code, ``auto``, or None for the server's.
         keeper: Stores every line before it is posted.
+        is_wide: Whether somebody may read along who cannot be in the room.
+        tell_audience: Tells people that captions pause for that reason (True), or go on.
+        accepts_wide: Somebody who manages the server wants the captions there all the same.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class Transcription:
         captioner: Captioner,
         may_show: Callable[[int], bool],
         keeper: Keeper,
+        is_wide: Callable[[], Awaitable[bool]],
+        tell_audience: Callable[[bool], Awaitable[None]],
+        accepts_wide: bool = False,
         shown: Callable[[], bool] = lambda: True,
         first_heard: Callable[[int], None] = lambda _user_id: None,
         language: str | None = None,
@@ -98,6 +105,7 @@ class Transcription:
         self._settled.set()
         self._detach: Callable[[], None] | None = None
         self._scope = Scope(f"transcription:{session.guild_id}")
+        self.audience = AudienceWatch(captioner, self._scope, is_wide, tell_audience, accepted=accepts_wide)
         self._told: set[str] = set()
         self._post_until = float("inf")
         self.transcripts = 0
@@ -118,6 +126,7 @@ class Transcription:
         self.paused = paused
         if not paused:
             self._attach()
+        self._scope.spawn(self.audience.run(), "watch over the audience")
         self._scope.spawn(self.captioner.run(), "captions")
         self._scope.spawn(self._pump(), "transcripts")
 
@@ -195,6 +204,15 @@ class Transcription:
         self.channel_id, self.thread_id, self.keeper = channel_id, None, keeper
         if self.hearing:
             self.stop_intake()
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Take frames again after `stop_intake`, unless people have paused it.
+
+        Raises:
+            ClosedError: The session has ended.
+        """
+        if not self.paused and not self.hearing:
             self._attach()
 
     def stop_intake(self) -> None:
@@ -303,6 +321,7 @@ class Transcription:
                 await self._settled.wait()
         except TimeoutError:
             complete = False
+        await self.audience.settle(deadline)
         posted = await self.captioner.flush(deadline)
         if not posted:
             self.captioner.give_up()

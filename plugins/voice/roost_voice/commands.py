@@ -7,10 +7,11 @@ from collections.abc import Callable
 import hikari
 import lightbulb
 
+from roost.audience import can_be_in
 from roost.audio import JoinRequest
 from roost.deferral import defer_during
 from roost.errors import BusyError, ClosedError
-from roost.permissions import permissions_in
+from roost.permissions import effective_in
 from roost_voice.moves import State, Told
 from roost_voice.permissions import what_keeps_me_out, why_not_for
 from roost_voice.session import CAPTURE_FAILED, Session
@@ -18,6 +19,7 @@ from roost_voice.sessions import JoinResult, SessionManager
 
 NOT_HERE = "This works in a server only."
 NOT_READY = "Voice is not running; try again in a moment."
+NOT_YOURS = "I am in a voice channel that you cannot join, so I do not say more about it."
 
 JOIN_WORDS = {
     Told.JOINED: "Joined <#{channel}>.",
@@ -65,7 +67,7 @@ def may_move_members(bot: hikari.GatewayBot, member: hikari.Member, channel_id: 
     guild = bot.cache.get_guild(member.guild_id)
     if channel is None or guild is None:
         return False
-    return bool(permissions_in(member, guild, channel) & hikari.Permissions.MOVE_MEMBERS)
+    return bool(effective_in(member, guild, channel) & hikari.Permissions.MOVE_MEMBERS)
 
 
 def voice_channel_of(bot: hikari.GatewayBot, guild_id: int, user_id: int) -> int | None:
@@ -181,14 +183,18 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             sessions = manager()
-            if ctx.guild_id is None:
+            if ctx.guild_id is None or ctx.member is None:
                 await reply(ctx, NOT_HERE, ephemeral=True)
                 return
             if sessions is None:
                 await reply(ctx, NOT_READY, ephemeral=True)
                 return
             guild_id = int(ctx.guild_id)
-            await reply(ctx, status_words(sessions.state(guild_id), sessions.session(guild_id)), ephemeral=True)
+            session = sessions.session(guild_id)
+            if session is not None and not can_be_in(bot.cache, ctx.member, session.channel_id):
+                await reply(ctx, NOT_YOURS, ephemeral=True)
+                return
+            await reply(ctx, status_words(sessions.state(guild_id), session), ephemeral=True)
 
     @group.register
     class Test(lightbulb.SlashCommand, name="test", description="Listen for a moment and tell how well I hear whom"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hikari
 
-from roost.permissions import permissions_in
+from roost.permissions import effective_in
 
 
 def what_keeps_me_out(bot: hikari.GatewayBot, guild_id: int, channel_id: int) -> str | None:
@@ -19,7 +19,7 @@ def what_keeps_me_out(bot: hikari.GatewayBot, guild_id: int, channel_id: int) ->
     mine = bot.cache.get_member(guild.id, me.id)
     if mine is None:
         return None
-    own = permissions_in(mine, guild, channel)
+    own = effective_in(mine, guild, channel)
     needed = hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.CONNECT
     if own & needed != needed:
         return f"I may not connect to <#{channel_id}>. Give me the permissions View Channel and Connect there."
@@ -40,7 +40,7 @@ def why_not_for(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) 
     guild = bot.cache.get_guild(member.guild_id)
     if channel is None or guild is None:
         return f"I cannot see <#{channel_id}>. Give me the permission View Channel there."
-    theirs = permissions_in(member, guild, channel)
+    theirs = effective_in(member, guild, channel)
     if not theirs & hikari.Permissions.CONNECT:
         return f"You may not connect to <#{channel_id}>, so I will not go there for you."
     state = bot.cache.get_voice_state(guild.id, member.id)
