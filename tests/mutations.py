@@ -569,6 +569,22 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/faults/test_withdrawn.py::test_answer_under_way_holds_no_withdrawn_words[second-part-withdrawn]",),
     ),
+    Mutation(
+        "R170",
+        "a ghost stays where voice is switched off",
+        "core/roost/plugins/host.py",
+        "            return always\n",
+        "            return False\n",
+        ("tests/faults/test_kills.py::test_a_ghost_ends_where_voice_is_switched_off",),
+    ),
+    Mutation(
+        "R171",
+        "a dead journal is evidence against any session of its guild",
+        "plugins/voice/roost_voice/journal.py",
+        "return self.session_sha256 is None or self.session_sha256 == session_hash(session_id)",
+        "return True",
+        ("tests/voice/actor/test_parts.py::test_a_journal_is_evidence_of_the_session_that_it_names",),
+    ),
 ]
 
 

@@ -146,7 +146,7 @@ class PluginContext(Protocol):
         Args:
             event: Its class.
             callback: Called with each event, except of guilds in which the plugin is switched off or paused.
-            always: Call it while the plugin is paused or quarantined, too: for what ends things.
+            always: Call it while the plugin is paused, quarantined or switched off, too: for what ends things.
         """
 
     def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:

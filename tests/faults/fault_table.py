@@ -45,7 +45,7 @@ GROUPS: dict[str, range] = {
     "Poison, captions and words": range(120, 132),
     "Limits and queues": range(132, 140),
     "The main gateway, commands and REST": range(140, 150),
-    "Two of anything, start and data": range(150, 170),
+    "Two of anything, start and data": range(150, 175),
     "Members who withdraw": range(200, 210),
 }
 
@@ -275,6 +275,10 @@ ROWS: tuple[Row, ...] = (
         "The reply names the plugin that failed; other members wait 5 s longer."),
     Row(166, 2, "a plugin takes over an error of a command and answers nobody", "asks Discord whether the member has an answer, and gives one where there is none",
         "The reply says that something went wrong."),
+    Row(170, 10, "SIGKILL in a server that has just switched voice off", "the next start ends the ghost there as anywhere",
+        "The bot is seen for a few seconds more."),
+    Row(171, 20, "foreign software takes the place of a killed bot, and `voice.exclusive` is off",
+        "the next start leaves it alone: the dead process's journal names another session", NOTHING),
     Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
         "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
     Row(203, 2, "a member withdraws or is forgotten while a transcript with their words is exported",

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -54,7 +55,7 @@ async def test_killed_while_it_writes_the_journal_is_whole(kill: int, fault: Fau
         assert found
         assert set(found) <= set(range(1, 40))
         dead = read_dead(tmp_path, "me")
-    assert [guilds for guilds in dead.values() if guilds == set(found)]
+    assert found in dead.values()
 
 
 @pytest.mark.sim
@@ -96,6 +97,50 @@ async def test_foreign_software_with_the_token_and_roost_leave_each_other_alone(
             states = (await scene.discord.state())["voice_states"]
             own = [each["channel_id"] for each in states if str(each["user_id"]) == scene.bot_id]
             assert own == [str(there)]
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(171)
+async def test_foreign_software_keeps_the_place_of_a_killed_bot(fault: Fault, tmp_path: Path) -> None:
+    """It joined where the killed bot was, in the same channel; the dead journal names the session before."""
+    async with scenes(tmp_path) as scene:
+        async with scene.bot(voice__exclusive="false") as bot:
+            assert "Joined" in await scene.join()
+            bot.kill()
+            await bot.wait(10)
+        assert await scene.place() == scene.voice[0]
+        async with foreign_bot(scene, scene.guild_id, scene.voice[0]):
+            async with asyncio.timeout(10):
+                while len(await scene.log("op4")) < 2:
+                    await asyncio.sleep(0.02)
+            before = await scene.log("op4", "voice_state")
+            async with scene.bot(voice__exclusive="false") as bot:
+                await asyncio.sleep(2.5)  # the reaper's first step would have been done by now
+                with fault.clock():
+                    assert await scene.log("op4", "voice_state") == before
+                bot.terminate()
+                assert await bot.wait(10) == 0
+            assert await scene.place() == scene.voice[0]
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(170)
+async def test_a_ghost_ends_where_voice_is_switched_off(fault: Fault, tmp_path: Path) -> None:
+    """A kill right after ``/plugins disable voice`` was stored, and before the bot had left."""
+    async with scenes(tmp_path) as scene:
+        async with scene.bot() as bot:
+            assert "Joined" in await scene.join()
+            bot.kill()
+            await bot.wait(10)
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "roost.sqlite3")) as connection:
+            connection.execute("INSERT INTO roost_enablement VALUES ('voice', ?, 0)", (scene.guild_id,))
+            connection.commit()
+        assert await scene.place() == scene.voice[0]
+        async with scene.bot() as bot:
+            with fault.clock():
+                await scene.gone()
+            bot.terminate()
+            assert await bot.wait(10) == 0
 
 
 @contextlib.asynccontextmanager

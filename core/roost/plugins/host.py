@@ -139,7 +139,7 @@ class PluginHost:
         """Whether events of a place are passed to a plugin's listeners.
 
         Args:
-            always: The listener works while the plugin is paused or quarantined, too.
+            always: The listener works while the plugin is paused, quarantined or switched off, too.
         """
         record = self.records.get(plugin)
         if record is None or (record.state is State.QUARANTINED and not always):
@@ -148,7 +148,7 @@ class PluginHost:
             return True
         guild_id = guild_in(place)
         if guild_id is not None and not self.switches.enabled(plugin, guild_id):
-            return False
+            return always
         if not always and self._paused(plugin, place):
             return False
         self.called(plugin, place)

@@ -605,7 +605,7 @@ class GuildActor:
 
     def _stray(self, action: moves.Stray) -> None:
         now = asyncio.get_running_loop().time()
-        verdict = self._host.reaper.judge(self.guild_id, action.channel_id, now)
+        verdict = self._host.reaper.judge(self.guild_id, action.channel_id, action.session_id, now)
         if verdict is Verdict.GHOST:
             _log.warning("guild %d: a ghost of mine stands in channel %d", self.guild_id, action.channel_id)
             self._post(moves.Reap(action.channel_id, action.session_id))

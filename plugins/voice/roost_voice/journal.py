@@ -34,6 +34,10 @@ class Claim:
     channel_id: int
     session_sha256: str | None
 
+    def covers(self, session_id: str) -> bool:
+        """Whether a voice session may be the claimed one: it is, or Discord had not named the claimed one yet."""
+        return self.session_sha256 is None or self.session_sha256 == session_hash(session_id)
+
 
 def session_hash(session_id: str) -> str:
     return hashlib.sha256(session_id.encode()).hexdigest()
@@ -123,9 +127,9 @@ def _hash(text: object) -> str | None:
     return text
 
 
-def read_dead(data_dir: Path, instance_id: str) -> dict[Path, set[int]]:
-    """Guilds that dead processes answered for, by journal. Torn and very old files are removed."""
-    dead: dict[Path, set[int]] = {}
+def read_dead(data_dir: Path, instance_id: str) -> dict[Path, dict[int, Claim]]:
+    """What dead processes answered for, by journal and guild. Torn and very old files are removed."""
+    dead: dict[Path, dict[int, Claim]] = {}
     for path in sorted(instances_dir(data_dir).glob("*.json*")):
         if path.name.split(".", 1)[0] == instance_id:
             continue
@@ -136,7 +140,7 @@ def read_dead(data_dir: Path, instance_id: str) -> dict[Path, set[int]]:
             continue
         claims = parse(raw) if path.suffix == ".json" else None
         if claims and age_s < OLD_S:
-            dead[path] = set(claims)
+            dead[path] = claims
         else:
             path.unlink(missing_ok=True)
     return dead

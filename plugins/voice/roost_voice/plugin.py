@@ -141,7 +141,7 @@ class VoicePlugin:
 
     @hookimpl
     async def guild_enabled(self, ctx: PluginContext, guild_id: int) -> None:
-        """Learn where Discord shows the bot: events were not passed on while voice was switched off."""
+        """Learn where Discord shows the bot, in case an event was lost while voice was paused."""
         if self._signalling is not None:
             self._signalling.catch_up_in(ctx.bot, guild_id)
 

@@ -9,7 +9,7 @@ import enum
 import logging
 from pathlib import Path
 
-from roost_voice.journal import read_dead, remove_lock_of
+from roost_voice.journal import Claim, read_dead, remove_lock_of
 
 _log = logging.getLogger("roost.voice.reaper")
 
@@ -26,7 +26,7 @@ def judge(*, in_dead_journal: bool, exclusive: bool, asked: bool = False) -> Ver
     """Decide about a voice state that this process does not own.
 
     Args:
-        in_dead_journal: A dead process's journal names the guild.
+        in_dead_journal: A dead process's journal names the guild, and no other session than this.
         exclusive: No foreign software uses the token, so what this process does not own is nobody's.
         asked: This process asked to be let in there, and Discord has not answered until now.
     """
@@ -48,7 +48,7 @@ class Reaper:
         self._instance_id = instance_id
         self._exclusive = exclusive
         self._late_answer_s = late_answer_s
-        self._dead: dict[Path, set[int]] = {}
+        self._dead: dict[Path, dict[int, Claim]] = {}
         self._asked: dict[int, tuple[int, float]] = {}
 
     def start(self) -> None:
@@ -63,19 +63,25 @@ class Reaper:
         """Discord has let us in: from now on a voice state that nobody owns is no answer to us."""
         self._asked.pop(guild_id, None)
 
-    def judge(self, guild_id: int, channel_id: int, now: float) -> Verdict:
-        """Decide about a voice state."""
+    def judge(self, guild_id: int, channel_id: int, session_id: str, now: float) -> Verdict:
+        """Decide about a voice state.
+
+        Args:
+            session_id: Of the state: foreign software may have taken the dead process's place in the guild.
+        """
         asked_for, until = self._asked.pop(guild_id, (0, 0.0))
         return judge(
-            in_dead_journal=any(guild_id in guilds for guilds in self._dead.values()),
+            in_dead_journal=any(
+                guild_id in claims and claims[guild_id].covers(session_id) for claims in self._dead.values()
+            ),
             exclusive=self._exclusive,
             asked=asked_for == channel_id and now < until,
         )
 
     def settled(self, guild_id: int) -> None:
         """Nothing of a dead process stands in this guild any more: forget it."""
-        for path, guilds in list(self._dead.items()):
-            guilds.discard(guild_id)
-            if not guilds:
+        for path, claims in list(self._dead.items()):
+            claims.pop(guild_id, None)
+            if not claims:
                 del self._dead[path]
                 remove_lock_of(path)

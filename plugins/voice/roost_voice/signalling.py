@@ -22,7 +22,8 @@ _log = logging.getLogger("roost.voice")
 class Signalling:
     """Permanent listeners, until the plugin is unloaded. None of them awaits: order is kept.
 
-    They also listen while the plugin is paused or quarantined, so that moves are followed and sessions can end.
+    They also listen while the plugin is paused, quarantined or switched off: moves are followed, sessions can end, and
+    the ghost of a process that was killed is ended in a server that switched voice off.
     """
 
     def __init__(self, manager: SessionManager) -> None:

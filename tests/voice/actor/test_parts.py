@@ -68,7 +68,7 @@ def test_a_check_notes_nothing(tmp_path: Path) -> None:
 def test_every_other_journal_is_of_a_dead_process(tmp_path: Path) -> None:
     Journal(tmp_path, "me").write(5, 6, "c")
     Journal(tmp_path, "dead").write(3, 4, "b")
-    assert list(read_dead(tmp_path, "me").values()) == [{3}]
+    assert list(read_dead(tmp_path, "me").values()) == [{3: Claim(4, session_hash("b"))}]
 
 
 @given(st.binary(max_size=60))
@@ -110,11 +110,23 @@ def test_a_late_answer_is_ours_once(tmp_path: Path) -> None:
     reaper = Reaper(tmp_path, "me", exclusive=False, late_answer_s=60.0)
     for channel_id, now, verdict in ((2, 59.0, Verdict.GHOST), (3, 59.0, Verdict.UNKNOWN), (2, 61.0, Verdict.UNKNOWN)):
         reaper.asked(1, 2, 0.0)
-        assert reaper.judge(1, channel_id, now) is verdict
-        assert reaper.judge(1, channel_id, now) is Verdict.UNKNOWN
+        assert reaper.judge(1, channel_id, "s", now) is verdict
+        assert reaper.judge(1, channel_id, "s", now) is Verdict.UNKNOWN
     reaper.asked(1, 2, 0.0)
     reaper.answered(1)
-    assert reaper.judge(1, 2, 1.0) is Verdict.UNKNOWN
+    assert reaper.judge(1, 2, "s", 1.0) is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("claimed", "verdict"), [("s", Verdict.GHOST), (None, Verdict.GHOST), ("another", Verdict.UNKNOWN)]
+)
+def test_a_journal_is_evidence_of_the_session_that_it_names(
+    tmp_path: Path, claimed: str | None, verdict: Verdict
+) -> None:
+    Journal(tmp_path, "dead").write(1, 2, claimed)
+    reaper = Reaper(tmp_path, "me", exclusive=False)
+    reaper.start()
+    assert reaper.judge(1, 2, "s", 0.0) is verdict
 
 
 def test_a_dead_journal_goes_when_all_its_guilds_are_settled(tmp_path: Path) -> None:
