@@ -248,9 +248,26 @@ MUTATIONS = [
         "R96",
         "a guard that is paused lets everybody through",
         "core/roost/dispatch.py",
-        "        return [Deny(IDLE.format(plugin=name)) for name in self.stopped_guards(hook, guild_id)]\n",
+        "        return [Deny(REASONS[why].format(plugin=name)) "
+        "for name, why in self._unasked(hook, guild_id).items()]\n",
         "        return []\n",
         ("tests/faults/test_blame.py::test_a_guard_that_is_paused_refuses",),
+    ),
+    Mutation(
+        "R227",
+        "members whom a plugin refuses are heard while it is loaded anew",
+        "core/roost/plugins/host.py",
+        "        self.guards.loading(record, also=new.instance)\n",
+        "",
+        ("tests/faults/test_guards.py::test_nobody_slips_through_while_a_guard_is_loaded_anew",),
+    ),
+    Mutation(
+        "R228",
+        "a plugin that decides and cannot be imported lets everybody through",
+        "core/roost/plugins/guards.py",
+        "        hooks = guarded_by(record.instance) if record.instance is not None else named_in(record)\n",
+        "        hooks = frozenset()\n",
+        ("tests/faults/test_guards.py::test_a_guard_that_does_not_load_refuses",),
     ),
     Mutation(
         "fair",

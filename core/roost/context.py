@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from roost.audio import FrameSink
     from roost.consent import Consent
+    from roost.hooks import Deny
     from roost.scopes import Scope
     from roost.store import PluginStore
 
@@ -40,6 +41,9 @@ class Asked:
 class HookCaller(Protocol):
     """Calls hooks of other plugins, in the way their kind prescribes, failures isolated and counted."""
 
+    generation: int
+    """Increases whenever the set of plugins to call, or to refuse in the place of, may have changed."""
+
     async def call(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
         """*all* and *par* give the list of non-None answers (exceptions dropped, counted and logged); *first* gives
         the first non-None answer or None. Plugins disabled in `guild_id` are skipped."""
@@ -54,6 +58,10 @@ class HookCaller(Protocol):
 
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """Like `call` for *all* hooks where a raise or timeout means refusal: it is answered as a `Deny`."""
+        ...
+
+    async def ask_strict(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Deny | None:
+        """`call_strict` of one plugin alone."""
         ...
 
     def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
@@ -73,7 +81,7 @@ class HookCaller(Protocol):
         ...
 
     def stopped_guards(self, hook: str, guild_id: int | None) -> list[str]:
-        """Plugins that decide about something in a guild and cannot, because they are paused or quarantined."""
+        """Plugins that decide about something in a guild and cannot be asked, because they do not work."""
         ...
 
     def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import inspect
 import logging
 import time
@@ -45,8 +46,29 @@ OnFailure = Callable[[str, str, Exception, Place | None], asyncio.Task[bool] | N
 
 The failed call waits for the returned task, except in synchronous hooks.
 """
-IDLE = "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
-"""Reason of a refusal by a plugin that is paused or quarantined."""
+ENDING_S = 1.0
+"""How long each plugin may take to say something against a command that ends something."""
+
+
+class Unasked(enum.Enum):
+    """Why a plugin that decides about something cannot be asked."""
+
+    STOPPED = "stopped"
+    """It is paused or quarantined."""
+    LOADING = "loading"
+    """It is being loaded, perhaps anew."""
+    MISSING = "missing"
+    """It could not be loaded."""
+
+
+REASONS = {
+    Unasked.STOPPED: (
+        "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
+    ),
+    Unasked.LOADING: "the plugin {plugin} decides about this, and is being loaded; try again in a moment",
+    Unasked.MISSING: "the plugin {plugin} decides about this, and does not work; tell the owner of this bot",
+}
+"""Reasons of refusals in the place of such plugins."""
 
 
 class Dispatcher:
@@ -84,6 +106,8 @@ class Dispatcher:
         self._on_call = on_call
         self._muted: set[str] = set()
         self._hidden: set[str] = set()
+        self._held: dict[str, tuple[frozenset[str], Unasked]] = {}
+        """By plugin: the guards' hooks that are refused in its place, and why."""
 
     def mute(self, plugin: str, muted: bool) -> None:
         """Stop calling a plugin, or call it again; its own life cycle hooks are called all the same."""
@@ -94,6 +118,19 @@ class Dispatcher:
         """Call nothing but a plugin's own life cycle hooks while it is not open yet, or all its hooks from now on."""
         (self._hidden.add if hidden else self._hidden.discard)(plugin)
         self.changed()
+
+    def hold(self, plugin: str, hooks: frozenset[str], why: Unasked) -> None:
+        """Refuse what a plugin would decide about, without asking it, until `release`."""
+        if hooks:
+            self._held[plugin] = (hooks, why)
+            self.changed()
+
+    def release(self, plugin: str) -> bool:
+        """End a `hold`; return whether there was one."""
+        if self._held.pop(plugin, None) is None:
+            return False
+        self.changed()
+        return True
 
     def changed(self) -> None:
         """Note that a plugin was loaded, unloaded or switched."""
@@ -144,22 +181,48 @@ class Dispatcher:
 
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """Like `call` where a failure is a refusal, and so is a guard that is not called; stops at the first `Deny`."""
-        refused = self._refusals(hook, guild_id)[:1]
-        return refused or await self.call_working(hook, guild_id=guild_id, **arguments)
-
-    async def call_working(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
-        """`call_strict` that does without the plugins that are paused or quarantined."""
+        if refused := self._refusals(hook, guild_id)[:1]:
+            return refused
         arguments["guild_id"] = guild_id
         answers: list[Any] = []
         for impl in self._implementations(hook, guild_id):
-            answer = await self._isolated(hook, impl, arguments)
-            if answer is _FAILED:
-                answer = Deny(f"the plugin {impl.plugin_name} failed in its check")
+            answer = await self._strict(hook, impl, arguments)
             if answer is not None:
                 answers.append(answer)
             if isinstance(answer, Deny):
                 break
         return answers
+
+    async def call_ending(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
+        """Ask the guards that work about something that ends something: at the same time, with `ENDING_S` for each.
+
+        Only what they say counts. One that fails, or takes longer, has said nothing.
+        """
+        arguments["guild_id"] = guild_id
+        implementations = self._implementations(hook, guild_id)
+        answers = await asyncio.gather(*(self._brief(hook, impl, arguments) for impl in implementations))
+        return [answer for answer in answers if answer is not None and answer is not _FAILED]
+
+    async def _brief(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
+        try:
+            async with asyncio.timeout(ENDING_S):
+                return await self._isolated(hook, impl, arguments)
+        except TimeoutError as error:
+            self.failed(impl.plugin_name, hook, error, arguments["guild_id"])
+            return _FAILED
+
+    async def ask_strict(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Deny | None:
+        """Ask one plugin alone, in the way of `call_strict`; None without an implementation of it."""
+        arguments["guild_id"] = guild_id
+        for impl in self._implementations(hook, guild_id):
+            if impl.plugin_name == plugin:
+                answer = await self._strict(hook, impl, arguments)
+                return answer if isinstance(answer, Deny) else None
+        return None
+
+    async def _strict(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
+        answer = await self._isolated(hook, impl, arguments)
+        return Deny(f"the plugin {impl.plugin_name} failed in its check") if answer is _FAILED else answer
 
     def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """For sync hooks: the non-None answers; a failure, and a guard that is not called, is answered as a `Deny`."""
@@ -218,6 +281,8 @@ class Dispatcher:
             found = [impl for impl in found if self._enabled(impl.plugin_name, guild_id)]
         if self._hidden and INFO[hook].kind is not Kind.OWN:
             found = [impl for impl in found if impl.plugin_name not in self._hidden]
+        if self._held and INFO[hook].guard:
+            found = [impl for impl in found if not self._holds(impl.plugin_name, hook)]
         if not self._reaches_stopped(hook):
             found = [impl for impl in found if not self._stopped(impl.plugin_name, guild_id)]
         if INFO[hook].graph_order:
@@ -234,19 +299,24 @@ class Dispatcher:
         """Whether a plugin is quarantined, or paused in the guild."""
         return plugin in self._muted or (guild_id is not None and self._paused(plugin, guild_id))
 
-    def stopped_guards(self, hook: str, guild_id: int | None) -> list[str]:
-        """Plugins that decide about something in a guild and cannot, because they are paused or quarantined."""
+    def _holds(self, plugin: str, hook: str) -> bool:
+        return plugin in self._held and hook in self._held[plugin][0]
+
+    def _unasked(self, hook: str, guild_id: int | None) -> dict[str, Unasked]:
+        """Plugins that decide about something in a guild and cannot be asked, and why."""
         if not INFO[hook].guard:
-            return []
-        return [
-            name
-            for name in self.having(hook)
-            if self._stopped(name, guild_id) and (guild_id is None or self._enabled(name, guild_id))
-        ]
+            return {}
+        found = {name: Unasked.STOPPED for name in self.having(hook) if self._stopped(name, guild_id)}
+        found |= {name: why for name, (hooks, why) in self._held.items() if hook in hooks}
+        return {name: why for name, why in found.items() if guild_id is None or self._enabled(name, guild_id)}
+
+    def stopped_guards(self, hook: str, guild_id: int | None) -> list[str]:
+        """Plugins that decide about something in a guild and cannot be asked, because they do not work."""
+        return list(self._unasked(hook, guild_id))
 
     def _refusals(self, hook: str, guild_id: int | None) -> list[Any]:
-        """Refusals by the guards that are paused or quarantined: what they cannot decide is refused."""
-        return [Deny(IDLE.format(plugin=name)) for name in self.stopped_guards(hook, guild_id)]
+        """Refusals in the place of guards that cannot be asked: what they cannot decide is refused."""
+        return [Deny(REASONS[why].format(plugin=name)) for name, why in self._unasked(hook, guild_id).items()]
 
     async def _isolated(self, hook: str, impl: Any, arguments: dict[str, Any]) -> Any:
         try:

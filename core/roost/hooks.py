@@ -51,7 +51,8 @@ class HookInfo:
         graph_order: Order by the dependency graph, dependents first, whatever tryfirst and trylast say.
         drains: It waits for work to finish, and is cut short when the operator asks a second time to stop.
         always: A plugin that is paused or quarantined is called all the same: the hook ends something.
-        guard: It allows something. A plugin that implements it and is paused or quarantined has refused.
+        guard: It allows something. A plugin that implements it and does not work has refused: one that is paused,
+            quarantined, being loaded or could not be loaded.
         personal: It is about the member who asked for it, so a failure counts where they asked.
     """
 
@@ -134,7 +135,7 @@ INFO: dict[str, HookInfo] = {
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
-    "command_check": HookInfo(Kind.ALL, guard=True),
+    "command_check": HookInfo(Kind.ALL, deadline_s=2.0, guard=True),
     "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
@@ -142,7 +143,7 @@ INFO: dict[str, HookInfo] = {
     "user_data_delete": HookInfo(Kind.ALL, personal=True),
     "voice_driver": HookInfo(Kind.FIRST),
     "voice_join_check": HookInfo(Kind.ALL, guard=True),
-    "voice_session_opening": HookInfo(Kind.ALL),
+    "voice_session_opening": HookInfo(Kind.ALL, guard=True),
     "voice_session_opened": HookInfo(Kind.PAR),
     "voice_session_moved": HookInfo(Kind.PAR),
     "voice_session_interrupted": HookInfo(Kind.PAR),
@@ -240,7 +241,7 @@ class RoostSpec:
     @hookspec
     async def command_check(self, ctx: Any) -> Deny | None:
         """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses
-        too."""
+        too, except commands that end something (``Meta.stop_commands``), for which you have 1 s."""
 
     @hookspec
     async def handle_error(
@@ -280,7 +281,8 @@ class RoostSpec:
 
     @hookspec
     async def voice_session_opening(self, session: VoiceSession) -> Deny | None:
-        """A session is connected and hears nothing yet: warm up, or refuse it. A raise or a time-out refuses too."""
+        """A session is connected and hears nothing yet: warm up, or refuse it. A raise or a time-out refuses too.
+        Called for the sessions that are open when you are loaded or switched on, too: a refusal ends them."""
 
     @hookspec
     async def voice_session_opened(self, session: VoiceSession) -> None:
@@ -312,7 +314,8 @@ class RoostSpec:
 
     @hookspec
     def voice_consent(self, session: VoiceSession, user_id: int) -> Deny | None:
-        """Forbid hearing a user. Can only forbid; a raise forbids. The answer is cached per session and user."""
+        """Forbid hearing a user. Can only forbid; a raise forbids. The answer is kept for the session and the user
+        until a change of consent, or until plugins come, go or are switched."""
 
     @hookspec
     def voice_audio_frame(self, session: VoiceSession, frame: AudioFrame) -> None:

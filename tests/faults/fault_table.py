@@ -47,6 +47,7 @@ GROUPS: dict[str, range] = {
     "The main gateway, commands and REST": range(140, 150),
     "Two of anything, start and data": range(150, 175),
     "Members who withdraw": range(200, 210),
+    "Guards that fail closed": range(225, 230),
 }
 
 GONE = "The bot leaves and says why."
@@ -285,6 +286,17 @@ ROWS: tuple[Row, ...] = (
         "abandons the export, removes what was sent of it, and says so", "A reply that says to ask again; no file with their words."),
     Row(204, 6, "`transcript_process` raises, hangs or belongs to a plugin that is stopped after failures",
         "drops the line: it is neither stored nor posted", "The channel reads once that something said is missing."),
+    Row(225, 1, "a plugin that decides who is heard, who may do something or whether a session opens is loaded or switched on in mid-call",
+        "asks it about everybody at once, and about the session that runs", "Members whom it refuses are not heard any more, and their waiting words are dropped."),
+    Row(226, 8, "a plugin that decides raises, hangs, blocks, answers wrongly or is quarantined",
+        "refuses in its place until it is disabled or unloaded, except leaving, stopping and privacy; one line tells the owner",
+        "The reply names the plugin; an admin can switch it off."),
+    Row(227, 1, "a plugin that decides is loaded anew in mid-call", "refuses in its place from before the old version is taken away until the new one is ready",
+        "A gap in what the bot hears."),
+    Row(228, 20, "a plugin that decides cannot be imported or loaded, at the start or later", "as row 226: the hooks that its source names are refused",
+        "The reply names the plugin; an admin can switch it off."),
+    Row(229, 15, "a check of a plugin's settings raises, exits or hangs", "fails the plugin, or leaves the server's own value out; everything else works",
+        "The plugin is missing, or `/config` says that its check failed."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -86,7 +86,7 @@ from roost import Meta, hookimpl
 def plugin_meta(): return Meta("slow")
 
 @hookimpl
-async def command_check(ctx): await asyncio.sleep(2.0)
+async def command_check(ctx): await asyncio.sleep(1.0)
 """
 
 

@@ -84,8 +84,8 @@ class CommandFailures:
         if place is not None:
             self._host.called(owner, place)
         stops = self._ends_something(owner, path)
-        # A guard that cannot be asked refuses, as with consent. But it must not keep anything from being ended.
-        ask = self._host.dispatcher.call_working if stops else self._host.dispatcher.call_strict
+        # A guard that cannot be asked, or fails, refuses, as with consent. But it must keep nothing from being ended.
+        ask = self._host.dispatcher.call_ending if stops else self._host.dispatcher.call_strict
         for said in await ask("command_check", guild_id=guild_id, ctx=ctx):
             if isinstance(said, Deny):
                 raise DeniedError(said.reason)

@@ -80,7 +80,7 @@ def rules(name: str) -> list[str]:
     if info.always:
         found.append("also called in quarantine")
     if info.guard:
-        found.append("refuses in quarantine")
+        found.append("refuses while it does not work")
     if info.graph_order:
         found.append("dependents first")
     return found

@@ -25,6 +25,7 @@ from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, others_with, refuse_unknown_tables
 from roost.plugins.forgetting import carry_out
+from roost.plugins.guards import Guards
 from roost.plugins.guild_config import GuildConfig
 from roost.plugins.importing import (
     Code,
@@ -105,6 +106,7 @@ class PluginHost:
         self.pauses = Pauses(self, self._breakers)
         self.switches = Switches(self)
         self.dispatcher = Dispatcher(lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called)
+        self.guards = Guards(self.dispatcher)
         self.metrics = Metrics(self.dispatcher.guard.inside)
         self.guild_config = GuildConfig(self)
         self._order: list[str] = []
@@ -192,6 +194,8 @@ class PluginHost:
             for record in self.records.values():
                 if record.state is not State.FOUND:
                     record.set(record.state, record.detail)
+                if record.state not in (State.FOUND, State.DISABLED):
+                    self.guards.is_missing(record)
             codes = {}
             for record in self.records.values():
                 if record.state is State.FOUND and (code := await self._import(record)) is not None:
@@ -201,6 +205,7 @@ class PluginHost:
             for circle in circles:
                 for name in circle:
                     self._fail(self.records[name], f"circular dependency: {' -> '.join([*circle, circle[0]])}")
+                    self.guards.is_missing(self.records[name])
             for name in order:
                 await self._load(self.records[name], codes[name])
             await self._make_room()
@@ -334,6 +339,10 @@ class PluginHost:
             await self._unload_one(self.records[each], reason)
         if going:
             await self._told_discord()
+        elif self.guards.forget(name):
+            self.records[name].set(State.UNLOADED)
+            await self.dispatcher.call("plugin_unloaded", name=name, reason=reason)
+            return [name]
         return going
 
     async def _reload_named(self, name: str) -> PluginRecord:
@@ -354,12 +363,14 @@ class PluginHost:
         dependents = [each for each in self._with_dependents(name) if each != name]
         await self._end_commands((*dependents, name), "reload", asyncio.get_running_loop().time() + DRAIN_S)
         handovers = {each: await self._handover(each) for each in (*dependents, name)}
+        self.guards.loading(record, also=new.instance)
+        self.guards.loading(*(self.records[each] for each in dependents))
         for each in (*dependents, name):
             await self._unload_one(self.records[each], "reload", keep_modules=True)
         left = record.detail
         restore_modules(prefix, new_modules)
         failure = ""
-        await self._load(record, new, handovers[name])
+        await self._load(record, new, handovers[name], last=False)
         if record.state not in RUNNING:
             failure = record.detail
             await self._undo_migration(record)
@@ -397,7 +408,7 @@ class PluginHost:
                 record.turned_down(error.detail, error.version)
             except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
                 if describe(error) != record.detail:
-                    self._fail(record, describe(error))
+                    record.set(State.FAILED, describe(error))
             forget_modules(self.prefix(record))
         return self.table()
 
@@ -514,8 +525,11 @@ class PluginHost:
         failure = failure_of(source, error)
         if verdict is Verdict.PAUSE and place is not None:
             self.pauses.begin(record.name, place, failure, error)
+            if (guild_id := guild_in(place)) is not None:
+                self.guards.is_stopped(record.name, guild_id)
             return
         record.set(State.QUARANTINED, f"{source} failed once too often, last with {failure.detail}", failure=failure)
+        self.guards.is_stopped(record.name, None)
         self._breakers.forget(record.name)
         self.pauses.forget(record.name)
         self.dispatcher.mute(record.name, True)
@@ -601,6 +615,7 @@ class PluginHost:
                 record.turned_down(error.detail, error.version)
             else:
                 self._fail(record, detail if detail.startswith("plugin ") else f"cannot be imported: {detail}")
+            self.guards.is_missing(record)
             return None
         record.meta = code.meta
         return code
@@ -610,21 +625,29 @@ class PluginHost:
         check_hooks(record, code.instance)
         return code
 
-    async def _load(self, record: PluginRecord, code: Code, handover: Any = None) -> None:
-        """Open imported code; a failure is unwound and becomes the plugin's state."""
+    async def _load(self, record: PluginRecord, code: Code, handover: Any = None, *, last: bool = True) -> None:
+        """Open imported code; a failure is unwound and becomes the plugin's state.
+
+        Args:
+            last: No other version is loaded if this one fails.
+        """
         record.meta, record.factory, record.instance = code.meta, code.factory, code.instance
         missing = [name for name in code.meta.requires if name not in self._order]
         if missing:
             self._fail(record, f"it needs the plugin {missing[0]}, which is not loaded")
+            self.guards.is_missing(record)
             self._forget(record)
             return
         record.set(State.LOADING)
+        self.guards.loading(record)
         try:
             with self._ledger.watch(record):
                 await self._migrate(record)
                 async with asyncio.timeout(self.config.core.plugins.load_timeout_s):
                     await self._open(record, handover)
         except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
+            if last:
+                self.guards.is_missing(record)
             problems = await self._close(record, "failed")
             self._forget(record)
             problems += await self._ledger.residue(record)
@@ -638,6 +661,7 @@ class PluginHost:
         self._breakers.forget(record.name)
         self.pauses.forget(record.name)
         record.ended_tasks = 0
+        self.guards.works(record.name)
         self.dispatcher.changed()
         record.set(State.LOADED)
         if self._started:
@@ -748,6 +772,10 @@ class PluginHost:
             await self.dispatcher.call_others(name, "plugin_unloading", name=name, reason=reason, deadline=deadline)
         problems = await self._end_commands((name,), reason, deadline)
         record.set(State.UNLOADING)
+        if reason == "failed":
+            self.guards.is_missing(record)
+        elif reason == "shutdown":
+            self.guards.goes_down(record)
         if reason == "shutdown":
             problems += await self._close(record, reason)
             self._order.remove(name)

@@ -221,7 +221,7 @@ class GuildActor:
             self.session.deafened_is(on)
 
     def replay_opened(self, plugin: str) -> None:
-        """Tell a plugin that was loaded late about the session that is open."""
+        """Have a plugin that came late decide about the session that is open, and tell it of the session."""
         if self.opened:
             self._announce_call("opened", plugin=plugin)
 
@@ -563,9 +563,7 @@ class GuildActor:
         while self._announcements:
             hook, arguments = self._announcements.popleft()
             if hook == "opened":
-                await hooks.call_plugin(
-                    arguments["plugin"], "voice_session_opened", guild_id=self.guild_id, session=self.session
-                )
+                await self._replay(arguments["plugin"])
             elif hook == "closed":
                 session: Session = arguments["session"]
                 await hooks.call(
@@ -578,6 +576,16 @@ class GuildActor:
                 self._host.mark_stop("closed", self.guild_id)
             else:
                 await hooks.call(hook, guild_id=self.guild_id, **arguments)
+
+    async def _replay(self, plugin: str) -> None:
+        """Put the open session before a plugin that came late; its refusal ends the session."""
+        hooks = self._host.hooks
+        denied = await hooks.ask_strict(plugin, "voice_session_opening", guild_id=self.guild_id, session=self.session)
+        if denied is None:
+            await hooks.call_plugin(plugin, "voice_session_opened", guild_id=self.guild_id, session=self.session)
+        elif self.opened:
+            self._asked = False
+            self._post(moves.Unwant(0, denied.reason))
 
     async def _announced(self) -> None:
         """Wait until everything announced so far has been heard."""

@@ -94,6 +94,8 @@ class Session:
         self._hook_sink: Callable[[], None] | None = None
         self._allowed: set[int] = set()
         self._denied: set[int] = set()
+        self._asked_of = hooks.generation
+        """The set of plugins that `_allowed` and `_denied` are answers of."""
         self._notice: asyncio.Task[None] | None = None
         self._notice_stands = False
         self._told: set[int] = set()
@@ -198,6 +200,8 @@ class Session:
     def on_frame(self, frame: AudioFrame) -> None:
         """Called by the link for every decrypted frame."""
         self._received += 1
+        if self._asked_of != self._hooks.generation:
+            self.ask_again()
         user_id = frame.user_id
         if user_id not in self._allowed:
             if self.capture_state == CAPTURE_OFF:
@@ -248,6 +252,7 @@ class Session:
 
     def ask_again(self) -> None:
         """Ask anew about everybody: a plugin that decides who is heard came, went, was switched or stopped."""
+        self._asked_of = self._hooks.generation
         for user_id in (*self._allowed, *self._denied):
             self.consent_changed(user_id)
 

@@ -338,7 +338,7 @@ class SessionManager:
 
     def plugin_loaded(self, name: str) -> None:
         """Replay the open sessions to a plugin that came late."""
-        replay = name in self._hooks.implementers("voice_session_opened")
+        replay = self._takes_part(name)
         for actor in list(self._actors.values()):
             if actor.session is not None and actor.opened:
                 actor.session.attach_hooks()
@@ -353,13 +353,17 @@ class SessionManager:
 
     def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
         """Replay the open session to a plugin that was switched on in its guild; stop frames for one switched off."""
-        replay = enabled and name in self._hooks.implementers("voice_session_opened")
+        replay = enabled and self._takes_part(name)
         for actor in list(self._actors.values()):
             if actor.session is not None and actor.opened and guild_id in (None, actor.guild_id):
                 actor.session.attach_hooks()
                 actor.session.ask_again()
                 if replay:
                     actor.replay_opened(name)
+
+    def _takes_part(self, name: str) -> bool:
+        """Whether a plugin implements a hook of the beginning of a session."""
+        return any(name in self._hooks.implementers(hook) for hook in ("voice_session_opening", "voice_session_opened"))
 
     async def plugin_unloading(self, name: str, reason: str, deadline: float) -> None:
         """A plugin is going, the sessions stay: it drains them as if they ended."""
