@@ -61,6 +61,7 @@ class Plugin:
         version: Of the plugin.
         requires: Names of plugins that must be loaded first.
         stop_commands: See `roost.hooks.Meta`.
+        errors_of: See `roost.hooks.Meta`.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class Plugin:
         version: str = "0",
         requires: tuple[str, ...] = (),
         stop_commands: tuple[str, ...] = (),
+        errors_of: tuple[str, ...] = (),
     ) -> None:
-        self._meta = Meta(name, version, requires, description, stop_commands=stop_commands)
+        self._meta = Meta(name, version, requires, description, stop_commands=stop_commands, errors_of=errors_of)
         self._commands: list[tuple[str, str, Callable[..., Awaitable[Any]], dict[str, Any]]] = []
 
     @hookimpl

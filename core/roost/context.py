@@ -76,7 +76,7 @@ class HookCaller(Protocol):
         """Call one plugin only (replays for late plugins)."""
         ...
 
-    async def ask_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Asked:
+    async def ask_plugin(self, plugin: str, hook: str, /, *, guild_id: int | None = None, **arguments: Any) -> Asked:
         """`call_plugin` for callers that need to know whether this very call worked."""
         ...
 

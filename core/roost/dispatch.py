@@ -245,7 +245,7 @@ class Dispatcher:
         """Call one plugin's implementation, isolated; None if it has none, failed or is disabled in the guild."""
         return (await self.ask_plugin(plugin, hook, guild_id=guild_id, **arguments)).answer
 
-    async def ask_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Asked:
+    async def ask_plugin(self, plugin: str, hook: str, /, *, guild_id: int | None = None, **arguments: Any) -> Asked:
         """`call_plugin` for callers that need to know whether this very call worked."""
         arguments["guild_id"] = guild_id
         for impl in self._implementations(hook, guild_id):

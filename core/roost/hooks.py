@@ -66,6 +66,8 @@ class HookInfo:
     personal: bool = False
 
 
+EVERY_PLUGIN = "*"
+"""In ``Meta.errors_of``."""
 NO_VERSION = "0"
 """Of a plugin that names none."""
 
@@ -83,6 +85,7 @@ class Meta:
         data_version: Of what it keeps in ``ctx.store`` and ``ctx.settings``; see the hook ``migrate_data``.
         stop_commands: Paths of its commands that end what it runs, such as ``voice leave``. Members can use them while
             it is paused or quarantined.
+        errors_of: Names of other plugins whose errors its hook ``handle_error`` is asked about; `EVERY_PLUGIN` for all.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Meta:
     roost_api: int = 1
     data_version: int = 1
     stop_commands: tuple[str, ...] = ()
+    errors_of: tuple[str, ...] = ()
 
 
 class SwitchCause(enum.Enum):
@@ -247,11 +251,12 @@ class RoostSpec:
     async def handle_error(
         self, error: BaseException, source: str, plugin: str, guild_id: int | None, ctx: lightbulb.Context | None
     ) -> bool | None:
-        """Take over an error, of any plugin: `plugin` names the one that failed. True means it is dealt with: it is not
-        counted against that plugin, and the member who ran a command gets no other answer than yours; if nobody has
-        answered by then, a short one. `ctx` is the command's, where it was one; it may have been answered before. Not
-        called for what a check, cooldown or concurrency limit refuses. Source ``quarantine`` tells that the plugin was
-        paused in the guild, or without a guild quarantined."""
+        """Take over an error of your own, or of a plugin that you name in ``Meta.errors_of``: `plugin` is the one that
+        failed, and is asked first. True means it is dealt with: no other plugin is asked, it is not counted, and the
+        member who ran a command gets no other answer than yours; if nobody has answered by then, a short one. `ctx` is
+        the command's, where it was one; it may have been answered before. Not called for what a check, cooldown or
+        concurrency limit refuses. Source ``quarantine`` tells the others that the plugin was paused in the guild, or
+        without a guild quarantined."""
 
     @hookspec
     async def health(self) -> Report:

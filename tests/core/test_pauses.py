@@ -25,15 +25,15 @@ class Harness:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.may_stop = asyncio.Event()
-        self.dispatcher = types.SimpleNamespace(changed=lambda: None, call=self.call)
+        self.dispatcher = types.SimpleNamespace(changed=lambda: None)
         host: Any = self
         self.pauses = Pauses(host, Breakers(Limits(1, 60.0, 60.0, 3), lambda _place: None))
 
     def requires(self, _plugin: str) -> tuple[str, ...]:
         return ()
 
-    async def call(self, hook: str, **_arguments: Any) -> None:
-        self.calls.append(hook)
+    async def tell_stopped(self, _plugin: str, _error: Exception, _guild_id: int | None) -> None:
+        self.calls.append("told")
 
     async def stop_in(self, _plugin: str, _place: int) -> None:
         await self.may_stop.wait()
@@ -62,7 +62,7 @@ async def test_pause_that_is_ended_while_the_plugin_stops_resumes_it_after_its_s
     assert harness.pauses.of(PLUGIN, GUILD) is not None
     harness.may_stop.set()
     await end
-    assert harness.calls == ["stopped", "handle_error", "resumed"]
+    assert harness.calls == ["stopped", "told", "resumed"]
 
 
 async def test_plugin_that_is_loaded_anew_while_it_stops_is_not_stopped(harness: Harness) -> None:

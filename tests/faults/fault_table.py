@@ -169,7 +169,7 @@ ROWS: tuple[Row, ...] = (
         "keeps it out of the log and of `/plugins why`, which shows details to the bot's owners alone",
         "Admins read what kind of failure it was, and its id."),
     Row(95, 2, "a plugin takes over an error (`handle_error` answers True)",
-        "counts nothing and answers nothing of its own", "What that plugin says."),
+        "counts nothing and answers nothing of its own; a plugin is asked about others' errors only if its `Meta.errors_of` names them", "What that plugin says."),
     Row(96, 2, "a plugin that decides who may do something is paused after failures",
         "refuses in its place, except what ends something", "The reply names the plugin; an admin can switch it off."),
     Row(97, 10, "voice fails too often in a server, or in the whole bot, while it is in a channel",

@@ -502,15 +502,16 @@ async def test_details_of_a_failure_are_shown_to_owners_alone_and_hold_no_secret
 
 
 class Handler(Hooks):
-    """Takes over every error."""
+    """Takes over every error that it is asked about."""
 
-    def __init__(self) -> None:
+    def __init__(self, *errors_of: str) -> None:
+        self.errors_of = errors_of
         self.contexts: list[Any] = []
         self.answer = True
 
     @hookimpl
     def plugin_meta(self) -> Meta:
-        return Meta("handler")
+        return Meta("handler", errors_of=self.errors_of)
 
     @hookimpl
     async def handle_error(
@@ -527,7 +528,7 @@ class Handler(Hooks):
 async def test_an_error_that_a_plugin_has_dealt_with_is_neither_counted_nor_answered(
     fault: Fault, tmp_path: Path
 ) -> None:
-    handler = Handler()
+    handler = Handler("fragile")
     async with running_bot(Fragile(), handler, data_dir=tmp_path) as bot:
         for _ in range(MANY):
             replies = await bot.replies("/try")
@@ -540,6 +541,34 @@ async def test_an_error_that_a_plugin_has_dealt_with_is_neither_counted_nor_answ
         handler.answer = False
         await breaks(bot)
         await eventually(lambda: bot.app.plugins.pauses.places_of("fragile") == [bot.guild.id])
+        await eventually(lambda: handler.contexts[-1] == ("quarantine", bot.guild.id, None))
+
+
+class Careful(Fragile):
+    """Deals with its own errors, or means to."""
+
+    @hookimpl
+    async def handle_error(self, plugin: str, ctx: lightbulb.Context | None) -> bool:
+        assert plugin == "fragile"
+        if ctx is not None:
+            await ctx.respond("My mistake.")
+        return True
+
+
+@pytest.mark.sim
+@pytest.mark.fault(95)
+async def test_a_plugin_deals_with_its_own_errors_and_with_others_only_if_it_asks_for_them(
+    fault: Fault, tmp_path: Path
+) -> None:
+    greedy, modest = Handler("*"), Handler()
+    async with running_bot(Careful(), greedy, data_dir=tmp_path / "own first") as bot:
+        with fault.clock(scaled=False):
+            assert [each.content for each in await bot.replies("/try")] == ["My mistake."]
+        assert greedy.contexts == []
+    async with running_bot(Fragile(), modest, data_dir=tmp_path / "not asked") as bot:
+        await breaks(bot)
+        await eventually(lambda: bot.app.plugins.pauses.places_of("fragile") == [bot.guild.id])
+        assert modest.contexts == []
 
 
 @pytest.mark.sim
@@ -560,7 +589,7 @@ async def test_a_member_whom_nobody_answered_is_answered_though_a_plugin_dealt_w
     class Silent(Hooks):
         @hookimpl
         def plugin_meta(self) -> Meta:
-            return Meta("silent")
+            return Meta("silent", errors_of=("fails",))
 
         @hookimpl
         async def handle_error(self) -> bool:

@@ -18,7 +18,7 @@ from roost.dispatch import Dispatcher, log_failure
 from roost.errors import ConfigError, PluginError, ResourceError
 from roost.errortext import is_error
 from roost.frames import OverBudget
-from roost.hooks import Meta, SwitchCause
+from roost.hooks import EVERY_PLUGIN, Meta, SwitchCause
 from roost.metrics import Metrics
 from roost.places import Place, guild_in
 from roost.plugins.blame import EXCUSES, Blame, blame
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.plugins")
 T = TypeVar("T")
 
+HANDLER = "handle_error"
 STOP_CALLS = 2
 """How often ``on_stopping`` of one plugin is called, should something cancel the stop."""
 DRAIN_S = 3.0
@@ -488,7 +489,7 @@ class PluginHost:
         if record is None or record.state is not State.LOADED:
             return None
         counts = whose is Blame.PLUGIN
-        asked = source != "handle_error" and self.dispatcher.implementers("handle_error", guild_in(place))
+        asked = source != HANDLER and self._handlers(plugin, guild_in(place))
         if asked and not self._scope.closed and len(self._offers) < MOST_OFFERS:
             offer = self._scope.spawn(
                 self._offer(record, source, error, place, ctx, counts=counts), f"error of {plugin}"
@@ -510,12 +511,37 @@ class PluginHost:
         *,
         counts: bool,
     ) -> bool:
-        handled = await self.dispatcher.call(
-            "handle_error", guild_id=guild_in(place), error=error, source=source, plugin=record.name, ctx=ctx
-        )
-        if counts and handled is not True and record.state is State.LOADED:
+        handled = await self._ask_handlers(record.name, source, error, guild_in(place), ctx)
+        if counts and not handled and record.state is State.LOADED:
             self._count(record, source, error, place)
-        return handled is True
+        return handled
+
+    def _handlers(self, plugin: str, guild_id: int | None) -> list[str]:
+        """The plugins that are asked about an error of a plugin: itself first, then those that ask for its errors."""
+        takers = self.dispatcher.implementers(HANDLER, guild_id)
+        return [name for name in takers if name == plugin] + [
+            name for name in takers if name != plugin and {plugin, EVERY_PLUGIN} & set(self._errors_of(name))
+        ]
+
+    def _errors_of(self, name: str) -> tuple[str, ...]:
+        meta = self.records[name].meta
+        return meta.errors_of if meta is not None else ()
+
+    async def _ask_handlers(
+        self, plugin: str, source: str, error: Exception, guild_id: int | None, ctx: lightbulb.Context | None
+    ) -> bool:
+        """Have plugins deal with an error, in turn, until one has; return whether one has."""
+        for name in self._handlers(plugin, guild_id):
+            asked = await self.dispatcher.ask_plugin(
+                name, HANDLER, guild_id=guild_id, error=error, source=source, plugin=plugin, ctx=ctx
+            )
+            if asked.answer is True:
+                return True
+        return False
+
+    async def tell_stopped(self, plugin: str, error: PluginError, guild_id: int | None) -> None:
+        """Tell those that take a plugin's errors of its pause in a guild, or without a guild of its quarantine."""
+        await self._ask_handlers(plugin, "quarantine", error, guild_id, None)
 
     def _count(self, record: PluginRecord, source: str, error: Exception, place: Place | None) -> None:
         at_once = is_error(error, OverBudget)
@@ -544,7 +570,7 @@ class PluginHost:
         await asyncio.gather(*(self._switch_hook(record.name, "guild_disabled", guild_id) for guild_id in guilds))
         if record.context is not None:
             record.ended_tasks = await record.context.end_tasks()
-        await self.dispatcher.call("handle_error", error=told, source="quarantine", plugin=record.name, ctx=None)
+        await self.tell_stopped(record.name, told, None)
         await self.dispatcher.call("plugin_switched", name=record.name, guild_id=None, enabled=False)
 
     async def _switch_hook(self, name: str, hook: str, guild_id: int) -> None:

@@ -185,11 +185,12 @@ def _check_meta(meta: Meta, plugin: str) -> None:
         value = getattr(meta, field)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise PluginError(f"Meta.{field} must be {kind.__name__}, and is {repr_of(value)}", plugin=plugin)
-    if not isinstance(meta.requires, tuple | list) or not all(isinstance(name, str) for name in meta.requires):
-        raise PluginError(
-            f"Meta.requires must be a tuple of names such as ('voice',), and is {repr_of(meta.requires)}",
-            plugin=plugin,
-        )
+    for field in ("requires", "stop_commands", "errors_of"):
+        value = getattr(meta, field)
+        if not isinstance(value, tuple | list) or not all(isinstance(name, str) for name in value):
+            raise PluginError(
+                f"Meta.{field} must be a tuple of names such as ('voice',), and is {repr_of(value)}", plugin=plugin
+            )
 
 
 def _same(found: Any) -> Any:

@@ -128,14 +128,7 @@ class Pauses:
         told = PluginError(f"paused after too many failures (failure {pause.failure.id})", plugin=pause.plugin)
         told.__cause__ = error
         await self._host.stop_in(pause.plugin, pause.place)
-        await self._host.dispatcher.call(
-            "handle_error",
-            guild_id=guild_in(pause.place),
-            error=told,
-            source="quarantine",
-            plugin=pause.plugin,
-            ctx=None,
-        )
+        await self._host.tell_stopped(pause.plugin, told, guild_in(pause.place))
 
     async def _hold(self, pause: Pause, retry_s: float, stop: asyncio.Task[None]) -> None:
         """End the pause in time, and not before the plugin has stopped; whether that went well does not matter."""

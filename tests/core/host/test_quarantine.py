@@ -22,6 +22,8 @@ Drop = Callable[..., Path]
 
 OWNER = """
 @hookimpl
+def plugin_meta(): return Meta("owner", errors_of=("*",))
+@hookimpl
 async def handle_error(error, source, plugin): log.append((source, plugin))
 @hookimpl
 async def voice_idle(seconds): log.append(seconds)
