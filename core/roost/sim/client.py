@@ -186,15 +186,20 @@ class ControlClient:
     async def permissions(
         self,
         *,
-        member_id: int,
+        member_id: int | None = None,
+        role_id: int | None = None,
         guild_id: int | None = None,
         channel_id: int | None = None,
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
     ) -> None:
-        """Change what a member (or a bot) may do, by names such as ``CONNECT``: in a channel, else in the guild."""
+        """Change what a member (or a bot) or a role may do, by names such as ``CONNECT``.
+
+        In a channel, else in the guild. The role @everyone has the guild's id, and is changed in channels alone.
+        """
         body = {
-            "member_id": str(member_id),
+            "member_id": member_id and str(member_id),
+            "role_id": role_id and str(role_id),
             "guild_id": guild_id and str(guild_id),
             "channel_id": channel_id and str(channel_id),
             "allow": list(allow),
@@ -210,6 +215,19 @@ class ControlClient:
     async def remove_member(self, member_id: int, *, guild_id: int | None = None) -> None:
         body = {"member_id": str(member_id), "guild_id": guild_id and str(guild_id), "remove": True}
         await self.call("POST", "/member", body)
+
+    async def time_out(self, member_id: int, seconds: float, *, guild_id: int | None = None) -> None:
+        """Give a member a timeout; 0 ends it."""
+        body = {"member_id": str(member_id), "guild_id": guild_id and str(guild_id), "timeout_s": seconds}
+        await self.call("POST", "/member", body)
+
+    async def role(self, **fields: Any) -> Answer:
+        """``name`` (``allow``, ``booster``) adds one; ``role_id`` with ``member_id`` (``remove``) or ``delete``."""
+        return dict(await self.call("POST", "/role", fields))
+
+    async def private_thread(self, name: str, *, channel_id: int) -> int:
+        """A private thread that the bots are in; gives its id."""
+        return int((await self.call("POST", "/thread", {"name": name, "channel_id": str(channel_id)}))["id"])
 
     async def say(self, content: str, *, member_id: int, channel_id: int) -> int:
         """A member writes a message; gives its id."""

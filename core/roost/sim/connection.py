@@ -27,6 +27,8 @@ NEEDED: dict[str, int] = {
     "CHANNEL_DELETE": int(hikari.Intents.GUILDS),
     "GUILD_ROLE_CREATE": int(hikari.Intents.GUILDS),
     "GUILD_ROLE_UPDATE": int(hikari.Intents.GUILDS),
+    "GUILD_ROLE_DELETE": int(hikari.Intents.GUILDS),
+    "THREAD_CREATE": int(hikari.Intents.GUILDS),
     "GUILD_MEMBER_ADD": int(hikari.Intents.GUILD_MEMBERS),
     "GUILD_MEMBER_REMOVE": int(hikari.Intents.GUILD_MEMBERS),
     "MESSAGE_CREATE": int(hikari.Intents.GUILD_MESSAGES),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import datetime
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from roost.sim.faults import CORE_PARAMS, FaultRefused
 from roost.sim.interactions import BadRequest, Invocation, command_data, component_data, modal_data, payload
 from roost.sim.messages import Interaction
 from roost.sim.rest_messages import MessageRoutes
-from roost.sim.world import SPOKEN, STAGE, TEXT, VOICE, Bot, Channel, Guild, Member, User
+from roost.sim.world import PRIVATE_THREAD, SPOKEN, STAGE, TEXT, VOICE, Bot, Channel, Guild, Member, Role, User
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -54,6 +55,8 @@ class ControlApi:
             "message": self._message,
             "channel": self._edit_channel,
             "permissions": self._permissions,
+            "role": self._role,
+            "thread": self._thread,
             "kick": self._kick,
             "move": self._move,
             "server": self._server,
@@ -243,8 +246,14 @@ class ControlApi:
         return await self._sim.part.speak(guild.id, user, wav=wav, recording=recording, params=params)
 
     async def _member(self, body: Body) -> Any:
-        """Add a member to a guild, or take one out with ``"remove": true``."""
+        """Add a member to a guild, take one out with ``"remove": true``, or give one a timeout of ``timeout_s``."""
         guild = self._guild(body)
+        if "timeout_s" in body:
+            user = self._user(guild, body)
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=float(body["timeout_s"]))
+            guild.members[user].timed_out_until = until.isoformat() if body["timeout_s"] else None
+            self._member_changed(guild, user)
+            return {}
         if body.get("remove"):
             user = self._user(guild, body)
             if self._sim.world.is_bot(user):
@@ -261,18 +270,90 @@ class ControlApi:
         return {"id": str(user), "name": str(body["name"])}
 
     async def _permissions(self, body: Body) -> Any:
-        """``allow`` and ``deny`` are lists of permission names; with ``channel_id`` for one channel, else for all."""
+        """``allow`` and ``deny`` are lists of permission names; with ``channel_id`` for one channel, else for all.
+
+        For a member, or with ``role_id`` for a role; @everyone's is the guild's id, in a channel alone.
+        """
         guild = self._channel(body)[0] if body.get("channel_id") else self._guild(body)
-        user = self._user(guild, body)
         allow, deny = _bits(body, "allow"), _bits(body, "deny")
+        if body.get("role_id"):
+            self._change_of_role(guild, body, allow, deny)
+            return {}
+        user = self._user(guild, body)
         channels = [self._channel(body)[1]] if body.get("channel_id") else list(guild.channels.values())
         if not body.get("channel_id"):
             self._change_role(guild, user, allow, deny)
         for channel in channels:
-            old_allow, old_deny = channel.overwrites.get(user, (0, 0))
-            channel.overwrites[user] = ((old_allow | allow) & ~deny, (old_deny | deny) & ~allow)
-            self._sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
+            self._overwrite(channel, channel.overwrites, user, (allow, deny))
         return {}
+
+    def _change_of_role(self, guild: Guild, body: Body, allow: int, deny: int) -> None:
+        role_id = int(body["role_id"])
+        if role_id not in guild.roles and not (role_id == guild.id and body.get("channel_id")):
+            raise BadRequest(f"there is no role {role_id} in guild {guild.id}")
+        if body.get("channel_id"):
+            channel = self._channel(body)[1]
+            self._overwrite(channel, channel.role_overwrites, role_id, (allow, deny))
+            return
+        role = guild.roles[role_id]
+        role.permissions = (role.permissions | allow) & ~deny
+        data = {"guild_id": str(guild.id), "role": role.payload()}
+        self._sim.gateway.dispatch("GUILD_ROLE_UPDATE", data, guild_id=guild.id)
+
+    def _overwrite(self, channel: Channel, named: dict[int, tuple[int, int]], of: int, bits: tuple[int, int]) -> None:
+        """Allow and deny some more in a channel, to a member or a role."""
+        (old_allow, old_deny), (allow, deny) = named.get(of, (0, 0)), bits
+        named[of] = ((old_allow | allow) & ~deny, (old_deny | deny) & ~allow)
+        self._sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=channel.guild_id)
+
+    async def _role(self, body: Body) -> Any:
+        """A new role (``guild_id``, ``name``, ``allow``, ``booster``), who wears one, or ``delete``."""
+        guild = self._guild(body)
+        if not body.get("role_id"):
+            role = Role(self._sim.world.snowflake(), str(body["name"]), _bits(body, "allow"), bool(body.get("booster")))
+            guild.roles[role.id] = role
+            data = {"guild_id": str(guild.id), "role": role.payload()}
+            self._sim.gateway.dispatch("GUILD_ROLE_CREATE", data, guild_id=guild.id)
+            return {"id": str(role.id)}
+        role_id = int(body["role_id"])
+        if role_id not in guild.roles:
+            raise BadRequest(f"there is no role {role_id} in guild {guild.id}")
+        if body.get("delete"):
+            del guild.roles[role_id]
+            for channel in guild.channels.values():
+                channel.role_overwrites.pop(role_id, None)
+            for member in guild.members.values():
+                member.roles = [each for each in member.roles if each != role_id]
+            data = {"guild_id": str(guild.id), "role_id": str(role_id)}
+            self._sim.gateway.dispatch("GUILD_ROLE_DELETE", data, guild_id=guild.id)
+            return {}
+        user = self._user(guild, body)
+        worn = guild.members[user].roles
+        if body.get("remove"):
+            worn[:] = [each for each in worn if each != role_id]
+        elif role_id not in worn:
+            worn.append(role_id)
+        self._member_changed(guild, user)
+        return {}
+
+    async def _thread(self, body: Body) -> Any:
+        """A private thread of a text channel, which every bot in the guild is added to."""
+        guild, channel = self._channel(body)
+        if channel.type != TEXT:
+            raise BadRequest(f"channel {channel.id} is not a text channel")
+        thread = Channel(
+            self._sim.world.snowflake(),
+            guild.id,
+            str(body["name"]),
+            PRIVATE_THREAD,
+            parent_id=channel.id,
+            owner_id=guild.owner_id,
+            overwrites=channel.overwrites,
+            role_overwrites=channel.role_overwrites,
+        )
+        guild.threads[thread.id] = thread
+        self._sim.gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
+        return {"id": str(thread.id)}
 
     def _change_role(self, guild: Guild, user: int, allow: int, deny: int) -> None:
         """A member's own permissions in the whole guild: those of a role of their own."""
@@ -283,6 +364,9 @@ class ControlApi:
             if role["id"] == str(guild.role_of(user)):
                 event = "GUILD_ROLE_CREATE" if known is None else "GUILD_ROLE_UPDATE"
                 self._sim.gateway.dispatch(event, {"guild_id": str(guild.id), "role": role}, guild_id=guild.id)
+        self._member_changed(guild, user)
+
+    def _member_changed(self, guild: Guild, user: int) -> None:
         update = guild.member_payload(user) | {"guild_id": str(guild.id)}
         for session in self._sim.gateway.sessions.values():
             # Without the GUILD_MEMBERS intent a bot learns of changes to itself alone.

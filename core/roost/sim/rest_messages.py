@@ -11,7 +11,7 @@ from aiohttp import web
 from roost.sim.answers import Problem, asking_bot, read_body
 from roost.sim.messages import File, Interaction, Message
 from roost.sim.validate import message_fault
-from roost.sim.world import TEXT, THREAD, Channel, Guild
+from roost.sim.world import TEXT, THREAD, THREADS, Channel, Guild
 
 if TYPE_CHECKING:
     from roost.sim.server import SimulatedDiscord
@@ -183,7 +183,7 @@ class MessageRoutes:
 
     async def _post(self, request: web.Request) -> web.Response:
         guild, channel = self._place(request)
-        in_thread = channel.type == THREAD
+        in_thread = channel.type in THREADS
         self._place(
             request,
             hikari.Permissions.SEND_MESSAGES_IN_THREADS if in_thread else hikari.Permissions.SEND_MESSAGES,
@@ -291,6 +291,7 @@ class MessageRoutes:
             parent_id=channel.id,
             owner_id=owner,
             overwrites=channel.overwrites,
+            role_overwrites=channel.role_overwrites,
         )
         guild.threads[thread.id] = thread
         self._sim.log("thread", channel_id=str(channel.id), thread_id=str(thread.id), name=name)

@@ -25,7 +25,10 @@ EVERYONE = int(
     | hikari.Permissions.USE_APPLICATION_COMMANDS
 )
 ADMINISTRATOR = int(hikari.Permissions.ADMINISTRATOR)
-TEXT, VOICE, THREAD, STAGE = 0, 2, 11, 13
+TIMED_OUT = int(hikari.Permissions.VIEW_CHANNEL | hikari.Permissions.READ_MESSAGE_HISTORY)
+"""What a member keeps during a timeout."""
+TEXT, VOICE, THREAD, PRIVATE_THREAD, STAGE = 0, 2, 11, 12, 13
+THREADS = frozenset({THREAD, PRIVATE_THREAD})
 SPOKEN = frozenset({VOICE, STAGE})
 """Kinds of channels that one can speak in."""
 
@@ -160,9 +163,11 @@ class Channel:
     """Both of a thread."""
     overwrites: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """User id -> (allowed, denied) bits. A thread shares those of its channel."""
+    role_overwrites: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """The same by role; @everyone's under the guild's id."""
 
     def payload(self) -> Payload:
-        if self.type == THREAD:
+        if self.type in THREADS:
             return self._thread()
         base: Payload = {
             "id": str(self.id),
@@ -171,8 +176,9 @@ class Channel:
             "name": self.name,
             "position": 0,
             "permission_overwrites": [
-                {"id": str(user), "type": 1, "allow": str(allow), "deny": str(deny)}
-                for user, (allow, deny) in self.overwrites.items()
+                {"id": str(of), "type": kind, "allow": str(allow), "deny": str(deny)}
+                for kind, named in enumerate((self.role_overwrites, self.overwrites))
+                for of, (allow, deny) in named.items()
             ],
             "nsfw": False,
             "parent_id": None,
@@ -188,7 +194,7 @@ class Channel:
             "guild_id": str(self.guild_id),
             "parent_id": str(self.parent_id),
             "owner_id": str(self.owner_id),
-            "type": THREAD,
+            "type": self.type,
             "name": self.name,
             "last_message_id": None,
             "message_count": 0,
@@ -207,10 +213,41 @@ class Channel:
 
 
 @dataclasses.dataclass
+class Role:
+    """A role that members wear, beside the one of each member whose permissions differ."""
+
+    id: int
+    name: str
+    permissions: int = 0
+    booster: bool = False
+    """Discord gives it to those who boost the server."""
+
+    def payload(self, position: int = 2) -> Payload:
+        made: Payload = {
+            "id": str(self.id),
+            "name": self.name,
+            "color": 0,
+            "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
+            "hoist": False,
+            "icon": None,
+            "unicode_emoji": None,
+            "position": position,
+            "permissions": str(self.permissions),
+            "managed": self.booster,
+            "mentionable": False,
+            "flags": 0,
+        }
+        return made | {"tags": {"premium_subscriber": None}} if self.booster else made
+
+
+@dataclasses.dataclass
 class Member:
     user: User
     permissions: int = EVERYONE
-    """Guild-wide."""
+    """Guild-wide, beside those of `roles`."""
+    roles: list[int] = dataclasses.field(default_factory=list)
+    timed_out_until: str | None = None
+    """ISO 8601."""
     joined_at: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat())
 
     def payload(self) -> Payload:
@@ -223,7 +260,7 @@ class Member:
             "nick": None,
             "avatar": None,
             "banner": None,
-            "communication_disabled_until": None,
+            "communication_disabled_until": self.timed_out_until,
             "premium_since": None,
             "flags": 0,
             "pending": False,
@@ -268,7 +305,8 @@ class Guild:
     channels: dict[int, Channel]
     members: dict[int, Member]
     threads: dict[int, Channel] = dataclasses.field(default_factory=dict)
-    """Public ones, made under a message; each has the message's id."""
+    """A public one is made under a message and has its id."""
+    roles: dict[int, Role] = dataclasses.field(default_factory=dict)
     voice_states: dict[int, VoiceState] = dataclasses.field(default_factory=dict)
 
     def permissions(self, user_id: int, channel: Channel | None = None) -> int:
@@ -276,12 +314,24 @@ class Guild:
         member = self.members.get(user_id)
         if member is None:
             return 0
-        if user_id == self.owner_id or member.permissions & ADMINISTRATOR:
+        allowed = member.permissions
+        for role_id in member.roles:
+            allowed |= self.roles[role_id].permissions
+        if user_id == self.owner_id or allowed & ADMINISTRATOR:
             return int(hikari.Permissions.all_permissions())
-        if channel is None:
-            return member.permissions
-        allow, deny = channel.overwrites.get(user_id, (0, 0))
-        return (member.permissions & ~deny) | allow
+        if channel is not None:
+            for overwrites in (
+                [channel.role_overwrites.get(self.id, (0, 0))],
+                [channel.role_overwrites.get(role_id, (0, 0)) for role_id in member.roles],
+                [channel.overwrites.get(user_id, (0, 0))],
+            ):
+                for _, deny in overwrites:
+                    allowed &= ~deny
+                for allow, _ in overwrites:
+                    allowed |= allow
+        until = member.timed_out_until
+        silenced = until is not None and datetime.datetime.fromisoformat(until) > datetime.datetime.now(datetime.UTC)
+        return allowed & TIMED_OUT if silenced else allowed
 
     def of_type(self, kind: int) -> list[Channel]:
         return [channel for channel in self.channels.values() if channel.type == kind]
@@ -290,20 +340,7 @@ class Guild:
         return [state.user_id for state in self.voice_states.values() if state.channel_id == channel_id]
 
     def rest_payload(self) -> Payload:
-        everyone = {
-            "id": str(self.id),
-            "name": "@everyone",
-            "color": 0,
-            "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
-            "hoist": False,
-            "icon": None,
-            "unicode_emoji": None,
-            "position": 0,
-            "permissions": str(EVERYONE),
-            "managed": False,
-            "mentionable": False,
-            "flags": 0,
-        }
+        everyone = Role(self.id, "@everyone", EVERYONE).payload(0)
         # Member-wide permissions beyond @everyone's are shown as one role each, so that clients compute the same.
         return {
             "id": str(self.id),
@@ -339,7 +376,7 @@ class Guild:
             "max_video_channel_users": 25,
             "widget_enabled": False,
             "incidents_data": None,
-            "roles": [everyone, *self._member_roles()],
+            "roles": [everyone, *self._member_roles(), *(role.payload() for role in self.roles.values())],
         }
 
     def role_of(self, user_id: int) -> int | None:
@@ -348,28 +385,14 @@ class Guild:
 
     def _member_roles(self) -> list[Payload]:
         return [
-            {
-                "id": str(user_id + 7),
-                "name": f"of {member.user.name}",
-                "color": 0,
-                "colors": {"primary_color": 0, "secondary_color": None, "tertiary_color": None},
-                "hoist": False,
-                "icon": None,
-                "unicode_emoji": None,
-                "position": 1,
-                "permissions": str(member.permissions),
-                "managed": False,
-                "mentionable": False,
-                "flags": 0,
-            }
+            Role(user_id + 7, f"of {member.user.name}", member.permissions).payload(1)
             for user_id, member in self.members.items()
             if member.permissions != EVERYONE
         ]
 
     def member_payload(self, user_id: int) -> Payload:
-        payload = self.members[user_id].payload()
-        role = self.role_of(user_id)
-        return payload | {"roles": [str(role)] if role else []}
+        member, role = self.members[user_id], self.role_of(user_id)
+        return member.payload() | {"roles": [*([str(role)] if role else []), *map(str, member.roles)]}
 
     def gateway_payload(self, bot_id: int, *, all_members: bool, voice: bool) -> Payload:
         """GUILD_CREATE.

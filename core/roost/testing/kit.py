@@ -20,6 +20,7 @@ from roost.plugins import GROUP
 from roost.plugins.importing import DROP_INS, forget_modules
 from roost.scopes import Scope
 from roost.sim import ControlClient, SimSettings, SimulatedDiscord
+from roost.sim.gateway import PRIVILEGED
 from roost.sim.world import TEXT, VOICE, Channel, Guild
 
 START_S = 30.0
@@ -110,12 +111,12 @@ class RoostBot:
         return found
 
     def channel(self, which: str | int, guild: int | None = None) -> Channel:
-        """A channel.
+        """A channel, or a thread.
 
         Raises:
             UsageError: There is none of that name.
         """
-        channels = self.guild_of(guild).channels.values()
+        channels = [*self.guild_of(guild).channels.values(), *self.guild_of(guild).threads.values()]
         found = next((each for each in channels if which in (each.id, each.name)), None)
         if found is None:
             known = ", ".join(each.name for each in channels)
@@ -288,7 +289,7 @@ async def running_bot(
         sets["plugins.deny"] = ",".join(sorted(known - wanted))
     try:
         async with (
-            SimulatedDiscord(SimSettings(guilds=guilds)) as discord,
+            SimulatedDiscord(SimSettings(guilds=guilds, intents_allowed=PRIVILEGED)) as discord,
             ControlClient(discord.control_url) as control,
         ):
             sets["discord.rest_url"] = discord.rest_url

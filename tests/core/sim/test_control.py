@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import hikari
 import pytest
 
 from roost.errors import ClosedError, ResourceError
@@ -85,6 +86,8 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
         ("/gateway", {"action": "explode"}, "there is no action 'explode'"),
         ("/server", {}, "not in voice"),
         ("/member", {"member_id": "BOT", "remove": True}, "guild_delete"),
+        ("/role", {"role_id": "5", "member_id": "ADA"}, "there is no role 5"),
+        ("/permissions", {"role_id": "5", "allow": []}, "there is no role 5"),
         ("/nothing", {}, "there is no POST /control/nothing"),
     ],
 )
@@ -234,6 +237,47 @@ async def test_who_may_not_enter_stays_out(bench: Any) -> None:
     with pytest.raises(ControlError, match="may not enter channel perch"):
         await bench.control.voice(member_id=bench.ada, channel_id=bench.voice[0])
     assert not bench.guild.voice_states
+
+
+async def test_roles_overwrites_and_timeouts_decide_what_members_may_do(bench: Any) -> None:
+    gateway = await bench.ready()
+    channel, connect = bench.guild.channels[bench.voice[0]], int(hikari.Permissions.CONNECT)
+
+    def may_connect() -> bool:
+        return bool(bench.guild.permissions(bench.ada, channel) & connect)
+
+    role = (await bench.control.role(name="guests", booster=True))["id"]
+    made = (await gateway.event("GUILD_ROLE_CREATE"))["role"]
+    assert (made["id"], made["managed"], made["tags"]) == (role, True, {"premium_subscriber": None})
+    await bench.control.permissions(role_id=bench.guild.id, channel_id=channel.id, deny=["CONNECT"])
+    assert not may_connect()
+    shown = (await gateway.event("CHANNEL_UPDATE"))["permission_overwrites"]
+    assert shown == [{"id": str(bench.guild.id), "type": 0, "allow": "0", "deny": str(connect)}]
+    await bench.control.role(role_id=role, member_id=str(bench.ada))
+    await bench.control.permissions(role_id=int(role), channel_id=channel.id, allow=["CONNECT"])
+    assert may_connect()
+    await bench.control.time_out(bench.ada, 60)
+    assert not may_connect()
+    await bench.control.time_out(bench.ada, 0)
+    assert may_connect()
+    await bench.control.role(role_id=role, member_id=str(bench.ada), remove=True)
+    assert not may_connect()
+    await bench.control.permissions(role_id=int(role), allow=["ADMINISTRATOR"])
+    await gateway.event("GUILD_ROLE_UPDATE")
+    await bench.control.role(role_id=role, member_id=str(bench.ada))
+    assert may_connect()
+    await bench.control.role(role_id=role, delete=True)
+    assert (await gateway.event("GUILD_ROLE_DELETE"))["role_id"] == role
+    assert not may_connect()
+
+
+async def test_a_private_thread_is_told_to_the_bots(bench: Any) -> None:
+    gateway = await bench.ready()
+    thread = await bench.control.private_thread("aside", channel_id=bench.text)
+    told = await gateway.event("THREAD_CREATE")
+    assert (told["id"], told["type"], told["parent_id"]) == (str(thread), 12, str(bench.text))
+    with pytest.raises(ControlError, match="is not a text channel"):
+        await bench.control.private_thread("aside", channel_id=bench.voice[0])
 
 
 async def test_a_member_whose_client_fails_is_not_in_voice(bench: Any) -> None:
