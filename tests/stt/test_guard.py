@@ -196,6 +196,20 @@ async def test_a_fault_of_the_look_holds_captions_back(make: Any, packets: list[
 
 
 @pytest.mark.e2e
+async def test_a_talkers_name_waits_as_captions_do(make: Any) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.plugin._muted(GUILD, ADA)
+    await house.until(lambda: any("Captions pause" in text for text in house.texts))
+    assert "Ada" not in "\n".join(house.texts)
+    house.voice_overwrites = {}
+    await house.change_channel(VOICE)
+    await house.until(lambda: any("failed three times on what Ada" in text for text in house.texts))
+
+
+@pytest.mark.e2e
 async def test_a_channel_that_is_gone_is_told_in_the_voice_chat(make: Any) -> None:
     house: House = await make(script=["words"])
     await start(house)

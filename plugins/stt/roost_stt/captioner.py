@@ -342,7 +342,7 @@ class Captioner:
 
     def _has_to_write(self) -> bool:
         if self.held:
-            return self._page_stale or any(line.own for line in self._lines)
+            return self._page_stale or any(_is_for_all(line) for line in self._lines)
         if self._lines or self._unsent or self._page_stale:
             return True
         page = self._page
@@ -379,8 +379,8 @@ class Captioner:
 
     def _taken(self, count: int) -> list[Line]:
         if self.held:
-            own = [line for line in self._lines if line.own]
-            self._lines = deque([*own[count:], *(line for line in self._lines if not line.own)])
+            own = [line for line in self._lines if _is_for_all(line)]
+            self._lines = deque([*own[count:], *(line for line in self._lines if not _is_for_all(line))])
             return own[:count]
         lines = [self._lines.popleft() for _ in range(count)]
         self.merged += max(0, count - 1)
@@ -528,6 +528,11 @@ class Captioner:
 
 _DONE = (None, Refusal.UNREADABLE)
 """A change of a message that was made, or probably was."""
+
+
+def _is_for_all(line: Line) -> bool:
+    """Whether a line is Roost's own, about nobody."""
+    return line.own and not line.user_id
 
 
 def _room_below(pieces: Message) -> int:

@@ -25,7 +25,10 @@ _WORD_LIMIT = 400
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Line:
-    """One utterance to be shown; `own` are the bot's own words, whose formatting and links count."""
+    """One utterance to be shown; `own` are the bot's own words, whose formatting and links count.
+
+    `user_id` is who said it, or whom the bot's words are about; 0: nobody.
+    """
 
     name: str
     text: str = dataclasses.field(repr=False)

@@ -820,7 +820,8 @@ class SttPlugin:
         )
         transcription = self._running.get(guild_id)
         if transcription is not None:
-            transcription.tell(f"muted:{user_id}", muted(self._name_of(guild_id, user_id) if user_id else None))
+            name = self._name_of(guild_id, user_id) if user_id else None
+            transcription.tell(f"muted:{user_id}", muted(name), about=user_id)
 
     def _name_of(self, guild_id: int, user_id: int) -> str:
         transcription = self._running.get(guild_id)

@@ -252,11 +252,11 @@ class Transcription:
     def _end_partial(self, transcript: Transcript) -> None:
         self.captioner.end_partial(transcript.user_id, transcript.utterance_id)
 
-    def tell(self, what: str, text: str) -> None:
-        """Say something to the channel, once per session for each `what`."""
+    def tell(self, what: str, text: str, *, about: int = 0) -> None:
+        """Say something to the channel, once per session for each `what`; what is about a user waits as captions do."""
         if what not in self._told:
             self._told.add(what)
-            self.captioner.add(Line("Roost", text, own=True))
+            self.captioner.add(Line("Roost", text, about, own=True))
 
     def was_told(self, what: str) -> bool:
         return what in self._told
