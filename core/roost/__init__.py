@@ -21,7 +21,7 @@ from roost.errors import (
     UsageError,
     VoiceError,
 )
-from roost.hooks import Deny, Meta, Report, SwitchCause, hookimpl
+from roost.hooks import Deny, Leftover, Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, SpeechEngine, Transcript, Utterance
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "FrameSink",
     "Hooks",
     "JoinRequest",
+    "Leftover",
     "Meta",
     "Plugin",
     "PluginContext",

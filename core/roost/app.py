@@ -179,7 +179,7 @@ class App:
                 stack.enter_context(self._host.dispatcher.guard.watching())
                 try:
                     loaders = [
-                        privacy_loader(consent, PersonalData(self._host, consent), confirmations),
+                        privacy_loader(consent, PersonalData(self._host, consent, access), confirmations),
                         plugins_loader(self._host, failures.owns),
                         config_loader(configure, access, registry),
                         bot_loader(self._host, self.request_stop),

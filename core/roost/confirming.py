@@ -52,10 +52,12 @@ class Outcome:
     Attributes:
         text: At most 2000 characters.
         rows: Buttons below it, made by `Confirmations.row`.
+        later: Awaited once the text stands; gives the text that takes its place. At most 14 minutes.
     """
 
     text: str
     rows: Sequence[MessageActionRowBuilder] = ()
+    later: Awaitable[str] | None = None
 
 
 Work = Callable[[hikari.ComponentInteraction], Awaitable[Outcome]]
@@ -102,10 +104,10 @@ class Confirmations:
         text = TEXTS(ctx, "sure", SURE, what=what)
         await ctx.respond(text, components=[row], ephemeral=True, **NO_PINGS)
 
-    def row(self, user_id: int, *buttons: tuple[str, Work]) -> MessageActionRowBuilder:
+    def row(self, user_id: int, *buttons: tuple[str, Work], expires_s: float | None = None) -> MessageActionRowBuilder:
         """Buttons of which one member can press one: their labels, and what a press begins; the first is dangerous."""
         row, group = MessageActionRowBuilder(), secrets.token_hex(8)
-        until_s = time.monotonic() + self._expires_s
+        until_s = time.monotonic() + (self._expires_s if expires_s is None else expires_s)
         for number, (label, work) in enumerate(buttons):
             custom_id = f"{self._prefix}{group}:{number}"
             self._buttons[custom_id] = _Button(user_id, work, until_s, group)
@@ -113,7 +115,8 @@ class Confirmations:
                 row.add_interactive_button(hikari.ButtonStyle.SECONDARY, custom_id, label=label)
             else:
                 row.add_interactive_button(hikari.ButtonStyle.DANGER, custom_id, label=label)
-        while len(self._buttons) > MOST_WAITING or self._is_over(next(iter(self._buttons))):
+        self._buttons = {key: each for key, each in self._buttons.items() if not self._is_over(key)}
+        while len(self._buttons) > MOST_WAITING:
             del self._buttons[next(iter(self._buttons))]
         return row
 
@@ -165,6 +168,9 @@ class Confirmations:
             await interaction.edit_initial_response(done.text[:2000], components=list(done.rows), **NO_PINGS)
         if failure is not None:
             raise failure
+        if done.later is not None:
+            text = await done.later
+            await interaction.edit_initial_response(text[:2000], components=[], **NO_PINGS)
 
     def _is_over(self, custom_id: str) -> bool:
         return self._buttons[custom_id].until_s < time.monotonic()

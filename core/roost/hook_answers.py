@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from roost.errors import UsageError
 from roost.errortext import repr_of
-from roost.hooks import Deny, Report
+from roost.hooks import Deny, Leftover, Report
 from roost.speech import EngineSpec, Transcript
 
 REASON_CHARS = 500
@@ -55,6 +55,10 @@ def _are_loaders(answer: Any) -> bool:
 
 def _is_denial(answer: Any) -> bool:
     return isinstance(answer, Deny) and isinstance(answer.reason, str) and bool(str.strip(answer.reason))
+
+
+def _is_leftover(answer: Any) -> bool:
+    return isinstance(answer, Leftover) and isinstance(answer.what, str) and callable(answer.delete)
 
 
 def _is_report(answer: Any) -> bool:
@@ -103,6 +107,7 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "health": (_is_report, "a Report"),
     "diagnostics": (lambda answer: isinstance(answer, Mapping), "a mapping"),
     "user_data_export": (lambda answer: isinstance(answer, Mapping), "a mapping"),
+    "user_data_leftover": (_is_leftover, "a Leftover"),
     "voice_driver": (_is_driver, "a VoiceDriver"),
     "stt_engine": (_is_engine, "an EngineSpec whose factory is module:callable and whose config is JSON"),
     "transcript_process": (_is_transcript, "a Transcript"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -122,6 +122,20 @@ class Report:
     detail: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a deletion of somebody's data leaves elsewhere, and how they can have it deleted too.
+
+    Attributes:
+        what: In words, such as "your captions in 3 messages at Discord".
+        delete: Called when the member asks for it, within some minutes; returns what came of it, in words, also of
+            what could not be deleted. It may take up to 10 minutes.
+    """
+
+    what: str
+    delete: Callable[[], Awaitable[str]]
+
+
 INFO: dict[str, HookInfo] = {
     "plugin_meta": HookInfo(Kind.OWN, sync=True, deadline_s=None),
     "register_config": HookInfo(Kind.OWN, sync=True, deadline_s=None),
@@ -144,6 +158,7 @@ INFO: dict[str, HookInfo] = {
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
     "user_data_export": HookInfo(Kind.ALL, personal=True),
+    "user_data_leftover": HookInfo(Kind.ALL, personal=True),
     "user_data_delete": HookInfo(Kind.ALL, personal=True),
     "voice_driver": HookInfo(Kind.FIRST),
     "voice_join_check": HookInfo(Kind.ALL, guard=True),
@@ -271,6 +286,11 @@ class RoostSpec:
     @hookspec
     async def user_data_export(self, user_id: int) -> Mapping[str, Any] | None:
         """Everything you hold about a user."""
+
+    @hookspec
+    async def user_data_leftover(self, user_id: int) -> Leftover | None:
+        """What ``user_data_delete`` leaves elsewhere, such as messages at Discord. Called before it; the member is
+        told, and offered its deletion."""
 
     @hookspec
     async def user_data_delete(self, user_id: int, reason: str) -> None:

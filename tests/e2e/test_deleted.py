@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,22 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
             await scene.ask("/transcribe start", scene.ben)
             await scene.speak()
             assert files_with(data, WORDS)
-            await sure(scene, "/privacy forget-me", scene.ben)
+            reply = await sure(scene, "/privacy forget-me", scene.ben)
             assert files_with(data, WORDS) == []
+            assert "your captions in 2 messages at Discord" in reply["content"]
+            captions = [each for each in await scene.posted() if WORDS.decode() in each and "written" not in each]
+            assert len(captions) == 2
+            too = await discord.press(
+                member_id=scene.ben, message_id=int(reply["id"]), label="Delete that too", wait_s=10.0
+            )
+            assert too["replies"][-1]["content"].startswith(("Being deleted", "Your captions are gone from 2 messages"))
+            for _ in range(100):
+                posted = [each for each in await scene.posted() if WORDS.decode() in each]
+                if len(posted) == 1:
+                    break
+                await asyncio.sleep(0.05)
+            assert posted == [f"{WORDS.decode()}, written"], "what members wrote is theirs"
+            await scene.ask("/transcribe stop", scene.ben)
             bot.kill()
             await bot.wait(5)
             told = [each for each in bot.events if WORDS.decode() in json.dumps(each)]

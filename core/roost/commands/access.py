@@ -45,6 +45,15 @@ class Access:
         """Of a server, in the order in which they are listed."""
         return sorted(self._rules.get(guild_id, []), key=lambda rule: (rule.path, rule.kind, rule.subject_id))
 
+    def about(self, user_id: int) -> list[tuple[int, Rule]]:
+        """Every server's rules about one user."""
+        return [
+            (guild_id, rule)
+            for guild_id in sorted(self._rules)
+            for rule in self.rules(guild_id)
+            if rule.kind == USER and rule.subject_id == user_id
+        ]
+
     async def add(self, guild_id: int, rule: Rule) -> None:
         """Add a rule in place of one about the same command and subject; durable when it returns."""
         await self._store.set_access_rule(guild_id, rule)

@@ -5,24 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from roost.blocking import StalledError
 from roost.commands.plain_json import LIMIT_S, plain
 from roost.errors import PluginError
+from roost.errortext import error_line
+from roost.hooks import Leftover
 from roost.places import current
 from roost.plugins.forgetting import DELETE, REASON
 from roost.store import DeletedBackups
 from roost.store.tables import PREFIX, table_name
+from roost.strays import taming
 
 if TYPE_CHECKING:
+    from roost.commands.access import Access
     from roost.consent import StoredConsent
     from roost.plugins import PluginHost
 
 _log = logging.getLogger("roost.privacy")
 
 EXPORT = "user_data_export"
+LEFTOVER = "user_data_leftover"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class Outcome:
         data: Of an export, by plugin.
         backups: Of a deletion, the backups of migrations that went with it.
         traceless: Of a deletion, nothing of it is in the database's files any more.
+        leftovers: Of a deletion, what it left elsewhere, which can be deleted too.
+        denials: Of a deletion, rules of servers that keep the user from commands; they stay.
         kept_refusals: Guilds in which a deletion left the refusal to be heard, because without it the user would be.
     """
 
@@ -48,6 +55,8 @@ class Outcome:
     kept_refusals: tuple[int, ...] = ()
     backups: DeletedBackups = dataclasses.field(default_factory=DeletedBackups)
     traceless: bool = True
+    leftovers: tuple[Leftover, ...] = ()
+    denials: int = 0
 
 
 class PersonalData:
@@ -56,9 +65,10 @@ class PersonalData:
     A deletion reaches those that are not loaded, too: see `roost.store.deletions`.
     """
 
-    def __init__(self, host: PluginHost, consent: StoredConsent) -> None:
+    def __init__(self, host: PluginHost, consent: StoredConsent, access: Access) -> None:
         self._host = host
         self._consent = consent
+        self._access = access
 
     async def export(self, user_id: int) -> Outcome:
         """Everything held about a user. Nothing of it is logged."""
@@ -69,6 +79,10 @@ class PersonalData:
         if waiting := await self._host.store.deletions.waiting_of(user_id):
             names = self._names()
             core["deletions_waiting_for"] = sorted(names.get(holder, _name(holder)) for holder in waiting)
+        if rules := self._access.about(user_id):
+            core["command_rules"] = [
+                {"guild_id": str(guild_id), "command": rule.path, "allowed": rule.allowed} for guild_id, rule in rules
+            ]
         data: dict[str, Any] = {"core": core}
         reached: list[str] = ["core"]
         failed: list[str] = []
@@ -106,9 +120,53 @@ class PersonalData:
         is loaded meanwhile, none is left out.
         """
         kept = await self._consent.forget(user_id)
+        leftovers = await self._leftovers(user_id)
         async with self._host.store.erasure.everywhere() as erased:
             outcome = await self._delete(user_id)
-        return dataclasses.replace(outcome, kept_refusals=kept, backups=erased.backups, traceless=erased.traceless)
+        return dataclasses.replace(
+            outcome,
+            kept_refusals=kept,
+            backups=erased.backups,
+            traceless=erased.traceless,
+            leftovers=leftovers,
+            denials=sum(not rule.allowed for _guild_id, rule in self._access.about(user_id)),
+        )
+
+    async def _leftovers(self, user_id: int) -> tuple[Leftover, ...]:
+        """What the deletion will leave; asked before it, because only what is stored tells."""
+        found: list[Leftover] = []
+        allowances = sum(rule.allowed for _guild_id, rule in self._access.about(user_id))
+        if allowances:
+            found.append(
+                Leftover(f"{allowances} rule(s) of servers that allow you commands", self._drop_rules(user_id))
+            )
+        for plugin in self._implementers(LEFTOVER):
+            asked = await self._host.dispatcher.ask_plugin(plugin, LEFTOVER, user_id=user_id)
+            if asked.worked and asked.answer is not None:
+                found.append(asked.answer)
+        return tuple(found)
+
+    def _drop_rules(self, user_id: int) -> Callable[[], Awaitable[str]]:
+        async def drop() -> str:
+            # A rule that denies protects others: only those who manage the server may lift it.
+            mine = [(guild_id, rule) for guild_id, rule in self._access.about(user_id) if rule.allowed]
+            for guild_id, rule in mine:
+                await self._access.remove(guild_id, rule)
+            return f"{len(mine)} rule(s) that allowed you commands are deleted."
+
+        return drop
+
+    async def delete_leftovers(self, leftovers: Sequence[Leftover]) -> list[str]:
+        """Delete what a deletion left; what came of each, in words."""
+        said: list[str] = []
+        for leftover in leftovers:
+            try:
+                with taming():
+                    said.append(await leftover.delete())
+            except Exception as error:  # noqa: BLE001 - what one plugin fails in must not keep the rest
+                _log.error("what a deletion left was not deleted: %s", error_line(error))
+                said.append(f"Not deleted, because something went wrong: {leftover.what}.")
+        return said
 
     async def _delete(self, user_id: int) -> Outcome:
         deletions = self._host.store.deletions

@@ -71,10 +71,19 @@ KEPT = "That you refuse to be heard stays noted in {count} server(s) that hear e
 BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
 BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."
 TRACES = "The last traces of it are still being removed from the files of my database."
-STAYS = "Backups that whoever runs this bot made on their own are out of my reach; ask them."
+STAYS = "Out of my reach are what others copied or exported, and backups that whoever runs this bot made on their own."
+DENIALS = (
+    "{count} rule(s) that keep you from commands stay, because they are the servers': those who manage them can delete "
+    "them with `/config access`."
+)
+LEFTOVERS = "This is still there: {what}. For ten minutes the button below deletes it."
+DELETE_TOO = "Delete that too"
+DELETING = "Being deleted: {what}. This message changes when that is done."
 TOO_BIG = "What is held about you is too much for a file here; ask whoever runs this bot."
 
 FILE_LIMIT_BYTES = 10_000_000
+LEFTOVERS_S = 600.0
+"""How long the deletion of what was left can be asked for."""
 MOST_NAMED = 5
 """Of the backups in a reply."""
 
@@ -193,14 +202,16 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             what, label = TEXTS(ctx, "forget", FORGET), TEXTS(ctx, "delete", DELETE)
-            await confirmations.ask(ctx, what, label, functools.partial(_forget, data))
+            await confirmations.ask(ctx, what, label, functools.partial(_forget, data, confirmations))
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
 
 
-async def _forget(data: PersonalData, interaction: hikari.ComponentInteraction) -> confirming.Outcome:
+async def _forget(
+    data: PersonalData, confirmations: Confirmations, interaction: hikari.ComponentInteraction
+) -> confirming.Outcome:
     outcome = await data.forget(int(interaction.user.id))
     lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
     if outcome.kept_refusals:
@@ -217,8 +228,23 @@ async def _forget(data: PersonalData, interaction: hikari.ComponentInteraction) 
         lines.append(TEXTS(interaction, "backups-left", BACKUPS_LEFT, names=_some(outcome.backups.left)))
     if not outcome.traceless:
         lines.append(TEXTS(interaction, "traces", TRACES))
+    if outcome.denials:
+        lines.append(TEXTS(interaction, "denials", DENIALS, count=outcome.denials))
     lines.append(TEXTS(interaction, "stays", STAYS))
-    return confirming.Outcome("\n".join(lines))
+    if not outcome.leftovers:
+        return confirming.Outcome("\n".join(lines))
+    what = "; ".join(each.what for each in outcome.leftovers)
+    lines.append(TEXTS(interaction, "leftovers", LEFTOVERS, what=what))
+
+    async def delete_too(pressed: hikari.ComponentInteraction) -> confirming.Outcome:
+        async def later() -> str:
+            return "\n".join(await data.delete_leftovers(outcome.leftovers))
+
+        return confirming.Outcome(TEXTS(pressed, "deleting", DELETING, what=what), later=later())
+
+    label = TEXTS(interaction, "delete-too", DELETE_TOO)
+    row = confirmations.row(int(interaction.user.id), (label, delete_too), expires_s=LEFTOVERS_S)
+    return confirming.Outcome("\n".join(lines), [row])
 
 
 def _some(names: Sequence[str]) -> str:

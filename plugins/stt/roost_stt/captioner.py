@@ -104,6 +104,8 @@ class Captioner:
         board: Each of its calls is bounded by `post_timeout_s`; errors are counted, logged and survived.
         cut_off: Called once whenever the board begins to refuse everything until somebody does something.
         rate: Of the channel, shared by everybody who posts captions there.
+        stands: Called with each message that was written and the user of each of its lines; without any it was
+            deleted.
         may_show: Asked for every speaker at the moment before their words are sent, and once more after.
         edited: Whether captions are collected in one message that is edited, until it is full; asked each time.
         edit_every_s: The least time between two edits.
@@ -119,7 +121,9 @@ class Captioner:
         edit_every_s: float = EDIT_EVERY_S,
         post_timeout_s: float = 10.0,
         cut_off: Callable[[Refusal], None] = lambda _refusal: None,
+        stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
     ) -> None:
+        self._stands = stands
         self._cut_off = cut_off
         self.refusal: Refusal | None = None
         """Why captions wait, while they do."""
@@ -415,6 +419,7 @@ class Captioner:
 
         async def post() -> None:
             made.append(await self._board.post(text_of([*shown, *partials])))
+            self._stands(made[0], _speakers([*shown, *partials]))
 
         refusal = await self._tried(post)
         if refusal is not None:
@@ -452,8 +457,10 @@ class Captioner:
     async def _rewrite(self, page: _Page) -> None:
         if page.text:
             await self._board.edit(page.message, page.text)
+            self._stands(page.message, _speakers([*page.pieces, *page.partials]))
         else:
             await self._board.delete(page.message)
+            self._stands(page.message, ())
             if self._page is page:
                 self._page = None
 
@@ -537,6 +544,10 @@ def _is_for_all(line: Line) -> bool:
 
 def _room_below(pieces: Message) -> int:
     return MESSAGE_LIMIT - units_of(text_of(pieces)) - 1 if pieces else MESSAGE_LIMIT
+
+
+def _speakers(message: Message) -> tuple[int, ...]:
+    return tuple(user_id for user_id, _ in message)
 
 
 def _captions_in(message: Message) -> int:

@@ -21,7 +21,7 @@ from roost.audio import SessionStats, VoiceSession
 from roost.confirming import Confirmations
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
-from roost.hooks import Meta, Report, SwitchCause, hookimpl
+from roost.hooks import Leftover, Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
 from roost_stt.audience_watch import CHANGES, MEMBER_CHANGES
@@ -39,6 +39,8 @@ from roost_stt.ladder import whisper_ladder
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.partials import Partial
+from roost_stt.posted import Deleted, PostedCaptions
+from roost_stt.posted import words as posted_words
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
 from roost_stt.refusals import CUT_OFF, Refusal
@@ -53,6 +55,8 @@ _log = logging.getLogger("roost.stt")
 
 EXTRA = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "soxr")
 CLOSING_MARGIN_S = 0.1
+FLUSH_S = 0.5
+"""How long the unload waits for the places of the last captions to be stored."""
 STOP_DRAIN_S = 10.0
 DISABLED_DRAIN_S = 3.0
 PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
@@ -72,6 +76,7 @@ class SttPlugin:
         self._rates: dict[int, ChannelRate] = {}
         self._starting = asyncio.Lock()
         self._book: TranscriptBook | None = None
+        self._posted: PostedCaptions | None = None
         self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
         self._stopping = False
@@ -127,7 +132,9 @@ class SttPlugin:
             ctx.listen(event, self._audience_changed)
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
-        ctx.task(book.sweep_forever(), "retention")
+        posted = self._posted = PostedCaptions(ctx.store)
+        ctx.task(book.sweep_forever(posted.sweep), "retention")
+        ctx.task(posted.run(), "posted captions")
         ctx.task(book.drop_forever(), "withdrawn-lines")
         self._languages = UserLanguages(ctx.store)
         await self._languages.load()
@@ -156,6 +163,21 @@ class SttPlugin:
         return await self.book.about(user_id) or None
 
     @hookimpl
+    async def user_data_leftover(self, user_id: int) -> Leftover | None:
+        found = await self.posted.of(user_id)
+        if not found:
+            return None
+        rest = self.bot.rest
+
+        async def delete() -> str:
+            work = self._context().task(self.posted.delete(rest, found), "delete captions")
+            await asyncio.wait({work})
+            return posted_words(Deleted(left=len(found)) if work.cancelled() else work.result())
+
+        messages = "1 message" if len(found) == 1 else f"{len(found)} messages"
+        return Leftover(f"your captions in {messages} at Discord", delete)
+
+    @hookimpl
     async def user_data_delete(self, user_id: int, reason: str) -> None:
         # By consent alone nobody would be dropped where members need not agree.
         for transcription in self._running.values():
@@ -179,6 +201,8 @@ class SttPlugin:
             self._sessions.clear()
             if self._owner is not None:
                 await self._owner.close(stopping=reason == "shutdown")
+            if self._posted is not None:
+                await self._posted.flush_within(FLUSH_S)
 
     @hookimpl
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
@@ -494,6 +518,17 @@ class SttPlugin:
         return self._book
 
     @property
+    def posted(self) -> PostedCaptions:
+        """Which messages hold whose captions.
+
+        Raises:
+            ClosedError: The plugin is not loaded.
+        """
+        if self._posted is None:
+            raise ClosedError("The speech-to-text plugin is not loaded.")
+        return self._posted
+
+    @property
     def languages(self) -> UserLanguages:
         """What people chose for themselves.
 
@@ -601,6 +636,7 @@ class SttPlugin:
             may_show=may_show,
             edited=lambda: self.config_of(guild_id).captions.mode == "edited",
             cut_off=lambda refusal: self._cut_off(session, refusal),
+            stands=lambda message, speakers: self.posted.note(guild_id, message, speakers),
         )
         transcription = Transcription(
             session,

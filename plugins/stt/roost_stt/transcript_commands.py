@@ -297,6 +297,7 @@ async def _delete(plugin: SttPlugin, asker: Asker, name: str) -> str:
     key, head = await _deletable(plugin, asker, name)
     lines, erased = await plugin.book.erase(key)
     said = [f"Transcript `{head.id}` and its {lines} lines are deleted.{'' if erased.traceless else TRACES}"]
+    said.append("Captions that were posted stay where they are, and so do files that members exported.")
     if erased.backups.deleted:
         said.append(f"Backups from before updates went with it: {', '.join(erased.backups.deleted)}.")
     if erased.backups.left:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from roost.errors import RoostError
@@ -247,11 +247,16 @@ class TranscriptBook:
         guild_id = head.guild_id if head is not None else record.guild_id or 0
         return ended_at is not None and ended_at < now - self._days_of(guild_id) * DAY_S
 
-    async def sweep_forever(self) -> None:
-        """`sweep` once an hour, whatever happens: what people said must not stay for longer."""
+    async def sweep_forever(self, sweep_more: Callable[[], Awaitable[None]]) -> None:
+        """`sweep` once an hour, whatever happens: what people said must not stay for longer.
+
+        Args:
+            sweep_more: Called after it.
+        """
         while True:
             try:
                 gone = await self.sweep(time.time())
+                await sweep_more()
             except Exception as error:  # noqa: BLE001  tried again in an hour
                 gone = 0
                 _log.error("transcripts could not be swept: %s", type(error).__name__, exc_info=error)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from roost import Meta, Plugin, PluginContext, hookimpl
+from roost import Leftover, Meta, Plugin, PluginContext, hookimpl
 from roost.testing import Reply, RoostBot, running_bot
 
 pytestmark = pytest.mark.sim
@@ -393,3 +393,61 @@ async def test_a_deletion_that_always_fails_holds_up_no_other(tmp_path: Path) ->
         hoarder.poison = 0
         await bot.app.plugins.reload("hoarder")
         await waiting(bot, "hoarder", 0)
+
+
+class Poster:
+    """Has posted something about everybody."""
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.deleted: list[int] = []
+        self.works = works
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("poster")
+
+    @hookimpl
+    async def user_data_leftover(self, user_id: int) -> Leftover:
+        async def delete() -> str:
+            if not self.works:
+                raise RuntimeError("no")
+            self.deleted.append(user_id)
+            return "The poster is gone."
+
+        return Leftover("a poster", delete)
+
+
+async def deletes_too(bot: RoostBot, reply: Reply) -> str:
+    """Ada has what was left deleted too; gives what she reads in the end."""
+    body = {"member_id": str(bot.member("Ada")), "message_id": str(reply.id), "label": "Delete that too"}
+    answer = await bot.control.call("POST", "/press", {**body, "settle_s": 0.5})
+    return str(answer["replies"][0]["content"])
+
+
+async def test_what_stays_is_said_and_can_be_deleted(tmp_path: Path) -> None:
+    poster = Poster()
+    async with running_bot(poster, data_dir=tmp_path) as bot:
+        ada, ben = bot.member("Ada"), bot.member("Ben")
+        for member, path, action in ((ada, "plugins", "allow"), (ada, "config", "deny"), (ben, "plugins", "allow")):
+            rule = {"command": path, "action": action, "who": str(member)}
+            await bot.slash("/config access add", member="Mod", options=rule)
+        (file,) = (await bot.slash("/privacy my-data")).files
+        rules = json.loads(file.content)["data"]["core"]["command_rules"]
+        assert [(each["command"], each["allowed"]) for each in rules] == [("config", False), ("plugins", True)]
+        reply = await forgets(bot)
+        assert "This is still there: 1 rule(s) of servers that allow you commands; a poster." in reply.content
+        assert "1 rule(s) that keep you from commands stay" in reply.content
+        assert poster.deleted == []
+        said = await deletes_too(bot, reply)
+        assert said == "1 rule(s) that allowed you commands are deleted.\nThe poster is gone."
+        assert poster.deleted == [ada]
+        listed = (await bot.slash("/config access list", member="Mod")).content
+        assert f"allow /plugins to the member <@{ben}>" in listed
+        assert f"deny /config to the member <@{ada}>" in listed
+        assert f"allow /plugins to the member <@{ada}>" not in listed
+
+
+async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
+    async with running_bot(Poster(works=False), data_dir=tmp_path) as bot:
+        said = await deletes_too(bot, await forgets(bot))
+        assert said == "Not deleted, because something went wrong: a poster."
