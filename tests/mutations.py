@@ -602,6 +602,14 @@ MUTATIONS = [
         "return True",
         ("tests/voice/actor/test_parts.py::test_a_journal_is_evidence_of_the_session_that_it_names",),
     ),
+    Mutation(
+        "R172",
+        "a database that is replaced on its server is not noticed",
+        "core/roost/store/holding.py",
+        "        if row is None or (row",
+        "        if False and (row",
+        ("tests/core/store/test_holding.py::test_a_database_that_is_taken_away_is_lost",),
+    ),
 ]
 
 

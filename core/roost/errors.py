@@ -91,7 +91,9 @@ class StoreCause(enum.Enum):
     BUSY = "busy"
     """It is in use, overloaded or away: the same call may succeed in a moment."""
     UNUSABLE = "unusable"
-    """Its disk is full or failing, or it is damaged, closed to the bot or gone: the operator has to act."""
+    """Its disk is full or failing, or it is damaged or closed to the bot: the operator has to act."""
+    GONE = "gone"
+    """The server has no such database any more: the operator has to act."""
 
 
 class StoreError(ResourceError):

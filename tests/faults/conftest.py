@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from context import Rig, running
 from fault_report import DRIVER
+from pg_server import Server, servers
 from songbird_rows import NO_VOICE, differs
 
 from roost.sim.server import SimulatedDiscord
@@ -56,6 +57,13 @@ async def _connect_once() -> None:
     with pytest.raises(songbird.ConnectError):
         await driver.connect("token", "localhost:1", "session", 1, 2, 3)
     await driver.leave()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server; the test is skipped where none is installed."""
+    with servers() as server:
+        yield server
 
 
 @pytest.fixture

@@ -281,6 +281,8 @@ ROWS: tuple[Row, ...] = (
         "The bot is seen for a few seconds more."),
     Row(171, 20, "foreign software takes the place of a killed bot, and `voice.exclusive` is off",
         "the next start leaves it alone: the dead process's journal names another session", NOTHING),
+    Row(172, 10, "the database of a PostgreSQL server is dropped, emptied or replaced under the running bot",
+        "as row 153; nothing is written into the new one", "The bot leaves voice and is offline."),
     Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
         "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
     Row(203, 2, "a member withdraws or is forgotten while a transcript with their words is exported",

@@ -1,4 +1,4 @@
-"""Two bots of one user, two processes of one bot, and data that is taken away: rows 76 and 150 to 153."""
+"""Two bots of one user, two processes of one bot, and data that is taken away: rows 76, 150 to 153 and 172."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from bot_scene import QUIET, Scene, scenes
 from fault_report import Fault
+from pg_server import Server
 
 from roost.demo.bot_process import run_bot
 from roost.instances import hold_instance
@@ -189,6 +190,27 @@ async def test_data_that_is_taken_away_ends_the_bot_in_order(how: str, fault: Fa
         assert str(data) in line
         assert "while the bot ran" in line
         assert "Traceback" not in "\n".join(bot.tail)
+
+
+@pytest.mark.fault(172)
+@pytest.mark.parametrize("how", ["vanishes", "is replaced"])
+async def test_database_of_a_server_that_is_taken_away_ends_the_bot_in_order(
+    how: str, fault: Fault, tmp_path: Path, postgres: Server
+) -> None:
+    name = postgres.new_database()
+    async with scenes(tmp_path) as scene, scene.bot(store__url=postgres.url(name)) as bot:
+        assert "Joined" in await scene.join()
+        with fault.clock(scaled=False):
+            postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+            if how == "is replaced":
+                postgres.sql(f"CREATE DATABASE {name}")
+            status = await bot.wait(15)
+        assert status == 3
+        assert await scene.place() is None
+        assert await scene.leaves_before_the_gateway()
+        (line,) = [line for line in bot.tail if line.startswith("roost: ")]
+        assert f"the database {name} at " in line
+        assert "while the bot ran" in line
 
 
 @pytest.mark.fault(77)

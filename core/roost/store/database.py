@@ -39,6 +39,9 @@ CONNECT_S = 10.0
 COMMAND_S = 600.0
 """The longest statement; a migration may take that long."""
 POOL_S = 15.0
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_OPTIONS = ("host", "port", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs")
+"""Of the URL of PostgreSQL."""
 KEEP_ALIVES = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "4"}
 """The server ends a session, and what it locked, 40 s after the client's machine is gone."""
 
@@ -55,8 +58,10 @@ _PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError
 """Errors of the database itself, and not of what was asked of it."""
 _PASSING_STATES = ("08", "40", "53", "55", "57", "58")
 """Classes of SQLSTATE that are so too: connection, serialization, resources, locks, operator and system."""
-_UNUSABLE_STATES = ("53100", "58", "XX001", "XX002")
-"""SQLSTATE: a full disk, an I/O error, damage."""
+_UNUSABLE_STATES = ("25006", "28", "42501", "42P01", "53100", "58", "XX001", "XX002")
+"""SQLSTATE: read-only, a refused user, a missing right, a missing table, a full disk, an I/O error, damage."""
+_NO_DATABASE = "3D000"
+_LOCKED = "55P03"
 
 
 class Door(Protocol):
@@ -316,26 +321,64 @@ def _no_url() -> ConfigError:
 def _make_engine(data_dir: Path, url: str | None) -> AsyncEngine:
     parsed = _parse(data_dir, url)
     try:
-        if parsed.drivername == "sqlite+aiosqlite":
-            return _sqlite(parsed)
-        return create_async_engine(
-            parsed,
-            hide_parameters=True,
-            pool_pre_ping=True,
-            pool_timeout=POOL_S,
-            connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
-        )
+        return _sqlite(parsed) if parsed.drivername == "sqlite+aiosqlite" else _postgresql(parsed)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; run: pip install 'roost[postgres]'", key=KEY) from None
     except (sa.exc.ArgumentError, ValueError, TypeError):
         raise _no_url() from None
 
 
+def _postgresql(url: sa.URL) -> AsyncEngine:
+    engine = create_async_engine(
+        _checked(url),
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=POOL_S,
+        connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
+    )
+    sa.event.listen(engine.sync_engine, "connect", _tune_postgresql)
+    return engine
+
+
+def _checked(url: sa.URL) -> sa.URL:
+    """The URL as asyncpg takes it, which has ``ssl`` where libpq has ``sslmode``.
+
+    Raises:
+        ConfigError: asyncpg would fail over it at the first connection.
+    """
+    query = dict(url.query)
+    if unknown := sorted(set(query) - set(_OPTIONS)):
+        raise ConfigError(
+            f"the URL has the option {unknown[0]}, which is not known here; leave it out (there is: "
+            f"{', '.join(_OPTIONS)})",
+            key=KEY,
+        )
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    if (mode := query.get("ssl", _SSL_MODES[0])) not in _SSL_MODES:
+        raise ConfigError(f"the URL has the sslmode {mode}; write one of {', '.join(_SSL_MODES)}", key=KEY)
+    if not 0 < int(str(query.get("port", url.port or POSTGRESQL_PORT))) < 1 << 16:
+        raise ConfigError("the URL has a port that is not from 1 to 65535", key=KEY)
+    if not url.database:
+        raise ConfigError("the URL names no database; write postgresql+asyncpg://USER:PASSWORD@HOST/NAME", key=KEY)
+    return url.set(query=query)
+
+
+def _tune_postgresql(connection: Any, _record: Any) -> None:
+    """A statement waits for a lock of another session as long as a write does in SQLite."""
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {BUSY_MS}")
+    cursor.close()
+    connection.commit()
+
+
 def _sqlite(url: sa.URL) -> AsyncEngine:
     if url.database and url.database != ":memory:":
         file = Path(url.database)
         try:
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+            if not file.is_file():  # a device, say, whose mode is nobody's to change
+                raise ConfigError(f"cannot open the database {file}: it is not a file; check the path", key=KEY)
             _close_to_others(file)
         except OSError as error:
             raise ConfigError(f"cannot open the database {file}: {explain(error, file)}", key=KEY) from None
@@ -406,6 +449,8 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
         return ours
     if opening is None:
         words = f"the database failed: {said}; try again, and see its own log"
+        if state == _NO_DATABASE:
+            return StoreError(words, cause=StoreCause.GONE, retryable=True)
         if state.startswith(_UNUSABLE_STATES):
             return StoreError(words, cause=StoreCause.UNUSABLE, retryable=True)
         if (
@@ -424,7 +469,7 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
             "and the password in the URL",
             key=KEY,
         )
-    if state == "3D000":
+    if state == _NO_DATABASE:
         return ConfigError(
             f"there is no database {opening.database} at {place}; make it: createdb {opening.database}", key=KEY
         )
@@ -433,6 +478,10 @@ def _as_ours(error: Exception, opening: sa.URL | None) -> RoostError:
             f"the user {opening.username} may not make tables in {opening.database}: {said}; "
             f"run: GRANT CREATE ON SCHEMA public TO {opening.username}",
             key=KEY,
+        )
+    if state == _LOCKED:
+        return ResourceError(
+            f"the database at {place} is busy: {said}; end the session that locks its tables", retryable=True
         )
     if state and not state.startswith(("08", "53", "57")):
         return ConfigError(f"the database at {place} cannot be used: {said}", key=KEY)

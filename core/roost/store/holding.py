@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from roost.errors import ConfigError, HeldError, ResourceError
+from roost.errors import ConfigError, HeldError, ResourceError, StoreCause, StoreError
 from roost.holder import Holder, LockFile, Owner, hold_file, in_use, refuse_another
 from roost.store import tables
 from roost.store.database import KEY, Connection, Database, exclusive, translated, upsert
@@ -57,19 +57,28 @@ class StoreHold:
             return self._database.trouble()
         try:
             async with asyncio.timeout(ANSWER_S):
-                if self._session is None or not await self._is_held():
+                if self._session is None or not await self._answers():
                     await self._take(opening=False)
                     _log.info("%s is held again", self._what)
+                else:
+                    await self._check_same()
             self._told = False
         except (HeldError, ConfigError) as error:
             return str(error)
+        except StoreError as error:
+            if error.cause is StoreCause.GONE:
+                return f"{self._what} vanished while the bot ran; put it back, or start with an empty one"
+            self._doubt(error)
         except (ResourceError, TimeoutError) as error:
-            if not self._told:
-                _log.warning(
-                    "%s does not say whether this process still holds it: %s", self._what, error or "no answer in time"
-                )
-            self._told = True
+            self._doubt(error)
         return ""
+
+    def _doubt(self, error: Exception) -> None:
+        if not self._told:
+            _log.warning(
+                "%s does not say whether this process still holds it: %s", self._what, error or "no answer in time"
+            )
+        self._told = True
 
     async def claim(self, owner: Owner) -> None:
         """Record the owner of the database.
@@ -92,6 +101,7 @@ class StoreHold:
         """Take hold until the stack unwinds; raises what `hold_store` raises."""
         if self._database.is_sqlite:
             if (file := self._database.file) is not None:
+                file = file.resolve()  # two links to one file lead to one lock
                 lock = file.with_name(f"{file.name}.lock")
                 held = hold_file(lock, self._holder, self._what, ANOTHER_DATABASE)
                 self._lock_file = stack.enter_context(held)
@@ -132,12 +142,33 @@ class StoreHold:
             found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
             raise in_use(self._what, found, ANOTHER_DATABASE)
         await self._check_owner(opening=opening)
+        if not opening:
+            await self._check_same()
         async with self._database.write(opening=opening) as connection:
             await exclusive(connection, "roost schema")
             await connection.run_sync(functools.partial(tables.metadata.create_all, tables=[tables.holder]))
             await upsert(connection, tables.holder, ONE, dataclasses.asdict(self._holder))
 
-    async def _is_held(self) -> bool:
+    async def _check_same(self) -> None:
+        """The database still has what this process wrote into it when it took hold.
+
+        Raises:
+            ConfigError: It was emptied or replaced, or another process held it meanwhile.
+            ResourceError: It failed.
+        """
+        async with self._database.read() as connection:
+            row = None
+            if await _has(connection, tables.holder):
+                row = (await connection.execute(sa.select(tables.holder))).mappings().first()
+        mine = dataclasses.asdict(self._holder) | ONE
+        # A bot that begins on a new database at the same time may have written its own row; the owner decides then.
+        if row is None or (row["bot_id"] == self._holder.bot_id and dict(row) != mine):
+            raise ConfigError(
+                f"{self._what} was emptied or replaced while the bot ran; stop the bot first, then replace it"
+            )
+
+    async def _answers(self) -> bool:
+        """Whether the session that holds the lock is alive."""
         assert self._session is not None
         try:
             with translated():

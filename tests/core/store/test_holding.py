@@ -163,6 +163,39 @@ async def test_a_lock_that_another_process_took_meanwhile_is_lost(tmp_path: Path
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("how", ["vanishes", "is new", "is emptied", "is of a backup"])
+async def test_a_database_that_is_taken_away_is_lost(how: str, tmp_path: Path, postgres: Server) -> None:
+    name = postgres.new_database()
+    async with held(tmp_path, postgres.url(name)) as hold:
+        await hold.claim(OWNER)
+        assert await hold.trouble() == ""
+        match how:
+            case "is emptied":
+                postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
+            case "is of a backup":
+                postgres.sql("UPDATE roost_holder SET since_s = since_s - 86400", name)
+            case _:
+                postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+                if how == "is new":
+                    postgres.sql(f"CREATE DATABASE {name}")
+        trouble = await hold.trouble()
+        assert f"the database {name} at " in trouble
+        assert "while the bot ran" in trouble
+        if how == "is new":
+            assert postgres.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == "0"
+
+
+@pytest.mark.unit
+async def test_two_links_to_one_file_are_one_database(tmp_path: Path) -> None:
+    file, link = tmp_path / "data.sqlite3", tmp_path / "link.sqlite3"
+    link.symlink_to(file)
+    async with held(tmp_path, f"sqlite:///{file}"):
+        with pytest.raises(HeldError, match=f"process {os.getpid()} on here"):
+            async with held(tmp_path, f"sqlite:///{link}"):
+                raise AssertionError("held twice")
+
+
+@pytest.mark.unit
 async def test_a_server_that_is_away_takes_nothing(
     tmp_path: Path, postgres: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import stat
 import sys
@@ -10,9 +12,10 @@ from pathlib import Path
 import pytest
 from pg_server import Server
 
-from roost.errors import ConfigError, ResourceError, RoostError
+from roost.errors import ConfigError, ResourceError, RoostError, StoreCause, StoreError
 from roost.holder import Holder
 from roost.store import open_held_store, open_store
+from roost.store.database import open_database
 
 pytestmark = pytest.mark.unit
 
@@ -34,6 +37,16 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         f"store.url: the database {tmp_path / 'roost.sqlite3'} is damaged (file is not a database); stop the bot and "
         "restore a backup, or move the file away to begin with an empty one"
     )
+
+
+async def test_what_is_not_a_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o666)
+    pipe.chmod(0o666)
+    error = await error_of(tmp_path, f"sqlite:///{pipe}")
+    assert str(error) == f"store.url: cannot open the database {pipe}: it is not a file; check the path"
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o666
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 async def test_a_file_that_was_cut_or_overwritten_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -151,3 +164,54 @@ async def test_the_file_keeps_its_groups_rights_only_in_a_folder_of_the_group(
     file.chmod(0o664)
     async with open_store(folder):
         assert stat.S_IMODE(file.stat().st_mode) == file_mode
+
+
+@pytest.mark.parametrize(
+    ("rest", "remedy"),
+    [
+        ("@h:99999/x", "a port that is not from 1 to 65535"),
+        ("@h", "names no database"),
+        ("@h/", "names no database"),
+        ("@h/x?channel_binding=require", "the option channel_binding, which is not known here; leave it out"),
+        ("@h/x?sslmode=on", "the sslmode on; write one of disable, allow, prefer, require"),
+    ],
+)
+async def test_a_url_that_asyncpg_cannot_take_is_refused(rest: str, remedy: str, tmp_path: Path) -> None:
+    pytest.importorskip("asyncpg")
+    error = await error_of(tmp_path, f"postgresql://roost:hunter2{rest}")
+    assert isinstance(error, ConfigError)
+    assert remedy in str(error)
+
+
+async def test_the_sslmode_of_a_url_is_obeyed(tmp_path: Path) -> None:
+    """Hosted databases hand out URLs with ``sslmode``, which is libpq's word."""
+    pytest.importorskip("asyncpg")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        port = listener.getsockname()[1]
+
+        def refuse() -> bytes:
+            with listener.accept()[0] as connection:
+                asked = connection.recv(8)
+                connection.sendall(b"N")  # no TLS here
+                return asked
+
+        answer = asyncio.get_running_loop().run_in_executor(None, refuse)
+        error = await error_of(tmp_path, f"postgresql://roost:hunter2@127.0.0.1:{port}/x?sslmode=require")
+        assert await answer == b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+    assert "rejected SSL upgrade" in str(error)
+
+
+async def test_a_table_that_another_session_locks_is_waited_for_as_long_as_in_sqlite(
+    tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost.store.database.BUSY_MS", 200)
+    url = postgres.url(postgres.new_database())
+    async with open_store(tmp_path, url) as store, open_database(tmp_path, url) as other, other.write() as connection:
+        await connection.exec_driver_sql("LOCK TABLE roost_settings")
+        with pytest.raises(StoreError, match="lock timeout") as caught:
+            await store.set_setting("some", 1, "key", "value")
+        assert caught.value.cause is StoreCause.BUSY
+        await connection.exec_driver_sql("LOCK TABLE roost_owner")
+        error = await error_of(tmp_path, url)
+        assert "is busy: canceling statement due to lock timeout; end the session that locks" in str(error)
