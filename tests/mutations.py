@@ -409,7 +409,7 @@ MUTATIONS = [
         "poison",
         "one server's speech uses up the whole crash budget",
         STT + "engine.py",
-        "        if not suspected or not suspected & guilds:\n",
+        "        if not people & blamed:\n",
         "        if True:\n",
         ("tests/stt/test_suspects.py",),
     ),
@@ -609,6 +609,22 @@ MUTATIONS = [
         "        if row is None or (row",
         "        if False and (row",
         ("tests/core/store/test_holding.py::test_a_database_that_is_taken_away_is_lost",),
+    ),
+    Mutation(
+        "poison",
+        "a transcription that is started again has the muted heard again",
+        STT + "suspects.py",
+        "                death.ends_s = min(death.ends_s, death.at_s + FORGIVEN_S)\n",
+        "                death.ends_s = now\n",
+        ("tests/stt/test_suspects.py",),
+    ),
+    Mutation(
+        "poison",
+        "one speaker in many servers uses up the whole crash budget",
+        STT + "engine.py",
+        "        people = {person for party in suspected for person in party}\n",
+        "        people = {owner for owner, _ in suspected}\n",
+        ("tests/stt/test_suspects.py",),
     ),
 ]
 

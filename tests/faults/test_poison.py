@@ -218,10 +218,12 @@ async def test_a_speaker_whose_audio_kills_is_muted_and_the_others_go_on(
     assert made.worker.stats()["crashes"] == 3
     assert made.worker.stats()["frames_muted"] >= len(poison)
     assert Trouble.FAILED not in {what for what, *_ in made.troubles}
-    # With the session ends what was held against them.
+    # A transcription that is stopped and started again forgives nothing.
     made.worker.forget(1)
+    before = made.worker.stats()["frames_muted"]
     await made.say(packets[:10], user=8)
-    assert made.worker.stats()["frames_muted"] < 2 * len(poison) + 4 * (len(poison) + 60)
+    assert made.worker.stats()["frames_muted"] == before + 10
+    assert made.muted == [(1, 8), (1, 8)]
 
 
 @pytest.mark.fault(122)
@@ -238,6 +240,37 @@ async def test_the_channel_is_told_whom_the_engine_dies_of(
         await house.until(lambda: any("said by" in text for text in house.texts), 60.0)
     assert sum("do not transcribe" in text for text in house.texts) == 1
     assert all(channel == TEXT for channel, *_ in house.messages)
+
+
+@pytest.mark.fault(175)
+async def test_a_new_session_does_not_have_the_muted_heard_again(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path
+) -> None:
+    made = await rig(fault_engine.spec(tmp_path, "segv:8"), backoff_s=(0.0,))
+    with fault.clock(scaled=False):
+        for _ in range(5):
+            await made.say(packets, user=8)
+            await made.drain(timeout_s=5.0)
+            made.worker.forget(1)
+        await others_speak(made, packets, range(11, 13))
+    assert made.worker.stats()["crashes"] == 3
+    # Muted in the second session; the channel of each session after it is told, too.
+    assert made.muted == [(1, 8)] * 4
+
+
+@pytest.mark.fault(176)
+async def test_one_speaker_in_many_servers_does_not_have_the_engine_given_up(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path
+) -> None:
+    made = await rig(fault_engine.spec(tmp_path, "segv:8"), backoff_s=(0.0,), crashes_per_window=2)
+    with fault.clock(scaled=False):
+        for guild in range(2, 7):
+            await made.say(packets, user=8, guild=guild)
+            await made.drain(guild, timeout_s=5.0)
+        await others_speak(made, packets, range(11, 13))
+    assert made.worker.stats()["crashes"] == 3
+    assert made.worker.state is State.READY
+    assert Trouble.FAILED not in {what for what, *_ in made.troubles}
 
 
 @pytest.mark.fault(122)

@@ -14,7 +14,7 @@ from roost_stt.kept import KeptFrames, Key
 from roost_stt.partials import OpenPartials, Partial
 from roost_stt.protocol.ipc import Audio
 from roost_stt.supervision import Cause, Trouble
-from roost_stt.suspects import EVERYBODY, Suspects, Verdict
+from roost_stt.suspects import Suspects, Verdict
 
 TOO_MUCH = "the worker does not keep up, so audio is dropped"
 MAX_DOUBLINGS = 6
@@ -50,7 +50,8 @@ class Accounts:
         on_transcript: See `roost_stt.engine.SpeechWorker`, like the others.
         on_trouble: What the people in the channel may have to be told.
         on_partial: What is certain of utterances that are not over.
-        on_muted: Called with the guild and user (0: all of the guild) whose audio is dropped from now on.
+        on_muted: Called, once in a session, with the guild and user (0: all of the guild) whose audio is dropped.
+        owner_of: The owner of a server, or what stands for them where they are not known.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Accounts:
         on_trouble: Callable[[Trouble, int | None, str], None],
         on_partial: Callable[[Partial], None],
         on_muted: Callable[[int, int], None],
+        owner_of: Callable[[int], int] = lambda guild_id: guild_id,
     ) -> None:
         self._on_muted = on_muted
         self._on_transcript = on_transcript
@@ -66,7 +68,7 @@ class Accounts:
         self._partials = OpenPartials(on_partial)
         self.kept = KeptFrames()
         self.counters = Counters()
-        self.suspects = Suspects()
+        self.suspects = Suspects(owner_of)
         self._in_engine: dict[Key, int] = {}
         """The speakers whose utterances the engine works on, with the last audio index of each."""
         self._is_draft = False
@@ -80,6 +82,7 @@ class Accounts:
         self._worker_stats: Mapping[str, Any] = {}
         self._inbox_dropped = 0
         self._drops_told: set[int] = set()
+        self._mutes_told: set[Key] = set()
 
     def keep(self, audio: Audio, sent: int) -> None:
         """Keep a frame until it has become text; an old one that was never sent may be lost for it."""
@@ -89,6 +92,20 @@ class Accounts:
             if gone.guild_id not in self._drops_told:
                 self._drops_told.add(gone.guild_id)
                 self._on_trouble(Trouble.LOST, gone.guild_id, TOO_MUCH)
+
+    def refuses(self, guild_id: int, user_id: int, now: float) -> bool:
+        """Whether a frame is dropped, because workers died of such audio; says so once in a session."""
+        whom = self.suspects.muted(guild_id, user_id, now)
+        if whom is None:
+            return False
+        self.counters.frames_muted += 1
+        self._tell_muted(guild_id, whom)
+        return True
+
+    def _tell_muted(self, guild_id: int, user_id: int) -> None:
+        if (guild_id, user_id) not in self._mutes_told:
+            self._mutes_told.add((guild_id, user_id))
+            self._on_muted(guild_id, user_id)
 
     def purge(self, key: Key, token: int | None, index: int) -> None:
         """Forget a speaker, or with user 0 a guild.
@@ -113,10 +130,11 @@ class Accounts:
         """Whether an utterance that began at an audio index may not come out any more."""
         return mark <= max(self._withdrawn.get(key, -1), self._withdrawn.get((key[0], 0), -1))
 
-    def over(self, guild_id: int) -> None:
+    def over(self, guild_id: int, now: float) -> None:
         """A server's session is over."""
         self._drops_told.discard(guild_id)
-        self.suspects.session_over(guild_id)
+        self._mutes_told = {key for key in self._mutes_told if key[0] != guild_id}
+        self.suspects.session_over(guild_id, now)
 
     # ---- what the worker says
 
@@ -192,11 +210,12 @@ class Accounts:
         self._decoded_now = {}
         self._inbox_dropped = 0
 
-    def after_death(self, cause: Cause, audio: tuple[Key, int] | None = None) -> Verdict:
+    def after_death(self, cause: Cause, audio: tuple[Key, int] | None = None, *, now: float) -> Verdict:
         """It ended by itself. What it may have died of is tried again once at most.
 
         Args:
             cause: See `Cause`.
+            now: Seconds of a clock that only goes forward.
             audio: Speaker and index of what its audio thread was at.
         """
         self.counters.crashes += 1
@@ -204,10 +223,10 @@ class Accounts:
         self.purging.clear()
         in_engine, self._in_engine = self._in_engine, {}
         is_draft, self._is_draft = self._is_draft, False
-        verdict = self.suspects.died(Cause.NOBODY if is_draft else cause, in_engine, audio)
+        verdict = self.suspects.died(Cause.NOBODY if is_draft else cause, in_engine, audio, now)
         if is_draft and cause is not Cause.NOBODY:
             self.counters.draft_deaths += 1
-            verdict = dataclasses.replace(verdict, guilds=frozenset(key[0] for key in in_engine))
+            verdict = dataclasses.replace(verdict, parties=self.suspects.parties(in_engine))
         for key, last in verdict.utterances.items():
             self.kept.heard(key, last)
             self.counters.utterances_lost += 1
@@ -215,11 +234,12 @@ class Accounts:
         if verdict.audio is not None:
             self.kept.remove(*verdict.audio)
             self._on_trouble(Trouble.LOST, verdict.audio[0][0], "the speech engine died of its audio")
-        for guild_id, user_id in verdict.muted:
+        if verdict.muted:
             for key in self.kept.speakers:
-                if key[0] == guild_id and user_id in (key[1], EVERYBODY):
+                if self.suspects.muted(*key, now) is not None:
                     self.kept.forget(key)
-            self._on_muted(guild_id, user_id)
+        for guild_id, user_id in verdict.muted:
+            self._tell_muted(guild_id, user_id)
         return verdict
 
     def draft_rest_s(self, window_s: float) -> float:

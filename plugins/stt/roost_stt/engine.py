@@ -28,7 +28,7 @@ from roost_stt.partials import Partial
 from roost_stt.protocol import ipc
 from roost_stt.protocol.wishes import Wish, Wishes
 from roost_stt.supervision import STEPS_DOWN, Cause, State, Trouble, WorkerSettings
-from roost_stt.suspects import Verdict
+from roost_stt.suspects import Party, Verdict
 
 _log = logging.getLogger("roost.stt")
 
@@ -76,8 +76,9 @@ class SpeechWorker:
         on_transcript: Called on the event loop with every final transcript, empty ones too; may not block or raise.
         on_trouble: Called with (what, guild id or None for all, detail); may not block or raise.
         on_partial: Called with what is certain of utterances that are not over; may not block or raise.
-        on_muted: Called with guild and user (0: all of the guild) whose audio is not taken any more, because workers
-            died of it; may not block or raise.
+        on_muted: Called, once in a session, with guild and user (0: all of the guild) whose audio is not taken, because
+            workers died of it; may not block or raise.
+        owner_of: The owner of a server, or what stands for them where they are not known; may not block or raise.
     """
 
     def __init__(
@@ -87,11 +88,13 @@ class SpeechWorker:
         on_trouble: Callable[[Trouble, int | None, str], None],
         on_partial: Callable[[Partial], None] = lambda _partial: None,
         on_muted: Callable[[int, int], None] = lambda _guild_id, _user_id: None,
+        *,
+        owner_of: Callable[[int], int] = lambda guild_id: guild_id,
     ) -> None:
         self.settings = settings
         self._timing = settings.timing
         self._on_trouble = on_trouble
-        self._accounts = Accounts(on_transcript, on_trouble, on_partial, on_muted)
+        self._accounts = Accounts(on_transcript, on_trouble, on_partial, on_muted, owner_of)
         self._state = State.STOPPED
         self._changed = asyncio.Condition()
         self._wanted = False
@@ -158,8 +161,8 @@ class SpeechWorker:
         if self._state not in (State.READY, State.STARTING, State.WAITING):
             self._accounts.counters.frames_dropped += 1
             return
-        if self._accounts.suspects.is_muted(frame.guild_id, frame.user_id):
-            self._accounts.counters.frames_muted += 1
+        now = time.monotonic()
+        if self._accounts.refuses(frame.guild_id, frame.user_id, now):
             return
         if not 0 < len(frame.opus) <= ipc.MAX_OPUS_BYTES:
             self._accounts.counters.frames_dropped += 1
@@ -170,7 +173,7 @@ class SpeechWorker:
             frame.guild_id,
             frame.user_id,
             frame.rtp_timestamp,
-            time.monotonic(),
+            now,
             frame.lost_before,
             frame.opus,
         )
@@ -249,7 +252,7 @@ class SpeechWorker:
     def forget(self, guild_id: int) -> None:
         """Drop what was said in a guild whose session is over."""
         self.wish(Wish(guild_id))
-        self._accounts.over(guild_id)
+        self._accounts.over(guild_id, time.monotonic())
         self.purge(guild_id, 0)
 
     async def close(self) -> None:
@@ -286,8 +289,8 @@ class SpeechWorker:
     # ---- the life of the process
 
     async def _run(self) -> None:
-        deaths: deque[tuple[float, frozenset[int]]] = deque()
-        """When, and which servers' speech may have caused it."""
+        deaths: deque[tuple[float, frozenset[Party]]] = deque()
+        """When, and whose speech may have caused it."""
         self._was_ready = False
         isolate = 0
         try:
@@ -307,8 +310,8 @@ class SpeechWorker:
                     continue
                 verdict = self._after_death(death)
                 isolate = verdict.isolate
-                deaths.append((now, verdict.guilds))
-                if spent_of(guilds for _, guilds in deaths) >= self._timing.crashes_per_window or self._failure:
+                deaths.append((now, verdict.parties))
+                if spent_of(parties for _, parties in deaths) >= self._timing.crashes_per_window or self._failure:
                     self._failure = self._failure or death.how
                     self._accounts.give_up(self._failure)
                     await self._set_state(State.FAILED)
@@ -534,7 +537,7 @@ class SpeechWorker:
 
     def _after_death(self, death: _Death) -> Verdict:
         _log.warning("the speech worker ended: %s", death.how)
-        verdict = self._accounts.after_death(death.cause, death.audio)
+        verdict = self._accounts.after_death(death.cause, death.audio, now=time.monotonic())
         self._fail_drains()
         return verdict
 
@@ -577,16 +580,17 @@ class SpeechWorker:
             self._changed.notify_all()
 
 
-def spent_of(deaths: Iterable[frozenset[int]]) -> int:
-    """How much of the crash budget is used up: one server's speech uses one of it, however often.
+def spent_of(deaths: Iterable[frozenset[Party]]) -> int:
+    """How much of the crash budget is used up: the speech in one owner's servers, or of one speaker, uses one of it.
 
     Args:
-        deaths: Of each, the servers whose speech may have caused it; none where nobody's did.
+        deaths: Of each, whose speech may have caused it; none where nobody's did.
     """
-    spent, guilds = 0, set[int]()
+    spent, blamed = 0, set[int]()
     for suspected in sorted(deaths, key=len):
-        if not suspected or not suspected & guilds:
+        people = {person for party in suspected for person in party}
+        if not people & blamed:
             spent += 1
-        if len(suspected) == 1:
-            guilds |= suspected
+        if len({owner_id for owner_id, _ in suspected}) == 1:
+            blamed |= people
     return spent

@@ -122,6 +122,7 @@ class SttPlugin:
             self._trouble,
             on_partial=self._take_partial,
             on_muted=self._muted,
+            owner_of=self._server_owner,
         )
         ctx.metrics.register(GpuMetrics(self._owner))
         ctx.on_unload(ctx.consent.subscribe(self._consent_changed))
@@ -858,6 +859,11 @@ class SttPlugin:
         if transcription is not None:
             name = self._name_of(guild_id, user_id) if user_id else None
             transcription.tell(f"muted:{user_id}", muted(name), about=user_id)
+
+    def _server_owner(self, guild_id: int) -> int:
+        """The owner of a server; the server itself where the bot does not know it any more."""
+        guild = self._ctx.bot.cache.get_guild(guild_id) if self._ctx is not None else None
+        return int(guild.owner_id) if guild is not None else guild_id
 
     def _name_of(self, guild_id: int, user_id: int) -> str:
         transcription = self._running.get(guild_id)

@@ -32,11 +32,11 @@ def muted(name: str | None) -> str:
     if name is None:
         return (
             "The speech engine has failed too often on what was said here, so there are no more captions. "
-            "`/transcribe stop` and then `/transcribe start` try again."
+            "An hour from now, `/transcribe stop` and then `/transcribe start` try again."
         )
     return (
-        f"The speech engine failed three times on what {display_name(name)} said, so I do not transcribe them "
-        "any more. All others go on. `/transcribe stop` and then `/transcribe start` try again."
+        f"The speech engine failed three times on what {display_name(name)} said, so I do not transcribe them. "
+        "All others go on. An hour from now, `/transcribe stop` and then `/transcribe start` try again."
     )
 
 

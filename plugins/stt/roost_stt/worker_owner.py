@@ -43,6 +43,7 @@ class WorkerOwner:
         on_trouble: See `SpeechWorker`.
         on_partial: See `SpeechWorker`.
         on_muted: See `SpeechWorker`.
+        owner_of: See `SpeechWorker`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class WorkerOwner:
         *,
         on_partial: Callable[[Partial], None],
         on_muted: Callable[[int, int], None],
+        owner_of: Callable[[int], int],
     ) -> None:
         self._ctx = ctx
         self._config = config
@@ -63,6 +65,7 @@ class WorkerOwner:
         self._on_trouble = on_trouble
         self._on_partial = on_partial
         self._on_muted = on_muted
+        self._owner_of = owner_of
         self.worker: SpeechWorker | None = None
         self.card: Card | None = None
         """None while no engine has wanted one."""
@@ -140,7 +143,9 @@ class WorkerOwner:
             config.max_batch,
             cpu_if_gpu_fails=config.device == "auto",
         )
-        return SpeechWorker(settings, self._on_transcript, self._trouble, self._on_partial, self._on_muted)
+        return SpeechWorker(
+            settings, self._on_transcript, self._trouble, self._on_partial, self._on_muted, owner_of=self._owner_of
+        )
 
     def _lease(self, card: Card, spec: EngineSpec) -> dict[str, Any]:
         lease = self._config.lease
