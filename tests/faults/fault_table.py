@@ -195,7 +195,7 @@ ROWS: tuple[Row, ...] = (
         NOTHING),
     Row(106, 20, "the metadata of an installed distribution is damaged: a requirement, an entry point, its text", "fails its plugin alone, in one line that names the distribution and the remedy",
         NOTHING),
-    Row(107, 15, "a plugin cancels every task, stops the event loop, or raises SystemExit in a callback or task of its own", "the bot goes on; one line says what happened and, where that is known, which plugin",
+    Row(107, 15, "a plugin cancels every task, in its load too, stops the event loop, or raises SystemExit in a callback or task of its own", "the bot goes on; one line says what happened and, where that is known, which plugin",
         "After all tasks were cancelled, voice ends and commands answer again within seconds; else nothing."),
     Row(108, 3, "a plugin closes hikari's bot", "stops in order, voice first; the log names the plugin", GONE),
     Row(109, 3, "signals that end a process by default: SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO; SIGQUIT, SIGXCPU, SIGPWR", "ignores the first group, with one line for each; stops in order at the second",

@@ -517,3 +517,91 @@ async def test_plugin_that_closes_the_bot_stops_it_in_order(fault: Fault, tmp_pa
         assert await scene.place() is None
         assert await scene.leaves_before_the_gateway()
         assert scene.journals() == []
+
+
+LOADS = {
+    "all": "cancel(asyncio.all_tasks())",
+    "others": "cancel(asyncio.all_tasks() - {asyncio.current_task()})",
+    "later": "plugin.task = asyncio.create_task(cancel_all()); await asyncio.sleep(0.5)",
+    "raises-cancelled": "raise asyncio.CancelledError",
+    "raises-exit": "raise SystemExit(3)",
+    "raises-generator-exit": "raise GeneratorExit",
+    "raises-group": "raise BaseExceptionGroup('many', [KeyboardInterrupt()])",
+}
+CANCELS = """
+def cancel(tasks):
+    for task in tasks: task.cancel()
+async def cancel_all(): cancel(asyncio.all_tasks())
+@plugin.hook
+async def on_load(ctx):
+    {does}
+    await asyncio.sleep(0)
+"""
+
+
+@pytest.mark.fault(107)
+async def test_load_that_cancels_or_raises_anything_harms_its_plugin_alone(fault: Fault, tmp_path: Path) -> None:
+    plugins = {name: CANCELS.format(does=does) for name, does in LOADS.items()}
+    folder = folder_of(tmp_path, plugins | {"zz-last": STORES})
+    async with scenes(tmp_path) as scene:
+        with fault.clock(20.0, scaled=False):
+            async with scene.bot("--plugins-dir", str(folder)) as bot:
+                assert "Joined" in await scene.join()
+                for name in LOADS:
+                    told = "loaded" if name == "others" else "failed"
+                    assert f"plugin {name}: {told}" in said_of(bot, name)
+                assert "it was cancelled while it was loading" in said_of(bot, "all")
+                assert "plugin zz-last: loaded" in said_of(bot, "zz-last")
+                fault.note(await stops(bot, scene), 3.0, scaled=False)
+
+
+SETTINGS = """
+from pydantic import field_validator
+from roost.config import Section, guild_setting
+class Settings(Section):
+    words: str = guild_setting("plain")
+    @field_validator("words")
+    @classmethod
+    def check(cls, value):
+        if value == "hangs":
+            while True: pass
+        if value == "raises": raise LookupError("the list")
+        if value == "exits": raise SystemExit(3)
+        if value == "cancels": raise asyncio.CancelledError
+        return value
+@plugin.hook
+def register_config(): return Settings
+"""
+CHECKS = ("raises", "exits", "cancels", "hangs")
+
+
+@pytest.mark.fault(229)
+async def test_settings_whose_check_breaks_harm_their_plugin_alone(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, dict.fromkeys((*CHECKS, "plain"), SETTINGS))
+    settings = {f"{name}__words": name for name in CHECKS}
+    async with scenes(tmp_path) as scene:
+        owner = int(scene.sim.card["guilds"][0]["members"][0]["id"])
+
+        async def configure(value: str) -> str:
+            answer = await scene.discord.slash(
+                member_id=owner,
+                channel_id=scene.text,
+                command="/config set",
+                options={"plugin": "plain", "key": "words", "value": value},
+                wait_s=8.0,
+            )
+            return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+
+        async with scene.bot("--plugins-dir", str(folder), **settings) as bot:
+            for name in CHECKS:
+                assert f"plugin {name}: failed" in said_of(bot, name)
+            assert f"it took too long ({folder}/hangs.py" in said_of(bot, "hangs")
+            assert "plugin plain: loaded" in said_of(bot, "plain")
+            assert "Joined" in await scene.join()
+            assert "is `fine` here now" in await configure("fine")
+            for value in CHECKS:
+                with fault.clock(5.0, scaled=False):
+                    assert "Nothing was changed" in await configure(value)
+            assert "plain failed in its settings" in said_of(bot, "plain")
+            assert "decided" in await say(scene, "/privacy status")
+            fault.note(await stops(bot, scene), 3.0, scaled=False)

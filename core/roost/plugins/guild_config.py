@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.config")
 
+T = TypeVar("T")
+
 HOOK = "config_changed"
+SETTINGS = "its settings"
+"""The source of failures of the code of a plugin's settings, such as checks of values."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,12 +94,31 @@ class GuildConfig:
             try:
                 if key not in known:
                     raise ConfigError("a server cannot set that (any more)", key=f"{plugin}.{key}")
-                result = self._host.config.plugin(plugin, type(base), {**fitting, key: value})
+                result = self._checked(plugin, guild_id, base, {**fitting, key: value})
             except ConfigError as error:
                 _log.warning("guild %d: its own value is left out: %s", guild_id, error, extra={"plugin": plugin})
             else:
                 fitting[key] = value
         return result, fitting
+
+    def _checked(self, plugin: str, guild_id: int, base: BaseModel, over: Mapping[str, Any]) -> BaseModel:
+        return self._guarded(plugin, guild_id, lambda: self._host.config.plugin(plugin, type(base), over))
+
+    def _guarded(self, plugin: str, guild_id: int, work: Callable[[], T]) -> T:
+        """Run code of a plugin's settings; what it raises is a failure of the plugin in that server.
+
+        Raises:
+            ConfigError: A value does not fit, or that code failed.
+        """
+        try:
+            return self._host.guarded(work)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - code of the plugin
+            self._host.failed(plugin, SETTINGS, error, guild_id)
+            raise ConfigError(
+                "the plugin failed to check this; the owner of this bot can see why", key=plugin
+            ) from None
 
     async def change(self, plugin: str, guild_id: int, texts: Mapping[str, str], reset: Iterable[str] = ()) -> Change:
         """Set and reset values of a server, all or none, durably, and tell the plugin.
@@ -128,8 +151,8 @@ class GuildConfig:
             kept = self._overlaid(plugin, base, guild_id)[1]
             gone = (set(self.own(plugin, guild_id)) - set(kept) - set(typed)) | reset
             over = {key: value for key, value in {**kept, **typed}.items() if key not in reset}
-            new = self._host.config.plugin(plugin, type(base), over)
-            as_json = {key: _json_value(new, key) for key in typed}
+            new = self._checked(plugin, guild_id, base, over)
+            as_json = self._guarded(plugin, guild_id, lambda: {key: _json_value(new, key) for key in typed})
             await self._host.store.set_guild_config(plugin, guild_id, as_json, gone)
             self._values[plugin, guild_id] = {
                 key: value for key, value in {**kept, **as_json}.items() if key not in reset
@@ -137,7 +160,7 @@ class GuildConfig:
             self._made.pop((plugin, guild_id), None)
             new = self.of(plugin, base, guild_id)
             told = True
-            if new != old:
+            if self._guarded(plugin, guild_id, lambda: bool(new != old)):
                 asked = await self._host.dispatcher.ask_plugin(
                     plugin, HOOK, guild_id=guild_id, ctx=record.context, old=old, new=new
                 )

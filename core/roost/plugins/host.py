@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
 
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S
 from roost.commands.running import ANSWER_S
 from roost.commands.shapes import MOST
 from roost.dispatch import Dispatcher, log_failure
@@ -26,7 +27,7 @@ from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, others_with, refuse_unknown_tables
 from roost.plugins.forgetting import carry_out
 from roost.plugins.guards import Guards
-from roost.plugins.guild_config import GuildConfig
+from roost.plugins.guild_config import SETTINGS, GuildConfig
 from roost.plugins.importing import (
     Code,
     check_hooks,
@@ -45,8 +46,9 @@ from roost.plugins.records import RUNNING, PluginRecord, State, describe, failur
 from roost.plugins.residue import Ledger
 from roost.plugins.switches import Switches
 from roost.schema import unmet
-from roost.scopes import Scope
+from roost.scopes import Scope, outlive_cancellation
 from roost.store.tables import table_name
+from roost.strays import taming
 
 if TYPE_CHECKING:
     import lightbulb
@@ -395,7 +397,7 @@ class PluginHost:
         if missing:
             raise PluginError(f"it needs the plugin {missing[0]}, which is not loaded", plugin=name)
         if hasattr(code.instance, "register_config"):
-            self.config.plugin(name, code.instance.register_config())
+            self.guarded(lambda: self.config.plugin(name, code.instance.register_config()), OPENING_LIMIT_S)
 
     async def _check(self) -> list[dict[str, Any]]:
         self._look_again()
@@ -654,9 +656,39 @@ class PluginHost:
     async def _load(self, record: PluginRecord, code: Code, handover: Any = None, *, last: bool = True) -> None:
         """Open imported code; a failure is unwound and becomes the plugin's state.
 
+        A plugin that cancels every task ends its own load alone.
+
         Args:
             last: No other version is loaded if this one fails.
         """
+        await self._apart(self._load_now(record, code, handover, last=last), f"load {record.name}")
+
+    async def _apart(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a change that calls plugins in a task of its own, to its end, though a plugin cancels every task.
+
+        A cancellation that reaches a task which nobody but such a plugin cancels is the plugin's. Any other is the
+        caller's: it ends the work, and is raised.
+        """
+        task = self._scope.spawn(work, name, awaited=True)
+        canary = self._scope.spawn(asyncio.Event().wait(), f"{name}, canary")
+        try:
+            while not task.done():
+                try:
+                    await asyncio.wait({task})
+                except asyncio.CancelledError:
+                    if not canary.cancelling():
+                        task.cancel()
+                        await asyncio.wait({task})
+                        raise
+                    outlive_cancellation()
+                    _log.error("every task was cancelled by something else, perhaps a plugin, at: %s; it goes on", name)
+                    canary = self._scope.spawn(asyncio.Event().wait(), f"{name}, canary")
+        finally:
+            canary.cancel()
+        if not task.cancelled():
+            task.result()
+
+    async def _load_now(self, record: PluginRecord, code: Code, handover: Any, *, last: bool) -> None:
         record.meta, record.factory, record.instance = code.meta, code.factory, code.instance
         missing = [name for name in code.meta.requires if name not in self._order]
         if missing:
@@ -680,8 +712,12 @@ class PluginHost:
             self._fail(record, "; it left behind: ".join([describe(error), *filter(None, ["; ".join(problems)])]))
             return
         except asyncio.CancelledError:
+            outlive_cancellation()
+            if last:
+                self.guards.is_missing(record)
             await self._close(record, "failed")
-            self._fail(record, "the bot went down while it was loading")
+            self._forget(record)
+            self._fail(record, "it was cancelled while it was loading")
             raise
         self._order.append(record.name)
         self._breakers.forget(record.name)
@@ -734,7 +770,7 @@ class PluginHost:
         assert self._commands is not None
         name = record.name
         model = await self.dispatcher.call_own(name, "register_config")
-        config = self.config.plugin(name, model) if model else None
+        config = self.guarded(lambda: self.config.plugin(name, model), OPENING_LIMIT_S) if model else None
         record.context = Context(self, name, config, handover)
         await self.dispatcher.call_own(name, "on_load", ctx=record.context)
         loaders = await self.dispatcher.call_own(name, "register_loaders") or []
@@ -745,6 +781,16 @@ class PluginHost:
             self._room_kept[name] = len(self._commands.names(name))
         if self._started:
             await self._commands.rebuild()
+
+    def guarded(self, work: Callable[[], T], limit_s: float = LIMIT_S) -> T:
+        """Run code of a plugin that hooks do not call, such as the checks of its settings.
+
+        Raises:
+            BlockedError: It took longer than `limit_s`.
+            Exception: Whatever it raises.
+        """
+        with self.dispatcher.guard.inside(limit_s), taming():
+            return work()
 
     def _room_for(self, name: str) -> int:
         """How many commands there may be with those of a plugin: required ones that are not loaded keep their room."""
@@ -762,7 +808,13 @@ class PluginHost:
             context = self.records[name].context
             if context is None or context.whole_config is None:
                 continue
-            for error in unmet(context.whole_config, name, partial(others_with, self.dispatcher, name)):
+            config, offered_by = context.whole_config, partial(others_with, self.dispatcher, name)
+            try:
+                errors = self.guarded(partial(unmet, config, name, offered_by), OPENING_LIMIT_S)
+            except Exception as failure:  # noqa: BLE001 - code of the plugin
+                self.failed(name, SETTINGS, failure)
+                continue
+            for error in errors:
                 if name in self.config.core.plugins.required:
                     raise error
                 _log.error("%s", error, extra={"plugin": name})
@@ -779,7 +831,7 @@ class PluginHost:
                 "them into groups, or deny a plugin: plugins.deny"
             )
             for name in self._with_dependents(most):
-                await self._unload_one(self.records[name], "failed")
+                await self._apart(self._unload_one(self.records[name], "failed"), f"unload {name}")
                 self._fail(self.records[name], detail if name == most else f"it needs the plugin {most}: {detail}")
 
     async def _handover(self, name: str) -> Any:
