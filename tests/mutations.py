@@ -626,6 +626,22 @@ MUTATIONS = [
         "        people = {owner for owner, _ in suspected}\n",
         ("tests/stt/test_suspects.py",),
     ),
+    Mutation(
+        "R177",
+        "a command ends because Discord took its first answer the first time",
+        "core/roost/rest_buckets.py",
+        "            if error.code != ALREADY_ANSWERED or not repeats:\n",
+        "            if True:\n",
+        ("tests/core/test_rest_buckets.py::test_only_an_answer_that_was_sent_twice_counts_as_given",),
+    ),
+    Mutation(
+        "R177",
+        "a command goes on that other software has answered",
+        "core/roost/rest_buckets.py",
+        "            if error.code != ALREADY_ANSWERED or not repeats:\n",
+        "            if error.code != ALREADY_ANSWERED:\n",
+        ("tests/core/test_rest_buckets.py::test_only_an_answer_that_was_sent_twice_counts_as_given",),
+    ),
 ]
 
 

@@ -42,7 +42,7 @@ from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.preflight import Preflight, start_error
 from roost.proxies import find_proxy
-from roost.rest_buckets import check_windows, learn_apart, pause_after_refusals
+from roost.rest_buckets import believe_first_answers, check_windows, learn_apart, pause_after_refusals
 from roost.scopes import Scope, outlive_cancellation
 from roost.signals import KeptSignals, plugin_at
 from roost.store import StoreHold, open_held_store
@@ -303,6 +303,7 @@ class App:
         learn_apart()
         check_windows()
         pause_after_refusals()
+        believe_first_answers()
         options: dict[str, Any] = {
             "intents": intents,
             "rest_url": settings.rest_url,

@@ -1,4 +1,4 @@
-"""How hikari keeps Discord's rate limits: learnt for each place by itself, and tried again with growing pauses."""
+"""How hikari asks Discord: rate limits learnt for each place by itself, growing pauses, and answers sent twice."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import logging
 import math
 import time
 import weakref
+from contextvars import ContextVar
 from typing import Any
 
 import hikari
-from hikari.impl import buckets
+from hikari.impl import buckets, rate_limits
 from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
@@ -28,6 +29,12 @@ MOST_WINDOW_S = 3600.0
 """The shortest and the longest window of a limit that is believed."""
 MOST_CLOCK_ERROR_S = 5.0
 """How far this machine's clock may be from Discord's before a window's end is counted from the answer's arrival."""
+
+ALREADY_ANSWERED = 40060
+"""Discord's code for a first answer to an interaction that has one."""
+
+_repeats: ContextVar[list[float] | None] = ContextVar("roost_repeats", default=None)
+"""The pauses before each repetition of the first answer that is being sent."""
 
 
 def learn_apart() -> None:
@@ -160,3 +167,55 @@ def pause_after_refusals() -> None:
 
     parse_ratelimits.pauses = True  # type: ignore[attr-defined]
     setattr(client, "_parse_ratelimits", parse_ratelimits)  # noqa: B010 - mypy holds it for final
+
+
+def believe_first_answers() -> None:
+    """Have a first answer to an interaction count as given when Discord took it and its confirmation was lost.
+
+    hikari sends a request again after a broken connection or a 5xx. If Discord had taken the first one, it refuses the
+    second one with code 40060, and the command ends there: its member sees "thinking" for good. A 40060 to an answer
+    that was sent once is still an error, for then other software with the same token has answered. Where hikari's
+    insides have changed, everything stays as it is.
+    """
+    client, pauses = hikari_rest.RESTClientImpl, rate_limits.ExponentialBackOff
+    request: Any = getattr(client, "_request", None)
+    following: Any = getattr(pauses, "__next__", None)
+    if getattr(request, "believes", False):
+        return
+    known = (
+        request is not None
+        and following is not None
+        and {"self", "compiled_route", "auth"} <= set(inspect.signature(request).parameters)
+        and list(inspect.signature(following).parameters) == ["self"]
+    )
+    if not known:
+        _log.warning("this version of hikari ends a command whose first answer is confirmed late")
+        return
+
+    def noted(self: Any) -> float:
+        pause_s: float = following(self)
+        repeats = _repeats.get()
+        if repeats is not None:
+            repeats.append(pause_s)
+        return pause_s
+
+    async def believing(self: Any, compiled_route: routes.CompiledRoute, **options: Any) -> Any:
+        if compiled_route.route is not routes.POST_INTERACTION_RESPONSE:
+            return await request(self, compiled_route, **options)
+        repeats: list[float] = []
+        mark = _repeats.set(repeats)
+        try:
+            return await request(self, compiled_route, **options)
+        except hikari.BadRequestError as error:
+            if error.code != ALREADY_ANSWERED or not repeats:
+                raise
+            _log.info("Discord took the first answer to an interaction, though its confirmation was lost")
+            # The confirmation would have said of what kind the interaction was; nothing here reads that.
+            interaction_id = compiled_route.compiled_path.split("/")[2]
+            return {"interaction": {"id": interaction_id, "type": int(hikari.InteractionType.APPLICATION_COMMAND)}}
+        finally:
+            _repeats.reset(mark)
+
+    believing.believes = True  # type: ignore[attr-defined]
+    setattr(client, "_request", believing)  # noqa: B010 - mypy holds it for final
+    setattr(pauses, "__next__", noted)  # noqa: B010 - mypy holds it for final

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import hikari
 import pytest
 from aiohttp import web
-from hikari.impl import buckets
+from hikari.impl import buckets, rate_limits
 from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
 from roost import rest_buckets
-from roost.rest_buckets import check_windows, learn_apart, pause_after_refusals
+from roost.rest_buckets import believe_first_answers, check_windows, learn_apart, pause_after_refusals
 
 pytestmark = pytest.mark.unit
 
@@ -25,9 +26,12 @@ def hikaris_own() -> Iterator[None]:
     """Undo what the test does to hikari."""
     before = buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits
     updates = buckets.RESTBucketManager.update_rate_limits
+    request, pause = hikari_rest.RESTClientImpl._request, rate_limits.ExponentialBackOff.__next__
     yield
     buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits = before
     setattr(buckets.RESTBucketManager, "update_rate_limits", updates)  # noqa: B010 - mypy holds it for final
+    setattr(hikari_rest.RESTClientImpl, "_request", request)  # noqa: B010 - mypy holds it for final
+    setattr(rate_limits.ExponentialBackOff, "__next__", pause)  # noqa: B010 - mypy holds it for final
 
 
 async def test_first_requests_to_different_places_do_not_wait_for_each_other() -> None:
@@ -107,11 +111,20 @@ class Limiting:
         )
 
 
-@pytest.fixture(name="limiting")
-async def limiting_server() -> AsyncIterator[tuple[Limiting, hikari.api.RESTClient]]:
-    server = Limiting()
+class Short(rate_limits.ExponentialBackOff):
+    """Pauses of milliseconds."""
+
+    def __next__(self) -> float:
+        return super().__next__() / 1000
+
+
+@contextlib.asynccontextmanager
+async def served(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[hikari.api.RESTClient]:
+    """A client of a server that answers every request so."""
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
+    app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -121,10 +134,17 @@ async def limiting_server() -> AsyncIterator[tuple[Limiting, hikari.api.RESTClie
     await rest.start()
     try:
         async with rest.acquire("x", hikari.TokenType.BOT) as client:
-            yield server, client
+            yield client
     finally:
         await rest.close()
         await runner.cleanup()
+
+
+@pytest.fixture(name="limiting")
+async def limiting_server() -> AsyncIterator[tuple[Limiting, hikari.api.RESTClient]]:
+    server = Limiting()
+    async with served(server.answer) as client:
+        yield server, client
 
 
 def limit_headers(
@@ -234,3 +254,33 @@ def test_a_rest_client_that_changed_is_left_alone(
         pause_after_refusals()
     assert hikari_rest.RESTClientImpl._parse_ratelimits is other
     assert "without a pause" in caplog.text
+
+
+class Answering:
+    """A server that refuses first answers to interactions as answered already; the first one with a 503 if told to."""
+
+    def __init__(self) -> None:
+        self.fails_first = False
+        self.asked = 0
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.fails_first and self.asked == 1:
+            return web.json_response({}, status=503)
+        return web.json_response({"message": "already acknowledged", "code": 40060}, status=400)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["confirmation lost", "somebody else answered"])
+async def test_only_an_answer_that_was_sent_twice_counts_as_given(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    believe_first_answers()
+    believe_first_answers()  # a second call changes nothing
+    monkeypatch.setattr(hikari_rest.rate_limits, "ExponentialBackOff", Short)
+    server = Answering()
+    server.fails_first = lost
+    async with served(server.answer) as client:
+        if lost:
+            given = await client.create_interaction_response(5, "token", hikari.ResponseType.DEFERRED_MESSAGE_CREATE)
+            assert (given.interaction.id, server.asked) == (5, 2)
+            return
+        with pytest.raises(hikari.BadRequestError):
+            await client.create_interaction_response(5, "token", hikari.ResponseType.DEFERRED_MESSAGE_CREATE)

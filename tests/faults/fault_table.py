@@ -289,6 +289,8 @@ ROWS: tuple[Row, ...] = (
         "A line says who is not transcribed; others go on."),
     Row(176, 30, "one member, or members in servers of one owner, have the speech process die in many servers within a minute",
         "takes one of the five deaths after which the engine is given up from all of them together", "As row 175."),
+    Row(177, 10, "Discord takes the first answer to a command or button, and its confirmation is lost",
+        "sends it again, and takes \"already answered\" for the confirmation: the work goes on", NOTHING),
     Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
         "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
     Row(203, 2, "a member withdraws or is forgotten while a transcript with their words is exported",

@@ -1,4 +1,4 @@
-"""What ends something is carried out whether or not Discord takes the answer to it: row 118."""
+"""Work does not depend on what becomes of the answer to it: rows 118 and 177."""
 
 from __future__ import annotations
 
@@ -51,3 +51,21 @@ async def test_stop_of_a_transcription_that_cannot_be_answered_is_carried_out(
             async with asyncio.timeout(10.0):
                 while said not in await ask("status"):
                     pass
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(177)
+async def test_first_answer_whose_confirmation_is_lost_does_not_end_the_command(fault: Fault, tmp_path: Path) -> None:
+    async with scenes(tmp_path) as scene, scene.bot() as bot:
+        armed = {"path_prefix": ANSWERS, "status": 503, "taken": True}
+        await scene.discord.fault("rest_error", **armed)
+        with fault.clock(scaled=False):
+            # Deferred: without the mend the member sees "thinking" for good, and the bot is not in voice.
+            assert "Joined" in await scene.join()
+        await scene.discord.fault("rest_error", **armed)
+        answer = await scene.discord.slash(
+            member_id=scene.ada, channel_id=scene.text, command="/voice status", options={}, wait_s=5.0
+        )
+        assert len(answer["replies"]) == 1
+        await bot.wait_for(lambda event: "its confirmation was lost" in str(event["message"]), 5.0, "the repetition")
+        assert not [each for each in bot.events if "takes no answer" in str(each["message"])]

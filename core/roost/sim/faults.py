@@ -82,7 +82,13 @@ CORE_PARAMS: dict[str, dict[str, Param]] = {
     "endpoint_null_first": {"delay_s": dataclasses.replace(_DELAY, null=True)},
     "other_endpoint": {"endpoint": Param(str)},
     "bad_entries": {"user_id": Param(int, 0, (1 << 64) - 1, digits=True)},
-    "rest_error": {**_ROUTE, "status": Param(int, 200, 599), "retry_after_s": _DELAY, "body": Param(object)},
+    "rest_error": {
+        **_ROUTE,
+        "status": Param(int, 200, 599),
+        "retry_after_s": _DELAY,
+        "body": Param(object),
+        "taken": Param(bool),
+    },
     "rest_limited": {**_ROUTE, "seconds": _DELAY},
     "rest_delay": {**_ROUTE, "delay_s": _DELAY},
     "gateway_drop": {"code": Param(int, 1000, 4999), "bot": _BOT},
@@ -111,7 +117,8 @@ CORE_FAULTS: dict[str, str] = {
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
     "rest_error": "a REST request fails; params: method, path_prefix, status (500), retry_after_s (with 429), "
-    "or body: JSON that is answered with the status instead of what was asked for",
+    "or body: JSON that is answered with the status instead of what was asked for; taken: what was asked for is done "
+    "all the same",
     "rest_delay": "a REST request is answered late; params: method, path_prefix, delay_s (5)",
     "rest_limited": "REST requests of a path are answered 429 for so long, from the first on; "
     "params: method, path_prefix, seconds",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -64,7 +65,7 @@ class RestApi:
         path = "/" + request.path.split("/", 3)[-1]
         await asyncio.sleep(sim.faults.take_rest_delay(request.method, path))
         fault = sim.faults.take_rest(request.method, path)
-        if fault is not None:
+        if fault is not None and not fault.get("taken"):
             status = int(fault.get("status", 500))
             sim.log("rest", method=request.method, path=_without_tokens(path), status=status)
             return _armed(fault, status)
@@ -92,6 +93,8 @@ class RestApi:
             response = Problem(405, 0, "405: Method Not Allowed").response()
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             response = invalid(repr(error)).response()
+        if fault is not None and response.status < HTTPStatus.BAD_REQUEST:
+            response = _armed(fault, int(fault.get("status", 500)))
         sim.log("rest", method=request.method, path=_without_tokens(path), status=response.status)
         if not path.startswith("/interactions/"):
             _add_headers(response, verdict, bucket)
