@@ -642,6 +642,14 @@ MUTATIONS = [
         "            if error.code != ALREADY_ANSWERED:\n",
         ("tests/core/test_rest_buckets.py::test_only_an_answer_that_was_sent_twice_counts_as_given",),
     ),
+    Mutation(
+        "voice",
+        "decrypts what nobody may hear",
+        VOICE + "protocol/receive.py",
+        "        if not self._wants(user_id):\n",
+        "        if False:\n",
+        ("tests/voice/protocol/test_receive.py::test_what_nobody_may_hear_is_not_decrypted",),
+    ),
 ]
 
 

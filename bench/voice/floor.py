@@ -175,6 +175,9 @@ class Events:
             self._news.clear()
             await self._news.wait()
 
+    def wants(self, user_id: int) -> bool:
+        return True
+
     def frame(self, frame: AudioFrame) -> None:
         self.speakers[frame.ssrc] = frame.user_id
         self._news.set()

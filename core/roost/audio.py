@@ -148,6 +148,13 @@ class LinkStats:
 class LinkEvents(Protocol):
     """What a link tells its owner. Every method is synchronous, runs on the event loop and may not raise."""
 
+    def wants(self, user_id: int) -> bool:
+        """Whether the sound of a member may be decrypted; asked once for each packet, before anything is done with it.
+
+        A driver that hands out what is decrypted already need not ask: `frame` is checked all the same.
+        """
+        ...
+
     def frame(self, frame: AudioFrame) -> None: ...
 
     def member_joined(self, user_id: int) -> None: ...

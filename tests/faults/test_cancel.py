@@ -229,6 +229,9 @@ async def test_a_link_is_cancelled_at_any_await(rig: Rig, fault: Fault) -> None:
 class Nobody:
     """Hears a link and does nothing."""
 
+    def wants(self, user_id: int) -> bool:
+        return True
+
     def frame(self, frame: AudioFrame) -> None: ...
     def member_joined(self, user_id: int) -> None: ...
     def member_left(self, user_id: int) -> None: ...

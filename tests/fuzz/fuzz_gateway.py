@@ -127,6 +127,9 @@ class Owner:
         self.frames = 0
         self.members: set[int] = set()
 
+    def wants(self, user_id: int) -> bool:
+        return True
+
     def frame(self, frame: AudioFrame) -> None:
         assert frame.opus
         self.frames += 1

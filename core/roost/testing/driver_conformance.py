@@ -64,6 +64,9 @@ class RecordingEvents:
         self.states: list[str] = []
         self._changed = asyncio.Event()
 
+    def wants(self, user_id: int) -> bool:
+        return True
+
     def frame(self, frame: AudioFrame) -> None:
         self.frames.append(frame)
         self._changed.set()

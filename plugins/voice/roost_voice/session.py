@@ -197,25 +197,37 @@ class Session:
 
     # The frame path -------------------------------------------------------------------------------------------------
 
+    def wants(self, user_id: int) -> bool:
+        """Called by the link for every packet of somebody, before it is decrypted."""
+        if self._hears(user_id):
+            return True
+        self._received += 1
+        return False
+
     def on_frame(self, frame: AudioFrame) -> None:
         """Called by the link for every decrypted frame."""
         self._received += 1
-        if self._asked_of != self._hooks.generation:
-            self.ask_again()
-        user_id = frame.user_id
-        if user_id not in self._allowed:
-            if self.capture_state == CAPTURE_OFF:
-                return
-            if user_id in self._denied or self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
-                self._count_refused(user_id)
-                return
-            self._allowed.add(user_id)
+        if not self._hears(frame.user_id):
+            return
         self._delivered += 1
         for sink in self._sinks:
             try:
                 sink.write(frame)
             except Exception:  # noqa: BLE001 - one sink must not silence the others
                 self._sink_failed(sink)
+
+    def _hears(self, user_id: int) -> bool:
+        if self._asked_of != self._hooks.generation:
+            self.ask_again()
+        if user_id in self._allowed:
+            return True
+        if self.capture_state == CAPTURE_OFF:
+            return False
+        if user_id in self._denied or self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
+            self._count_refused(user_id)
+            return False
+        self._allowed.add(user_id)
+        return True
 
     def _count_refused(self, user_id: int) -> None:
         """Count a frame under its speaker; under 0 for those not in the channel, and for the earliest of very many."""
@@ -438,6 +450,9 @@ class SessionEvents:
     def __init__(self, session: Session, generation: int) -> None:
         self._session = session
         self._generation = generation
+
+    def wants(self, user_id: int) -> bool:
+        return self._session.generation == self._generation and self._session.wants(user_id)
 
     def frame(self, frame: AudioFrame) -> None:
         if self._session.generation == self._generation:

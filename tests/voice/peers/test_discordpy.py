@@ -295,7 +295,7 @@ async def test_it_talks_with_roosts_driver_both_ways(scene: Scene) -> None:
 
 
 async def test_a_running_roost_shares_its_channel(scene: Scene, tmp_path: Path) -> None:
-    """The whole bot joins the channel: it decrypts discord.py's frames and, because that is a bot, hears none."""
+    """The whole bot joins the channel: discord.py's frames stay encrypted, because that is a bot."""
     roost = scene.sim.world.bots[0]
     settings = {
         "discord.rest_url": scene.sim.rest_url,
@@ -325,7 +325,8 @@ async def test_a_running_roost_shares_its_channel(scene: Scene, tmp_path: Path) 
         spoken = [each for each in bot.events if each.get("event") == "speech_report"]
     await peer.leave()
     assert stats["refused_by_user"][str(scene.bot.user.id)] >= len(packets)
-    assert stats["link"]["frames_decrypted"] >= len(packets)
+    assert stats["link"]["dropped"]["refused"] >= len(packets)
+    assert stats["link"]["frames_decrypted"] == 0
     assert stats["link"]["decrypt_failures"] == 0
     assert stats["frames_delivered"] == 0
     assert all(str(scene.bot.user.id) not in each["decoded"] for each in spoken)

@@ -67,6 +67,42 @@ def test_a_packet_becomes_a_frame() -> None:
     assert ear.frames[0] == AudioFrame(7, ANN, ANN_SSRC, 4800, OPUS, 0)
 
 
+def test_what_nobody_may_hear_is_not_decrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Ear()
+    wanted: set[int] = {ANN}
+    group = DaveGroup(1, 2, Timing(), allow_unencrypted=True)
+    group.describe(0)
+    ear.receiver = Receiver(7, group, ear.frames.append, Timing(), wanted.__contains__)
+    ear.receiver.set_opener(make_opener(MODE_GCM, KEY))
+    seen: list[int] = []
+    decrypt = group.decrypt
+    monkeypatch.setattr(group, "decrypt", lambda user, data, now: seen.append(user) or decrypt(user, data, now))
+    ear.known().take(ear.packet(1))
+    wanted.clear()
+    ear.take(*(ear.packet(sequence) for sequence in range(2, 52)))
+    assert (len(ear.frames), seen, ear.receiver.dropped) == (1, [ANN], {"refused": 50})
+    wanted.add(ANN)
+    ear.take(ear.packet(52), ear.packet(53))
+    assert [frame.lost_before for frame in ear.frames] == [0, 0, 0], "what was refused is not lost"
+    assert ear.receiver.lost == 0
+    assert ear.balanced()
+
+
+def test_what_waits_is_not_kept_when_its_speaker_refuses() -> None:
+    wanted: set[int] = {ANN}
+    ear = Ear()
+    group = DaveGroup(1, 2, Timing(), allow_unencrypted=True)
+    group.describe(0)
+    ear.receiver = Receiver(7, group, ear.frames.append, Timing(), wanted.__contains__)
+    ear.receiver.set_opener(make_opener(MODE_GCM, KEY))
+    ear.known().take(ear.packet(1), ear.packet(3))
+    assert ear.receiver.waiting == 1
+    wanted.clear()
+    ear.take(ear.packet(4))
+    assert (ear.receiver.waiting, ear.receiver.streams) == (0, 0)
+    assert ear.balanced()
+
+
 def test_extension_and_padding_are_no_part_of_the_frame() -> None:
     ear = Ear().known()
     ear.take(ear.packet(1, extension=bytes(8), padding=3), ear.packet(2, padding=1))

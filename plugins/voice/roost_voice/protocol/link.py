@@ -71,7 +71,7 @@ class LinkProtocol:
         self._dave = DaveGroup(
             cred.user_id, cred.channel_id, timing, allow_unencrypted=allow_unencrypted, on_change=events.dave
         )
-        self._receiver = Receiver(cred.guild_id, self._dave, self._emit_frame, timing)
+        self._receiver = Receiver(cred.guild_id, self._dave, self._emit_frame, timing, events.wants)
         self.datagrams: list[bytes] = []
         """To be sent to `udp_wanted`, in order."""
         self._sender = Sender(

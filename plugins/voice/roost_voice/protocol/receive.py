@@ -48,13 +48,22 @@ class Receiver:
         dave: The link's group; read per packet, so a change of keys is never missed.
         emit: Takes every frame, in the same call stack as the packet that completed it.
         timing: Uses `reorder_s`, `early_packet_s` and `ssrc_idle_s`.
+        wants: Whether a user's frames are to be decrypted; see `roost.audio.LinkEvents.wants`.
     """
 
-    def __init__(self, guild_id: int, dave: DaveGroup, emit: Callable[[AudioFrame], None], timing: Timing) -> None:
+    def __init__(
+        self,
+        guild_id: int,
+        dave: DaveGroup,
+        emit: Callable[[AudioFrame], None],
+        timing: Timing,
+        wants: Callable[[int], bool] = lambda _user_id: True,
+    ) -> None:
         self._guild_id = guild_id
         self._dave = dave
         self._emit = emit
         self._timing = timing
+        self._wants = wants
         self._open: Opener | None = None
         self._sources: dict[int, Source] = {}
         self._by_user: dict[int, tuple[int, ...]] = {}
@@ -136,6 +145,9 @@ class Receiver:
         counter = int.from_bytes(data[-4:], "big")
         if not source.replay.accept(counter):
             return self._drop("replayed")
+        user_id = source.user_id
+        if not self._wants(user_id):
+            return self._refuse(source)
         payload = rtp.strip(first, extension, body)
         if isinstance(payload, str):
             return self._drop(payload)
@@ -149,7 +161,6 @@ class Receiver:
             if refusal != LATE or source.replay.newest != counter or not tracker.restarts(sequence):
                 return self._drop(refusal)
             self._out_of_order(source, tracker, tracker.restart(sequence))
-        user_id = source.user_id
         opus = self._dave.decrypt(user_id, payload, now)
         if isinstance(opus, str):
             self._drop(opus)
@@ -218,6 +229,14 @@ class Receiver:
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _refuse(self, source: Source) -> None:
+        """What its speaker does not want to be heard stays encrypted, and is no loss of the stream."""
+        self._drop("refused")
+        if source.tracker is not None:
+            self._release_all(source)
+            self._lost_before += source.tracker.lost
+            source.tracker = None
 
     def _unknown(self, data: bytes, now: float) -> None:
         """A packet of nobody we know: the gateway's word on its speaker may be a moment behind the media."""
