@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 from bot_scene import scenes
-from context import Rig, eventually
+from context import Rig, eventually, running
 from fault_report import Fault
 from voice_scene import company, encrypted, hears
 
 from roost.sim.server import SimulatedDiscord
 
 pytestmark = pytest.mark.fault(116)
+
+ALONE_S = 0.5
+"""How long the bot stays alone in a channel."""
 
 
 @pytest.mark.e2e
@@ -48,15 +51,24 @@ async def test_somebody_whose_voice_state_has_no_member_is_a_human(rig: Rig, fau
 
 
 @pytest.mark.sim
-async def test_somebody_unknown_keeps_the_bot_in_the_channel(rig: Rig, fault: Fault) -> None:
-    joined = await rig.join(0)
-    session = joined.session
-    assert session is not None
-    with fault.clock(0.5, scaled=False):
-        rig.manager.member(rig.guild_id, 810_000_000_000_000_001, session.channel_id, None)
-        await asyncio.sleep(0)
-        assert session.humans == {810_000_000_000_000_001}
-        assert session.heard == frozenset(), "nobody is heard who has not agreed"
+async def test_somebody_unknown_keeps_the_bot_in_the_channel(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault
+) -> None:
+    stranger = 810_000_000_000_000_001
+    async with running(sim, tmp_path, alone_leave_s=ALONE_S) as rig:
+        joined = await rig.join(0)
+        session = joined.session
+        assert session is not None
+        with fault.clock(0.5, scaled=False):
+            rig.manager.member(rig.guild_id, stranger, session.channel_id, None)
+            assert session.humans == {stranger}
+            assert session.heard == frozenset(), "nobody is heard who has not agreed"
+        await asyncio.sleep(3 * ALONE_S)
+        assert rig.place == session.channel_id
+        assert not session.closed
+        # Once they are gone, it is alone.
+        rig.manager.member(rig.guild_id, stranger, None, None)
+        await eventually(lambda: rig.place is None, 5 * ALONE_S)
 
 
 @pytest.mark.sim
