@@ -1,4 +1,8 @@
-"""Answers of slash commands that end something: the work does not depend on Discord's taking the answer."""
+"""Answers of slash commands that were deferred.
+
+The work of a command that ends something does not depend on Discord's taking the answer. And what follows a deferral
+that everybody sees is seen by everybody, unless the deferral is taken back.
+"""
 
 from __future__ import annotations
 
@@ -26,3 +30,14 @@ async def defer_during(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral:
     if isinstance(deferred, BaseException):
         raise deferred
     return done
+
+
+async def answer_alone(ctx: lightbulb.Context, text: str) -> None:
+    """Answer the member who ran a command, and nobody else, though the deferral said that everybody will see it.
+
+    Raises:
+        hikari.HikariError: Discord refused; then nobody has read the text.
+    """
+    # The first message after a deferral fills it in, for those who see the deferral.
+    await ctx.interaction.delete_initial_response()
+    await ctx.respond(text, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)

@@ -311,7 +311,7 @@ ROWS: tuple[Row, ...] = (
         "asks it about everybody at once, and about the session that runs", "Members whom it refuses are not heard any more, and their waiting words are dropped."),
     Row(226, 8, "a plugin that decides raises, hangs, blocks, answers wrongly or is quarantined",
         "refuses in its place until it is disabled or unloaded, except leaving, stopping and privacy; one line tells the owner",
-        "The reply names the plugin; an admin can switch it off."),
+        "The reply, which only who asked can read, names the plugin; an admin can switch it off."),
     Row(227, 1, "a plugin that decides is loaded anew in mid-call", "refuses in its place from before the old version is taken away until the new one is ready",
         "A gap in what the bot hears."),
     Row(228, 20, "a plugin that decides cannot be imported or loaded, at the start or later", "as row 226: the hooks that its source names are refused",

@@ -157,6 +157,20 @@ async def test_a_guard_that_breaks_refuses_everything_but_the_end(how: str, faul
         assert not [each for each in bot.events if "did not finish because Discord" in str(each.get("message"))]
 
 
+@pytest.mark.fault(226)
+@pytest.mark.parametrize("hook", ["voice_join_check", "voice_session_opening"])
+async def test_a_refusal_is_read_by_who_asked_alone(hook: str, fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"gate": CHECK.format(hook=hook, does="return Deny('You owe Ben a drink.')")})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)):
+        with fault.clock(scaled=False):
+            answer = await scene.discord.slash(
+                member_id=scene.ada, channel_id=scene.text, command="/voice join", options={}, wait_s=10.0
+            )
+        assert [each["content"] for each in answer["replies"]] == ["I did not join: You owe Ben a drink."]
+        assert answer["replies"][0]["ephemeral"]
+        assert await scene.discord.messages(channel_id=scene.text) == []
+
+
 GOES_WRONG = """
 @plugin.hook
 async def on_started(bot): plugin.ctx.task(fails(), "fails")

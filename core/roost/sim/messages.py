@@ -174,8 +174,8 @@ class MessageBook:
         _number(kept)
         flags = int(message.body.get("flags") or 0)
         message.body = message.body | kept
-        if "flags" in kept:
-            message.body["flags"] = int(kept["flags"] or 0) | (flags & EPHEMERAL)
+        if "flags" in kept:  # who sees a message never changes
+            message.body["flags"] = (int(kept["flags"] or 0) & ~EPHEMERAL) | (flags & EPHEMERAL)
         if files:
             message.files = files
         message.edits += not message.loading

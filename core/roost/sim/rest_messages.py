@@ -150,7 +150,8 @@ class MessageRoutes:
             interaction.replies = [each for each in interaction.replies if each is not message]
             if message is interaction.original:
                 interaction.original = None
-            interaction.answered.set()
+            if not message.loading:  # after a deferral that is taken back an answer can still come
+                interaction.answered.set()
             return web.Response(status=204)
         if request.method == "PATCH":
             body, files = await read_body(request)

@@ -9,7 +9,7 @@ import lightbulb
 
 from roost.audience import can_be_in
 from roost.audio import JoinRequest
-from roost.deferral import defer_during
+from roost.deferral import answer_alone, defer_during
 from roost.errors import BusyError, ClosedError
 from roost.permissions import effective_in
 from roost_voice.moves import State, Told
@@ -144,7 +144,11 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 return
             await ctx.defer()
             result = await sessions.join(request, may_move_others=mover)
-            await reply(ctx, join_words(result, channel_id, user_id))
+            words = join_words(result, channel_id, user_id)
+            if result.told is Told.REFUSED:
+                await answer_alone(ctx, words)
+            else:
+                await reply(ctx, words)
 
     @group.register
     class Leave(lightbulb.SlashCommand, name="leave", description="Send me out of the voice channel"):
