@@ -291,20 +291,29 @@ def count_members(bot: hikari.GatewayBot) -> None:
     if not bot.intents & hikari.Intents.GUILD_MEMBERS:
         return
 
+    async def shown(event: hikari.GuildAvailableEvent) -> None:
+        _set_count(bot, event.guild_id, event.guild.member_count)
+
     async def joined(event: hikari.MemberCreateEvent) -> None:
-        _count(bot, event.guild_id, 1)
+        _set_count(bot, event.guild_id, _count(bot, event.guild_id, 1))
 
     async def left(event: hikari.MemberDeleteEvent) -> None:
-        _count(bot, event.guild_id, -1)
+        _set_count(bot, event.guild_id, _count(bot, event.guild_id, -1))
 
+    bot.subscribe(hikari.GuildAvailableEvent, shown)
     bot.subscribe(hikari.MemberCreateEvent, joined)
     bot.subscribe(hikari.MemberDeleteEvent, left)
 
 
-def _count(bot: hikari.GatewayBot, guild_id: hikari.Snowflake, change: int) -> None:
+def _count(bot: hikari.GatewayBot, guild_id: hikari.Snowflake, change: int) -> int | None:
     guild = bot.cache.get_guild(guild_id)
-    if guild is not None and guild.member_count is not None:
-        guild.member_count += change
+    return None if guild is None or guild.member_count is None else guild.member_count + change
+
+
+def _set_count(bot: hikari.GatewayBot, guild_id: hikari.Snowflake, count: int | None) -> None:
+    guild = bot.cache.get_guild(guild_id)
+    if guild is not None:
+        guild.member_count = count
         cast("MutableCache", bot.cache).set_guild(guild)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.audience import Onlookers, Place, can_be_in, can_read, is_wider, knows_everybody
+from roost.audience import Onlookers, Place, can_be_in, can_read, count_members, is_wider, knows_everybody
 from roost.permissions import effective_in
 
 pytestmark = pytest.mark.unit
@@ -347,3 +347,27 @@ def test_the_list_is_whole_with_the_intent_and_every_member() -> None:
     assert not knows_everybody(bot_of(SERVER, OPEN_ROOM, OPEN, members, count=3), GUILD)
     assert not knows_everybody(bot_of(SERVER, OPEN_ROOM, OPEN, members, count=None), GUILD)
     assert not knows_everybody(bot_of(SERVER, OPEN_ROOM, OPEN, members, count=2, intent=False), GUILD)
+
+
+async def test_the_number_of_members_is_kept_up_to_date() -> None:
+    guild = types.SimpleNamespace(id=GUILD, member_count=5)
+    callbacks: dict[Any, Any] = {}
+    bot: Any = types.SimpleNamespace(
+        intents=hikari.Intents.GUILD_MEMBERS,
+        subscribe=callbacks.__setitem__,
+        cache=types.SimpleNamespace(
+            get_guild=lambda number: types.SimpleNamespace(**vars(guild)),
+            set_guild=lambda changed: vars(guild).update(vars(changed)),
+        ),
+    )
+    count_members(bot)
+    event: Any = types.SimpleNamespace(guild_id=GUILD)
+    await callbacks[hikari.MemberCreateEvent](event)
+    assert guild.member_count == 6
+    for _ in range(2):
+        await callbacks[hikari.MemberDeleteEvent](event)
+    assert guild.member_count == 4
+    # While the bot was away, others came.
+    event.guild = types.SimpleNamespace(member_count=9)
+    await callbacks[hikari.GuildAvailableEvent](event)
+    assert guild.member_count == 9
