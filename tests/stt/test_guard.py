@@ -168,6 +168,40 @@ async def test_captions_that_wait_go_to_a_channel_for_the_same_people(make: Any,
 
 
 @pytest.mark.e2e
+async def test_captions_that_wait_do_so_until_the_notice_stands_in_the_new_channel(
+    make: Any, packets: list[bytes]
+) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    house.session.notice_works = False
+    with pytest.raises(RoostError, match="could not post the notice in <#20>"):
+        await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
+    await house.change_channel(VOICE)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    assert "words" not in "\n".join(house.texts)
+    house.session.notice_works = True
+    await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
+    await house.until(lambda: (VOICE, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
+
+
+@pytest.mark.e2e
+async def test_a_move_by_request_begins_a_new_transcript(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["{count}"])
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: 1" in house.texts)
+    await house.plugin.voice_session_moved(cast(VoiceSession, house.session), VOICE, 21, True)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: 2" in house.texts)
+    found = await house.plugin.book.newest(GUILD, lambda head: True)
+    assert [(head.voice_channel_id, count) for head, count in found] == [(21, 1), (VOICE, 1)]
+
+
+@pytest.mark.e2e
 async def test_an_end_is_told_while_captions_pause_and_what_waits_is_not_shown(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["words"])
     await start(house)

@@ -149,7 +149,8 @@ class SttPlugin:
         interrupted, self._interrupted = self._interrupted, []
         for head in interrupted:
             # Named so that they see that it is for them; like everything said here, it pings nobody.
-            whose = f" for <@{head.started_by}>" if head.started_by else ""
+            wide = await is_wider(bot, head.guild_id, head.voice_channel_id, head.text_channel_id)
+            whose = f" for <@{head.started_by}>" if head.started_by and not wide else ""
             text = (
                 f"I was interrupted <t:{int(head.ended_at or head.started_at)}:R> while transcribing "
                 f"<#{head.voice_channel_id}>{whose}. What was said until then is kept: `/transcript show {head.id}`."
@@ -285,9 +286,14 @@ class SttPlugin:
         elif await is_wider(self.bot, session.guild_id, new, transcription.channel_id):
             why = f"There may be people here who cannot see <#{new}>, so transcription ends with <#{old}>."
         else:
+            # Others can be in this room than in the one before, so a new transcript begins.
+            before, shown_in = transcription.keeper, transcription.channel_id
+            transcription.keeper = self.book.begin(session.guild_id, new, shown_in, before.head.started_by)
             transcription.audience.accept(accepted=False)
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
+            await before.close()
+            await self._remember(session, shown_in)
             return
         self._end_because(session, transcription, f"{why} `/transcribe start` begins anew.")
 
@@ -648,7 +654,7 @@ class SttPlugin:
             captioner=captioner,
             may_show=may_show,
             keeper=keeper,
-            is_wide=lambda: is_wider(self.bot, guild_id, session.channel_id, self._running[guild_id].channel_id),
+            is_wide=lambda: is_wider(self.bot, guild_id, session.channel_id, transcription.shown_in),
             tell_audience=lambda wide: self._tell_audience(session, wide),
             accepts_wide=accepts_wide,
             shown=lambda: self.config_of(guild_id).captions.where != "none",
@@ -722,7 +728,7 @@ class SttPlugin:
 
     def _matters(self, transcription: Transcription, event: hikari.Event) -> bool:
         """Whether a change can decide who reads along."""
-        text_id, room_id = transcription.channel_id, transcription.session.channel_id
+        text_id, room_id = transcription.shown_in, transcription.session.channel_id
         if isinstance(event, hikari.GuildThreadEvent):
             return int(event.thread_id) == text_id
         if isinstance(event, hikari.GuildChannelEvent):
@@ -738,12 +744,12 @@ class SttPlugin:
         transcription = self._running.get(session.guild_id)
         if transcription is None:
             return
-        text = onlookers(transcription.channel_id, session.channel_id, wide=wide)
-        if not checks.is_there(self.bot, transcription.channel_id):
-            await self._tell_voice_chat(session, cut_off(Refusal.GONE, transcription.channel_id))
+        text = onlookers(transcription.shown_in, session.channel_id, wide=wide)
+        if not checks.is_there(self.bot, transcription.shown_in):
+            await self._tell_voice_chat(session, cut_off(Refusal.GONE, transcription.shown_in))
             return
         try:
-            await say(self.bot, transcription.thread_id or transcription.channel_id, text)
+            await say(self.bot, transcription.thread_id or transcription.shown_in, text)
         except ResourceError:
             await self._tell_voice_chat(session, text)
 
@@ -760,11 +766,12 @@ class SttPlugin:
             transcription.move(channel_id, keeper)
         finally:
             await before.close()
-        transcription.audience.accept(accepted=accepts_wide)
         if transcription.paused or await session.capturing():
             transcription.captioner.move(
                 self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
             )
+            transcription.shown_in = channel_id
+            transcription.audience.accept(accepted=accepts_wide)
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting, self._worker_owner().wanted():

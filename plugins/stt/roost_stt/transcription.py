@@ -75,6 +75,8 @@ class Transcription:
     ) -> None:
         self.session = session
         self.channel_id = channel_id
+        self.shown_in = channel_id
+        """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
         self.guild_id = session.guild_id
         self.captioner = captioner
         self._shown = shown
