@@ -650,6 +650,30 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/voice/protocol/test_receive.py::test_what_nobody_may_hear_is_not_decrypted",),
     ),
+    Mutation(
+        "audience",
+        "whoever can see a room counts as able to be in it",
+        "core/roost/audience.py",
+        "            for bit in (VIEW, CONNECT)\n            for clauses",
+        "            for bit in (VIEW,)\n            for clauses",
+        ("tests/core/test_audience.py",),
+    ),
+    Mutation(
+        "audience",
+        "captions go on while others can read along",
+        STT + "captioner.py",
+        "        if self.held:\n            return self._page_stale or any(_is_for_all",
+        "        if False:\n            return self._page_stale or any(_is_for_all",
+        ("tests/stt/test_guard.py::test_captions_pause_while_somebody_could_read_along",),
+    ),
+    Mutation(
+        "audience",
+        "the status names the talkers of a room to those outside",
+        "plugins/voice/roost_voice/commands.py",
+        "            if session is not None and not can_be_in(bot.cache, ctx.member, session.channel_id):\n",
+        "            if False:\n",
+        ("tests/faults/test_audience.py::test_somebody_outside_learns_nothing_of_the_room",),
+    ),
 ]
 
 
