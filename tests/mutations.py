@@ -254,6 +254,14 @@ MUTATIONS = [
         ("tests/faults/test_blame.py::test_a_guard_that_is_paused_refuses",),
     ),
     Mutation(
+        "R225",
+        "members whom a plugin that has just come refuses are heard until they speak anew",
+        VOICE + "session.py",
+        "        if self._asked_of != self._hooks.generation:\n            self.ask_again()\n",
+        "",
+        ("tests/voice/actor/test_session.py::test_guard_that_comes_in_mid_call_is_asked_before_the_next_frame",),
+    ),
+    Mutation(
         "R227",
         "members whom a plugin refuses are heard while it is loaded anew",
         "core/roost/plugins/host.py",

@@ -245,7 +245,9 @@ async def test_a_guard_that_does_not_load_refuses(how: str, fault: Fault, tmp_pa
                 assert "the plugin gate decides about this, and does not work" in await scene.join()
                 assert len(refusals_of(bot, "gate")) == 1
                 assert "no voice channel" in await say(scene, "/voice leave")
+                assert "they are refused here" in await owner_says(scene, "/plugins why", plugin="gate")
                 assert "disabled" in await owner_says(scene, "/plugins disable", plugin="gate")
+                assert "refused" not in await owner_says(scene, "/plugins why", plugin="gate")
                 assert "Joined" in await scene.join()
                 if how != "import fails":
                     return

@@ -35,6 +35,10 @@ STATE_WORDS = {
     State.UNLOADED: "the owner of this bot unloaded it",
 }
 """Why a plugin is in a state, for those who may not see more."""
+REFUSES = (
+    "It decides whether some things may happen, and until it works again they are refused here. `/plugins disable` "
+    "ends that in this server."
+)
 KIND_WORDS = {
     FailureKind.RAISED: "it ran into an error",
     FailureKind.TIMED_OUT: "it took too long",
@@ -110,30 +114,36 @@ def details(host: PluginHost, name: str, guild_id: int) -> str:
     return "\n".join(lines)
 
 
-def reasons(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) -> str:
+def why(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) -> str:
     """The reply to ``/plugins why``.
 
     Args:
         owner: The reader owns the bot, and may see the details.
     """
+    text = reasons(host, name, guild_id, owner=owner)
+    return f"{text}\n{REFUSES}" if host.guards.refuses(name, guild_id) else text
+
+
+def reasons(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) -> str:
+    """Why a plugin is in its state, for `why` and for the reply to ``/plugins enable``."""
     record = host.records.get(name)
     if record is None:
         return unknown(host, name)
     if record.state is not State.LOADED:
-        why = f"**{name}** is {record.state.value} in the whole bot"
+        said = f"**{name}** is {record.state.value} in the whole bot"
         if record.failure is not None:
-            why += f": it failed too often, the last time because {KIND_WORDS[record.failure.kind]}"
+            said += f": it failed too often, the last time because {KIND_WORDS[record.failure.kind]}"
         elif record.state in STATE_WORDS:
-            why += f": {STATE_WORDS[record.state]}"
-        return why + _for_owners(record.failure_id, record.detail, owner=owner)
+            said += f": {STATE_WORDS[record.state]}"
+        return said + _for_owners(record.failure_id, record.detail, owner=owner)
     pause = host.pauses.of(name, guild_id)
     if pause is not None and host.switches.enabled(name, guild_id):
         whose = "it" if pause.plugin == name else f"{pause.plugin}, which it needs,"
-        why = (
+        said = (
             f"**{name}** is paused here because {whose} failed too often in this server, the last time because "
             f"{KIND_WORDS[pause.failure.kind]}. I try again <t:{int(pause.until)}:R>"
         )
-        return why + _for_owners(pause.failure.id, f"{pause.failure.source}: {pause.failure.detail}", owner=owner)
+        return said + _for_owners(pause.failure.id, f"{pause.failure.source}: {pause.failure.detail}", owner=owner)
     blocker = host.switches.blocked_by(name, guild_id)
     if blocker is None:
         return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
@@ -220,7 +230,7 @@ def plugins_loader(host: PluginHost, owns: Callable[[int], Awaitable[bool]]) -> 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             owner = await owns(int(ctx.user.id))
-            await _reply(ctx, reasons(host, self.plugin, _guild(ctx), owner=owner))
+            await _reply(ctx, why(host, self.plugin, _guild(ctx), owner=owner))
 
     @group.register
     class Enable(lightbulb.SlashCommand, name="enable", description="Switch a plugin on in this server"):

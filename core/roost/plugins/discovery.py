@@ -27,6 +27,7 @@ from roost.plugins.declared import IncompatibleError
 from roost.plugins.importing import DROP_INS, check_hooks, import_waiting
 from roost.plugins.records import Origin, PluginRecord, State, describe
 from roost.schema import unmet
+from roost.strays import taming
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -206,7 +207,8 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
                     if models is not None:
                         models[record.name] = model
                     if validate:
-                        made[record.name] = config.plugin(record.name, model)
+                        with taming():
+                            made[record.name] = config.plugin(record.name, model)
             except IncompatibleError as error:
                 record.state, record.detail = State.INCOMPATIBLE, error.detail
                 record.version = error.version or record.version

@@ -70,6 +70,10 @@ class Guards:
         if hooks:
             self._tell(name, hooks, "failed too often", guild_id)
 
+    def refuses(self, name: str, guild_id: int) -> bool:
+        """Whether something is refused in a plugin's place in a guild."""
+        return any(name in self._dispatcher.stopped_guards(hook, guild_id) for hook in HOOKS)
+
     def forget(self, name: str) -> bool:
         """The owner does without a plugin; return whether it was refused in its place."""
         return self._dispatcher.release(name)

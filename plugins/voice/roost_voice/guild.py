@@ -475,12 +475,18 @@ class GuildActor:
         assert session is not None
         denied: str | None = None
         await self._announced()
-        for answer in await self._host.hooks.call_strict(
-            "voice_session_opening", guild_id=self.guild_id, session=session
-        ):
+        hooks, hook = self._host.hooks, "voice_session_opening"
+        asked = set(hooks.implementers(hook, self.guild_id))
+        for answer in await hooks.call_strict(hook, guild_id=self.guild_id, session=session):
             if isinstance(answer, Deny):
                 denied = answer.reason
                 break
+        # Plugins that came meanwhile are asked too.
+        while denied is None and (late := set(hooks.implementers(hook, self.guild_id)) - asked):
+            plugin = late.pop()
+            asked.add(plugin)
+            refused = await hooks.ask_strict(plugin, hook, guild_id=self.guild_id, session=session)
+            denied = refused.reason if refused is not None else None
         self._post(moves.OpeningDone(serial, denied))
 
     def _opened(self) -> None:

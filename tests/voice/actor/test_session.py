@@ -197,6 +197,24 @@ async def test_a_plugin_can_only_forbid(bench: Bench, raises: bool) -> None:
     assert not bench.hears(BOB, sink)
 
 
+async def test_guard_that_comes_in_mid_call_is_asked_before_the_next_frame(bench: Bench) -> None:
+    class Strict:
+        @hookimpl
+        def voice_consent(self, user_id: int) -> Deny | None:
+            return Deny("no") if user_id == BOB else None
+
+    bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
+    sink = SinkRecorder()
+    bench.session.attach(sink)
+    await settle()
+    assert bench.hears(BOB, sink)
+    bench.hooks.manager.register(Strict(), "plugin")
+    bench.hooks.changed()
+    assert bench.hears(ALICE, sink)
+    assert sink.purged == [BOB]
+    assert not bench.hears(BOB, sink)
+
+
 async def test_a_new_channel_needs_its_own_notice(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
