@@ -23,6 +23,7 @@ _log = logging.getLogger("roost.start")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
+REST_URL = "discord.rest_url"
 CERTIFICATE_NOT_YET_VALID = 9
 CERTIFICATE_EXPIRED = 10
 """OpenSSL's verification results: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -62,13 +63,18 @@ class Preflight:
         while True:
             try:
                 answer = await self._once(question)
-            except (aiohttp.InvalidURL, AttributeError, KeyError, TypeError, ValueError):
+            except (aiohttp.InvalidURL, AssertionError, AttributeError, KeyError, TypeError, ValueError):
                 failure: Exception = _not_discord("something that is not Discord's")
             except Exception as error:  # noqa: BLE001 - translated and raised again
                 failure = start_error(error)
             else:
                 self._until_s = None
                 return answer
+            if isinstance(failure, ConfigError) and failure.key == REST_URL and self._config.discord.rest_url is None:
+                # Discord's own address answered: what stands before Discord has a bad moment.
+                failure = ResourceError(
+                    "what answers at Discord's address is not Discord; see https://discordstatus.com", retryable=True
+                )
             left_s = self._until_s - time.monotonic()
             if not (waits and left_s > 0 and isinstance(failure, ResourceError) and failure.retryable):
                 raise failure
@@ -128,6 +134,8 @@ def start_error(error: BaseException | None) -> Exception:
             return ResourceError(said, retryable=True)
     if isinstance(error, hikari.HTTPError) and error.__cause__ is None:
         return _not_discord("something that is not JSON")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return ResourceError("Discord's answer broke off; check the network", retryable=True)
     if isinstance(error, hikari.HTTPError | hikari.GatewayConnectionError | OSError):
         return ResourceError(f"Discord cannot be reached: {error}; check the network", retryable=True)
     if isinstance(error, Exception):
@@ -142,7 +150,7 @@ def _token_refused() -> ConfigError:
 def _not_discord(answer: str) -> ConfigError:
     return ConfigError(
         f"what answers there is not Discord: it says {answer}; leave it unset for Discord's own address",
-        key="discord.rest_url",
+        key=REST_URL,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import hikari
 import pytest
 from hikari.impl import ProxySettings
 
 from roost import preflight
-from roost.config import CoreConfig, StartConfig
-from roost.errors import ResourceError
+from roost.config import CoreConfig, DiscordConfig, StartConfig
+from roost.errors import ConfigError, ResourceError
 from roost.preflight import Preflight
 
 pytestmark = pytest.mark.unit
@@ -24,12 +25,13 @@ class Discord:
     def __init__(self) -> None:
         self.out_of_reach = 0
         self.asked = 0
+        self.error: Exception = OSError("no network")
 
     async def answer(self, _client: Any) -> str:
         self.asked += 1
         if self.out_of_reach:
             self.out_of_reach -= 1
-            raise OSError("no network")
+            raise self.error
         return "yes"
 
 
@@ -65,3 +67,19 @@ async def test_question_of_a_running_bot_does_not_wait(questions: Preflight) -> 
     with pytest.raises(ResourceError):
         await questions.ask(discord.answer, waits=False)
     assert discord.asked == 1
+
+
+@pytest.mark.parametrize("error", [AssertionError(), hikari.HTTPError("no JSON")], ids=repr)
+async def test_rubbish_from_discords_own_address_is_waited_for(questions: Preflight, error: Exception) -> None:
+    discord = Discord()
+    discord.out_of_reach, discord.error = 2, error
+    assert await questions.ask(discord.answer) == "yes"
+
+
+@pytest.mark.parametrize("error", [AssertionError(), hikari.HTTPError("no JSON")], ids=repr)
+async def test_rubbish_from_an_address_that_was_set_names_the_setting(error: Exception) -> None:
+    config = CoreConfig(discord=DiscordConfig(rest_url="http://127.0.0.1:9/api/v10"), start=StartConfig(wait_s=WAIT_S))
+    discord = Discord()
+    discord.out_of_reach, discord.error = 1, error
+    with pytest.raises(ConfigError, match="is not Discord"):
+        await Preflight("token", config, ProxySettings()).ask(discord.answer)

@@ -207,6 +207,8 @@ async def test_an_address_that_is_not_discord_is_named(fault: Fault, tmp_path: P
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         page(b"<html>"),
         page(b"{}", b"application/json"),
+        page(b"null", b"application/json"),
+        page(b"[1]", b"application/json"),
     ):
         async with server(answer) as port:
             with fault.clock(scaled=False):
@@ -215,6 +217,17 @@ async def test_an_address_that_is_not_discord_is_named(fault: Fault, tmp_path: P
                 )
         assert status == 2
         assert "discord.rest_url: what answers there is not Discord" in line
+
+
+@pytest.mark.fault(157)
+async def test_an_answer_that_breaks_off_is_waited_for(fault: Fault, tmp_path: Path) -> None:
+    broken = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+    async with server(broken) as port:
+        with fault.clock(scaled=False):
+            status, line = await start(
+                "--data-dir", str(tmp_path / "data"), wait_s=2, rest_url=f"http://127.0.0.1:{port}/api/v10"
+            )
+    assert (status, line) == (3, "roost: Discord's answer broke off; check the network")
 
 
 def page(body: bytes, kind: bytes = b"text/html") -> bytes:
