@@ -682,6 +682,14 @@ MUTATIONS = [
         "            if False:\n",
         ("tests/faults/test_audience.py::test_somebody_outside_learns_nothing_of_the_room",),
     ),
+    Mutation(
+        "R178",
+        "commands that Discord had no answer for are never sent again",
+        "core/roost/commands/registry.py",
+        "        self._ask_again(guild_id, always=always)\n",
+        "",
+        ("tests/faults/test_commands_at_discord.py::test_commands_that_discord_had_no_answer_for_are_sent_again",),
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Discord's copy of the commands, in many servers and beside those of others: rows 145 to 147."""
+"""Discord's copy of the commands, in many servers and beside those of others: rows 145 to 147 and 178."""
 
 from __future__ import annotations
 
@@ -63,6 +63,23 @@ async def test_a_limited_guild_holds_up_neither_ready_nor_the_others(tmp_path: P
             assert any(each.get("event") == "ready" for each in bot.events)
             bot.terminate()
             assert await bot.wait(10) == 0
+
+
+@pytest.mark.fault(178)
+async def test_commands_that_discord_had_no_answer_for_are_sent_again(tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path) as scene:
+        application = scene.sim.card["bots"][0]["application_id"]
+        path = f"/applications/{application}/guilds/{scene.guild_id}/commands"
+        await scene.discord.fault("rest_error", path_prefix=path, status=200, body=None)
+        with fault.clock(scaled=False):
+            async with scene.bot() as bot:
+                assert await names(scene, scene.guild_id) == set()
+                async with asyncio.timeout(20):
+                    while "voice" not in await names(scene, scene.guild_id):
+                        await asyncio.sleep(0.1)
+                # A refusal is none: what Discord said once it will say again.
+                told = sum("could not be set" in each["message"] for each in bot.events)
+        assert told == 1
 
 
 @pytest.mark.fault(146)

@@ -35,6 +35,8 @@ LIMITED_S = 2.0
 """A guild that takes longer is limited (429): the others do not wait for it."""
 MOST_LATE = 64
 """The most limited guilds that wait at the same time."""
+AGAIN_S = (3.0, 30.0, 120.0, 600.0)
+"""Pauses before the commands of a guild are sent again for which Discord had no answer; the last one goes on."""
 SETTLE_S = 5.0
 """How long a change of plugins waits until Discord has the commands."""
 ABSENT = "/{name} is not available right now. Try again in a moment."
@@ -163,6 +165,10 @@ class CommandRegistry:
         self._syncing: asyncio.Task[None] | None = None
         self._late: dict[int, asyncio.Task[bool | None]] = {}
         """Guilds for which Discord makes the bot wait. What changes in them meanwhile stays in `_pending`."""
+        self._again: dict[int, asyncio.Task[None]] = {}
+        """Guilds that wait to be synced once more, because Discord had no answer."""
+        self._unanswered: Counter[int] = Counter()
+        """How often in a row Discord had no answer for a guild."""
         self._locks: dict[int, asyncio.Lock] = {}
         self._rebuilding = asyncio.Lock()
         self._scope = Scope("commands")
@@ -378,9 +384,12 @@ class CommandRegistry:
         self._begin_sync()
 
     async def _put_or_log(self, guild_id: int, *, always: bool) -> bool | None:
-        """Whether the guild changed; None if Discord refused."""
+        """Whether the guild changed; None if Discord refused, or had no answer, for which it is asked again."""
         try:
-            return await self._put(guild_id, always=always)
+            changed = await self._put(guild_id, always=always)
+        except hikari.ClientHTTPResponseError as error:
+            _log.error("the commands of guild %d could not be set: %s", guild_id, error)
+            return None
         except (hikari.HikariError, ResourceError, OSError) as error:
             _log.error("the commands of guild %d could not be set: %s", guild_id, error)
         except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything; the other guilds go on
@@ -389,7 +398,26 @@ class CommandRegistry:
                 guild_id,
                 type(error).__name__,
             )
+        else:
+            self._unanswered.pop(guild_id, None)
+            return changed
+        self._ask_again(guild_id, always=always)
         return None
+
+    def _ask_again(self, guild_id: int, *, always: bool) -> None:
+        """Sync a guild once more after a pause, which grows with each time."""
+        waiting = self._again.get(guild_id)
+        if waiting is not None and not waiting.done():
+            return
+        pause_s = AGAIN_S[min(self._unanswered[guild_id], len(AGAIN_S) - 1)]
+        self._unanswered[guild_id] += 1
+        self._again[guild_id] = self._scope.spawn(self._sync_later(guild_id, pause_s, always=always), "again")
+
+    async def _sync_later(self, guild_id: int, pause_s: float, *, always: bool) -> None:
+        await asyncio.sleep(pause_s)
+        del self._again[guild_id]
+        if guild_id in self._guilds:
+            self.sync_soon([guild_id], always=always)
 
     async def _put(self, guild_id: int, *, always: bool) -> bool:
         async with self._locks.setdefault(guild_id, asyncio.Lock()):
@@ -488,4 +516,5 @@ class CommandRegistry:
         self._in_place.discard(guild_id)
         self._pending.pop(guild_id, None)
         self._locks.pop(guild_id, None)
+        self._unanswered.pop(guild_id, None)
         await self._copy.forget(guild_id)
