@@ -522,9 +522,10 @@ MUTATIONS = [
         "makes the tables before it holds the database",
         "core/roost/store/__init__.py",
         "as database, hold_store(database, holder) as hold:\n        await _prepare(database)\n"
-        "        yield Store(database), hold\n",
-        "as database:\n        await _prepare(database)\n        async with hold_store(database, holder) as hold:\n"
-        "            yield Store(database), hold\n",
+        "        store = Store(database)\n        async with removing(store.traces):\n",
+        "as database:\n        await _prepare(database)\n"
+        "        store = Store(database)\n"
+        "        async with hold_store(database, holder) as hold, removing(store.traces):\n",
         ("tests/core/store/test_holding.py::test_a_process_that_is_refused_changes_no_table",),
     ),
     Mutation(
@@ -689,6 +690,38 @@ MUTATIONS = [
         "        self._ask_again(guild_id, always=always)\n",
         "",
         ("tests/faults/test_commands_at_discord.py::test_commands_that_discord_had_no_answer_for_are_sent_again",),
+    ),
+    Mutation(
+        "deletion",
+        "does not rebuild the file after a deletion",
+        "core/roost/store/traces.py",
+        "        if self._rebuilt < asked:\n            await self._rebuild()\n",
+        "",
+        ("tests/core/store/test_erasure.py::test_nothing_is_left_in_any_file_of_sqlite",),
+    ),
+    Mutation(
+        "deletion",
+        "leaves the deleted rows in the write-ahead log",
+        "core/roost/store/traces.py",
+        "        return await self._empty_log()\n",
+        "        return True\n",
+        ("tests/core/store/test_erasure.py::test_nothing_is_left_in_any_file_of_sqlite",),
+    ),
+    Mutation(
+        "deletion",
+        "forgets that traces are to be removed when the process ends",
+        "core/roost/store/traces.py",
+        '            await upsert(connection, tables.traces, ONE, {"wanted": True})\n',
+        "            pass\n",
+        ("tests/core/store/test_erasure.py::test_what_a_killed_process_left_is_removed_after_the_next_start",),
+    ),
+    Mutation(
+        "deletion",
+        "takes anybody's press for a confirmation",
+        "core/roost/confirming.py",
+        "        elif button.user_id != int(interaction.user.id):\n",
+        "        elif button.user_id == 0:\n",
+        ("tests/core/test_confirming.py::test_another_member_cannot_press",),
     ),
 ]
 

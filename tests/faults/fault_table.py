@@ -49,6 +49,7 @@ GROUPS: dict[str, range] = {
     "Harm that is repeated or spread": range(175, 180),
     "Members who withdraw": range(200, 210),
     "Who reads along": range(215, 220),
+    "Deleted is deleted": range(220, 225),
     "Guards that fail closed": range(225, 230),
 }
 
@@ -309,6 +310,14 @@ ROWS: tuple[Row, ...] = (
         "The reply says that the bot is in use, or that there is no such transcript."),
     Row(219, 1, "in mid-call, a member who can read the captions gets a timeout, or a role that keeps them out of the room",
         "as row 215, with the intent GUILD_MEMBERS", "As row 215."),
+    Row(220, 10, "the process is killed after a member's words were deleted, before their traces are out of the files",
+        "removes them after the next start: the wish is on disk before the first word is deleted", NOTHING),
+    Row(221, 6, "another program reads the database while a member's words are deleted", "answers in time, and goes on until no file holds them",
+        "The reply says that the last traces are still being removed."),
+    Row(222, 2, "a backup of a migration cannot be deleted with the words it holds", "deletes all else, and names it in the reply and the log", "The reply names the backup."),
+    Row(223, 5, "the captions of a forgotten member are in a channel that is closed to the bot", "deletes all others", "The reply says how many messages could not be changed."),
+    Row(224, 1, "the question before a deletion is answered twice, late or by somebody else", "deletes once, for the member who asked, within two minutes",
+        "The others read why nothing was done."),
     Row(225, 1, "a plugin that decides who is heard, who may do something or whether a session opens is loaded or switched on in mid-call",
         "asks it about everybody at once, and about the session that runs", "Members whom it refuses are not heard any more, and their waiting words are dropped."),
     Row(226, 8, "a plugin that decides raises, hangs, blocks, answers wrongly or is quarantined",
