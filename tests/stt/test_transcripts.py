@@ -155,6 +155,29 @@ async def test_the_sweep_takes_what_is_over_its_time_and_nothing_else(book: Tran
 
 
 @pytest.mark.sim
+async def test_nothing_is_kept_longer_than_its_speakers_were_told(tmp_path: Path) -> None:
+    days = {GUILD: 7}
+    async with open_store(tmp_path) as store:
+        book = TranscriptBook(store.of_plugin("stt"), lambda guild: days[guild])
+        told_7 = book.begin(GUILD, VOICE, TEXT, ADA)
+        await told_7.keep(line(), "Ada")
+        await told_7.close()
+        days[GUILD] = 0
+        told_0 = book.begin(GUILD, VOICE, TEXT, ADA)
+        days[GUILD] = 30
+        assert await book.resume(told_7.key) is None, "what is said now is kept for longer"
+        assert await told_0.keep(line(), "Ada") is None
+        now = time.time()
+        assert await book.sweep(now + 7 * DAY_S - 60) == 0
+        assert await book.sweep(now + 7 * DAY_S + 60) == 1
+        told_30 = book.begin(GUILD, VOICE, TEXT, ADA)
+        await told_30.keep(line(), "Ada")
+        await told_30.close()
+        days[GUILD] = 1
+        assert await book.sweep(now + DAY_S + 60) == 1, "a shorter setting counts for all"
+
+
+@pytest.mark.sim
 async def test_a_person_can_see_and_delete_all_that_is_about_them(book: TranscriptBook) -> None:
     keeper = book.begin(GUILD, VOICE, TEXT, ADA)
     await keeper.keep(line(ADA, "mine"), "Ada")

@@ -52,6 +52,7 @@ class Head:
         started_at: Wall clock, seconds since 1970.
         ended_at: None while it goes on.
         started_by: User id of who asked for it; 0 if that is forgotten.
+        kept_days: Days after its end for which its speakers were told that it is kept; None: they were not told.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Head:
     started_at: float
     ended_at: float | None = None
     started_by: int = 0
+    kept_days: int | None = None
 
 
 class Writer(Protocol):

@@ -169,7 +169,7 @@ async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
         length = "still going on" if head.ended_at is None else _length(head.ended_at - head.started_at)
         lines.append(f"`{head.id}` <t:{int(head.started_at)}:f> in <#{head.voice_channel_id}>: {count} lines, {length}")
     days = plugin.days_of(asker.guild_id)
-    kept = f"Kept for {days} days after their end." if days else "New ones are not kept in this server."
+    kept = f"Kept for at most {days} days after their end." if days else "New ones are not kept in this server."
     return "\n".join([*lines, kept])
 
 

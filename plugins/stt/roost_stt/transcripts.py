@@ -50,12 +50,12 @@ class Keeper:
         """Store a line; it is on disk when this returns. One caller at a time.
 
         Returns:
-            For `drop`; None where the server keeps no transcripts.
+            For `drop`; None where the server keeps no transcripts, or the speakers were told so.
 
         Raises:
             RoostError: The store refused it.
         """
-        if not self._book.keeps(self.head.guild_id):
+        if not self._book.days_for(self.head):
             return None
         if not self._made:
             await self._book.put(self.key, self.head)
@@ -89,23 +89,28 @@ class TranscriptBook:
         """Keys of lines that are to be deleted."""
         self._owes = asyncio.Event()
 
-    def keeps(self, guild_id: int) -> bool:
-        return self._days_of(guild_id) > 0
+    def days_for(self, head: Head) -> int:
+        """How long a transcript is kept after its end: by the server's setting, but no longer than was told."""
+        days = self._days_of(head.guild_id)
+        return days if head.kept_days is None else min(days, head.kept_days)
 
     # Writing ----------------------------------------------------------------------------------------------------
 
     def begin(self, guild_id: int, voice_channel_id: int, text_channel_id: int, started_by: int) -> Keeper:
         """For a transcription that begins now."""
         name = "".join(secrets.choice(ID_CHARS) for _ in range(ID_LENGTH))
-        return Keeper(self, Head(name, guild_id, voice_channel_id, text_channel_id, time.time(), None, started_by))
+        days = self._days_of(guild_id)
+        return Keeper(
+            self, Head(name, guild_id, voice_channel_id, text_channel_id, time.time(), None, started_by, days)
+        )
 
     async def resume(self, key: str) -> Keeper | None:
-        """For a transcription that goes on; None when its record is gone."""
+        """For a transcription that goes on; None when its record is gone, or promises another time of keeping."""
         found = await self._records.document(key)
         if found is None:
             return None
         known = head_of(found)
-        if known is None:
+        if known is None or known.kept_days != self._days_of(known.guild_id):
             return None
         head = dataclasses.replace(known, ended_at=None)
         await self.put(key, head)
@@ -244,8 +249,8 @@ class TranscriptBook:
         head = head_of(record)
         # One that nobody can read is kept for as long as if it had ended when it was written.
         ended_at = head.ended_at if head is not None else record.changed_at
-        guild_id = head.guild_id if head is not None else record.guild_id or 0
-        return ended_at is not None and ended_at < now - self._days_of(guild_id) * DAY_S
+        days = self.days_for(head) if head is not None else self._days_of(record.guild_id or 0)
+        return ended_at is not None and ended_at < now - days * DAY_S
 
     async def sweep_forever(self, sweep_more: Callable[[], Awaitable[None]]) -> None:
         """`sweep` once an hour, whatever happens: what people said must not stay for longer.
@@ -283,7 +288,14 @@ def head_of(document: Document) -> Head | None:
     try:
         head = Head(**fields)
         ended_at = None if head.ended_at is None else float(head.ended_at)
-        return dataclasses.replace(head, id=str(head.id), started_at=float(head.started_at), ended_at=ended_at)
+        kept_days = None if head.kept_days is None else int(head.kept_days)
+        return dataclasses.replace(
+            head,
+            id=str(head.id),
+            started_at=float(head.started_at),
+            ended_at=ended_at,
+            kept_days=kept_days,
+        )
     except (TypeError, ValueError) as error:
         _log.error("the record of transcript %s is damaged: %s", document.key, type(error).__name__)
         return None
