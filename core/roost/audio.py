@@ -62,6 +62,44 @@ class FrameSink(Protocol):
         """Forget everything still queued of this speaker: they withdrew their consent or left."""
 
 
+class Use(enum.Enum):
+    """What a consumer makes of the sound."""
+
+    TEXT = "text"
+    """Text, which is shown or stored."""
+    LEVELS = "levels"
+    """How loud each speaker is, for ``/voice test``."""
+    PLUGIN = "plugin"
+    """What only the plugin knows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoticeFacts:
+    """What a consumer does with what it hears, as far as the notice tells it to the members.
+
+    Attributes:
+        use: What the sound becomes.
+        plugin: Name of the plugin, for `Use.PLUGIN`; empty if it is not known.
+        channel_id: Channel of the text. Its readers can read, and export, what is stored. 0: there is none.
+        shown: The text is posted in that channel.
+        onlookers: Members who cannot be in the voice channel may be able to read it there.
+        kept_days: Days for which text is stored after the end of the session; 0: not at all.
+        sends_to: Host of the service that the sound is sent to; empty: it stays on the bot's machine.
+    """
+
+    use: Use = Use.PLUGIN
+    plugin: str = ""
+    channel_id: int = 0
+    shown: bool = False
+    onlookers: bool = False
+    kept_days: int = 0
+    sends_to: str = ""
+
+
+UNSAID = NoticeFacts()
+"""Of a consumer that says nothing of itself."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Credentials:
     """What Discord hands out for one voice connection.
@@ -280,14 +318,15 @@ class VoiceSession(Protocol):
         """``off``, ``notice`` (being posted), ``on``, or ``failed`` (no notice could be posted, so no capture)."""
         ...
 
-    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
+    def attach(self, sink: FrameSink, *, facts: NoticeFacts = UNSAID) -> Callable[[], None]:
         """Start delivering consented frames to `sink`; the result detaches it (idempotent).
 
-        The first sink makes the session post its notice; no frame is delivered before the notice stands.
+        The first sink makes the session post its notice; no frame is delivered before the notice stands. A sink with
+        facts that the standing notice does not tell needs a new notice first. The notice ends with the last sink.
 
         Args:
-            notice_channel_id: Where what is heard will be shown. The notice has to stand there too, and
-                `text_channel_id` becomes this channel; 0 leaves it.
+            facts: What the consumer does with the sound. Attach anew when they change. The notice stands in their
+                channel too, and `text_channel_id` becomes that channel; 0 leaves it.
 
         Raises:
             ClosedError: The session is closed.

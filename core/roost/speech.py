@@ -140,6 +140,8 @@ class EngineSpec:
         factory: ``module:callable``; called in the worker with `config`, returns a `SpeechEngine`.
         config: JSON-serialisable.
         needs_gpu: Whether the worker must hold the GPU lease first.
+        sends_to: Host of the service that the engine sends the sound to, which the notice tells to the members; empty:
+            the sound stays on this machine.
         smaller: What to run instead, in turn, each in a fresh process, when memory runs out; their own are not looked
             at.
     """
@@ -147,4 +149,5 @@ class EngineSpec:
     factory: str
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
     needs_gpu: bool = False
+    sends_to: str = ""
     smaller: tuple[EngineSpec, ...] = ()

@@ -269,7 +269,7 @@ async def test_a_server_whose_answers_come_late_does_not_hold_up_the_notice_of_a
             text = guild.of_type(0)[0].id
             request = JoinRequest(guild.id, guild.of_type(2)[0].id, rig.members[0], text)
             sessions[guild.id] = (await rig.manager.join(request)).session
-        late = {"method": "POST", "path_prefix": f"/channels/{slow.of_type(0)[0].id}/", "delay_s": 6.0}
+        late = {"method": "POST", "path_prefix": f"/channels/{slow.of_type(2)[0].id}/", "delay_s": 6.0}
         sim.faults.arm("rest_delay", None, late, times=1)
         first, second = sessions[slow.id], sessions[quick.id]
         assert first is not None

@@ -14,7 +14,7 @@ import hikari
 from prometheus_client import CollectorRegistry
 from stt_rig import worker_pids
 
-from roost.audio import AudioFrame, FrameSink, VoiceSession
+from roost.audio import AudioFrame, FrameSink, NoticeFacts, VoiceSession
 from roost.config import build
 from roost.dispatch import Dispatcher
 from roost.errors import ClosedError
@@ -52,14 +52,14 @@ class FakeSession:
         self.closed = False
         self.capture_state = "off"
         self.notice_works = True
-        self.notice_channel_id = 0
+        self.facts = NoticeFacts()
 
     async def capturing(self) -> bool:
         self.capture_state = "on" if self.notice_works else "failed"
         return self.notice_works
 
-    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
-        self.notice_channel_id = notice_channel_id
+    def attach(self, sink: FrameSink, *, facts: NoticeFacts) -> Callable[[], None]:
+        self.facts = facts
         if self.closed:
             raise ClosedError("closed")
         self.sinks.append(sink)

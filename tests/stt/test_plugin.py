@@ -211,7 +211,7 @@ async def test_start_says_what_keeps_it_from_working(make: Any, packets: list[by
     assert "The notice could not be posted" in house.status
     house.session.notice_works = True
     assert "The notice stands now." in await start(house)
-    assert house.session.notice_channel_id == TEXT
+    assert house.session.facts.channel_id == TEXT
 
 
 async def test_the_status_counts_this_transcription_alone(make: Any, packets: list[bytes]) -> None:

@@ -11,6 +11,7 @@ STOPPED = r"Transcription has stopped\."
 AGREED = r"You agreed: Roost may hear and transcribe you in this server\. .*"
 _ALSO = (
     r"I am listening in #\S+\. .*",
+    r"- (What you say becomes|The text is|Your voice|If you cannot see) .*",
     r"I was interrupted .* What was said until then is kept: .*",
 )
 _NAME = r"\S+"

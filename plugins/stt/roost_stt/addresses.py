@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import urllib.parse
 
 from roost.errors import SpeechError
@@ -26,3 +27,18 @@ def service_url(url: str) -> urllib.parse.SplitResult:
     if parts.username or parts.password:
         raise SpeechError(f"stt.remote.url must hold no password; set {KEY_VARIABLE} instead")
     return parts
+
+
+def outside_host(url: str) -> str:
+    """The host of a service, or nothing for one on this machine.
+
+    Raises:
+        SpeechError: See `service_url`.
+    """
+    host = service_url(url).hostname or ""
+    if host == "localhost":
+        return ""
+    try:
+        return "" if ipaddress.ip_address(host).is_loopback else host
+    except ValueError:
+        return host

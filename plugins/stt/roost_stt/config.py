@@ -10,6 +10,7 @@ from typing import Literal
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from roost.consent import USUAL_DAYS
 from roost.errors import SpeechError, UsageError
 from roost.schema import guild_setting
 from roost_stt.addresses import EXAMPLE, service_url
@@ -128,7 +129,7 @@ class SttConfig(BaseModel):
     idle_s: float = Field(60.0, ge=0, le=86_400, description="Seconds from the last transcription to the worker's end.")
     script: tuple[str, ...] = Field((), description="For the engine scripted: what it answers, in turn.")
     retention_days: int = guild_setting(
-        7, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."
+        USUAL_DAYS, ge=0, le=3650, description="Days to keep transcripts after their end; 0: store none."
     )
     language: str = guild_setting(AUTO, description="What is spoken: a code such as de, or auto. Members may differ.")
     hints: tuple[str, ...] = guild_setting((), max_length=MAX_HINTS, description="Names and words likely to be said.")

@@ -24,6 +24,7 @@ from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, R
 from roost.hooks import Leftover, Meta, Report, SwitchCause, hookimpl
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
+from roost_stt.addresses import outside_host
 from roost_stt.audience_watch import CHANGES, MEMBER_CHANGES
 from roost_stt.boards import ChannelBoard, say
 from roost_stt.captioner import Captioner, ChannelRate
@@ -44,7 +45,7 @@ from roost_stt.posted import words as posted_words
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
 from roost_stt.refusals import CUT_OFF, Refusal
-from roost_stt.reports import TROUBLES, already, cut_off, muted, onlookers, report, status
+from roost_stt.reports import TROUBLES, already, cut_off, muted, notice_facts, onlookers, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
@@ -192,6 +193,11 @@ class SttPlugin:
     @hookimpl
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: SttConfig, new: SttConfig) -> None:
         self._wish_of_guild(guild_id)
+        transcription = self._running.get(guild_id)
+        if transcription is not None and transcription.notice_is_old:
+            # At once: from now on nobody is heard who was told something else.
+            transcription.stop_intake()
+            ctx.task(self._tell_anew(transcription), f"tell-anew:{guild_id}", guild_id=guild_id)
 
     @hookimpl
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
@@ -211,7 +217,7 @@ class SttPlugin:
         """Hear nothing more. What was heard becomes text while voice prepares to leave."""
         self._stopping = True
         for transcription in self._running.values():
-            transcription.stop_intake()
+            transcription.end_intake()
             if self._worker is not None and self._ctx is not None:
                 drain = self._worker.drain(transcription.guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
                 self._ctx.task(drain, f"drain:{transcription.guild_id}")
@@ -256,7 +262,7 @@ class SttPlugin:
                 compute_type=config.compute_type,
             )
         if name == "openai":
-            return EngineSpec(REMOTE, config.remote.model_dump(mode="json"))
+            return EngineSpec(REMOTE, config.remote.model_dump(mode="json"), sends_to=outside_host(config.remote.url))
         if name == "scripted":
             return EngineSpec("roost_stt.worker.engines.scripted:create", {"texts": list(config.script)})
         return None
@@ -299,7 +305,7 @@ class SttPlugin:
 
     def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
         """Hear nothing more at once, and end with the reason said."""
-        transcription.stop_intake()
+        transcription.end_intake()
         transcription.tell("end", why)
         self._context().task(self._end_for_good(session), f"end:{session.guild_id}")
 
@@ -368,8 +374,9 @@ class SttPlugin:
         await self._remember(session, channel_id)
         if not await session.capturing():
             checks.can_write(self.bot, guild_id, channel_id)
+            checks.can_write(self.bot, guild_id, session.channel_id)
             raise ResourceError(
-                f"I could not post the notice in <#{channel_id}>, so I hear nobody. "
+                f"I could not post the notice in <#{channel_id}> and <#{session.channel_id}>, so I hear nobody. "
                 "Discord did not take the notice: use `/transcribe start` again in a moment."
             )
         again = " The notice stands now." if transcription is not None else ""
@@ -407,7 +414,10 @@ class SttPlugin:
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
         if not await session.capturing():
-            raise ResourceError(f"I could not post the notice in <#{transcription.channel_id}>, so I hear nobody.")
+            raise ResourceError(
+                f"I could not post the notice in <#{transcription.channel_id}> and <#{session.channel_id}>, so I hear "
+                "nobody."
+            )
         return f"Transcription of <#{session.channel_id}> goes on."
 
     def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
@@ -435,8 +445,10 @@ class SttPlugin:
         Raises:
             ResourceError: The message is for the member who asked.
         """
-        checks.can_write(self.bot, guild_id, channel_id)
         voice_id = self._session(guild_id).channel_id
+        checks.can_write(self.bot, guild_id, channel_id)
+        # The notice has to stand where the people are.
+        checks.can_write(self.bot, guild_id, voice_id)
         return await checks.audience(self.bot, guild_id, voice_id, channel_id, manages=manages)
 
     async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
@@ -489,7 +501,7 @@ class SttPlugin:
             self._check_release(force=force)
             deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
             for transcription in list(self._running.values()):
-                transcription.stop_intake()
+                transcription.end_intake()
                 transcription.tell("end", "Transcription stopped: the bot's operator needs the GPU.")
                 await self._end(transcription.guild_id, deadline)
                 await self._remember(transcription.session, None)
@@ -657,6 +669,9 @@ class SttPlugin:
             is_wide=lambda: is_wider(self.bot, guild_id, session.channel_id, transcription.shown_in),
             tell_audience=lambda wide: self._tell_audience(session, wide),
             accepts_wide=accepts_wide,
+            facts=lambda text_id: notice_facts(
+                self.config_of(guild_id), text_id, worker, onlookers=self._running[guild_id].audience.accepted
+            ),
             shown=lambda: self.config_of(guild_id).captions.where != "none",
             first_heard=self._wish_of_user,
             language=language,
@@ -762,6 +777,8 @@ class SttPlugin:
         """
         before = transcription.keeper
         keeper = self.book.begin(session.guild_id, session.channel_id, channel_id, user_id)
+        # Before the move, because the notice tells it.
+        transcription.audience.accept(accepted=accepts_wide)
         try:
             transcription.move(channel_id, keeper)
         finally:
@@ -772,6 +789,25 @@ class SttPlugin:
             )
             transcription.shown_in = channel_id
             transcription.audience.accept(accepted=accepts_wide)
+
+    async def _tell_anew(self, transcription: Transcription) -> None:
+        """Go on with a new notice, because a fact of it has changed.
+
+        What was said before it is published and kept as was told; another time of keeping begins a new transcript.
+        """
+        session, guild_id = transcription.session, transcription.guild_id
+        await transcription.settle(asyncio.get_running_loop().time() + STOP_DRAIN_S)
+        if self._stopping or self._running.get(guild_id) is not transcription:
+            return
+        before = transcription.keeper
+        if before.head.kept_days != self.days_of(guild_id):
+            asker = before.head.started_by
+            transcription.keeper = self.book.begin(guild_id, session.channel_id, transcription.channel_id, asker)
+        with contextlib.suppress(ClosedError):
+            transcription.go_on()
+        await self._remember(session, transcription.channel_id)
+        if before is not transcription.keeper:
+            await before.close()
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting, self._worker_owner().wanted():

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from roost.audio import FRAME_MS, VoiceSession
+from roost.audio import FRAME_MS, NoticeFacts, Use, VoiceSession
 from roost_stt.captions import display_name
+from roost_stt.config import SttConfig
 from roost_stt.engine import SpeechWorker
 from roost_stt.refusals import Refusal
 from roost_stt.supervision import Trouble
@@ -89,6 +90,18 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
         f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "
         f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "
         f"Decoded: {heard or 'nobody'}.{trouble}"
+    )
+
+
+def notice_facts(config: SttConfig, channel_id: int, worker: SpeechWorker, *, onlookers: bool) -> NoticeFacts:
+    """What the notice tells members of a transcription into a channel."""
+    return NoticeFacts(
+        Use.TEXT,
+        channel_id=channel_id,
+        shown=config.captions.where != "none",
+        onlookers=onlookers,
+        kept_days=config.retention_days,
+        sends_to=next((each.sends_to for each in worker.ladder.steps if each.sends_to), ""),
     )
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from roost.audio import SILENCE_FRAME, AudioFrame, VoiceSession
+from roost.audio import SILENCE_FRAME, AudioFrame, NoticeFacts, VoiceSession
 from roost.context import Asked, HookCaller
 from roost.errors import RoostError
 from roost.scopes import Scope
@@ -46,6 +46,7 @@ class Transcription:
         name_of: A user's name in this guild, as their profile has it; None where nobody knows it.
         captioner: Posts to the channel.
         may_show: Whether a user's words may be posted, by their consent now.
+        facts: What the notice tells, for the channel of the captions; asked for each notice.
         shown: Whether captions are posted at all; asked for each.
         first_heard: Called with each user before their first frame is passed on.
         language: What was asked for with the start: a code, ``auto``, or None for the server's.
@@ -68,6 +69,7 @@ class Transcription:
         keeper: Keeper,
         is_wide: Callable[[], Awaitable[bool]],
         tell_audience: Callable[[bool], Awaitable[None]],
+        facts: Callable[[int], NoticeFacts],
         accepts_wide: bool = False,
         shown: Callable[[], bool] = lambda: True,
         first_heard: Callable[[int], None] = lambda _user_id: None,
@@ -79,6 +81,7 @@ class Transcription:
         """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
         self.guild_id = session.guild_id
         self.captioner = captioner
+        self._facts = facts
         self._shown = shown
         self._first_heard = first_heard
         self._heard: set[int] = set()
@@ -106,6 +109,9 @@ class Transcription:
         self._settled = asyncio.Event()
         self._settled.set()
         self._detach: Callable[[], None] | None = None
+        self._ending = False
+        self._told_facts: NoticeFacts | None = None
+        """What the notice tells since the last attaching."""
         self._scope = Scope(f"transcription:{session.guild_id}")
         self.audience = AudienceWatch(captioner, self._scope, is_wide, tell_audience, accepted=accepts_wide)
         self._told: set[str] = set()
@@ -148,7 +154,10 @@ class Transcription:
             self.paused = False
 
     def _attach(self) -> None:
-        self._detach = self.session.attach(self, notice_channel_id=self.channel_id)
+        if self._ending:
+            return
+        self._told_facts = self._facts(self.channel_id)
+        self._detach = self.session.attach(self, facts=self._told_facts)
         self.heard_s = time.monotonic()
 
     def write(self, frame: AudioFrame) -> None:
@@ -216,6 +225,16 @@ class Transcription:
         """
         if not self.paused and not self.hearing:
             self._attach()
+
+    @property
+    def notice_is_old(self) -> bool:
+        """Whether the notice told something else than what is done now."""
+        return self._told_facts != self._facts(self.channel_id)
+
+    def end_intake(self) -> None:
+        """`stop_intake` for good: the end has begun."""
+        self._ending = True
+        self.stop_intake()
 
     def stop_intake(self) -> None:
         """Take no further frame; what was heard goes on to become text. Idempotent."""
@@ -312,26 +331,31 @@ class Transcription:
 
         What becomes text later is stored, and not posted any more.
         """
-        self.stop_intake()
+        self.end_intake()
         self._post_until = deadline
         # What the deadline cuts off may not stand there as if more of it came.
         self.wants_partials = False
         self.captioner.end_partials(at_once=True)
-        complete = await self._worker.drain(self.guild_id, deadline)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._settled.wait()
-        except TimeoutError:
-            complete = False
+        complete = await self.settle(deadline)
         await self.audience.settle(deadline)
         posted = await self.captioner.flush(deadline)
         if not posted:
             self.captioner.give_up()
         return posted and complete
 
+    async def settle(self, deadline: float) -> bool:
+        """Have everything said become text and be published, until `deadline`; whether it is."""
+        complete = await self._worker.drain(self.guild_id, deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._settled.wait()
+        except TimeoutError:
+            return False
+        return complete
+
     async def close(self) -> None:
         """End everything; what is still queued is not posted. Idempotent."""
-        self.stop_intake()
+        self.end_intake()
         self._worker.forget(self.guild_id)
         await self._scope.aclose(1.0)
 

@@ -88,7 +88,10 @@ def status_words(state: State, session: Session | None) -> str:
     if session.deafened:
         heard = "nobody: a moderator has deafened me"
     if session.capture_state == CAPTURE_FAILED:
-        heard = "nobody: Discord did not take the notice; check that I have Send Messages in the text channel"
+        heard = (
+            "nobody: Discord did not take the notice; check that I have Send Messages in the voice channel's own chat, "
+            "and where the text goes"
+        )
     expected = link.packets_in + link.lost
     share = f" ({100 * link.lost / expected:.1f} %)" if expected else ""
     broke = f" The connection was resumed {link.resumes} times." if link.resumes else ""

@@ -72,6 +72,8 @@ class ActorHost:
     consent: Consent
     hooks: HookCaller
     post_notice: PostNotice
+    can_see: Callable[[int, int, int], bool]
+    """Whether a member can see a channel; by (guild id, channel id, user id)."""
     mark_stop: Callable[[str, int | None], None]
     members_of: Callable[[int, int], Iterable[tuple[int, bool]]]
     """(guild id, channel id) to (user id, is a bot) of everybody there but us."""
@@ -409,6 +411,7 @@ class GuildActor:
                 consent=self._host.consent,
                 hooks=self._host.hooks,
                 post_notice=self._host.post_notice,
+                can_see=lambda channel_id, user_id: self._host.can_see(self.guild_id, channel_id, user_id),
                 scope=self._scope,
                 now=asyncio.get_running_loop().time(),
                 state_of=lambda: self._core.state.value,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from roost import processes
-from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats
+from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats, NoticeFacts, Use
 from roost_voice.levels import FRAME
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Hearing:
         seconds: How long it listened.
         link: What the link counted meanwhile, but for the state of the encryption, which is that of the end.
         heard: By user, everybody in the channel who may be heard; None: nothing came of them.
-        refused: Members who have not agreed.
+        refused: Members who have not agreed, or need a notice that does not stand yet.
         capturing: The notice stood; else nobody was listened to.
         deafened: A moderator has deafened the bot.
     """
@@ -99,8 +99,8 @@ class Hearing:
         if not self.capturing:
             return (
                 f"I could not post the notice for <#{self.channel_id}>, so I listened to nobody. "
-                "Discord did not take it: check that I have View Channel and Send Messages in the text channel, and "
-                "try again in a moment."
+                "Discord did not take it: check that I have View Channel and Send Messages in that channel's own chat, "
+                "and try again in a moment."
             )
         dave = "off"
         if link.dave_version:
@@ -155,18 +155,17 @@ class Ear:
         self.on_purge()
 
 
-async def hear(session: Session, seconds: float, allows: Callable[[int], bool]) -> Hearing:
-    """Listen to those who agreed, after the notice stands, and measure what came.
+async def hear(session: Session, seconds: float) -> Hearing:
+    """Listen to those who may be heard, after the notice stands, and measure what came.
 
     Args:
         seconds: How long.
-        allows: Whether a member has agreed, asked at the end.
 
     Raises:
         ClosedError: The session has ended.
     """
     ear = Ear()
-    detach = session.attach(ear)
+    detach = session.attach(ear, facts=NoticeFacts(Use.LEVELS))
     try:
         capturing = await session.capturing()
         ear.begin()
@@ -176,13 +175,13 @@ async def hear(session: Session, seconds: float, allows: Callable[[int], bool]) 
         ear.listening = False
         link = _since(before, session.stats().link)
         levels = await _measured(ear)
+        agreed = session.heard - ear.gone
     finally:
         detach()
     came: dict[int, list[AudioFrame]] = {}
     for frame in ear.frames:
         came.setdefault(frame.user_id, []).append(frame)
     humans = session.humans
-    agreed = {user_id for user_id in humans if allows(user_id) and user_id not in ear.gone}
     heard: dict[int, Heard | None] = {}
     for user_id in agreed:
         frames = came.get(user_id)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import hikari
 from hikari.impl import MessageActionRowBuilder
 
-from roost.consent import AGREE_ID, REFUSE_ID
+from roost.audio import NoticeFacts, Use
+from roost.consent import REFUSE_ID, USUAL, agree_id
 
 if TYPE_CHECKING:
     from roost.consent import Consent
@@ -22,6 +24,22 @@ POST_S = 10.0
 
 OPT_IN = "I am listening in <#{channel}>. Nobody is heard before they press **Agree**; **Don't** keeps you unheard."
 NOTICE = "I am listening in <#{channel}>. Press **Don't** if you do not want to be heard."
+CAPTIONS = "What you say becomes captions in <#{text}>, where they stay until somebody deletes them."
+NO_CAPTIONS = "What you say becomes text, of which no captions are posted."
+STORED = (
+    "The text is stored until {days} after the end. Everybody who can read <#{text}> and may join <#{channel}> can "
+    "read and export it, and so can everybody who manages the server."
+)
+ONLOOKERS = "Members who may not join <#{channel}> can read the captions too."
+NOT_STORED = "The text is not stored."
+STAYS = "Your voice stays on the bot's machine and is not stored."
+LEAVES = "Your voice is sent to the service `{service}`, which turns it into text. I do not store it."
+LEVELS = "For a test I measure how loud you are. Nothing is stored, and your voice stays on the bot's machine."
+PLUGIN = "The plugin{name} receives your voice. The bot's operator can say what it does with it."
+PLUGIN_STORES = "It stores what it makes of your voice for {days}."
+PLUGIN_SENDS = "It sends your voice to the service `{service}`."
+UNSEEN = "If you cannot see <#{text}>, you are heard only after you press **Agree** here."
+EARLIER = "If you agreed before, but to less than this, press **Agree** again."
 
 
 FAREWELL = "I am no longer in <#{channel}>: {reason}."
@@ -58,33 +76,67 @@ async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None
         _log.info("guild %d: nobody could be told in the channel (%s)", session.guild_id, type(error).__name__)
 
 
+def notice_words(session: Session, *, opt_in: bool) -> str:
+    """The text of a session's notice."""
+    lines = [(OPT_IN if opt_in else NOTICE).format(channel=session.channel_id)]
+    for facts in sorted(session.facts, key=lambda each: (each.use.value, each.plugin, each.channel_id)):
+        lines += [f"- {line}" for line in _lines(facts, session.channel_id)]
+    lines += [f"- {UNSEEN.format(text=place)}" for place in session.places if place != session.channel_id]
+    if opt_in and not USUAL.covers(session.terms_for(sees_all=True)):
+        lines.append(f"- {EARLIER}")
+    return "\n".join(lines)
+
+
+def _lines(facts: NoticeFacts, channel_id: int) -> Iterator[str]:
+    """What the notice tells of one consumer."""
+    days = f"{facts.kept_days} day{'s' if facts.kept_days != 1 else ''}"
+    match facts.use:
+        case Use.TEXT:
+            yield CAPTIONS.format(text=facts.channel_id) if facts.shown else NO_CAPTIONS
+            if facts.onlookers:
+                yield ONLOOKERS.format(channel=channel_id)
+            if facts.kept_days:
+                yield STORED.format(days=days, text=facts.channel_id, channel=channel_id)
+            else:
+                yield NOT_STORED
+            yield LEAVES.format(service=facts.sends_to) if facts.sends_to else STAYS
+        case Use.LEVELS:
+            yield LEVELS
+        case Use.PLUGIN:
+            yield PLUGIN.format(name=f" `{facts.plugin}`" if facts.plugin else "")
+            if facts.kept_days:
+                yield PLUGIN_STORES.format(days=days)
+            if facts.sends_to:
+                yield PLUGIN_SENDS.format(service=facts.sends_to)
+
+
 def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
     """A function that posts the notice through `rest`."""
 
-    async def post(session: Session) -> bool:
+    async def post(session: Session, places: Sequence[int]) -> bool:
         row = MessageActionRowBuilder()
-        row.add_interactive_button(hikari.ButtonStyle.SUCCESS, AGREE_ID, label="Agree")
+        row.add_interactive_button(hikari.ButtonStyle.SUCCESS, agree_id(session.terms), label="Agree")
         row.add_interactive_button(hikari.ButtonStyle.SECONDARY, REFUSE_ID, label="Don't")
-        text = OPT_IN if consent.mode(session.guild_id) == "opt-in" else NOTICE
-        try:
-            async with asyncio.timeout(POST_S):
-                await rest.create_message(
-                    # A voice channel has a text chat of its own, for sessions that came from no text channel.
-                    session.text_channel_id or session.channel_id,
-                    text.format(channel=session.channel_id),
-                    component=row,
-                    mentions_everyone=False,
-                    user_mentions=False,
-                    role_mentions=False,
+        text = notice_words(session, opt_in=consent.mode(session.guild_id) == "opt-in")
+        for place in places:
+            try:
+                async with asyncio.timeout(POST_S):
+                    await rest.create_message(
+                        place,
+                        text,
+                        component=row,
+                        mentions_everyone=False,
+                        user_mentions=False,
+                        role_mentions=False,
+                    )
+            except (hikari.HikariError, TimeoutError) as error:
+                _log.warning(
+                    "guild %d: Discord did not take the notice in channel %d (%s), so nobody is heard",
+                    session.guild_id,
+                    place,
+                    type(error).__name__,
                 )
-        except (hikari.HikariError, TimeoutError) as error:
-            _log.warning(
-                "guild %d: Discord did not take the notice in channel %d (%s), so nobody is heard",
-                session.guild_id,
-                session.text_channel_id or session.channel_id,
-                type(error).__name__,
-            )
-            return False
+                return False
         return True
 
     return post

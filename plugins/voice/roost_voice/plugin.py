@@ -146,6 +146,12 @@ class VoicePlugin:
             self._signalling.catch_up_in(ctx.bot, guild_id)
 
     @hookimpl
+    async def user_data_delete(self, user_id: int, reason: str) -> None:
+        """Forget that the notice was shown to somebody: they are not heard again without a new one or their word."""
+        if self.manager is not None:
+            self.manager.forget(user_id)
+
+    @hookimpl
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:
         if self.manager is not None:
             self.manager.reconfigured(guild_id)

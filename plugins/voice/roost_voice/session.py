@@ -1,19 +1,25 @@
 """One logical stay in voice: what consumers attach to, and the gate that every frame passes.
 
 A frame reaches a sink only while capture is on (the notice stands) and its speaker may be heard; everything else is
-dropped here, before any sink or hook, and counted.
+dropped here, before any sink or hook, and counted. A member may be heard if
+
+- consent and every plugin allow it, and
+- they agreed to terms that cover what the consumers do now; or, in the mode ``notice``, they were in the channel when
+  a notice that tells it was posted, and can see every channel where it stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from roost.audio import AudioFrame, FrameSink, LinkStats, SessionStats, VoiceLink
+from roost.audio import UNSAID, AudioFrame, FrameSink, LinkStats, NoticeFacts, SessionStats, Use, VoiceLink
+from roost.consent import Terms, digest
 from roost.errors import ClosedError
 from roost.errortext import repr_of
 from roost.hooks import Deny
@@ -26,14 +32,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.voice.session")
 
-PostNotice = Callable[["Session"], Awaitable[bool]]
-"""Posts the notice in the session's text channel; False or a raise means that it does not stand."""
+PostNotice = Callable[["Session", Sequence[int]], Awaitable[bool]]
+"""Posts the notice in each of these channels; False or a raise means that it does not stand."""
 
 DEAFNESS_S = 10.0
 """At most one word about being deafened, or not any more, in so many seconds."""
 
-LATE_NOTICE_S = 30.0
-"""At most one notice for people who came later in so many seconds."""
+LATE_NOTICE_S = 10.0
+"""At most one notice for members who came later in so many seconds; who needs it is not heard before it stands."""
+LATE_RETRIES = 5
+"""Refusals by Discord after which the time between two such notices, which doubles with each, grows no more."""
 
 MAX_REMEMBERED = 4096
 """Users that a session remembers as informed by the notice, and users whose refused frames it counts separately."""
@@ -44,11 +52,20 @@ CAPTURE_ON = "on"
 CAPTURE_FAILED = "failed"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Ear:
+    """A sink, and what becomes of the sound there."""
+
+    sink: FrameSink
+    facts: frozenset[NoticeFacts]
+
+
 class Session:
     """Implements `roost.audio.VoiceSession`. Made, moved and closed by the guild's actor alone.
 
     Args:
         wish: Where the session begins and who asked for it.
+        can_see: Whether a member can see a channel; by (channel id, user id).
         scope: Owns the task that posts the notice.
         now: Event loop time.
         on_speaking: Called with (user id, on) when someone starts or stops.
@@ -63,6 +80,7 @@ class Session:
         consent: Consent,
         hooks: HookCaller,
         post_notice: PostNotice,
+        can_see: Callable[[int, int], bool],
         scope: Scope,
         now: float,
         state_of: Callable[[], str],
@@ -84,21 +102,33 @@ class Session:
         self._consent = consent
         self._hooks = hooks
         self._post_notice = post_notice
+        self._can_see = can_see
         self._scope = scope
         self._state_of = state_of
         self._on_speaking = on_speaking
         self._link: VoiceLink | None = None
         self._past = LinkStats()
         self._members: dict[int, bool] = {}
+        self._ears: tuple[_Ear, ...] = ()
         self._sinks: tuple[FrameSink, ...] = ()
-        self._hook_sink: Callable[[], None] | None = None
+        """Those of the ears."""
+        self._hook_ear: _Ear | None = None
         self._allowed: set[int] = set()
         self._denied: set[int] = set()
         self._asked_of = hooks.generation
-        """The set of plugins that `_allowed` and `_denied` are answers of."""
+        """The set of plugins that `_allowed`, `_denied` and `_uncovered` are answers of."""
+        self._uncovered: set[int] = set()
+        """Members whom no notice and no agreement covers, as far as was asked."""
         self._notice: asyncio.Task[None] | None = None
-        self._notice_stands = False
-        self._told: set[int] = set()
+        self._notices = 0
+        """Number of the notice that stands or is being posted."""
+        self._facts_told: frozenset[NoticeFacts] = frozenset()
+        """What the notice tells that stands or is being posted; less what nobody does any more."""
+        self._shown: set[int] = set()
+        """Members who were in the channel when that notice was posted."""
+        self._gone: set[int] = set()
+        """Channels that were deleted after that notice was posted there."""
+        self._ending = False
         self._late_at = float("-inf")
         self._late: asyncio.Task[None] | None = None
         self._say_deafness = say_deafness
@@ -144,20 +174,48 @@ class Session:
             return frozenset()
         return frozenset(user_id for user_id in self.humans if self._may_hear(user_id))
 
-    def attach(self, sink: FrameSink, *, notice_channel_id: int = 0) -> Callable[[], None]:
+    @property
+    def facts(self) -> frozenset[NoticeFacts]:
+        """What all consumers together do with what they hear."""
+        return frozenset().union(*(ear.facts for ear in self._ears))
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Channels where the notice has to stand: those of the text, and last the voice channel's own chat."""
+        texts = {each.channel_id for each in self.facts} - {0, self._channel_id}
+        return (*sorted(texts), self._channel_id)
+
+    @property
+    def terms(self) -> Terms:
+        """What an agreement to the notice covers."""
+        return self.terms_for(sees_all=False)
+
+    def terms_for(self, *, sees_all: bool) -> Terms:
+        """What an agreement has to cover; where it goes counts for members who do not see every channel of the notice.
+
+        It counts for everybody once others can read along.
+        """
+        facts = self.facts
+        onlookers = any(each.onlookers for each in facts)
+        places = [*map(str, self.places), *(["onlookers"] if onlookers else [])]
+        return Terms(
+            max((each.kept_days for each in facts), default=0),
+            digest(each.sends_to for each in facts),
+            digest(places) if onlookers or not sees_all else "",
+        )
+
+    def attach(self, sink: FrameSink, *, facts: NoticeFacts = UNSAID) -> Callable[[], None]:
         """Start delivering consented frames; see `roost.audio.VoiceSession.attach`."""
         if self.closed:
             raise ClosedError("the voice session has ended")
-        self._sinks = (*self._sinks, sink)
-        if notice_channel_id not in (0, self.text_channel_id):
-            self.text_channel_id = notice_channel_id
-            self._drop_notice()
-        self._seek_capture()
+        ear = _Ear(sink, frozenset({facts}))
+        if facts.channel_id:
+            self.text_channel_id = facts.channel_id
+        self._listen((*self._ears, ear))
 
         def detach() -> None:
-            self._sinks = tuple(other for other in self._sinks if other is not sink)
-            if not self._sinks:
-                self._capture_off()
+            if ear in self._ears:
+                self._listen(tuple(other for other in self._ears if other is not ear))
 
         return detach
 
@@ -218,12 +276,15 @@ class Session:
 
     def _hears(self, user_id: int) -> bool:
         if self._asked_of != self._hooks.generation:
+            if self._hook_ear is not None:
+                # A further plugin may listen, which the notice does not tell of.
+                self.attach_hooks()
             self.ask_again()
         if user_id in self._allowed:
             return True
         if self.capture_state == CAPTURE_OFF:
             return False
-        if user_id in self._denied or self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
+        if self.capture_state != CAPTURE_ON or not self._may_hear(user_id):
             self._count_refused(user_id)
             return False
         self._allowed.add(user_id)
@@ -238,35 +299,73 @@ class Session:
             refused[0] += refused.pop(first)
 
     def _may_hear(self, user_id: int) -> bool:
-        """Ask the store and every plugin; refusals are remembered until a change of consent."""
+        """Ask the store, every plugin and the notice; refusals are remembered until something of it changes."""
         is_bot = self._members.get(user_id)
-        if is_bot is None or is_bot:
+        if is_bot is None or is_bot or user_id in self._denied or user_id in self._uncovered:
             return False
-        if user_id in self._denied:
-            return False
-        if not self._consent.allows(self.guild_id, user_id) or any(
-            isinstance(answer, Deny)
-            for answer in self._hooks.call_sync("voice_consent", guild_id=self.guild_id, session=self, user_id=user_id)
-        ):
+        if self._is_refused(user_id):
             self._denied.add(user_id)
+            return False
+        if not self._is_covered(user_id):
+            self._uncovered.add(user_id)
             return False
         return True
 
+    def _is_refused(self, user_id: int) -> bool:
+        """Whether consent or a plugin forbids to hear a member."""
+        return not self._consent.allows(self.guild_id, user_id) or any(
+            isinstance(answer, Deny)
+            for answer in self._hooks.call_sync("voice_consent", guild_id=self.guild_id, session=self, user_id=user_id)
+        )
+
+    def _is_covered(self, user_id: int) -> bool:
+        """Whether a member knows what they are heard for: by their agreement, or by a notice that is enough."""
+        sees_all = self._sees_all(user_id)
+        return self._has_agreed(user_id, sees_all) or (
+            sees_all and user_id in self._shown and self._consent.mode(self.guild_id) == "notice"
+        )
+
+    def _sees_all(self, user_id: int) -> bool:
+        """Whether a member sees every channel of the notice. Nobody reads along in one that is gone."""
+        return all(self._can_see(place, user_id) for place in self.places if place not in self._gone)
+
+    def _has_agreed(self, user_id: int, sees_all: bool) -> bool:
+        """Whether a member has agreed to all that the consumers do, where the text goes."""
+        agreed = self._consent.agreed_to(self.guild_id, user_id)
+        return agreed is not None and agreed.covers(self.terms_for(sees_all=sees_all))
+
     def consent_changed(self, user_id: int) -> None:
         """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard."""
-        self._denied.discard(user_id)
-        self._allowed.discard(user_id)
-        if not self._consent.allows(self.guild_id, user_id) or (
-            user_id in self._members and not self._may_hear(user_id)
-        ):
+        if self._consent.decision(self.guild_id, user_id) is None:
+            # Their decision was deleted: they are a newcomer.
+            self._shown.discard(user_id)
+        self._ask_anew(user_id)
+        self._seek_late()
+
+    def forget(self, user_id: int) -> None:
+        """Somebody asked to be forgotten: in the mode ``notice`` they are heard again after a new notice alone."""
+        self._shown.discard(user_id)
+        self._ask_anew(user_id)
+        self._seek_late()
+
+    def _ask_anew(self, user_id: int) -> None:
+        for known in (self._denied, self._uncovered, self._allowed):
+            known.discard(user_id)
+        if not self._consent.allows(self.guild_id, user_id) or (user_id in self._members and self._is_refused(user_id)):
             # Whoever has left the channel may still have words in the sinks.
             self.revoke(user_id)
 
     def ask_again(self) -> None:
-        """Ask anew about everybody: a plugin that decides who is heard came, went, was switched or stopped."""
+        """Ask anew about everybody: permissions changed, or a plugin that decides who is heard came or went."""
         self._asked_of = self._hooks.generation
-        for user_id in (*self._allowed, *self._denied):
-            self.consent_changed(user_id)
+        for user_id in (*self._allowed, *self._denied, *self._uncovered):
+            self._ask_anew(user_id)
+        self._seek_late()
+
+    def channel_is_gone(self, channel_id: int) -> None:
+        """A channel or thread was deleted."""
+        if channel_id in self.places:
+            self._gone.add(channel_id)
 
     def _guarded(self, function: Callable[[int], None], user_id: int) -> None:
         try:
@@ -283,33 +382,56 @@ class Session:
 
     # Capture --------------------------------------------------------------------------------------------------------
 
+    def _listen(self, ears: tuple[_Ear, ...]) -> None:
+        """Deliver to these from now on. What the notice does not tell of them needs a new one before any frame."""
+        self._ears = ears
+        self._sinks = tuple(ear.sink for ear in ears)
+        facts = self.facts
+        # What has ended is told again when it begins again.
+        self._facts_told &= facts
+        untold = facts - self._facts_told
+        if self._facts_told and all(each.use is Use.LEVELS for each in untold):
+            self._facts_told |= untold
+        elif untold or not ears:
+            self._drop_notice()
+        self._uncovered.clear()
+        self._seek_capture()
+
     def _seek_capture(self) -> None:
-        """Turn capture on if somebody listens and the notice stands; post the notice if it does not yet."""
-        if self.closed or not self._sinks or self.capture_state in (CAPTURE_ON, CAPTURE_NOTICE):
-            return
-        if self._notice_stands:
-            self.capture_state = CAPTURE_ON
-            self._tell_deafness()
+        """Post the notice if somebody listens and it does not stand yet; capture is on once it does."""
+        if self.closed or self._ending or not self._ears or self.capture_state in (CAPTURE_ON, CAPTURE_NOTICE):
             return
         self.capture_state = CAPTURE_NOTICE
+        self._facts_told = self.facts
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
 
     async def _post(self) -> None:
-        try:
-            stands = await self._post_notice(self)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong: no notice, no capture
-            _log.warning("guild %d: the notice could not be posted: %s", self.guild_id, error)
-            stands = False
+        here = self.humans
+        stands = await self._post_in(self.places)
         self._notice = None
         if self.closed:
             return
-        self._notice_stands = stands
-        self._told |= self.humans
-        if not self._sinks:
-            self.capture_state = CAPTURE_OFF
-        else:
-            self.capture_state = CAPTURE_ON if stands else CAPTURE_FAILED
-            self._tell_deafness()
+        if not stands:
+            self.capture_state = CAPTURE_FAILED
+            return
+        self.capture_state = CAPTURE_ON
+        self._inform(here)
+        self._seek_late()
+        self._tell_deafness()
+
+    async def _post_in(self, places: Sequence[int]) -> bool:
+        try:
+            return await self._post_notice(self, places)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong: no notice, no capture
+            _log.warning("guild %d: the notice could not be posted: %s", self.guild_id, error)
+            return False
+
+    def _inform(self, user_ids: Iterable[int]) -> None:
+        """The notice was posted for these."""
+        self._shown.update(user_ids)
+        if len(self._shown) > MAX_REMEMBERED:
+            self._shown &= self.humans
+        self._uncovered -= self._shown
 
     def deafened_is(self, on: bool) -> None:
         """A moderator has deafened the bot, or made it hear again: said where its words go, if it is to hear."""
@@ -332,27 +454,28 @@ class Session:
                 await self._say_deafness(self)
 
     def _drop_notice(self) -> None:
-        """Other ears or another channel: nobody is heard before a new notice stands."""
+        """Other consumers or another channel: nobody is heard before a new notice stands."""
         self._allowed.clear()
-        self._notice_stands = False
+        self._uncovered.clear()
+        self._shown.clear()
+        self._gone.clear()
+        self._facts_told = frozenset()
+        self._notices += 1
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None
         self.capture_state = CAPTURE_OFF
 
-    def _capture_off(self) -> None:
-        self._allowed.clear()
-        if self.capture_state != CAPTURE_NOTICE:
-            self.capture_state = CAPTURE_OFF
-
     def attach_hooks(self) -> None:
-        """(Re)make the host's own sink, after a plugin came or went: none without an implementer."""
-        wanted = bool(self._hooks.implementers("voice_audio_frame", self.guild_id))
-        if wanted and self._hook_sink is None and not self.closed:
-            self._hook_sink = self.attach(self._hooks.frame_sink(self.guild_id, self))
-        elif not wanted and self._hook_sink is not None:
-            detach, self._hook_sink = self._hook_sink, None
-            detach()
+        """(Re)make the host's own ear, after a plugin came or went: none without an implementer."""
+        names = () if self.closed else self._hooks.implementers("voice_audio_frame", self.guild_id)
+        facts = frozenset(NoticeFacts(plugin=name) for name in names)
+        before = self._hook_ear
+        if facts == (before.facts if before is not None else frozenset()):
+            return
+        self._hook_ear = _Ear(self._hooks.frame_sink(self.guild_id, self), facts) if facts else None
+        others = tuple(ear for ear in self._ears if ear is not before)
+        self._listen(others if self._hook_ear is None else (*others, self._hook_ear))
 
     # Of the actor ---------------------------------------------------------------------------------------------------
 
@@ -364,6 +487,8 @@ class Session:
             self._denied.clear()
             self._drop_notice()
         self._members = dict(members)
+        self._uncovered.clear()
+        self._seek_late()
 
     def link_is(self, link: VoiceLink) -> None:
         self._link = link
@@ -381,37 +506,46 @@ class Session:
         """Note somebody in the channel; True when they are new."""
         new = user_id not in self._members
         self._members[user_id] = is_bot
-        if new and not is_bot:
-            self._tell_late(user_id)
+        if new:
+            self._seek_late()
         return new
 
-    def _tell_late(self, user_id: int) -> None:
-        """Post the notice once more for somebody who came after it and has decided nothing yet."""
-        if self.capture_state != CAPTURE_ON or user_id in self._told:
-            return
-        if self._consent.decision(self.guild_id, user_id) is not None:
-            return
-        if len(self._told) >= MAX_REMEMBERED:
-            self._told.clear()
-        self._told.add(user_id)
-        if self._late is None or self._late.done():
+    def _uninformed(self) -> bool:
+        """Whether a notice is due: for somebody here whom neither an agreement nor a notice covers, and who may agree.
+
+        Who refused knows of it.
+        """
+        return any(
+            self._consent.decision(self.guild_id, user_id) is not False
+            and not self._has_agreed(user_id, self._sees_all(user_id))
+            for user_id in self.humans - self._shown
+        )
+
+    def _seek_late(self) -> None:
+        """Post the notice once more if members came after it who need it."""
+        if self.capture_state == CAPTURE_ON and (self._late is None or self._late.done()) and self._uninformed():
             self._late = self._scope.spawn(self._post_late(), f"late notice {self.id[:8]}")
 
     async def _post_late(self) -> None:
+        """In the voice channel's chat, where they are; those who come together share one."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._late_at + LATE_NOTICE_S - loop.time()))
-        if self.capture_state != CAPTURE_ON:
-            return
-        self._late_at = loop.time()
-        try:
-            await self._post_notice(self)
-        except Exception as error:  # noqa: BLE001 - the first notice stands; nobody undecided is heard in opt-in mode
-            _log.warning("guild %d: the notice for a newcomer could not be posted: %s", self.guild_id, error)
+        failures = 0
+        while self.capture_state == CAPTURE_ON and self._uninformed():
+            pause_s = LATE_NOTICE_S * 2**failures
+            if loop.time() < self._late_at + pause_s:
+                await asyncio.sleep(self._late_at + pause_s - loop.time())
+                continue
+            self._late_at = loop.time()
+            here, number = self.humans, self._notices
+            stands = await self._post_in((self._channel_id,))
+            failures = 0 if stands else min(failures + 1, LATE_RETRIES)
+            if stands and number == self._notices:
+                self._inform(here)
 
     def member_left(self, user_id: int) -> bool:
         """Note that somebody is gone; True when they were here."""
-        self._allowed.discard(user_id)
-        self._denied.discard(user_id)
+        for known in (self._allowed, self._denied, self._uncovered):
+            known.discard(user_id)
         return self._members.pop(user_id, None) is not None
 
     def close(self, now: float) -> None:
@@ -420,8 +554,9 @@ class Session:
             return
         self._closed_after_s = now - self.opened_at
         self.capture_state = CAPTURE_OFF
+        self._ears = ()
         self._sinks = ()
-        self._hook_sink = None
+        self._hook_ear = None
         self._allowed.clear()
         self._link = None
         for task in (self._late, self._deafness):
@@ -433,6 +568,7 @@ class Session:
 
     def stop_capture(self) -> None:
         """The end has begun: hear nobody any more, keep what is queued."""
+        self._ending = True
         self._allowed.clear()
         self.capture_state = CAPTURE_OFF
 

@@ -26,7 +26,7 @@ from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
 from roost_voice.notice import notice_poster, say_deafness, say_why
 from roost_voice.op4 import ROOM, Op4Sender
-from roost_voice.permissions import what_keeps_me_out
+from roost_voice.permissions import can_see, what_keeps_me_out
 from roost_voice.reaper import Reaper
 from roost_voice.session import PostNotice, Session
 
@@ -100,6 +100,7 @@ class SessionManager:
             consent=ctx.consent,
             hooks=ctx.hooks,
             post_notice=post_notice or notice_poster(ctx.bot.rest, ctx.consent),
+            can_see=lambda guild_id, channel_id, user_id: can_see(ctx.bot, guild_id, channel_id, user_id),
             mark_stop=ctx.mark_stop,
             members_of=self._members_of,
             is_stage=self._is_stage,
@@ -213,7 +214,7 @@ class SessionManager:
         self._testing.add(guild_id)
         try:
             task = self._scope.spawn(
-                hear(session, seconds, lambda user_id: self._host.consent.allows(guild_id, user_id)),
+                hear(session, seconds),
                 f"test {guild_id}",
                 awaited=True,
             )
@@ -326,6 +327,22 @@ class SessionManager:
         actor = self._actors.get(guild_id)
         if actor is not None and actor.session is not None:
             actor.session.consent_changed(user_id)
+
+    def permissions_changed(self, guild_id: int, *, gone: int = 0) -> None:
+        """Who can see which channel may have changed.
+
+        Args:
+            gone: A channel or thread that was deleted.
+        """
+        actor = self._actors.get(guild_id)
+        if actor is not None and actor.session is not None:
+            actor.session.channel_is_gone(gone)
+            actor.session.ask_again()
+
+    def forget(self, user_id: int) -> None:
+        """Somebody asked to be forgotten."""
+        for session in self.sessions.values():
+            session.forget(user_id)
 
     def shard_of(self, guild_id: int) -> int:
         return hikari.snowflakes.calculate_shard_id(self._shard_count, guild_id)

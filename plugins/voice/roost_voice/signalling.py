@@ -38,6 +38,11 @@ class Signalling:
         ctx.listen(hikari.GuildAvailableEvent, self.on_guild_available, always=True)
         ctx.listen(hikari.GuildLeaveEvent, self.on_guild_leave, always=True)
         ctx.listen(hikari.GuildChannelDeleteEvent, self.on_channel_delete, always=True)
+        ctx.listen(hikari.GuildThreadDeleteEvent, self.on_thread_delete, always=True)
+        for changed in (hikari.GuildChannelUpdateEvent, hikari.RoleUpdateEvent, hikari.RoleDeleteEvent):
+            ctx.listen(changed, self.on_permissions, always=True)
+        if ctx.bot.intents & hikari.Intents.GUILD_MEMBERS:
+            ctx.listen(hikari.MemberUpdateEvent, self.on_permissions, always=True)
 
     def catch_up(self, bot: hikari.GatewayBot) -> None:
         """Learn what the events before us said: the plugin may be loaded into a bot that has long been running."""
@@ -107,6 +112,13 @@ class Signalling:
 
     async def on_channel_delete(self, event: hikari.GuildChannelDeleteEvent) -> None:
         self._manager.tell(int(event.guild_id), moves.ChannelGone(int(event.channel_id)))
+        self._manager.permissions_changed(int(event.guild_id), gone=int(event.channel_id))
+
+    async def on_thread_delete(self, event: hikari.GuildThreadDeleteEvent) -> None:
+        self._manager.permissions_changed(int(event.guild_id), gone=int(event.thread_id))
+
+    async def on_permissions(self, event: hikari.GuildEvent) -> None:
+        self._manager.permissions_changed(int(event.guild_id))
 
 
 def _is_text(value: object) -> bool:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
 from roost.commands.registry import CommandRegistry
+from roost.consent import USUAL, Terms
 from roost.dispatch import Dispatcher
 from roost.gateway import Bot
 from roost.hooks import Deny, hookimpl
@@ -36,25 +37,37 @@ NO_LIMITS = {"joins_per_user": 1000, "joins_per_guild": 1000, "joins_per_shard":
 class MemoryConsent:
     """`roost.consent.Consent` without a store."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str = "opt-in") -> None:
         self.agreed: set[tuple[int, int]] = set()
+        self.refused: set[tuple[int, int]] = set()
+        self.terms: dict[tuple[int, int], Terms] = {}
+        self._mode = mode
         self._callbacks: list[Callable[[int, int], None]] = []
 
     def mode(self, guild_id: int) -> str:
-        return "opt-in"
+        return self._mode
 
     def allows(self, guild_id: int, user_id: int) -> bool:
-        return (guild_id, user_id) in self.agreed
+        decision = self.decision(guild_id, user_id)
+        return self._mode == "notice" if decision is None else decision
 
     def decision(self, guild_id: int, user_id: int) -> bool | None:
-        return True if (guild_id, user_id) in self.agreed else None
+        key = guild_id, user_id
+        return True if key in self.agreed else False if key in self.refused else None
 
-    async def agree(self, guild_id: int, user_id: int) -> None:
+    def agreed_to(self, guild_id: int, user_id: int) -> Terms | None:
+        key = guild_id, user_id
+        return self.terms.get(key, USUAL) if key in self.agreed else None
+
+    async def agree(self, guild_id: int, user_id: int, terms: Terms = USUAL) -> None:
         self.agreed.add((guild_id, user_id))
+        self.refused.discard((guild_id, user_id))
+        self.terms[guild_id, user_id] = terms
         self._changed(guild_id, user_id)
 
     async def opt_out(self, guild_id: int, user_id: int) -> None:
         self.agreed.discard((guild_id, user_id))
+        self.refused.add((guild_id, user_id))
         self._changed(guild_id, user_id)
 
     def subscribe(self, callback: Callable[[int, int], None]) -> Callable[[], None]:

@@ -214,7 +214,7 @@ async def test_voice_test_hears_nobody_without_a_notice(rig: Rig, control: Contr
     await member.enters(0)
     await rig.ctx.consent.agree(rig.guild_id, member.id)
     await member.types("/voice join")
-    await control.permissions(member_id=rig.bot_id, channel_id=rig.text, deny=("SEND_MESSAGES",))
+    await control.permissions(member_id=rig.bot_id, channel_id=rig.channels[0], deny=("SEND_MESSAGES",))
     assert "could not post the notice" in await member.types("/voice test", seconds=2)
 
 

@@ -49,7 +49,7 @@ async def test_only_who_agreed_is_heard(rig: Rig) -> None:
     session = result.session
     assert session is not None
     await eventually(lambda: session.capture_state == "on")
-    (notice,) = rig.sim.book.in_channel(rig.text)
+    (notice,) = rig.sim.book.in_channel(rig.channels[0])
     assert "Agree" in notice.body["content"]
     assert rig.sim.part is not None
     name = rig.sim.part.recordings()[0]["name"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from context import MemoryConsent, SinkRecorder
+from context import MemoryConsent, SinkRecorder, eventually
 
-from roost.audio import AudioFrame, LinkStats
+from roost.audio import AudioFrame, LinkStats, NoticeFacts, Use
 from roost.dispatch import Dispatcher
 from roost.errors import ClosedError
 from roost.hooks import Deny, hookimpl
 from roost.scopes import Scope
 from roost_voice import session as session_module
 from roost_voice.moves import Wish
+from roost_voice.notice import notice_words
 from roost_voice.session import Session, SessionEvents
 
 pytestmark = pytest.mark.unit
@@ -28,10 +29,14 @@ def frame(user_id: int) -> AudioFrame:
 
 
 class Bench:
-    def __init__(self, scope: Scope) -> None:
-        self.consent = MemoryConsent()
+    def __init__(self, scope: Scope, mode: str = "opt-in") -> None:
+        self.consent = MemoryConsent(mode)
         self.hooks = Dispatcher(lambda: ["plugin"], lambda _plugin, _guild: True)
         self.notices: list[int] = []
+        """Voice channels that a notice was posted for."""
+        self.posted_in: list[tuple[int, ...]] = []
+        self.unseen: set[tuple[int, int]] = set()
+        """Channels, and the members who cannot see them."""
         self.notice_stands = True
         self.may_post = asyncio.Event()
         self.may_post.set()
@@ -41,6 +46,7 @@ class Bench:
             consent=self.consent,
             hooks=self.hooks,
             post_notice=self.post,
+            can_see=lambda channel_id, user_id: (channel_id, user_id) not in self.unseen,
             scope=scope,
             now=0.0,
             state_of=lambda: "live",
@@ -48,9 +54,10 @@ class Bench:
         )
         self.session.begin_link(1, CHANNEL, [(ALICE, False), (BOB, False), (ROBOT, True)])
 
-    async def post(self, session: Session) -> bool:
+    async def post(self, session: Session, places: Sequence[int]) -> bool:
         await self.may_post.wait()
         self.notices.append(session.channel_id)
+        self.posted_in.append(tuple(places))
         return self.notice_stands
 
     def hears(self, user_id: int, sink: SinkRecorder) -> bool:
@@ -115,7 +122,7 @@ async def test_the_notice_stands_where_the_words_go_and_is_tried_again(bench: Be
     assert await bench.session.capturing()
     assert bench.hears(ALICE, sink)
     bench.notice_stands = False
-    bench.session.attach(SinkRecorder(), notice_channel_id=6)
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.TEXT, channel_id=6))
     assert not bench.hears(ALICE, sink)
     assert not await bench.session.capturing()
     bench.notice_stands = True
@@ -351,5 +358,238 @@ async def test_members_who_come_and_go_leave_little_behind(bench: Bench, monkeyp
     assert stats.frames_refused == 200
     assert len(stats.refused_by_user) <= 9
     assert stats.refused_by_user[1099] == 2
-    assert len(bench.session._told) <= 8
+    assert len(bench.session._shown) <= 8
     assert bench.session.members == {ALICE, BOB, ROBOT}
+
+
+FACTS = NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7)
+
+
+@pytest.fixture
+async def noticed() -> AsyncIterator[Bench]:
+    """A bench where everybody is heard who does not refuse, and whom a notice was shown."""
+    scope = Scope("test")
+    yield Bench(scope, "notice")
+    await scope.aclose()
+
+
+async def test_notice_stands_in_every_channel_that_matters(bench: Bench) -> None:
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    bench.session.member_is(21, False)
+    await settle()
+    assert bench.posted_in == [(6, CHANNEL), (CHANNEL,)], "latecomers are told where they are"
+
+
+@pytest.mark.parametrize("remains", [False, True])
+async def test_a_start_after_a_stop_tells_everybody_anew(noticed: Bench, remains: bool) -> None:
+    if remains:
+        noticed.session.attach(SinkRecorder(), facts=NoticeFacts(plugin="other"))
+    for count in (1, 2):
+        detach = noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+        assert not noticed.hears(ALICE, sink)
+        assert await noticed.session.capturing()
+        assert noticed.hears(ALICE, sink)
+        assert len(noticed.notices) == count
+        detach()
+    assert noticed.session.capture_state == ("on" if remains else "off")
+
+
+async def test_only_who_was_there_when_the_notice_was_posted_is_heard(
+    noticed: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.05)
+    noticed.may_post.clear()
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    await settle()
+    noticed.session.member_is(21, False)
+    noticed.may_post.set()
+    assert await noticed.session.capturing()
+    assert noticed.hears(ALICE, sink)
+    await eventually(lambda: noticed.hears(21, sink))
+    assert len(noticed.notices) == 2, "they came while the first was being posted"
+    noticed.notice_stands = False
+    for user_id in (22, 23):
+        noticed.session.member_is(user_id, False)
+    await eventually(lambda: len(noticed.notices) == 3)
+    assert not noticed.hears(22, sink)
+    noticed.notice_stands = True
+    await eventually(lambda: noticed.hears(22, sink))
+    assert noticed.hears(23, sink)
+    assert len(noticed.notices) == 4, "those who come together share a notice"
+    await noticed.consent.opt_out(GUILD, 24)
+    noticed.session.member_is(24, False)
+    await settle()
+    assert len(noticed.notices) == 4, "who refused needs none"
+    assert not noticed.hears(24, sink)
+
+
+async def test_members_who_came_while_the_link_was_down_are_told(noticed: Bench) -> None:
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.session.begin_link(2, CHANNEL, [(ALICE, False), (21, False)])
+    assert noticed.hears(ALICE, sink)
+    assert not noticed.hears(21, sink)
+    await settle()
+    assert noticed.hears(21, sink)
+
+
+async def test_who_is_forgotten_needs_a_new_notice(noticed: Bench) -> None:
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.session.forget(ALICE)
+    assert not noticed.hears(ALICE, sink)
+    assert noticed.hears(BOB, sink)
+    await settle()
+    assert len(noticed.notices) == 2
+    assert noticed.hears(ALICE, sink)
+
+
+async def test_a_deleted_channel_hides_nothing_before_the_next_notice(noticed: Bench) -> None:
+    detach = noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.unseen.add((6, ALICE))
+    noticed.session.channel_is_gone(6)
+    noticed.session.ask_again()
+    assert noticed.hears(ALICE, sink)
+    detach()
+    noticed.session.attach(sink, facts=FACTS)
+    assert await noticed.session.capturing()
+    assert not noticed.hears(ALICE, sink)
+
+
+@pytest.mark.parametrize("mode", ["opt-in", "notice"])
+@pytest.mark.parametrize("unseen", [6, CHANNEL])
+async def test_who_cannot_see_the_notice_agrees_to_this_one(mode: str, unseen: int) -> None:
+    scope = Scope("test")
+    bench = Bench(scope, mode)
+    await bench.consent.agree(GUILD, ALICE)
+    await bench.consent.agree(GUILD, BOB)
+    bench.unseen.add((unseen, ALICE))
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    assert not bench.hears(ALICE, sink)
+    assert bench.hears(BOB, sink)
+    await bench.consent.agree(GUILD, ALICE, bench.session.terms)
+    bench.session.consent_changed(ALICE)
+    assert bench.hears(ALICE, sink)
+    bench.unseen.add((unseen, BOB))
+    bench.session.ask_again()
+    assert not bench.hears(BOB, sink)
+    assert sink.purged == [], "what was said while they saw it is not taken back"
+    await scope.aclose()
+
+
+@pytest.mark.parametrize(
+    ("wider", "asked"),
+    [
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=3), False),
+        (NoticeFacts(Use.TEXT, channel_id=6, kept_days=7), False),
+        (NoticeFacts(Use.TEXT, channel_id=8, shown=True, kept_days=7), False),
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=8), True),
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7, onlookers=True), True),
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7, sends_to="speech.example.com"), True),
+    ],
+)
+async def test_other_facts_are_told_and_wider_ones_asked_for(bench: Bench, wider: NoticeFacts, asked: bool) -> None:
+    await bench.consent.agree(GUILD, ALICE)
+    detach = bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    detach()
+    bench.session.attach(sink := SinkRecorder(), facts=wider)
+    assert not bench.hears(ALICE, sink)
+    assert await bench.session.capturing()
+    assert len(bench.notices) == 2
+    assert bench.hears(ALICE, sink) is not asked
+    await bench.consent.agree(GUILD, ALICE, bench.session.terms)
+    bench.session.consent_changed(ALICE)
+    assert bench.hears(ALICE, sink)
+
+
+async def test_each_plugin_that_listens_is_told_of(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+
+    class Listener:
+        @hookimpl
+        def voice_audio_frame(self, frame: AudioFrame) -> None: ...
+
+    for count, name in enumerate(("one", "two"), 1):
+        bench.hooks.manager.register(Listener(), name)
+        bench.session.attach_hooks()
+        assert await bench.session.capturing()
+        assert len(bench.notices) == count
+        assert NoticeFacts(plugin=name) in bench.session.facts
+    bench.hooks.manager.unregister(name="one")
+    bench.session.attach_hooks()
+    assert bench.session.capture_state == "on", "one that is gone needs no notice"
+    assert bench.session.facts == {NoticeFacts(plugin="two")}
+
+
+async def test_a_further_plugin_gets_no_frame_before_it_is_told_of(bench: Bench) -> None:
+    bench.consent.agreed.add((GUILD, ALICE))
+    heard: list[str] = []
+
+    class Listener:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        @hookimpl
+        def voice_audio_frame(self, frame: AudioFrame) -> None:
+            heard.append(self._name)
+
+    bench.hooks.manager.register(Listener("one"), "one")
+    bench.session.attach_hooks()
+    assert await bench.session.capturing()
+    bench.session.on_frame(frame(ALICE))
+    bench.hooks.manager.register(Listener("two"), "two")
+    bench.hooks.changed()
+    bench.session.on_frame(frame(ALICE))
+    assert heard == ["one"]
+    assert await bench.session.capturing()
+    assert len(bench.notices) == 2
+    bench.session.on_frame(frame(ALICE))
+    assert sorted(heard) == ["one", "one", "two"]
+
+
+async def test_a_measurement_is_covered_by_a_notice_of_more(bench: Bench) -> None:
+    detach = bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.LEVELS))
+    assert await bench.session.capturing()
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert bench.session.capture_state == "notice"
+    assert await bench.session.capturing()
+    detach()
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.LEVELS))
+    assert bench.session.capture_state == "on"
+    assert len(bench.notices) == 2
+
+
+async def test_nobody_is_heard_again_once_the_end_has_begun(noticed: Bench) -> None:
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.session.stop_capture()
+    assert not await noticed.session.capturing()
+    noticed.session.attach(SinkRecorder(), facts=NoticeFacts(plugin="late"))
+    await settle()
+    assert not noticed.hears(ALICE, sink)
+
+
+@pytest.mark.parametrize(
+    ("facts", "lines"),
+    [
+        (FACTS, ["captions in <#6>", "stored until 7 days", "stays on the bot's machine", "cannot see <#6>"]),
+        (NoticeFacts(Use.TEXT, channel_id=6, kept_days=1), ["no captions are posted", "until 1 day after"]),
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True), ["The text is not stored."]),
+        (NoticeFacts(Use.TEXT, channel_id=6, shown=True, onlookers=True), ["may not join <#2> can read", "to less"]),
+        (NoticeFacts(Use.TEXT, channel_id=6, sends_to="a.example"), ["sent to the service `a.example`", "to less"]),
+        (NoticeFacts(Use.LEVELS), ["how loud you are"]),
+        (NoticeFacts(), ["The plugin receives your voice"]),
+        (NoticeFacts(plugin="tape", kept_days=2, sends_to="b.example"), ["`tape`", "for 2 days", "`b.example`"]),
+    ],
+)
+async def test_the_notice_says_what_becomes_of_the_sound(bench: Bench, facts: NoticeFacts, lines: list[str]) -> None:
+    bench.session.attach(SinkRecorder(), facts=facts)
+    text = notice_words(bench.session, opt_in=True)
+    assert text.startswith(f"I am listening in <#{CHANNEL}>. Nobody is heard before they press **Agree**")
+    for line in lines:
+        assert line in text
+    assert "Press **Don't** if" in notice_words(bench.session, opt_in=False)
