@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
 
-from roost.errors import RoostError
+from roost.errors import ResourceError, RoostError
 from roost.scopes import Scope
 from roost.store import tables
 from roost.store.database import BUSY_MS, Connection, Database, translated, upsert
@@ -29,6 +30,8 @@ AGAIN_S = (0.2, 0.5, 1.0, 5.0, 30.0)
 """Pauses before another attempt, the last one for ever."""
 SHARE = 20
 """After a rebuild the next one waits so many times as long as it took, so that a large file stays usable."""
+ROOM = 2
+"""Free space that a rebuild needs, in sizes of the file: for a temporary copy, and for the log."""
 QUICK_S = 0.25
 """A rebuild that takes less is never waited for."""
 SERVER_S = 600.0
@@ -149,6 +152,7 @@ class Traces:
         """Write SQLite's file anew from the rows that are there."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._rebuild_at - loop.time()))
+        await asyncio.to_thread(self._check_room)
         asked, began_s = self._asked, loop.time()
         async with self._database.alone() as connection:
             self._interrupt = await connection.interrupter()
@@ -161,6 +165,15 @@ class Traces:
             self._rebuild_at = loop.time() + SHARE * took_s
             _log.info("the database was rebuilt without what was deleted, in %.1f s", took_s)
         self._rebuilt = asked
+
+    def _check_room(self) -> None:
+        """Raise ResourceError when a rebuild would fill the disk, so that nothing else could be stored either."""
+        file = self._database.file
+        if file is None:
+            return
+        needed = ROOM * file.stat().st_size
+        if shutil.disk_usage(file.parent).free < needed:
+            raise ResourceError(f"rebuilding the database needs {-(-needed >> 20)} MiB of free space on its disk")
 
     async def _empty_log(self) -> bool:
         """Move SQLite's write-ahead log into the file and cut it to nothing; False while something reads it."""

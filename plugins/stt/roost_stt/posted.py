@@ -210,7 +210,7 @@ def words(result: Deleted) -> str:
         )
     if result.left:
         said.append(
-            f"{_messages(result.left)} could not be changed, because Discord did not take it in time: ask those who "
+            f"{_messages(result.left)} could not be changed, because Discord did not take it: ask those who "
             "manage the server to delete them."
         )
     return " ".join(said)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import sqlite3
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from roost.errors import ResourceError, UsageError
-from roost.store import PluginStore, Store, open_store
+from roost.store import PluginStore, Store, open_store, traces
 from roost.store.backups import DAY_S
 
 pytestmark = pytest.mark.unit
@@ -89,6 +91,22 @@ async def test_a_reader_delays_it_and_it_is_said_so(tmp_path: Path) -> None:
             await store.set_setting("other", 1, "key", "others can write meanwhile")
         finally:
             reader.close()
+        assert await store.traces.gone(5.0)
+        assert files_with(tmp_path) == []
+
+
+async def test_a_rebuild_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_store(tmp_path) as store:
+        await store.of_plugin("stt").collection("lines").put("a", WORDS * 1000, user_id=ADA)
+        monkeypatch.setattr(traces, "AGAIN_S", (0.05,))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _folder: types.SimpleNamespace(free=1000))
+        async with store.of_plugin("stt").erasure.everywhere(0.3) as erased:
+            await store.of_plugin("stt").forget_user(ADA)
+        assert not erased.traceless
+        assert "rebuilding the database needs 1 MiB of free space on its disk" in caplog.text
+        monkeypatch.undo()
         assert await store.traces.gone(5.0)
         assert files_with(tmp_path) == []
 
