@@ -44,13 +44,26 @@ def refuse_other_interface(plugin: str, origin: Origin) -> None:
     Raises:
         IncompatibleError: It is written there, and is not this one.
     """
-    found = [each for file in source_files(origin) for each in _metas(file)]
+    found = [each for file in _files(origin) for each in _metas(file)]
     if found and all(api != API_VERSION for api, _version in found):
         raise IncompatibleError(plugin, *found[0])
 
 
 def source_files(origin: Origin) -> list[Path]:
-    """The plugin's own module; of a package all files at its top. Empty for a plugin without source."""
+    """All source of a plugin: its module, or every file of its package. Empty for a plugin without source."""
+    file = Path(origin.file) if origin.file is not None else _source(origin.module)
+    if file is None:
+        return []
+    if file.name != "__init__.py":
+        return [file]
+    try:
+        return sorted(file.parent.rglob("*.py"))
+    except OSError:
+        return [file]
+
+
+def _files(origin: Origin) -> list[Path]:
+    """The plugin's own module; of a package all files at its top."""
     file = Path(origin.file) if origin.file is not None else _source(origin.module)
     if file is None:
         return []

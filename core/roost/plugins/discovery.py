@@ -60,6 +60,7 @@ def discover(config: Config) -> dict[str, PluginRecord]:
         first = records[record.name]
         both = f"two plugins are called {record.name}: {_from(first)} and {_from(record)}; remove or deny one"
         first.state, first.detail, first.namesake = State.FAILED, both, True
+        first.doubles += (record.origin,)
     for record in records.values():
         if (settings.allow is not None and record.name not in settings.allow) or record.name in settings.deny:
             record.state, record.detail = State.DISABLED, "the configuration does not allow it"

@@ -101,8 +101,9 @@ def named_in(record: PluginRecord) -> frozenset[str]:
     Nothing is known of a plugin without source.
     """
     found: frozenset[str] = frozenset()
-    for file in source_files(record.origin):
-        found |= _named(file)
+    for origin in (record.origin, *record.doubles):
+        for file in source_files(origin):
+            found |= _named(file)
     return found
 
 

@@ -134,6 +134,8 @@ class PluginRecord:
     context: Context | None = None
     namesake: bool = False
     """Another plugin has the same name, so neither can be loaded."""
+    doubles: tuple[Origin, ...] = ()
+    """Where the others of the same name are."""
     windows: list[tuple[Holdings, Holdings]] = dataclasses.field(default_factory=list)
     """What the process held before and after this plugin's import and its load."""
     released: tuple[str, ...] = ()
