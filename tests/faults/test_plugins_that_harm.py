@@ -539,10 +539,24 @@ async def on_load(ctx):
 """
 
 
+CANCELS_LATER = """
+async def cancel_later():
+    await asyncio.sleep(0.3)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}: task.cancel()
+@plugin.hook
+async def on_load(ctx): ctx.task(cancel_later(), "cancels")
+"""
+LOADS_SLOWLY = """
+@plugin.hook
+async def on_load(ctx): await asyncio.sleep(1.0)
+"""
+
+
 @pytest.mark.fault(107)
 async def test_load_that_cancels_or_raises_anything_harms_its_plugin_alone(fault: Fault, tmp_path: Path) -> None:
     plugins = {name: CANCELS.format(does=does) for name, does in LOADS.items()}
-    folder = folder_of(tmp_path, plugins | {"zz-last": STORES})
+    others = {"zx-late": CANCELS_LATER, "zy-slow": LOADS_SLOWLY, "zz-last": STORES}
+    folder = folder_of(tmp_path, plugins | others)
     async with scenes(tmp_path) as scene:
         with fault.clock(20.0, scaled=False):
             async with scene.bot("--plugins-dir", str(folder)) as bot:
@@ -551,7 +565,9 @@ async def test_load_that_cancels_or_raises_anything_harms_its_plugin_alone(fault
                     told = "loaded" if name == "others" else "failed"
                     assert f"plugin {name}: {told}" in said_of(bot, name)
                 assert "it was cancelled while it was loading" in said_of(bot, "all")
-                assert "plugin zz-last: loaded" in said_of(bot, "zz-last")
+                assert "it was cancelled while it was loading" in said_of(bot, "zy-slow")
+                for name in others:
+                    assert f"plugin {name}: loaded" in said_of(bot, name)
                 fault.note(await stops(bot, scene), 3.0, scaled=False)
 
 

@@ -378,16 +378,20 @@ class PluginHost:
             failure = record.detail
             await self._undo_migration(record)
             restore_modules(prefix, old_modules)
-            await self._load(record, old.again(), handovers[name])
+            if (again := self._again(record, old)) is not None:
+                await self._load(record, again, handovers[name])
         if left and record.state in RUNNING:
             record.detail = f"the version before left behind: {left}"
         for each in reversed(dependents):
             other = self.records[each]
-            if other.factory is not None and other.meta is not None:
-                await self._load(other, Code(other.factory, None, other.meta).again(), handovers[each])
+            if other.factory is None or other.meta is None:
+                continue
+            if (again := self._again(other, Code(other.factory, None, other.meta))) is not None:
+                await self._load(other, again, handovers[each])
         await self._told_discord()
         if failure:
-            raise PluginError(f"the version before was loaded again: {failure}", plugin=name)
+            what = "was loaded again" if record.state in RUNNING else f"does not load any more either ({record.detail})"
+            raise PluginError(f"the version before {what}: {failure}", plugin=name)
         return record
 
     def _fits(self, code: Code) -> None:
@@ -656,18 +660,38 @@ class PluginHost:
     async def _load(self, record: PluginRecord, code: Code, handover: Any = None, *, last: bool = True) -> None:
         """Open imported code; a failure is unwound and becomes the plugin's state.
 
-        A plugin that cancels every task ends its own load alone.
+        A plugin that cancels every task ends its own load alone: a load that was cancelled is tried once more, because
+        it may have been another plugin's task.
 
         Args:
             last: No other version is loaded if this one fails.
         """
-        await self._apart(self._load_now(record, code, handover, last=last), f"load {record.name}")
+        what = f"load {record.name}"
+        if await self._apart(self._load_now(record, code, handover, last=last), what):
+            return
+        if (again := self._again(record, code)) is None:
+            return
+        if not await self._apart(self._load_now(record, again, handover, last=last), what):
+            self._forget(record)
 
-    async def _apart(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _again(self, record: PluginRecord, code: Code) -> Code | None:
+        """The same code with a new instance; None where that could not be made, which becomes the plugin's state."""
+        try:
+            return self.guarded(code.again, OPENING_LIMIT_S)
+        except Exception as error:  # noqa: BLE001 - a plugin must not take the bot down
+            self.guards.is_missing(record)
+            self._forget(record)
+            self._fail(record, describe(error))
+            return None
+
+    async def _apart(self, work: Coroutine[Any, Any, None], name: str) -> bool:
         """Run a change that calls plugins in a task of its own, to its end, though a plugin cancels every task.
 
         A cancellation that reaches a task which nobody but such a plugin cancels is the plugin's. Any other is the
         caller's: it ends the work, and is raised.
+
+        Returns:
+            Whether the work was done, and not cancelled.
         """
         task = self._scope.spawn(work, name, awaited=True)
         canary = self._scope.spawn(asyncio.Event().wait(), f"{name}, canary")
@@ -685,8 +709,10 @@ class PluginHost:
                     canary = self._scope.spawn(asyncio.Event().wait(), f"{name}, canary")
         finally:
             canary.cancel()
-        if not task.cancelled():
-            task.result()
+        if task.cancelled():
+            return False
+        task.result()
+        return True
 
     async def _load_now(self, record: PluginRecord, code: Code, handover: Any, *, last: bool) -> None:
         record.meta, record.factory, record.instance = code.meta, code.factory, code.instance
@@ -716,7 +742,6 @@ class PluginHost:
             if last:
                 self.guards.is_missing(record)
             await self._close(record, "failed")
-            self._forget(record)
             self._fail(record, "it was cancelled while it was loading")
             raise
         self._order.append(record.name)
