@@ -225,6 +225,10 @@ class StoredConsent:
 
         return unsubscribe
 
+    def ask_again(self, guild_id: int, user_id: int) -> None:
+        """Have live sessions ask anew about a user; one without a decision is a newcomer to them, whom nobody told."""
+        self._tell(guild_id, user_id)
+
     def _tell(self, guild_id: int, user_id: int) -> None:
         for callback in tuple(self._callbacks):
             callback(guild_id, user_id)

@@ -119,6 +119,10 @@ class PersonalData:
         The request is on disk for every plugin there is before the first is asked, so whatever happens, and whoever
         is loaded meanwhile, none is left out.
         """
+        # Who has decided nothing is heard in the mode `notice`, and is not from now on, whatever the store does.
+        for guild_id in list(self._host.bot.cache.get_guilds_view()):
+            if self._host.bot.cache.get_voice_state(guild_id, user_id) is not None:
+                self._consent.ask_again(int(guild_id), user_id)
         kept = await self._consent.forget(user_id)
         leftovers = await self._leftovers(user_id)
         async with self._host.store.erasure.everywhere() as erased:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from roost import Leftover, Meta, Plugin, PluginContext, hookimpl
+from roost.store import database
 from roost.testing import Reply, RoostBot, running_bot
+from roost_voice import session
 
 pytestmark = pytest.mark.sim
 
@@ -149,6 +152,45 @@ async def test_a_live_session_stops_hearing_who_is_forgotten(roost_bot: RoostBot
     heard.clear()
     await speaking
     assert heard == []
+
+
+async def test_in_notice_mode_who_is_forgotten_is_heard_after_a_new_notice_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, also while the database takes nothing and Discord no notice."""
+    monkeypatch.setattr(database, "BUSY_MS", 3000)
+    monkeypatch.setattr(session, "LATE_NOTICE_S", 0.5)
+    settings = {"stt.engine": "scripted", "stt.script": "words", "consent.mode": "notice"}
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=settings) as bot:
+
+        async def is_heard() -> bool:
+            status = (await bot.slash("/voice status")).content.rsplit("Heard: ", 1)[-1]
+            return f"<@{bot.member('Ada')}>" in status
+
+        async def becomes(heard: bool, within_s: float) -> None:
+            async with asyncio.timeout(within_s):
+                while await is_heard() is not heard:
+                    await asyncio.sleep(0.05)
+
+        await bot.join_voice("Ada", "perch")
+        await bot.slash("/voice join", wait_s=15)
+        await bot.slash("/transcribe start", wait_s=20)
+        await becomes(True, 5.0)
+        path = f"/channels/{bot.channel('perch').id}/messages"
+        armed = await bot.control.fault("rest_error", method="POST", path_prefix=path, status=503, times=999)
+        asked = await bot.slash("/privacy forget-me")
+        other = sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            pressed = asyncio.create_task(bot.press(asked, "Delete", wait_s=20))
+            await becomes(False, 1.5)
+            assert not pressed.done()
+        finally:
+            other.close()
+        assert "is deleted" in (await pressed).content
+        assert not await is_heard()
+        await bot.control.disarm(armed)
+        await becomes(True, 10.0)
 
 
 class Circular:
