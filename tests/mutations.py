@@ -723,6 +723,14 @@ MUTATIONS = [
         "        elif button.user_id == 0:\n",
         ("tests/core/test_confirming.py::test_another_member_cannot_press",),
     ),
+    Mutation(
+        "R179",
+        "a caption is posted again whose confirmation was lost",
+        STT + "boards.py",
+        "            nonce=new_nonce(),\n",
+        "",
+        ("tests/faults/test_captions_kept.py::test_caption_whose_confirmation_is_lost_is_posted_once",),
+    ),
 ]
 
 

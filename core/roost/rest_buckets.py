@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import math
+import secrets
 import time
 import weakref
 from contextvars import ContextVar
@@ -35,6 +36,11 @@ ALREADY_ANSWERED = 40060
 
 _repeats: ContextVar[list[float] | None] = ContextVar("roost_repeats", default=None)
 """The pauses before each repetition of the first answer that is being sent."""
+
+
+def new_nonce() -> str:
+    """A nonce for one message: Discord posts it once, even if hikari sends it again after a lost confirmation."""
+    return secrets.token_hex(12)
 
 
 def learn_apart() -> None:

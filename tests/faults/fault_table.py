@@ -295,6 +295,8 @@ ROWS: tuple[Row, ...] = (
         "sends it again, and takes \"already answered\" for the confirmation: the work goes on", NOTHING),
     Row(178, 20, "Discord's answer about the commands of a server breaks off, fails or cannot be read",
         "sends them again after 3 s, then with growing pauses; a refusal (4xx) is not repeated", "In that server alone, new commands come late."),
+    Row(179, 15, "Discord takes a caption or another message of the bot, and its confirmation is lost",
+        "each message has a nonce, by which Discord knows the repetition and posts nothing", NOTHING),
     Row(200, 1, "a member withdraws, is forgotten or the transcription ends while a remote engine is asked for their words",
         "resets the request, sends nothing again, and drops what the service answers", "None of their words appear."),
     Row(203, 2, "a member withdraws or is forgotten while a transcript with their words is exported",

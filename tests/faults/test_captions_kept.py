@@ -1,4 +1,4 @@
-"""Captions that Discord does not take, and answers that make no sense: rows 124 to 126, whole bots."""
+"""Captions that Discord does not take, and answers that make no sense: rows 124 to 126 and 179, whole bots."""
 
 from __future__ import annotations
 
@@ -101,6 +101,17 @@ async def test_captions_that_are_not_taken_come_later_together(
         assert numbers(text) == [1, 2, 3, 4, 5]
         assert len(await call.bot.messages("general")) - before < 4
         assert "missing" not in text
+
+
+@pytest.mark.fault(179)
+async def test_caption_whose_confirmation_is_lost_is_posted_once(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path) as call:
+        await call.bot.control.fault("rest_error", method="POST", path_prefix=posts(call), status=503, taken=True)
+        with fault.clock(scaled=False):
+            await call.say()
+            await call.say("Ada")
+            text = await call.until(lambda text: "number 3" in text)
+        assert numbers(text) == [1, 2, 3]
 
 
 @pytest.mark.fault(126)

@@ -166,6 +166,17 @@ class MessageBook:
             del self.messages[next(iter(self.messages))]
         return message
 
+    def posted(self, channel_id: int, author: dict[str, Any], nonce: Any) -> Message | None:
+        """The message that somebody has posted in a channel with a nonce."""
+        return next(
+            (
+                each
+                for each in self.in_channel(channel_id)
+                if each.author["id"] == author["id"] and each.body.get("nonce") == nonce
+            ),
+            None,
+        )
+
     def edit(self, message: Message, body: dict[str, Any], files: list[File] | None = None) -> None:
         """Change a message, or give a deferred reply its text."""
         kept: dict[str, Any] = {

@@ -193,6 +193,11 @@ class MessageRoutes:
         if files:
             self._place(request, hikari.Permissions.ATTACH_FILES)
         _check(body, files)
+        author = asking_bot(self._sim.world, request).user.payload()
+        if body.get("enforce_nonce") and body.get("nonce") is not None:
+            posted = self._sim.book.posted(channel.id, author, body["nonce"])
+            if posted is not None:
+                return web.json_response(posted.discord())
         reference = (body.get("message_reference") or {}).get("message_id")
         if reference is not None and int(reference) not in self._sim.book.messages:
             if body["message_reference"].get("fail_if_not_exists", True):
@@ -201,7 +206,7 @@ class MessageRoutes:
         message = self._sim.book.post(
             channel.id,
             guild.id,
-            asking_bot(self._sim.world, request).user.payload(),
+            author,
             body,
             files=files,
             reference=int(reference) if reference is not None else None,

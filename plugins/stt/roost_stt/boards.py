@@ -11,6 +11,7 @@ from typing import Any
 import hikari
 
 from roost.permissions import permissions_in
+from roost.rest_buckets import new_nonce
 from roost_stt.captions import clean
 from roost_stt.config import Where
 from roost_stt.refusals import Refusal, RefusedError
@@ -40,6 +41,7 @@ async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
             channel_id,
             text,
             flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
+            nonce=new_nonce(),
             mentions_everyone=False,
             user_mentions=False,
             role_mentions=False,

@@ -12,6 +12,7 @@ from hikari.impl import MessageActionRowBuilder
 
 from roost.audio import NoticeFacts, Use
 from roost.consent import REFUSE_ID, USUAL, agree_id
+from roost.rest_buckets import new_nonce
 
 if TYPE_CHECKING:
     from roost.consent import Consent
@@ -68,6 +69,7 @@ async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None
             await rest.create_message(
                 session.text_channel_id or session.channel_id,
                 text,
+                nonce=new_nonce(),
                 mentions_everyone=False,
                 user_mentions=False,
                 role_mentions=False,
@@ -125,6 +127,7 @@ def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
                         place,
                         text,
                         component=row,
+                        nonce=new_nonce(),
                         mentions_everyone=False,
                         user_mentions=False,
                         role_mentions=False,
