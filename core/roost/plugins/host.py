@@ -786,10 +786,16 @@ class PluginHost:
             self.dispatcher.hide(name, False)
 
     async def _undo_migration(self, record: PluginRecord) -> None:
-        """Restore the data of the previous version, which is loaded again."""
-        if record.backup is not None:
-            await self.store.restore(record.backup)
-            record.backup = None
+        """Restore the data of the previous version, which is loaded again.
+
+        Where that fails, because a member had the backup deleted, say, the previous version refuses the newer data.
+        """
+        backup, record.backup = record.backup, None
+        if backup is not None:
+            try:
+                await self.store.restore(backup)
+            except ResourceError as error:
+                log_failure(record.name, "the restoration of its data", error)
 
     async def _open(self, record: PluginRecord, handover: Any) -> None:
         assert self._commands is not None

@@ -19,13 +19,15 @@ import sqlalchemy as sa
 from roost.errors import RoostError
 from roost.file_errors import explain
 from roost.store import tables
-from roost.store.database import Database
+from roost.store.database import Database, exclusive
 
 _log = logging.getLogger("roost.store")
 
 DAY_S = 86_400.0
 AGAIN_S = 600.0
 """Before another attempt to delete old backups after one that failed."""
+MAKING = "roost backups"
+"""For `roost.store.database.exclusive`, while a backup of PostgreSQL is made."""
 STAMP = "%Y%m%dT%H%M%S"
 SUFFIX = ".backup.sqlite3"
 _FILE = re.compile(rf".+-v\d+-(\d{{8}}T\d{{6}})(?:-\d+)?{re.escape(SUFFIX)}")
@@ -89,6 +91,7 @@ class Backups:
         deleted: list[str] = []
         left: list[str] = []
         now = time.time()
+        await self._made()
         for backup in await self.kept():
             if backup.made_at is None and backup.tables:
                 await self._date(backup, now)
@@ -115,6 +118,15 @@ class Backups:
                 _log.warning("old backups could not be looked for: %s", error)
                 pause_s = AGAIN_S
             await asyncio.sleep(pause_s)
+
+    async def _made(self) -> None:
+        """Wait for a backup of PostgreSQL that is being made: it may hold what was deleted meanwhile.
+
+        SQLite's file is there from the beginning.
+        """
+        if not self._database.is_sqlite:
+            async with self._database.write() as connection:
+                await exclusive(connection, MAKING)
 
     async def _date(self, backup: KeptBackup, now: float) -> None:
         async with self._database.write() as connection:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from roost.errors import PluginError, ResourceError
 from roost.file_errors import explain
 from roost.store import tables
-from roost.store.backups import STAMP, SUFFIX
+from roost.store.backups import MAKING, STAMP, SUFFIX
 from roost.store.database import Connection, Database, OpenTransaction, exclusive, upsert
 from roost.store.documents import PluginStore, PluginTable, holds_anything
 
@@ -174,6 +174,7 @@ async def _back_up(database: Database, table: sa.Table, plugin: str, version: in
     stem = f"{table.name}_v{version}_{now:%m%d%H%M}_{secrets.token_hex(3)}"
     documents, settings = f"{stem}_d", f"{stem}_s"
     async with database.write() as connection:
+        await exclusive(connection, MAKING)
         quote = connection.dialect.identifier_preparer.quote
         # Bind parameters are not allowed in CREATE TABLE AS; a plugin's name is letters, digits, - and _.
         literal = sa.literal(plugin).compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})

@@ -213,6 +213,30 @@ async def test_a_deleted_backup_is_not_restored(tmp_path: Path) -> None:
         assert files_with(tmp_path) == []
 
 
+async def test_a_backup_that_is_being_made_is_deleted_too(tmp_path: Path, url: str | None) -> None:
+    """Its snapshot may be older than the deletion."""
+    async with open_store(tmp_path, url) as store:
+        await store.of_plugin("stt").collection("lines").put("a", WORDS * 2000, user_id=ADA)
+
+        async def to_two(mine: PluginStore, old: int, new: int) -> None:
+            pass
+
+        migration = asyncio.create_task(store.migrate("stt", 2, to_two))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert await forget_ada(store)
+        await migration
+        assert files_with(tmp_path) == []
+        if url is not None:
+            engine = create_async_engine(url)
+            async with engine.connect() as connection:
+                for backup in await store.backups.kept():
+                    documents = next(name for name in backup.tables if name.endswith("_d"))
+                    found = await connection.execute(sql(f'SELECT count(*) FROM "{documents}"'))
+                    assert found.scalar() == 0
+            await engine.dispose()
+
+
 async def test_a_backup_that_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(self: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "no")

@@ -140,6 +140,23 @@ async def test_a_reload_that_fails_brings_the_data_of_the_version_before_back(
         assert await kept(live) == NEW
 
 
+async def test_a_reload_whose_backup_was_deleted_leaves_the_plugin_off_and_the_rest_at_work(
+    tmp_path: Path, file: Path, card: dict[str, Any], url: str | None
+) -> None:
+    """As when a member has everything about them deleted while the new version opens."""
+    async with running(tmp_path, card, *sets(url)) as live:
+        file.write_text(two(open_="async with ctx.store.erasure.everywhere(): pass\n    raise ValueError"))
+        with pytest.raises(PluginError):
+            await live.host.reload("notes")
+        record = live.host.records["notes"]
+        assert record.state is State.FAILED
+        assert "its data is of version 2 and this code knows version 1" in record.detail
+        assert await kept(live) == NEW
+        await live.answers()
+        file.write_text(two())
+        assert (await live.host.load("notes")).state is State.LOADED
+
+
 async def test_older_code_does_not_touch_newer_data(
     tmp_path: Path, file: Path, card: dict[str, Any], url: str | None
 ) -> None:
