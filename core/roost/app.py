@@ -31,7 +31,7 @@ from roost.commands.privacy import TEXTS, ConsentButtons, privacy_loader
 from roost.commands.registry import CommandRegistry
 from roost.config import Config, bot_id
 from roost.confirming import Confirmations
-from roost.consent import StoredConsent
+from roost.consent import StoredConsent, open_consent
 from roost.errors import ConfigError, ResourceError
 from roost.gateway import MADE_FOR, Bot, Shard, on_loop_error
 from roost.guild_entries import read_entries_one_by_one
@@ -132,7 +132,9 @@ class App:
                 store, hold = await stack.enter_async_context(
                     open_held_store(self.config.data_dir, holder, self.config.core.store.url)
                 )
-                consent = await StoredConsent.load(store, self.config.core.consent.mode)
+                consent = await stack.enter_async_context(
+                    open_consent(store, self.config.core.consent.mode, self.config.data_dir)
+                )
                 if self._proxy.place:
                     _log.warning(
                         "Discord is reached through the proxy %s; voice connects directly: no HTTP proxy carries UDP",
@@ -187,7 +189,7 @@ class App:
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)
                     await self._host.load_all(self._registry)
-                    self._scope.keep(lambda: self._watch_data(folder, hold), "data watch")
+                    self._scope.keep(lambda: self._watch_data(folder, hold, consent), "data watch")
                     self._scope.keep(
                         partial(store.backups.sweep_daily, self.config.core.store.backup_days), "old backups"
                     )
@@ -338,10 +340,10 @@ class App:
             raise ConfigError("the token is not a bot token")
         return found
 
-    async def _watch_data(self, folder: Folder, hold: StoreHold) -> None:
+    async def _watch_data(self, folder: Folder, hold: StoreHold, consent: StoredConsent) -> None:
         """Stop the bot when its data folder or database is lost: the next start would not find what it writes."""
         while True:
-            if trouble := folder.trouble() or await hold.trouble():
+            if trouble := folder.trouble() or consent.trouble() or await hold.trouble():
                 break
             await asyncio.sleep(HOLD_LOOK_S)
         _log.error("%s", trouble, extra={"event": "data_lost"})

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Literal, Protocol
 
+from roost.errors import ResourceError, StoreError
+from roost.scopes import Scope, finished
 from roost.store import Store
+from roost.store.decisions import Decisions, FileBatch, FileResult, Outcome, Word
+from roost.store.withdrawals import WithdrawalFile, open_withdrawals
 
 _log = logging.getLogger("roost.consent")
 
@@ -18,6 +28,19 @@ Changed = Callable[[int, int], None]
 AGREE_ID = "roost:consent:agree"
 REFUSE_ID = "roost:consent:refuse"
 """``custom_id`` of the two buttons of a notice. `agree_id` adds the terms of the notice to the first."""
+
+STORED_S = 12.0
+"""How long a decision waits for the store; a locked SQLite refuses a little sooner."""
+VOIDED_S = 2.0
+"""How long the record of a failed agreement waits for the local file."""
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 60.0
+ROWS = 500
+"""Most decisions of one transaction."""
+DRAINED_S = 1.0
+"""How long the end waits for decisions that the store does not have yet; the local file keeps the rest."""
+DISCORD_MS_SHIFT = 22
+"""Discord's ids begin with the milliseconds since 2015; the bits behind those are not in order."""
 
 USUAL_DAYS = 7
 """Days for which text is kept under the usual terms."""
@@ -89,6 +112,7 @@ def agreed_terms(custom_id: str) -> Terms | None:
     return _readable(custom_id.removeprefix(prefix)) if custom_id.startswith(prefix) else None
 
 
+@functools.lru_cache(maxsize=1024)
 def _readable(token: str) -> Terms:
     """The terms of a token, or the usual ones where it is damaged: an agreement to them covers the least."""
     try:
@@ -116,10 +140,20 @@ class Consent(Protocol):
         ...
 
     async def agree(self, guild_id: int, user_id: int, terms: Terms = USUAL) -> None:
-        """Record an agreement, durably, before returning. One to more than `terms` stays as it is."""
+        """Record an agreement, durably, before returning. One to more than `terms` stays as it is.
+
+        A later decision of the user may count by then.
+
+        Raises:
+            ResourceError: It could not be stored, so nothing has changed.
+        """
 
     async def opt_out(self, guild_id: int, user_id: int) -> None:
-        """Record a refusal, durably, before returning; live sessions stop hearing the user first."""
+        """Record a refusal, durably, before returning; live sessions stop hearing the user first.
+
+        Raises:
+            ResourceError: Nothing could be written yet; the user is not heard, and it is tried again.
+        """
 
     def subscribe(self, callback: Changed) -> Callable[[], None]:
         """Call back with (guild_id, user_id) after every change; the result unsubscribes."""
@@ -127,93 +161,95 @@ class Consent(Protocol):
 
 
 class StoredConsent:
-    """`Consent` over the store, all decisions held in memory."""
+    """`Consent` over the store and the local file of refusals, all decisions held in memory. Made by `open_consent`.
 
-    def __init__(
-        self,
-        store: Store,
-        mode: Mode,
-        decisions: dict[tuple[int, int], bool],
-        terms: dict[tuple[int, int], Terms],
-    ) -> None:
+    The rules are those of `roost.store.decisions`.
+    """
+
+    def __init__(self, store: Store, mode: Mode, file: WithdrawalFile, decisions: Decisions) -> None:
         self._store = store
-        self._mode = mode
+        self._mode: Mode = "opt-in" if file.marked else mode
+        self._file = file
         self._decisions = decisions
-        self._terms = terms
-        """Of agreements to other than the usual terms."""
         self._callbacks: list[Changed] = []
-
-    @classmethod
-    async def load(cls, store: Store, mode: Mode) -> StoredConsent:
-        terms = {key: _readable(token) for key, token in (await store.consent_terms()).items()}
-        return cls(store, mode, await store.consents(), terms)
+        self._file_news = asyncio.Event()
+        self._store_news = asyncio.Event()
+        self._ends: dict[int, asyncio.Future[Outcome]] = {}
+        self._error: ResourceError | None = None
+        """Of the last transaction; None when that was committed."""
+        self._at_rest = asyncio.Event()
+        self._thread: ThreadPoolExecutor | None = None
 
     def mode(self, guild_id: int) -> str:
         return self._mode
 
     def allows(self, guild_id: int, user_id: int) -> bool:
-        return self._decisions.get((guild_id, user_id), self._mode == "notice")
+        word = self._decisions.held.get((guild_id, user_id))
+        return self._mode == "notice" if word is None else word is not False
 
     def decision(self, guild_id: int, user_id: int) -> bool | None:
         """What the user said, or None if they never did."""
-        return self._decisions.get((guild_id, user_id))
+        word = self._decisions.held.get((guild_id, user_id))
+        return None if word is None else word is not False
 
     def agreed_to(self, guild_id: int, user_id: int) -> Terms | None:
         """What the user's agreement covers, or None if they did not agree."""
-        key = guild_id, user_id
-        return self._terms.get(key, USUAL) if self._decisions.get(key) else None
+        return _terms(self._decisions.held.get((guild_id, user_id)))
 
-    async def agree(self, guild_id: int, user_id: int, terms: Terms = USUAL) -> None:
-        held = self.agreed_to(guild_id, user_id)
-        if held is not None and held.covers(terms):
-            terms = held
-        await self._store.set_consent(guild_id, user_id, True, terms.token if terms != USUAL else None)
-        self._decisions[guild_id, user_id] = True
-        self._note(guild_id, user_id, terms)
-        self._tell(guild_id, user_id)
+    @property
+    def unstored(self) -> int:
+        """Number of decisions that the store does not have yet."""
+        return self._decisions.unstored
 
-    def _note(self, guild_id: int, user_id: int, terms: Terms) -> None:
-        if terms == USUAL:
-            self._terms.pop((guild_id, user_id), None)
-        else:
-            self._terms[guild_id, user_id] = terms
+    def trouble(self) -> str:
+        """How the local file was lost, as a sentence; empty while it is there."""
+        return self._file.trouble()
 
-    async def opt_out(self, guild_id: int, user_id: int) -> None:
-        # A refusal counts from the moment it is made, even if the disk is slow or refuses.
-        self._decisions[guild_id, user_id] = False
-        self._note(guild_id, user_id, USUAL)
-        self._tell(guild_id, user_id)
-        await self._store.set_consent(guild_id, user_id, False)
+    async def agree(self, guild_id: int, user_id: int, terms: Terms = USUAL, *, press: int | None = None) -> None:
+        """See `Consent.agree`.
+
+        Args:
+            terms: What the user agrees to.
+            press: Id of the interaction in which the user decided; their presses count in Discord's order.
+        """
+        wanted = _terms(self._decisions.wanted((guild_id, user_id)))
+        if wanted is not None and wanted.covers(terms):
+            terms = wanted
+        word = "" if terms == USUAL else terms.token
+        number = self._decisions.agree((guild_id, user_id), word, _pressed_ms(press))
+        await self._ended([] if number is None else [number])
+
+    async def opt_out(self, guild_id: int, user_id: int, *, press: int | None = None) -> None:
+        """See `Consent.opt_out` and `agree`."""
+        number = self._decisions.refuse((guild_id, user_id), _pressed_ms(press))
+        await self._ended([] if number is None else [number])
 
     def decisions_of(self, user_id: int) -> dict[str, str]:
         """All that is held about a user: guild id to ``agreed`` or ``refused``."""
         return {
-            str(guild_id): "agreed" if allowed else "refused"
-            for (guild_id, user), allowed in sorted(self._decisions.items())
+            str(guild_id): "refused" if word is False else "agreed"
+            for (guild_id, user), word in sorted(self._decisions.held.items())
             if user == user_id
         }
 
     def terms_of(self, user_id: int) -> dict[str, dict[str, object]]:
         """What is held about a user's agreements to other than the usual terms: guild id to the fields of `Terms`."""
-        mine = {guild: terms for (guild, user), terms in self._terms.items() if user == user_id}
-        return {str(guild): dataclasses.asdict(terms) for guild, terms in mine.items()}
+        found = {guild_id: _terms(word) for (guild_id, user), word in self._decisions.held.items() if user == user_id}
+        return {str(guild): dataclasses.asdict(terms) for guild, terms in found.items() if terms not in (None, USUAL)}
 
     async def forget(self, user_id: int) -> tuple[int, ...]:
-        """Delete a user's decisions; durable when it returns. Live sessions stop hearing them first.
+        """Delete a user's decisions; the store has that when it returns. Live sessions stop hearing them first.
 
         A refusal in a guild that hears everybody who does not refuse is kept: without it they would be heard again.
 
         Returns:
             The guilds in which a refusal is kept.
+
+        Raises:
+            ResourceError: The store failed; the decisions do not count any more, and it is tried again.
         """
-        mine = {guild: allowed for (guild, user), allowed in self._decisions.items() if user == user_id}
-        kept = tuple(guild for guild, allowed in mine.items() if not allowed and self.mode(guild) == "notice")
-        for guild in mine:
-            if guild not in kept:
-                del self._decisions[guild, user_id]
-                self._note(guild, user_id, USUAL)
-                self._tell(guild, user_id)
-        await self._store.forget_consent(user_id, keep=kept)
+        numbers, kept = self._decisions.forget(user_id, keep_refusals=self._mode == "notice")
+        await self._ended(numbers.values())
         return kept
 
     def subscribe(self, callback: Changed) -> Callable[[], None]:
@@ -229,6 +265,189 @@ class StoredConsent:
         """Have live sessions ask anew about a user; one without a decision is a newcomer to them, whom nobody told."""
         self._tell(guild_id, user_id)
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Write decisions until the block ends."""
+        scope = Scope("consent")
+        # Of its own: plugins may keep all of the loop's common threads.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="consent")
+        try:
+            scope.keep(self._keep_in_file, "local file")
+            scope.keep(self._write_to_store, "store")
+            self._wake()
+            yield
+            await self._drained()
+        finally:
+            left = await scope.aclose()
+            self._thread.submit(self._file.close)  # after a write that hangs, if there is one
+            self._thread.shutdown(wait=not left)
+            for end in self._ends.values():
+                if not end.done():
+                    end.set_result(Outcome.FAILED)
+            if self._decisions.unstored:
+                _log.warning(
+                    "%d decisions are not in the database; the next start writes them", self._decisions.unstored
+                )
+
+    async def _drained(self) -> None:
+        if self._error is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAINED_S):
+                    await self._at_rest.wait()
+
+    async def _ended(self, numbers: Iterable[int]) -> None:
+        """Wait until decisions came to their end.
+
+        Raises:
+            ResourceError: One of them could not be stored.
+        """
+        loop = asyncio.get_running_loop()
+        ends = [(number, self._ends.setdefault(number, loop.create_future())) for number in numbers]
+        self._wake()
+        until = loop.time() + STORED_S
+        failed = False
+        for number, end in ends:
+            await asyncio.wait({end}, timeout=until - loop.time())
+            if not end.done():
+                self._decisions.give_up(number)
+                self._wake()
+                await asyncio.wait({end}, timeout=VOIDED_S)
+                self._decisions.give_up(number)
+                self._ends.pop(number, None)
+            failed = failed or not end.done() or end.result() is Outcome.FAILED
+        if failed:
+            raise _again(self._error)
+
+    def _wake(self, *, store: bool = True) -> None:
+        """After every step of `_decisions`: tell what changed, end waits, and look for more to write.
+
+        Args:
+            store: In the store, too; it is tried again at once even if it has just failed.
+        """
+        for guild_id, user_id in self._decisions.take_changed():
+            self._tell(guild_id, user_id)
+        for number, outcome in self._decisions.take_outcomes():
+            end = self._ends.pop(number, None)
+            if end is not None and not end.done():
+                end.set_result(outcome)
+        self._file_news.set()
+        if store:
+            self._store_news.set()
+        if self._decisions.is_at_rest:
+            self._at_rest.set()
+        else:
+            self._at_rest.clear()
+
     def _tell(self, guild_id: int, user_id: int) -> None:
         for callback in tuple(self._callbacks):
-            callback(guild_id, user_id)
+            try:
+                callback(guild_id, user_id)
+            except Exception:  # noqa: BLE001 - logged; one subscriber must not cost the others the change
+                _log.exception("guild %d: a change of consent was not taken up", guild_id)
+
+    async def _keep_in_file(self) -> None:
+        pause_s, failed = FIRST_RETRY_S, False
+        while True:
+            self._file_news.clear()
+            if (batch := self._decisions.take_file_batch()) is not None:
+                worked = await finished(self._apply(batch))
+                if worked and failed:
+                    self._decisions.try_file_again()
+                if worked:
+                    pause_s = FIRST_RETRY_S
+                failed = not worked
+            elif not failed:
+                await self._file_news.wait()
+            else:
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await self._file_news.wait()
+                except TimeoutError:
+                    self._decisions.try_file_again()
+                    pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+
+    async def _apply(self, batch: FileBatch) -> bool:
+        """Carry out a batch of the file; whether all of it worked."""
+        assert self._thread is not None
+        result = FileResult(kept=False, cleared=False)
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, self._file.apply, batch)
+        finally:
+            self._decisions.file_done(result)
+            self._wake(store=self._error is None)
+        return result.kept and result.cleared
+
+    async def _write_to_store(self) -> None:
+        pause_s = FIRST_RETRY_S
+        while True:
+            self._store_news.clear()
+            if not (batch := self._decisions.take_store_batch(ROWS)):
+                await self._store_news.wait()
+                continue
+            try:
+                await self._store.set_consents({write.key: write.word for write in batch})
+            except ResourceError as error:
+                if self._error is None:
+                    _log.error("%d decisions of members wait for the database: %s", len(batch), error)
+                self._error = error
+                self._decisions.store_failed(perhaps_done=not isinstance(error, StoreError) or error.perhaps_done)
+                self._wake()
+            except BaseException:
+                self._decisions.store_failed(perhaps_done=True)
+                self._wake()
+                raise
+            else:
+                if self._error is not None:
+                    _log.info("the database takes the decisions of members again")
+                self._error, pause_s = None, FIRST_RETRY_S
+                self._decisions.store_done()
+                self._wake()
+                continue
+            if not self._decisions.has_agreements:
+                self._store_news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._store_news.wait()
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+
+
+@asynccontextmanager
+async def open_consent(store: Store, mode: Mode, data_dir: Path) -> AsyncIterator[StoredConsent]:
+    """The decisions of the store, and the refusals and withdrawals that it does not have yet.
+
+    Raises:
+        ConfigError: The local file cannot be used.
+        ResourceError: The store failed.
+    """
+    stored = await store.consents()
+    file = open_withdrawals(data_dir)
+    if file.marked:
+        _log.error(
+            "more members refused while the database was away than %s has room for, and some of that may be lost: "
+            "nobody is heard before they agree anew; to end that, stop the bot and delete the file",
+            file.path,
+        )
+        stored = {key: word for key, word in stored.items() if word is False}
+    consent = StoredConsent(store, mode, file, Decisions(stored, file.records()))
+    async with consent.writing():
+        yield consent
+
+
+def _terms(word: Word) -> Terms | None:
+    """What an agreement covers; None for any other word."""
+    if not isinstance(word, str):
+        return None
+    return _readable(word) if word else USUAL
+
+
+def _pressed_ms(press: int | None) -> int | None:
+    return None if press is None else int(press) >> DISCORD_MS_SHIFT
+
+
+def _again(error: ResourceError | None) -> ResourceError:
+    """An error for one of those who waited for the same transaction."""
+    if error is None:
+        return StoreError("the database does not answer; see its own log", retryable=True)
+    if isinstance(error, StoreError):
+        return StoreError(str(error), cause=error.cause, retryable=error.retryable)
+    return ResourceError(str(error), retryable=error.retryable)

@@ -103,11 +103,15 @@ class StoreError(ResourceError):
         message: One line that says what failed and what to do.
         cause: Why.
         retryable: Whether the same call may succeed later.
+
+    Attributes:
+        perhaps_done: Whether the database may have what was written: it failed while it committed.
     """
 
     def __init__(self, message: str, *, cause: StoreCause = StoreCause.BUSY, retryable: bool = False) -> None:
         super().__init__(message, retryable=retryable)
         self.cause = cause
+        self.perhaps_done = False
 
 
 class VoiceError(ResourceError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import hikari
@@ -14,7 +14,7 @@ import pytest
 
 from roost.commands.registry import CommandRegistry
 from roost.config import load
-from roost.consent import StoredConsent
+from roost.consent import open_consent
 from roost.errors import ClosedError, ConfigError
 from roost.plugins import PluginHost, State, inspect_plugins
 from roost.plugins.host import MOST_OFFERS
@@ -65,8 +65,9 @@ async def hosted(tmp_path: Path, *sets: str) -> AsyncIterator[tuple[PluginHost, 
     config = load(environ={}, sets=["plugins.deny=voice,stt", *sets], data_dir=tmp_path / "data")
     bot = hikari.GatewayBot(TOKEN, banner=None, logs=None, suppress_optimization_warning=True)
     steps: list[str] = []
-    async with open_store(config.data_dir) as store:
-        consent = await StoredConsent.load(store, "opt-in")
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(config.data_dir))
+        consent = await stack.enter_async_context(open_consent(store, "opt-in", config.data_dir))
         host = PluginHost(
             bot=bot,
             config=config,

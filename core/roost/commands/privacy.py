@@ -28,18 +28,22 @@ AGREED = (
 )
 REFUSED = "You are not heard, and nothing you say is transcribed. Change your mind any time with `/privacy opt-in`."
 NOT_STORED = "That could not be stored, so nothing has changed: my database is busy. Try again in a moment."
-REFUSED_NOT_STORED = (
-    "You are not heard from now on. But that could not be stored, because my database is busy: use `/privacy opt-out` "
-    "again in a moment, or it is forgotten when I start anew."
-)
 NOT_STORABLE = (
     "That could not be stored, so nothing has changed: my database cannot be written, for example because its disk is "
     "full. Tell the owner of this bot, and try again later."
 )
-REFUSED_NOT_STORABLE = (
-    "You are not heard from now on. But that could not be stored, because my database cannot be written, for example "
-    "because its disk is full: tell the owner of this bot, and use `/privacy opt-out` again later, or it is forgotten "
-    "when I start anew."
+REFUSED_NOT_STORED = (
+    "You are not heard from now on. But neither my database nor my disk could keep that yet. I go on trying; tell the "
+    "owner of this bot, and use `/privacy opt-out` again if I was restarted meanwhile."
+)
+NOT_FORGOTTEN = (
+    "Your decisions about being heard do not count any more, and I will delete them. But the rest could not be "
+    "deleted: my database is busy or cannot be reached. Use `/privacy forget-me` again in a moment."
+)
+NOT_FORGETTABLE = (
+    "Your decisions about being heard do not count any more, and I will delete them. But the rest could not be "
+    "deleted: my database cannot be written, for example because its disk is full. Tell the owner of this bot, and use "
+    "`/privacy forget-me` again later."
 )
 UNDECIDED_OPT_IN = (
     "You have not decided. This server hears only members who agree, so you are not heard. `/privacy opt-in` agrees."
@@ -103,7 +107,7 @@ class ConsentButtons:
             return
         # The decision counts from now on, whether or not Discord takes the answer.
         text, _ = await asyncio.gather(
-            decide(self._consent, int(interaction.guild_id), int(interaction.user.id), terms, interaction),
+            decide(self._consent, interaction, terms),
             interaction.create_initial_response(
                 hikari.ResponseType.DEFERRED_MESSAGE_CREATE,
                 flags=hikari.MessageFlag.EPHEMERAL,
@@ -115,34 +119,44 @@ class ConsentButtons:
         await interaction.edit_initial_response(text, mentions_everyone=False, user_mentions=False, role_mentions=False)
 
 
-async def decide(consent: StoredConsent, guild_id: int, user_id: int, terms: Terms | None, reader: Any) -> str:
-    """Record a decision and give the words that say what came of it, in the reader's language.
+async def decide(
+    consent: StoredConsent, interaction: hikari.ComponentInteraction | hikari.CommandInteraction, terms: Terms | None
+) -> str:
+    """Record a decision; return the words that say what holds now, in the member's language.
 
     Args:
-        terms: What the user agrees to; None: they refuse.
+        terms: What the member agrees to; None: they refuse.
     """
-    agreed = terms is not None
+    assert interaction.guild_id is not None
+    guild_id, user_id = int(interaction.guild_id), int(interaction.user.id)
     try:
         if terms is not None:
-            await consent.agree(guild_id, user_id, terms)
-            return TEXTS(reader, "agreed", AGREED)
-        await consent.opt_out(guild_id, user_id)
-        return TEXTS(reader, "refused", REFUSED)
+            await consent.agree(guild_id, user_id, terms, press=interaction.id)
+        else:
+            await consent.opt_out(guild_id, user_id, press=interaction.id)
     except ResourceError as error:
         _log.error("guild %d: the decision of user %d is not stored: %s", guild_id, user_id, error)
+        if terms is None:
+            return TEXTS(interaction, "refused-not-stored", REFUSED_NOT_STORED)
         if isinstance(error, StoreError) and error.cause is StoreCause.BUSY:
-            if agreed:
-                return TEXTS(reader, "not-stored", NOT_STORED)
-            return TEXTS(reader, "refused-not-stored", REFUSED_NOT_STORED)
-        if agreed:
-            return TEXTS(reader, "not-storable", NOT_STORABLE)
-        return TEXTS(reader, "refused-not-storable", REFUSED_NOT_STORABLE)
+            return TEXTS(interaction, "not-stored", NOT_STORED)
+        return TEXTS(interaction, "not-storable", NOT_STORABLE)
+    return _holding(consent, guild_id, user_id, interaction)
+
+
+def _holding(consent: StoredConsent, guild_id: int, user_id: int, reader: Any) -> str:
+    """What holds for a member now, in their language."""
+    decision = consent.decision(guild_id, user_id)
+    if decision is not None:
+        return TEXTS(reader, "agreed", AGREED) if decision else TEXTS(reader, "refused", REFUSED)
+    if consent.mode(guild_id) == "opt-in":
+        return TEXTS(reader, "undecided-opt-in", UNDECIDED_OPT_IN)
+    return TEXTS(reader, "undecided-notice", UNDECIDED_NOTICE)
 
 
 async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, terms: Terms | None) -> None:
     """Carry out ``opt-in`` or ``opt-out``: the decision counts from now on, whether or not Discord takes the answer."""
-    assert ctx.guild_id is not None
-    text = await defer_during(ctx, decide(consent, ctx.guild_id, ctx.user.id, terms, ctx), ephemeral=True)
+    text = await defer_during(ctx, decide(consent, ctx.interaction, terms), ephemeral=True)
     await _reply(ctx, text)
 
 
@@ -157,14 +171,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            decision = consent.decision(ctx.guild_id, ctx.user.id)
-            if decision is not None:
-                text = TEXTS(ctx, "agreed", AGREED) if decision else TEXTS(ctx, "refused", REFUSED)
-            elif consent.mode(ctx.guild_id) == "opt-in":
-                text = TEXTS(ctx, "undecided-opt-in", UNDECIDED_OPT_IN)
-            else:
-                text = TEXTS(ctx, "undecided-notice", UNDECIDED_NOTICE)
-            await _reply(ctx, text)
+            await _reply(ctx, _holding(consent, ctx.guild_id, ctx.user.id, ctx))
 
     @group.register
     class OptIn(lightbulb.SlashCommand, name="opt-in", description="Agree to be heard and transcribed"):
@@ -212,7 +219,13 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
 async def _forget(
     data: PersonalData, confirmations: Confirmations, interaction: hikari.ComponentInteraction
 ) -> confirming.Outcome:
-    outcome = await data.forget(int(interaction.user.id))
+    try:
+        outcome = await data.forget(int(interaction.user.id))
+    except StoreError as error:
+        _log.error("the data of user %d is not deleted: %s", interaction.user.id, error)
+        if error.cause is StoreCause.BUSY:
+            return confirming.Outcome(TEXTS(interaction, "not-forgotten", NOT_FORGOTTEN))
+        return confirming.Outcome(TEXTS(interaction, "not-forgettable", NOT_FORGETTABLE))
     lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
     if outcome.kept_refusals:
         lines.append(TEXTS(interaction, "kept", KEPT, count=len(outcome.kept_refusals)))

@@ -16,10 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from roost.access import Rule
+from roost.errors import StoreError
 from roost.holder import Holder
 from roost.store import migrations, tables, traces
 from roost.store.backups import Backups, DeletedBackups
-from roost.store.database import Address, Database, damaged, exclusive, open_database, sqlite_file, upsert
+from roost.store.database import Address, Database, damaged, exclusive, open_database, sqlite_file, upsert, upsert_all
+from roost.store.decisions import Key, Word
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
@@ -122,43 +124,46 @@ class Store:
         async with self._database.write() as connection:
             await upsert(connection, tables.enablement, keys, {"enabled": enabled})
 
-    async def consents(self) -> dict[tuple[int, int], bool]:
-        """Every decision, keyed (guild_id, user_id)."""
-        table = tables.consent
+    async def consents(self) -> dict[Key, str | bool]:
+        """Every decision, by guild and user: see `roost.store.decisions.Word`; empty text for the usual terms."""
+        table, terms = tables.consent, tables.consent_terms
+        same = sa.and_(table.c.guild_id == terms.c.guild_id, table.c.user_id == terms.c.user_id)
+        query = sa.select(table.c.guild_id, table.c.user_id, table.c.allowed, terms.c.terms)
         async with self._database.read() as connection:
-            rows = await connection.execute(sa.select(table.c.guild_id, table.c.user_id, table.c.allowed))
-            return {(row.guild_id, row.user_id): row.allowed for row in rows}
+            rows = await connection.execute(query.select_from(table.outerjoin(terms, same)))
+            return {(row.guild_id, row.user_id): (row.terms or "") if row.allowed else False for row in rows}
 
-    async def consent_terms(self) -> dict[tuple[int, int], str]:
-        """What agreements to other than the usual terms cover, keyed (guild_id, user_id)."""
-        table = tables.consent_terms
-        async with self._database.read() as connection:
-            rows = await connection.execute(sa.select(table.c.guild_id, table.c.user_id, table.c.terms))
-            return {(row.guild_id, row.user_id): row.terms for row in rows}
+    async def set_consents(self, decisions: Mapping[Key, Word]) -> None:
+        """Write decisions, all or none; None deletes one.
 
-    async def set_consent(self, guild_id: int, user_id: int, allowed: bool, terms: str | None = None) -> None:
-        """Store a decision.
-
-        Args:
-            terms: What an agreement covers; None for the usual terms, and for a refusal.
+        Raises:
+            ResourceError: The database failed; `StoreError.perhaps_done` says whether it may have them nevertheless.
         """
-        keys = {"guild_id": guild_id, "user_id": user_id}
-        table = tables.consent_terms
-        async with self._database.write() as connection:
-            await upsert(connection, tables.consent, keys, {"allowed": allowed, "decided_at": time.time()})
-            if terms is not None:
-                await upsert(connection, table, keys, {"terms": terms})
-            else:
-                await connection.execute(
-                    sa.delete(table).where(table.c.guild_id == guild_id, table.c.user_id == user_id)
-                )
-
-    async def forget_consent(self, user_id: int, *, keep: Collection[int] = ()) -> None:
-        """Delete a user's decisions, those in the guilds `keep` excepted."""
-        async with self._database.write() as connection:
-            for table in (tables.consent, tables.consent_terms):
-                query = sa.delete(table).where(table.c.user_id == user_id, table.c.guild_id.not_in(tuple(keep)))
-                await connection.execute(query)
+        now = time.time()
+        made: list[dict[str, Any]] = []
+        terms: list[dict[str, Any]] = []
+        for (guild_id, user_id), word in decisions.items():
+            keys = {"guild_id": guild_id, "user_id": user_id}
+            if word is not None:
+                made.append({**keys, "allowed": word is not False, "decided_at": now})
+            if word:
+                terms.append({**keys, "terms": word})
+        undecided = [key for key, word in decisions.items() if word is None]
+        usual = [key for key, word in decisions.items() if not word]
+        ended = False
+        try:
+            async with self._database.write() as connection:
+                for table, rows, gone in ((tables.consent, made, undecided), (tables.consent_terms, terms, usual)):
+                    if rows:
+                        await upsert_all(connection, table, ("guild_id", "user_id"), rows)
+                    if gone:
+                        columns = table.c.guild_id == sa.bindparam("guild"), table.c.user_id == sa.bindparam("user")
+                        keys_gone = [{"guild": guild_id, "user": user_id} for guild_id, user_id in gone]
+                        await connection.execute(sa.delete(table).where(*columns), keys_gone)
+                ended = True
+        except StoreError as error:
+            error.perhaps_done = ended
+            raise
 
     async def guild_config(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What guilds have of their own: (plugin, guild) to dotted key to value."""

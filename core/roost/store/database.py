@@ -13,7 +13,7 @@ import os
 import socket
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -269,6 +269,20 @@ async def upsert(connection: Connection, table: sa.Table, keys: dict[str, Any], 
     insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table).values(**keys, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=values))
+
+
+async def upsert_all(
+    connection: Connection, table: sa.Table, keys: Collection[str], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Insert rows or change those that are there; all rows have the same columns.
+
+    Args:
+        keys: Names of the columns that tell rows apart.
+    """
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    await connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=changed), rows)
 
 
 @asynccontextmanager

@@ -55,6 +55,16 @@ class Server:
         secret = f":{password}" if password else ""
         return f"postgresql+asyncpg://{user}{secret}@/{database}?host={self.folder}"
 
+    def start(self) -> None:
+        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off -c max_connections=40"
+        self.run(
+            "pg_ctl", "-D", str(self.folder / "data"), "-w", "-t", str(START_S), "-l", str(self.folder / "log"),
+            "-o", options, "start",
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", "immediate", "stop")
+
     def new_database(self) -> str:
         name = f"db{next(_numbers)}"
         self.run("createdb", "-h", str(self.folder), "-U", "roost", name)
@@ -88,14 +98,11 @@ def servers() -> Iterator[Server]:
         )  # fmt: skip
         rules = data / "pg_hba.conf"
         rules.write_text("local all strict scram-sha-256\nlocal all all trust\n")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=40"
-        server.run(
-            "pg_ctl", "-D", str(data), "-w", "-t", str(START_S), "-l", str(folder / "log"), "-o", options, "start"
-        )
+        server.start()
         try:
             yield server
         finally:
-            server.run("pg_ctl", "-D", str(data), "-w", "-m", "immediate", "stop")
+            server.stop()
 
 
 def _as(user: str) -> list[str]:

@@ -42,8 +42,8 @@ async def test_settings_enablement_and_consent_survive_reopening(tmp_path: Path,
         await store.set_setting("stt", None, "language", "en")
         await store.set_setting("stt", 1, "language", {"code": "fr"})
         await store.set_enabled("stt", 1, False)
-        await store.set_consent(1, 2, True)
-        await store.set_consent(3, 2, False)
+        await store.set_consents({(1, 2): False, (3, 2): False})
+        await store.set_consents({(1, 2): "30..", (4, 4): None})
         await store.set_guild_config("stt", 1, {"a": 1, "b.c": [2]}, ())
         await store.set_guild_config("stt", 1, {"b.c": None}, ("a",))
         await store.set_access_rule(1, Rule("voice", "role", 5, False))
@@ -55,17 +55,17 @@ async def test_settings_enablement_and_consent_survive_reopening(tmp_path: Path,
         assert await store.get_setting("stt", None, "language") == "en"
         assert await store.get_setting("stt", 2, "language", "none") == "none"
         assert await store.enablement() == {("stt", 1): False}
-        assert await store.consents() == {(1, 2): True, (3, 2): False}
+        assert await store.consents() == {(1, 2): "30..", (3, 2): False}
         assert await store.guild_config() == {("stt", 1): {"b.c": None}}
         assert await store.access_rules() == {1: [Rule("voice", "role", 5, True)]}
-        await store.forget_consent(2, keep=(3,))
+        await store.set_consents({(1, 2): None})
         assert await store.consents() == {(3, 2): False}
 
 
 async def test_snowflakes_as_large_as_they_get(tmp_path: Path, url: str | None) -> None:
     async with open_store(tmp_path, url) as store:
-        await store.set_consent(2**63 - 1, 2**63 - 2, True)
-        assert await store.consents() == {(2**63 - 1, 2**63 - 2): True}
+        await store.set_consents({(2**63 - 1, 2**63 - 2): ""})
+        assert await store.consents() == {(2**63 - 1, 2**63 - 2): ""}
 
 
 async def test_writes_at_the_same_time_all_arrive(tmp_path: Path, url: str | None) -> None:
