@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,19 @@ class Outcome:
     Attributes:
         text: At most 2000 characters.
         rows: Buttons below it, made by `Confirmations.row`.
-        later: Awaited once the text stands; gives the text that takes its place. At most 14 minutes.
+        later: Called once the text stands; gives the text that takes its place. At most 14 minutes.
     """
 
     text: str
     rows: Sequence[MessageActionRowBuilder] = ()
-    later: Awaitable[str] | None = None
+    later: Callable[[], Awaitable[str]] | None = None
 
 
 Work = Callable[[hikari.ComponentInteraction], Awaitable[Outcome]]
 """What a press begins. A `roost.errors.RoostError` that it raises is shown to the member."""
+
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
 
 @dataclasses.dataclass(slots=True)
@@ -80,9 +83,11 @@ class Confirmations:
     Args:
         prefix: Of the buttons' custom ids; no other owner has it.
         expires_s: How long a button can be pressed.
+        spawn: Starts a task of the owner, for `Outcome.later`.
     """
 
-    def __init__(self, prefix: str, *, expires_s: float = EXPIRES_S) -> None:
+    def __init__(self, prefix: str, *, expires_s: float = EXPIRES_S, spawn: Spawn | None = None) -> None:
+        self._spawn = spawn
         self._prefix = f"{prefix}:"
         self._expires_s = expires_s
         self._buttons: dict[str, _Button] = {}
@@ -169,11 +174,16 @@ class Confirmations:
         if failure is not None:
             raise failure
         if done.later is not None:
-            text = await done.later
-            await interaction.edit_initial_response(text[:2000], components=[], **NO_PINGS)
+            assert self._spawn is not None, "its owner gave nothing to run later work with"
+            self._spawn(_say_later(interaction, done.later), "confirmed work")
 
     def _is_over(self, custom_id: str) -> bool:
         return self._buttons[custom_id].until_s < time.monotonic()
+
+
+async def _say_later(interaction: hikari.ComponentInteraction, work: Callable[[], Awaitable[str]]) -> None:
+    text = await work()
+    await interaction.edit_initial_response(text[:2000], components=[], **NO_PINGS)
 
 
 def _of_store(reader: Any, error: StoreError) -> str:

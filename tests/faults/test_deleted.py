@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -129,6 +130,18 @@ async def test_a_backup_that_cannot_be_deleted_is_named(
         assert files_with(tmp_path) == [BACKUP]
         assert f"they are deleted too: {BACKUP}." in (await forgets(bot)).content
         assert files_with(tmp_path) == []
+
+
+async def test_old_backups_go_when_the_bot_starts(tmp_path: Path) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    young = f"keeper-v1-{now:%Y%m%dT%H%M%S}.backup.sqlite3"
+    for name in (BACKUP, young):
+        (tmp_path / name).write_text(WORDS)
+    async with running_bot(Keeper(), data_dir=tmp_path):
+        async with asyncio.timeout(5):
+            while BACKUP in files_with(tmp_path):
+                await asyncio.sleep(0.05)
+        assert files_with(tmp_path) == [young]
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ async def _forget(
         async def later() -> str:
             return "\n".join(await data.delete_leftovers(outcome.leftovers))
 
-        return confirming.Outcome(TEXTS(pressed, "deleting", DELETING, what=what), later=later())
+        return confirming.Outcome(TEXTS(pressed, "deleting", DELETING, what=what), later=later)
 
     label = TEXTS(interaction, "delete-too", DELETE_TOO)
     row = confirmations.row(int(interaction.user.id), (label, delete_too), expires_s=LEFTOVERS_S)

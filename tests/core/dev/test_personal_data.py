@@ -15,7 +15,7 @@ import pytest
 
 from roost import Leftover, Meta, Plugin, PluginContext, hookimpl
 from roost.store import database
-from roost.testing import Reply, RoostBot, running_bot
+from roost.testing import Reply, RoostBot, leak_check, running_bot
 from roost_voice import session
 
 pytestmark = pytest.mark.sim
@@ -493,3 +493,17 @@ async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
     async with running_bot(Poster(works=False), data_dir=tmp_path) as bot:
         said = await deletes_too(bot, await forgets(bot))
         assert said == "Not deleted, because something went wrong: a poster."
+
+
+async def test_a_stop_does_not_wait_for_what_is_still_being_deleted(tmp_path: Path) -> None:
+    class Slow(Poster):
+        @hookimpl
+        async def user_data_leftover(self, user_id: int) -> Leftover:
+            return Leftover("a poster", asyncio.Event().wait)  # type: ignore[arg-type]
+
+    async with leak_check():
+        async with running_bot(Slow(), data_dir=tmp_path) as bot:
+            reply = await forgets(bot)
+            assert (await bot.press(reply, "Delete that too")).content.startswith("Being deleted: a poster.")
+            began = time.monotonic()
+        assert time.monotonic() - began < 5.0
