@@ -727,9 +727,25 @@ MUTATIONS = [
         "R179",
         "a caption is posted again whose confirmation was lost",
         STT + "boards.py",
-        "            nonce=new_nonce(),\n",
+        "            nonce=nonce or new_nonce(),\n",
         "",
         ("tests/faults/test_captions_kept.py::test_caption_whose_confirmation_is_lost_is_posted_once",),
+    ),
+    Mutation(
+        "consent",
+        "gives withdrawn words up after one edit that Discord did not take",
+        STT + "captioner.py",
+        "                self._recaller.add(page, self._board)\n        return done\n",
+        "                pass\n        return done\n",
+        ("tests/stt/test_captions_kept.py::test_withdrawn_words_are_taken_back_although_the_next_edits_fail",),
+    ),
+    Mutation(
+        "captions",
+        "posts a caption whose answer was lost under a new nonce",
+        STT + "captioner.py",
+        "        doubt = self._doubt = doubt or _Doubt(new_nonce(), loop.time())\n",
+        "        doubt = self._doubt = _Doubt(new_nonce(), loop.time())\n",
+        ("tests/stt/test_captions_kept.py::test_caption_whose_answer_is_lost_appears_once",),
     ),
 ]
 

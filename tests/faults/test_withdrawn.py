@@ -15,7 +15,7 @@ from roost.audio import VoiceSession
 from roost.hooks import Meta, hookimpl
 from roost.speech import Transcript
 from roost.testing import RoostBot, running_bot
-from roost_stt import transcript_commands
+from roost_stt import recalls, transcript_commands
 from roost_stt.plugin import SttPlugin
 
 pytestmark = pytest.mark.e2e
@@ -236,3 +236,73 @@ async def test_answer_under_way_holds_no_withdrawn_words(
         again = await bot.slash(SHOW, transcript=keeper.head.id)
         assert "words of Ada" in again.content
         assert ("words of Ben" in again.content) is (how == "/privacy opt-out")
+
+
+def posts(call: Call) -> str:
+    return f"/channels/{call.bot.channel('general').id}/messages"
+
+
+async def both_say(call: Call) -> str:
+    """Have both say something, and wait until both stand there."""
+    for member in ("Ben", "Ada"):
+        await call.bot.say("lv_0880", member=member)
+        text = await call.until(lambda text, member=member: f"**{member}**: words" in text)
+    return text
+
+
+@pytest.mark.fault(201)
+async def test_withdrawn_words_go_although_discord_takes_no_edit_for_a_while(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path, stt__captions__mode="edited") as call:
+        await both_say(call)
+        await call.bot.control.fault("rest_error", method="PATCH", path_prefix=posts(call), status=400, times=4)
+        with fault.clock(scaled=False):
+            await call.bot.slash("/privacy opt-out", member="Ben")
+            # The end of the transcription does not end it.
+            await call.bot.slash("/transcribe stop", member="Ada", wait_s=20.0)
+            text = await call.until(lambda text: "**Ben**" not in text)
+        assert "**Ada**: words" in text
+
+
+@pytest.mark.fault(201)
+async def test_words_that_discord_does_not_let_go_of_are_named(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.05,) * 3)
+    async with a_call(tmp_path, stt__captions__mode="edited") as call:
+        await both_say(call)
+        await call.bot.control.fault("rest_error", method="PATCH", path_prefix=posts(call), status=400, times=100)
+        with fault.clock(scaled=False):
+            await call.bot.slash("/privacy opt-out", member="Ben")
+            text = await call.until(lambda text: "Please delete https://discord.com/channels/" in text)
+        link = text.split("Please delete ")[1].split(".\n")[0].rstrip(".")
+        message = call.bot.discord.book.messages[int(link.rsplit("/", 1)[1])]
+        assert "**Ben**" in str(message.body)
+
+
+@pytest.mark.fault(202)
+@pytest.mark.parametrize("times", [1, 6], ids=["once", "six-times"])
+async def test_caption_whose_answer_is_lost_stands_once(tmp_path: Path, fault: Fault, times: int) -> None:
+    async with a_call(tmp_path) as call:
+        await call.bot.control.fault(
+            "rest_error", method="POST", path_prefix=posts(call), status=502, taken=True, times=times
+        )
+        await call.bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "**Ben**: words" in text)
+        with fault.clock(scaled=False):
+            await call.bot.say("lv_0880", member="Ada")
+            text = await call.until(lambda text: "**Ada**: words" in text)
+        assert text.count("**Ben**: words") == 1
+
+
+@pytest.mark.fault(202)
+async def test_withdrawn_words_in_a_caption_whose_answer_is_lost_are_deleted(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path) as call:
+        armed = await call.bot.control.fault(
+            "rest_error", method="POST", path_prefix=posts(call), status=502, taken=True, times=100
+        )
+        await call.bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "**Ben**: words" in text)
+        await call.bot.slash("/privacy opt-out", member="Ben")
+        await call.bot.control.disarm(armed)
+        with fault.clock(scaled=False):
+            await call.until(lambda text: "**Ben**" not in text and "(withdrawn)" not in text)

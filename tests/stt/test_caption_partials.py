@@ -23,6 +23,7 @@ from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import MESSAGE_LIMIT, Line
+from roost_stt.recalls import Recaller
 
 FAREWELL = [SILENCE_FRAME] * 5
 
@@ -37,6 +38,7 @@ class Desk:
         self.captioner = Captioner(
             self.channel,
             ChannelRate(count=100),
+            recaller=Recaller(print),
             may_show=lambda user_id: user_id not in self.refused,
             edited=lambda: self.mode == "edited",
             edit_every_s=edit_every_s,

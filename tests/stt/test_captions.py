@@ -17,6 +17,7 @@ from roost.errors import ResourceError
 from roost.scopes import Scope
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
 from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, render
+from roost_stt.recalls import Recaller
 
 pytestmark = pytest.mark.unit
 
@@ -178,7 +179,7 @@ class Channel:
     def messages(self) -> list[str]:
         return list(self.rows.values())
 
-    async def post(self, text: str) -> int:
+    async def post(self, text: str, nonce: str) -> int:
         await asyncio.sleep(self.delay_s)
         if self.refuse:
             raise ResourceError("no")
@@ -209,7 +210,7 @@ def soon(seconds: float) -> float:
 
 async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(3, 0.3))
+    captioner = Captioner(channel, ChannelRate(3, 0.3), recaller=Recaller(print))
     scope.spawn(captioner.run(), "captions")
     for number in range(8):
         captioner.add(Line("A", str(number)))
@@ -224,7 +225,7 @@ async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
 
 async def test_a_flush_does_not_wait_for_the_rate() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(1, 60))
+    captioner = Captioner(channel, ChannelRate(1, 60), recaller=Recaller(print))
     scope.spawn(captioner.run(), "captions")
     for number in range(3):
         captioner.add(Line("A", str(number)))
@@ -238,7 +239,7 @@ async def test_a_flush_does_not_wait_for_the_rate() -> None:
 async def test_a_flush_keeps_its_deadline() -> None:
     channel, scope = Channel(), Scope("test")
     channel.delay_s = 30
-    captioner = Captioner(channel, ChannelRate())
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x"))
     began = asyncio.get_running_loop().time()
@@ -249,7 +250,7 @@ async def test_a_flush_keeps_its_deadline() -> None:
 
 async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate())
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
     for number in range(QUEUE_LIMIT + 5):
         captioner.add(Line("A", f"n{number}"))
     assert captioner.dropped == 5
@@ -264,7 +265,7 @@ async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
 
 async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate())
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
     scope.spawn(captioner.run(), "captions")
     channel.refuse = True
     captioner.add(Line("A", "x"))
@@ -278,7 +279,7 @@ async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
 
 async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate())
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
     captioner.add(Line("A", "x", 1))
     captioner.add(Line("B", "y", 2))
     captioner.forget(1)
@@ -298,7 +299,9 @@ async def test_a_speaker_forgotten_leaves_the_rendered_messages_too(scope: Scope
     channel = Channel()
     refused: set[int] = set()
     channel.gate = asyncio.Event()
-    captioner = Captioner(channel, ChannelRate(count=100), may_show=lambda user_id: user_id not in refused)
+    captioner = Captioner(
+        channel, ChannelRate(count=100), recaller=Recaller(print), may_show=lambda user_id: user_id not in refused
+    )
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ada", "long " * 1000, 7))
     captioner.add(Line("Ben", "words", 8))
@@ -314,7 +317,7 @@ async def test_a_speaker_forgotten_leaves_the_rendered_messages_too(scope: Scope
 
 async def test_a_caption_on_its_way_is_taken_back(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate())
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
     channel.gate = asyncio.Event()
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ada", "x", 7))
@@ -330,7 +333,9 @@ async def test_a_caption_on_its_way_is_taken_back(scope: Scope) -> None:
 async def test_what_others_said_in_the_same_message_stays(scope: Scope) -> None:
     channel = Channel()
     refused: set[int] = set()
-    captioner = Captioner(channel, ChannelRate(1, 0.1), may_show=lambda user_id: user_id not in refused)
+    captioner = Captioner(
+        channel, ChannelRate(1, 0.1), recaller=Recaller(print), may_show=lambda user_id: user_id not in refused
+    )
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ben", "first", 8))
     await asyncio.sleep(0.01)
@@ -349,7 +354,7 @@ async def test_what_others_said_in_the_same_message_stays(scope: Scope) -> None:
 
 async def test_one_message_is_edited_until_it_is_full(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), edited=lambda: True, edit_every_s=0.15)
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True, edit_every_s=0.15)
     scope.spawn(captioner.run(), "captions")
     for number in range(6):
         captioner.add(Line("A", f"n{number}", 1))
@@ -371,7 +376,7 @@ async def test_one_message_is_edited_until_it_is_full(scope: Scope) -> None:
 
 async def test_a_page_that_somebody_deleted_is_followed_by_a_new_one(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), edited=lambda: True)
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True)
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x", 1))
     assert await captioner.flush(soon(1))
@@ -384,7 +389,7 @@ async def test_a_page_that_somebody_deleted_is_followed_by_a_new_one(scope: Scop
 @pytest.mark.parametrize("moment", ["between", "edit on its way"])
 async def test_a_page_loses_the_words_of_whoever_withdraws(scope: Scope, moment: str) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), edited=lambda: True, edit_every_s=0.0)
+    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True, edit_every_s=0.0)
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x", 1))
     captioner.add(Line("B", "y", 2))

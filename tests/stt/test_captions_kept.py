@@ -10,8 +10,10 @@ import pytest
 
 from roost.scopes import Scope
 from roost_stt import captioner as module
+from roost_stt import recalls
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
 from roost_stt.captions import Line
+from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
 pytestmark = pytest.mark.unit
@@ -24,15 +26,23 @@ class Moody:
         self.mood: Refusal | Exception | None = None
         self.texts: list[str] = []
         self.tries = 0
+        self.is_deaf = True
+        """What it refuses it has not carried out."""
+        self.nonces: dict[str, int] = {}
+        self.given_up: list[int] = []
+        self.recaller: Recaller | None = None
 
-    async def post(self, text: str) -> int:
+    async def post(self, text: str, nonce: str) -> int:
         self.tries += 1
+        if self.mood is None or not self.is_deaf:
+            if nonce not in self.nonces:
+                self.texts.append(text)
+            self.nonces.setdefault(nonce, len(self.texts))
         if isinstance(self.mood, Refusal):
             raise RefusedError("no", self.mood)
         if self.mood is not None:
             raise self.mood
-        self.texts.append(text)
-        return len(self.texts)
+        return self.nonces[nonce]
 
     async def edit(self, message: int, text: str) -> None:
         self.tries += 1
@@ -54,8 +64,12 @@ async def scope(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scope]:
 
 def begin(scope: Scope, board: Moody, *, edited: bool = False) -> tuple[Captioner, list[Refusal]]:
     told: list[Refusal] = []
-    captioner = Captioner(board, ChannelRate(1000), edited=lambda: edited, edit_every_s=0.0, cut_off=told.append)
+    recaller = board.recaller = Recaller(board.given_up.append)
+    captioner = Captioner(
+        board, ChannelRate(1000), recaller=recaller, edited=lambda: edited, edit_every_s=0.0, cut_off=told.append
+    )
     scope.spawn(captioner.run(), "captions")
+    scope.spawn(recaller.run(), "recalls")
     return captioner, told
 
 
@@ -63,6 +77,14 @@ async def tried(board: Moody, times: int) -> None:
     async with asyncio.timeout(5):
         while board.tries < times:
             await asyncio.sleep(0.01)
+
+
+async def settled(board: Moody) -> list[str]:
+    """What stands there once all that was withdrawn is gone."""
+    assert board.recaller is not None
+    async with asyncio.timeout(5):
+        await board.recaller.settled()
+    return board.texts
 
 
 def soon(seconds: float) -> float:
@@ -188,7 +210,7 @@ async def test_an_error_nobody_foresaw_ends_no_captions(scope: Scope) -> None:
 async def test_withdrawn_words_are_taken_back_although_the_next_edits_fail(
     scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RECALL_AGAIN_S", 0.05)
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.05,) * 4)
     board = Moody()
     captioner, _ = begin(scope, board, edited=True)
     captioner.add(Line("A", "mine", 1))
@@ -206,4 +228,104 @@ async def test_withdrawn_words_are_taken_back_although_the_next_edits_fail(
     monkeypatch.setattr(board, "edit", fails_twice)
     captioner.add(Line("B", "more", 2))
     assert await captioner.flush(soon(5))
-    assert board.texts == ["**B**: yours", "**B**: more"]
+    assert await settled(board) == ["**B**: yours", "**B**: more"]
+
+
+async def begun(board: Moody, captioner: Captioner) -> None:
+    """A message of two members, which Discord has posted and whose answer is lost."""
+    board.mood, board.is_deaf = Refusal.UNKNOWN, False
+    captioner.add(Line("A", "mine", 1))
+    await tried(board, 1)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+async def test_caption_whose_answer_is_lost_appears_once(scope: Scope, edited: bool) -> None:
+    board = Moody()
+    captioner, _ = begin(scope, board, edited=edited)
+    await begun(board, captioner)
+    captioner.add(Line("B", "yours", 2))
+    await tried(board, 3)
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert board.texts == ["**A**: mine\n**B**: yours"]
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_withdrawn_words_in_a_caption_whose_answer_is_lost_are_removed(scope: Scope, others: bool) -> None:
+    board = Moody()
+    captioner, _ = begin(scope, board)
+    await begun(board, captioner)
+    if others:
+        captioner.add(Line("B", "yours", 2))
+    captioner.forget(1)
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert board.texts == ["**B**: yours" if others else ""]
+
+
+async def test_session_that_ends_in_doubt_leaves_withdrawn_words_to_the_recaller(scope: Scope) -> None:
+    board = Moody()
+    recaller = Recaller(board.given_up.append)
+    captioner = Captioner(board, ChannelRate(1000), recaller=recaller)
+    async with contextlib.aclosing(Scope("call")) as call:
+        call.spawn(captioner.run(), "captions")
+        await begun(board, captioner)
+        captioner.forget(1)
+    captioner.close()
+    board.mood = None
+    scope.spawn(recaller.run(), "recalls")
+    async with asyncio.timeout(5):
+        await recaller.settled()
+    assert (board.texts, board.given_up) == ([""], [])
+
+
+async def test_edit_whose_answer_is_lost_is_not_posted_as_well(scope: Scope) -> None:
+    board = Moody()
+    captioner, _ = begin(scope, board, edited=True)
+    captioner.add(Line("A", "one", 1))
+    assert await captioner.flush(soon(2))
+    board.mood = Refusal.UNKNOWN
+    captioner.add(Line("A", "two", 1))
+    await tried(board, 3)
+    captioner.add(Line("A", "three", 1))
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert board.texts == ["**A**: one\n**A**: two\n**A**: three"]
+
+
+async def test_withdrawn_words_that_stay_are_given_up_and_told(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.02,) * 3)
+    board = Moody()
+    captioner, _ = begin(scope, board, edited=True)
+    captioner.add(Line("A", "mine", 1))
+    captioner.add(Line("B", "yours", 2))
+    assert await captioner.flush(soon(2))
+    board.mood = Refusal.UNKNOWN
+    captioner.forget(1)
+    async with asyncio.timeout(5):
+        while not board.given_up:
+            await asyncio.sleep(0.01)
+    assert board.given_up == [1]
+    # Captions go on meanwhile, in another message.
+    board.mood = None
+    captioner.add(Line("B", "more", 2))
+    assert await captioner.flush(soon(2))
+    assert board.texts == ["**A**: mine\n**B**: yours", "**B**: more"]
+
+
+async def test_another_withdrawal_reaches_a_message_that_waits_for_its_recall(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.05,) * 9)
+    board = Moody()
+    captioner, _ = begin(scope, board, edited=True)
+    for user, name in enumerate("ABC", 1):
+        captioner.add(Line(name, "words", user))
+    assert await captioner.flush(soon(2))
+    board.mood = Refusal.FORBIDDEN
+    captioner.forget(1)
+    await tried(board, 3)
+    captioner.forget(2)
+    board.mood = None
+    assert await captioner.flush(soon(2))
+    assert await settled(board) == ["**C**: words"]

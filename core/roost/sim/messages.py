@@ -17,6 +17,8 @@ EPHEMERAL = 64
 LOADING = 128
 KEPT_MESSAGES = 5000
 KEPT_INTERACTIONS = 2000
+NONCE_S = 180.0
+"""How long a nonce is unique where that is asked for. Discord says "the past few minutes"."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,16 +168,17 @@ class MessageBook:
             del self.messages[next(iter(self.messages))]
         return message
 
-    def posted(self, channel_id: int, author: dict[str, Any], nonce: Any) -> Message | None:
-        """The message that somebody has posted in a channel with a nonce."""
-        return next(
-            (
-                each
-                for each in self.in_channel(channel_id)
-                if each.author["id"] == author["id"] and each.body.get("nonce") == nonce
-            ),
-            None,
-        )
+    def with_nonce(self, author_id: str, body: dict[str, Any]) -> Message | None:
+        """An author's message of the last minutes with the nonce of a new one that may not be posted twice."""
+        nonce, now = body.get("nonce"), time.monotonic()
+        if nonce is None or not body.get("enforce_nonce"):
+            return None
+        for message in reversed(self.messages.values()):
+            if now - message.created_at > NONCE_S:
+                return None
+            if message.author["id"] == author_id and message.body.get("nonce") == nonce:
+                return message
+        return None
 
     def edit(self, message: Message, body: dict[str, Any], files: list[File] | None = None) -> None:
         """Change a message, or give a deferred reply its text."""

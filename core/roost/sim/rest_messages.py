@@ -194,10 +194,9 @@ class MessageRoutes:
             self._place(request, hikari.Permissions.ATTACH_FILES)
         _check(body, files)
         author = asking_bot(self._sim.world, request).user.payload()
-        if body.get("enforce_nonce") and body.get("nonce") is not None:
-            posted = self._sim.book.posted(channel.id, author, body["nonce"])
-            if posted is not None:
-                return web.json_response(posted.discord())
+        known = self._sim.book.with_nonce(author["id"], body)
+        if known is not None:
+            return web.json_response(known.discord())
         reference = (body.get("message_reference") or {}).get("message_id")
         if reference is not None and int(reference) not in self._sim.book.messages:
             if body["message_reference"].get("fail_if_not_exists", True):

@@ -10,6 +10,7 @@ Body = dict[str, Any]
 COMMAND_NAME = re.compile(r"^[-_'\w]{1,32}$")
 SUBCOMMAND, SUBGROUP = 1, 2
 CONTENT_LIMIT = 2000
+NONCE_LIMIT = 25
 EMBEDS_LIMIT = 10
 OPTIONS_LIMIT = CHOICES_LIMIT = 25
 COMMANDS_LIMIT = 100
@@ -76,6 +77,9 @@ def message_fault(body: Body, *, files: int = 0, empty_allowed: bool = False) ->
         files: How many files come with it.
         empty_allowed: It is an edit or a deferred reply.
     """
+    nonce = body.get("nonce")
+    if nonce is not None and not (isinstance(nonce, int) or (isinstance(nonce, str) and len(nonce) <= NONCE_LIMIT)):
+        return 50035, f"Invalid Form Body: nonce must be {NONCE_LIMIT} or fewer in length"
     content = body.get("content") or ""
     if len(content) > CONTENT_LIMIT:
         return 50035, f"Invalid Form Body: content must be {CONTENT_LIMIT} or fewer in length"

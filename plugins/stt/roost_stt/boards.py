@@ -26,12 +26,21 @@ NO_THREAD = (
     "A thread needs a text channel, and Create Public Threads and Send Messages in Threads for me."
 )
 
+_NOT_THE_THREADS = frozenset({Refusal.LATER, Refusal.UNKNOWN, Refusal.UNREADABLE})
+"""Refusals that do not come of where the message was to go."""
 Standing = tuple[int, int]
 """Channel and id of a message."""
 
 
-async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
+async def say(bot: hikari.GatewayBot, channel_id: int, text: str, nonce: str | None = None) -> int:
     """One message; gives its id.
+
+    Args:
+        bot: Whose.
+        channel_id: Where.
+        text: Of the message.
+        nonce: Have Discord post nothing where the bot used it in the last minutes, and give that message's id. None:
+            a new one.
 
     Raises:
         RefusedError: Discord refused it.
@@ -41,7 +50,7 @@ async def say(bot: hikari.GatewayBot, channel_id: int, text: str) -> int:
             channel_id,
             text,
             flags=hikari.MessageFlag.SUPPRESS_EMBEDS,
-            nonce=new_nonce(),
+            nonce=nonce or new_nonce(),
             mentions_everyone=False,
             user_mentions=False,
             role_mentions=False,
@@ -68,13 +77,15 @@ def _refusal_of(error: Exception) -> Refusal:
         return Refusal.REJECTED if error.status != http.HTTPStatus.TOO_MANY_REQUESTS else Refusal.LATER
     if isinstance(error, hikari.UnrecognisedEntityError):
         return Refusal.UNREADABLE
-    if isinstance(error, hikari.HikariError | OSError | TimeoutError):
+    if isinstance(error, hikari.RateLimitTooLongError):
         return Refusal.LATER
+    if isinstance(error, hikari.HikariError | OSError | TimeoutError):
+        return Refusal.UNKNOWN
     return Refusal.UNREADABLE
 
 
 class ChannelBoard:
-    """`roost_stt.captioner.Board` of one text channel.
+    """`roost_stt.pages.Board` of one text channel.
 
     The thread is made under a first message when the first caption comes. Whoever may not have one is told so once,
     and gets the captions in the channel.
@@ -106,22 +117,22 @@ class ChannelBoard:
         self._opened = opened
         self.thread_id = thread_id
 
-    async def post(self, text: str) -> Standing:
-        """One message, where captions are to stand now.
+    async def post(self, text: str, nonce: str) -> Standing:
+        """One message, where captions are to stand now; see `roost_stt.pages.Board`.
 
         Raises:
             RefusedError: Discord refused it.
         """
         place = await self._place()
         try:
-            return place, await say(self._bot, place, text)
+            return place, await say(self._bot, place, text, nonce)
         except RefusedError as error:
-            if place == self._channel_id or error.refusal in (Refusal.LATER, Refusal.UNREADABLE):
+            if place == self._channel_id or error.refusal in _NOT_THE_THREADS:
                 raise
         # The thread is gone, locked or closed to the bot.
         self.thread_id = None
         await self._refuse()
-        return self._channel_id, await say(self._bot, self._channel_id, text)
+        return self._channel_id, await say(self._bot, self._channel_id, text, nonce)
 
     async def edit(self, message: Standing, text: str) -> None:
         """Change a message.

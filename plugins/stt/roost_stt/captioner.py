@@ -10,12 +10,14 @@ import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-from roost.errors import RoostError
+from roost.rest_buckets import new_nonce
 from roost_stt.captions import MESSAGE_LIMIT, Line, Message, fill, fit, pack, text_of, units_of
-from roost_stt.refusals import CUT_OFF, WAITS, Refusal, RefusedError
+from roost_stt.pages import ANSWER_S, DONE, WITHDRAWN, Board, Page, tried
+from roost_stt.recalls import Recaller
+from roost_stt.refusals import CUT_OFF, WAITS, Refusal
 
 _log = logging.getLogger("roost.stt.captions")
 
@@ -29,9 +31,8 @@ SLOW_S = 1.0
 AFTER_FAULT_S = 1.0
 """Before the captioner goes on after an error that nobody foresaw."""
 EDIT_EVERY_S = 2.0
-RECALLS = 3
-"""Attempts to take a caption back."""
-RECALL_AGAIN_S = 1.0
+NONCE_S = 120.0
+"""For so long a nonce keeps a message from being posted twice; Discord says "the past few minutes"."""
 
 
 class ChannelRate:
@@ -57,38 +58,16 @@ class ChannelRate:
         self._sent.append(now)
 
 
-class Board(Protocol):
-    """Where captions stand. What `post` gives names the message for `edit` and `delete`.
-
-    All three raise `RefusedError`, or another `RoostError`, for what was refused.
-    """
-
-    async def post(self, text: str) -> Any: ...
-
-    async def edit(self, message: Any, text: str) -> None: ...
-
-    async def delete(self, message: Any) -> None: ...
-
-
 @dataclasses.dataclass(slots=True)
-class _Page:
-    """The message that is being edited, and what stands in it."""
+class _Doubt:
+    """A message that may have been posted: the answer of Discord did not arrive."""
 
-    message: Any
-    pieces: Message
-    partials: Message = dataclasses.field(default_factory=list)
-    """Its last lines, which are written over. Nobody counts on them."""
-
-    @property
-    def text(self) -> str:
-        return text_of([*self.pieces, *self.partials])
-
-    def shows(self, user_id: int) -> bool:
-        return any(entry[0] == user_id for entry in (*self.pieces, *self.partials))
-
-    def lose(self, user_id: int) -> None:
-        self.pieces = [entry for entry in self.pieces if entry[0] != user_id]
-        self.partials = [entry for entry in self.partials if entry[0] != user_id]
+    nonce: str
+    since_s: float
+    texts: set[str] = dataclasses.field(default_factory=set)
+    speakers: set[int] = dataclasses.field(default_factory=set)
+    is_withdrawn: bool = False
+    """It may have words of somebody who has withdrawn."""
 
 
 class Captioner:
@@ -106,6 +85,7 @@ class Captioner:
         rate: Of the channel, shared by everybody who posts captions there.
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
+        recaller: Takes over the messages whose withdrawn words Discord did not let go of at once.
         may_show: Asked for every speaker at the moment before their words are sent, and once more after.
         edited: Whether captions are collected in one message that is edited, until it is full; asked each time.
         edit_every_s: The least time between two edits.
@@ -116,10 +96,11 @@ class Captioner:
         board: Board,
         rate: ChannelRate,
         *,
+        recaller: Recaller,
         may_show: Callable[[int], bool] = lambda _user_id: True,
         edited: Callable[[], bool] = lambda: False,
         edit_every_s: float = EDIT_EVERY_S,
-        post_timeout_s: float = 10.0,
+        post_timeout_s: float = ANSWER_S,
         cut_off: Callable[[Refusal], None] = lambda _refusal: None,
         stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
     ) -> None:
@@ -142,7 +123,9 @@ class Captioner:
         self._post_timeout_s = post_timeout_s
         self._lines: deque[Line] = deque()
         self._unsent: deque[Message] = deque()
-        self._page: _Page | None = None
+        self._recaller = recaller
+        self._doubt: _Doubt | None = None
+        self._page: Page | None = None
         self._page_stale = False
         """Words in the page are of somebody who took their consent back."""
         self._partials: dict[int, tuple[int, Line]] = {}
@@ -176,8 +159,8 @@ class Captioner:
 
     def move(self, board: Board, rate: ChannelRate) -> None:
         """Post elsewhere from now on, beginning with what waits."""
+        self.close()
         self._board, self._rate = board, rate
-        self._page, self._page_stale = None, False
         self.try_again()
 
     def try_again(self) -> None:
@@ -243,6 +226,9 @@ class Captioner:
         self._unsent = deque(message for message in left if message)
         self._withdrawn.add(user_id)
         self._partials.pop(user_id, None)
+        self._recaller.forget(user_id)
+        if self._doubt is not None and user_id in self._doubt.speakers:
+            self._doubt.is_withdrawn = True
         page = self._page
         if page is not None and page.shows(user_id):
             page.lose(user_id)
@@ -285,7 +271,7 @@ class Captioner:
                         await self._wake.wait()
                 continue
             began_s = loop.time()
-            if self._edited() or self._page_stale:
+            if self._edited() or self._page_stale or (page is not None and page.is_dirty):
                 await self._write_page(loop)
             else:
                 self._page = None
@@ -309,6 +295,20 @@ class Captioner:
             self._hurry = False
         return self.dropped == dropped and not self._lines and not self._unsent
 
+    def close(self) -> None:
+        """Leave what has yet to be taken back to the recaller; `run` has ended."""
+        if self._page is not None and self._page_stale:
+            self._recaller.add(self._page, self._board)
+        self._drop_doubt()
+        self._page, self._page_stale = None, False
+
+    def _drop_doubt(self) -> None:
+        """Post the message in doubt no more; where withdrawn words may stand in it, the recaller looks for it."""
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None and doubt.is_withdrawn:
+            page = Page(None, [], nonce=doubt.nonce, nonce_until_s=doubt.since_s + NONCE_S)
+            self._recaller.add(page, self._board)
+
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
         self.dropped += len(self._lines) + len(self._unsent)
@@ -317,19 +317,25 @@ class Captioner:
 
     def _was_refused(self, refusal: Refusal, message: Message, loop: asyncio.AbstractEventLoop) -> None:
         """Keep a message that may be taken later, and give up what never will be."""
-        if not message:
-            return
         if refusal not in WAITS:
-            self.failed += 1
+            self._drop_doubt()
+            self.failed += bool(message)
             self._lost += _captions_in(message)
             return
-        self._unsent.appendleft(message)
+        if message:
+            self._unsent.appendleft(message)
+        elif self._doubt is None:
+            return
         if self._hurry and refusal in CUT_OFF:
             # Nobody can do anything about it in the time that is left.
             self.give_up()
             return
         if refusal in CUT_OFF and self.refusal is not refusal:
             self._cut_off(refusal)
+        self._wait(refusal, loop)
+
+    def _wait(self, refusal: Refusal, loop: asyncio.AbstractEventLoop) -> None:
+        """Pause before the next try."""
         self.refusal = refusal
         pause_s = HURRIED_AGAIN_S if self._hurry else AGAIN_S[min(self._refusals, len(AGAIN_S) - 1)]
         self._refusals += 1
@@ -346,10 +352,13 @@ class Captioner:
 
     def _has_to_write(self) -> bool:
         if self.held:
-            return self._page_stale or any(_is_for_all(line) for line in self._lines)
-        if self._lines or self._unsent or self._page_stale:
-            return True
+            doubtful = self._doubt is not None and self._doubt.is_withdrawn
+            return self._page_stale or doubtful or any(_is_for_all(line) for line in self._lines)
         page = self._page
+        if self._lines or self._unsent or self._page_stale or self._doubt is not None:
+            return True
+        if page is not None and page.is_dirty:
+            return True
         return self._partials_below(page.pieces if page else []) != (page.partials if page else [])
 
     def _partials_below(self, pieces: Message) -> Message:
@@ -403,12 +412,16 @@ class Captioner:
 
     # Messages -------------------------------------------------------------------------------------------------------
 
-    async def _send(self, message: Message, loop: asyncio.AbstractEventLoop) -> _Page | None:
-        """Post a message; gives it with what stands in it, or None where nothing does."""
+    async def _send(self, message: Message, loop: asyncio.AbstractEventLoop) -> Page | None:
+        """Post a message; gives it with what stands in it, or None where nothing does.
+
+        One that may have been posted is posted once more under its nonce, which says which message it is.
+        """
         shown = self._shown(message)
         # What waits comes into a message below this one, and partials stand below everything.
         partials = self._partials_below(shown) if not self._unsent else []
-        if not shown and not partials:
+        doubt = self._known_doubt(loop.time())
+        if not shown and not partials and doubt is None:
             return None
         self._rate.sent(loop.time())
         self._withdrawn.clear()
@@ -416,25 +429,45 @@ class Captioner:
         lost, said = self._lost, shown
         if not partials:
             shown = self._with_the_lost(shown)
+        text = text_of([*shown, *partials]) or WITHDRAWN
+        was_known = doubt is None
+        # Until Discord answers nobody knows whether it stands there.
+        doubt = self._doubt = doubt or _Doubt(new_nonce(), loop.time())
+        doubt.texts.add(text)
+        doubt.speakers.update(user_id for user_id, _ in (*shown, *partials))
 
         async def post() -> None:
-            made.append(await self._board.post(text_of([*shown, *partials])))
-            self._stands(made[0], _speakers([*shown, *partials]))
+            made.append(await self._board.post(text, doubt.nonce))
+            self._stands(made[0], tuple(user_id for user_id, _ in (*shown, *partials)))
 
-        refusal = await self._tried(post)
+        refusal = await tried(post, self._post_timeout_s)
         if refusal is not None:
+            if was_known and refusal in (Refusal.LATER, Refusal.REJECTED, *CUT_OFF):
+                self._doubt = None
             # Who withdrew their consent meanwhile is not kept.
             self._was_refused(refusal, [entry for entry in said if entry[0] not in self._withdrawn], loop)
             self._partials.clear()
             return None
         self._was_taken()
+        self._doubt = None
         if shown is not said:
             self._lost -= lost
         self.posted += 1
         self.captions += _captions_in(shown)
-        return await self._checked(_Page(made[0], shown, partials))
+        page = Page(made[0], shown, partials)
+        # It may be the one of before, with other words.
+        page.is_dirty = text == WITHDRAWN or doubt.texts != {text}
+        return await self._checked(page)
 
-    async def _checked(self, page: _Page) -> _Page | None:
+    def _known_doubt(self, now: float) -> _Doubt | None:
+        """The doubt, while the nonce helps."""
+        doubt = self._doubt
+        if doubt is not None and now - doubt.since_s > NONCE_S:
+            _log.error("a caption may be posted twice: Discord gave no answer for %.0f s", now - doubt.since_s)
+            self._drop_doubt()
+        return self._doubt
+
+    async def _checked(self, page: Page) -> Page | None:
         """Take back what may not be shown any more, although it was when it was sent."""
         sent = [*page.pieces, *page.partials]
         for user_id in {user_id for user_id, _ in sent}:
@@ -442,46 +475,39 @@ class Captioner:
                 page.lose(user_id)
         if len(page.pieces) + len(page.partials) < len(sent):
             self.recalled += 1
-            await self._take_back(page)
+            page.is_dirty = True
+        if page.is_dirty and not await self._take_back(page):
+            return None
         return page if page.pieces or page.partials else None
 
-    async def _take_back(self, page: _Page) -> None:
-        """Write a message anew without the words that it lacks already."""
-        for attempt in range(RECALLS):
-            if attempt:
-                await asyncio.sleep(RECALL_AGAIN_S)
-            if await self._tried(lambda: self._rewrite(page)) in _DONE:
-                return
-        _log.error("a caption could not be taken back")
+    async def _take_back(self, page: Page) -> bool:
+        """Write a message anew without the words that it lacks already; return whether Discord took it.
 
-    async def _rewrite(self, page: _Page) -> None:
-        if page.text:
-            await self._board.edit(page.message, page.text)
-            self._stands(page.message, _speakers([*page.pieces, *page.partials]))
-        else:
-            await self._board.delete(page.message)
-            self._stands(page.message, ())
-            if self._page is page:
-                self._page = None
+        If not, the message is given up for captions, and its words are taken back later.
+        """
+        done = False
+        try:
+            done = await tried(lambda: self._rewrite(page), self._post_timeout_s) in DONE
+        finally:
+            if not done:
+                if self._page is page:
+                    self._page = None
+                if given := page.give_back():
+                    self._unsent.appendleft(given)
+                self._recaller.add(page, self._board)
+        return done
+
+    async def _rewrite(self, page: Page) -> None:
+        if self.held and (given := page.give_back()):
+            self._unsent.appendleft(given)
+        await page.rewrite(self._board)
+        self._stands(page.message, page.speakers)
+        page.is_dirty, page.unsure = False, []
+        if not page.text and self._page is page:
+            self._page = None
 
     def _shown(self, message: Message) -> Message:
         return [entry for entry in message if not entry[0] or self._may_show(entry[0])]
-
-    async def _tried(self, what: Callable[[], Awaitable[None]]) -> Refusal | None:
-        """Do something at the board; returns why it was not taken, if it was not."""
-        try:
-            async with asyncio.timeout(self._post_timeout_s):
-                await what()
-        except RefusedError as error:
-            _log.warning("a caption could not be written: %s", error)
-            return error.refusal
-        except (TimeoutError, OSError) as error:
-            _log.warning("a caption could not be written: %s", type(error).__name__)
-            return Refusal.LATER
-        except RoostError as error:
-            _log.warning("a caption could not be written: %s", type(error).__name__)
-            return Refusal.REJECTED
-        return None
 
     # One message that is edited -------------------------------------------------------------------------------------
 
@@ -493,7 +519,10 @@ class Captioner:
                 self.recalled += 1
                 await self._take_back(page)
             return
-        if self._unsent or page is None:
+        if page is not None and page.is_dirty:
+            await self._finish_page(page, [], loop)
+            return
+        if self._unsent or page is None or self._doubt is not None:
             self._written_s = loop.time()
             self._page = await self._send(self._next(merge=True), loop)
             return
@@ -502,23 +531,40 @@ class Captioner:
         if rest:
             self._unsent.extend(fill(rest))
         page.pieces = [*self._shown(page.pieces), *fitting]
+        page.unsure = [*page.unsure, *fitting]
         shown, page.partials = page.partials, [] if rest else self._partials_below(page.pieces)
         if not fitting and page.partials == shown:
             return
+        await self._finish_page(page, shown, loop)
+
+    async def _finish_page(self, page: Page, shown: Message, loop: asyncio.AbstractEventLoop) -> None:
+        """Have Discord show what is in the page.
+
+        Args:
+            page: With what is to be shown.
+            shown: The partials that stand in it.
+            loop: The running one.
+        """
         self._written_s = loop.time()
-        refusal = await self._tried(lambda: self._rewrite(page))
-        if refusal in _DONE:
+        fresh = page.unsure
+        refusal = await tried(lambda: self._rewrite(page), self._post_timeout_s)
+        if refusal in DONE:
             self._was_taken()
             self.edits += 1
-            self.captions += _captions_in(fitting)
+            self.captions += _captions_in(fresh)
             left = self._shown(page.pieces), self._shown(page.partials)
             self._page_stale |= left != (page.pieces, page.partials)
             page.pieces, page.partials = left
             return
+        self._partials.clear()
+        if refusal in (Refusal.LATER, Refusal.UNKNOWN):
+            # The same edit again does no harm; in another message, what it was to add might stand twice.
+            page.partials, page.is_dirty = [], True
+            self._wait(refusal, loop)
+            return
         # Somebody may have deleted it: what was to be added begins a new one.
         self._page = None
-        self._partials.clear()
-        kept = [entry for entry in fitting if entry in page.pieces]
+        kept = page.give_back()
         if refusal in WAITS:
             self._was_refused(refusal, kept, loop)
         elif kept:
@@ -526,15 +572,8 @@ class Captioner:
         withdrawn = self._is_stale()
         if shown or withdrawn:
             # If it is there after all, what is not final or was taken back may not stay in it.
-            page.pieces, page.partials = [entry for entry in page.pieces if entry not in fitting], []
-            if withdrawn:
-                await self._take_back(page)
-            else:
-                await self._tried(lambda: self._rewrite(page))
-
-
-_DONE = (None, Refusal.UNREADABLE)
-"""A change of a message that was made, or probably was."""
+            page.partials = []
+            await self._take_back(page)
 
 
 def _is_for_all(line: Line) -> bool:
@@ -544,10 +583,6 @@ def _is_for_all(line: Line) -> bool:
 
 def _room_below(pieces: Message) -> int:
     return MESSAGE_LIMIT - units_of(text_of(pieces)) - 1 if pieces else MESSAGE_LIMIT
-
-
-def _speakers(message: Message) -> tuple[int, ...]:
-    return tuple(user_id for user_id, _ in message)
 
 
 def _captions_in(message: Message) -> int:

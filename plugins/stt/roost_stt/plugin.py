@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import logging
 import weakref
+from collections.abc import Sequence
 from typing import Any, cast
 
 import hikari
@@ -26,7 +27,7 @@ from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
 from roost_stt.addresses import outside_host
 from roost_stt.audience_watch import CHANGES, MEMBER_CHANGES
-from roost_stt.boards import ChannelBoard, say
+from roost_stt.boards import ChannelBoard, Standing, say
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import unnamed
 from roost_stt.commands import transcribe_loader
@@ -44,6 +45,7 @@ from roost_stt.posted import Deleted, PostedCaptions
 from roost_stt.posted import words as posted_words
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
+from roost_stt.recalls import Recaller
 from roost_stt.refusals import CUT_OFF, Refusal
 from roost_stt.reports import TROUBLES, already, cut_off, muted, notice_facts, onlookers, report, status
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
@@ -64,6 +66,12 @@ PAUSED = "I failed too often in this server, so transcription ends here. `/trans
 _ACTIVE = "active"
 
 
+def _link(guild_id: int, message: Standing | None) -> str:
+    if message is None:
+        return "the last message with captions"
+    return f"https://discord.com/channels/{guild_id}/{message[0]}/{message[1]}"
+
+
 class SttPlugin:
     """Turns what consenting members say into captions."""
 
@@ -75,6 +83,7 @@ class SttPlugin:
         self._sessions: dict[int, VoiceSession] = {}
         self._running: dict[int, Transcription] = {}
         self._rates: dict[int, ChannelRate] = {}
+        self._recallers: dict[int, Recaller] = {}
         self._starting = asyncio.Lock()
         self._book: TranscriptBook | None = None
         self._posted: PostedCaptions | None = None
@@ -185,6 +194,8 @@ class SttPlugin:
         # By consent alone nobody would be dropped where members need not agree.
         for transcription in self._running.values():
             transcription.purge(user_id)
+        for recaller in self._recallers.values():
+            recaller.forget(user_id)
         self.reading.withdraw(user_id)
         await self.book.forget(user_id)
         self.languages.forget(user_id)
@@ -207,6 +218,10 @@ class SttPlugin:
             await asyncio.gather(*(each.close() for each in running))
         finally:
             self._sessions.clear()
+            for guild_id, recaller in self._recallers.items():
+                for message in recaller.waiting:
+                    _log.error("guild %d: withdrawn words are left in %s", guild_id, _link(guild_id, message))
+            self._recallers.clear()
             if self._owner is not None:
                 await self._owner.close(stopping=reason == "shutdown")
             if self._posted is not None:
@@ -652,6 +667,7 @@ class SttPlugin:
         captioner = Captioner(
             self._board(session, channel_id, thread_id),
             self._rates.setdefault(channel_id, ChannelRate()),
+            recaller=self._recaller_of(guild_id),
             may_show=may_show,
             edited=lambda: self.config_of(guild_id).captions.mode == "edited",
             cut_off=lambda refusal: self._cut_off(session, refusal),
@@ -701,6 +717,40 @@ class SttPlugin:
             thread_id=thread_id,
             opened=lambda opened: self._has_thread(session, channel_id, opened),
         )
+
+    # ---- words that Discord does not let go of
+
+    def _recaller_of(self, guild_id: int) -> Recaller:
+        """The server's; it works on beyond the end of a transcription."""
+        known = self._recallers.get(guild_id)
+        if known is None:
+            known = self._recallers[guild_id] = Recaller(
+                lambda message: self._not_recalled(guild_id, message),
+                lambda message, speakers: self.posted.note(guild_id, message, speakers),
+            )
+            self._context().task(known.run(), f"recalls:{guild_id}")
+        return known
+
+    def _not_recalled(self, guild_id: int, message: Standing | None) -> None:
+        """Have people delete what the bot could not take back."""
+        session, transcription = self._sessions.get(guild_id), self._running.get(guild_id)
+        places = [message[0]] if message is not None else []
+        places += [transcription.channel_id] if transcription is not None else []
+        places += [session.channel_id] if session is not None else []
+        text = (
+            "Discord did not let me remove the words of a member who withdrew them. "
+            f"Please delete {_link(guild_id, message)}."
+        )
+        self._context().task(self._say_somewhere(list(dict.fromkeys(places)), text), f"not-recalled:{guild_id}")
+
+    async def _say_somewhere(self, places: Sequence[int], text: str) -> None:
+        """Say something in the first channel that takes it."""
+        for place in places:
+            try:
+                await say(self.bot, place, text)
+                return
+            except ResourceError as error:
+                _log.warning("channel %d could not be told of words that are left: %s", place, error)
 
     # ---- a channel that takes no captions any more
 
@@ -873,6 +923,8 @@ class SttPlugin:
         self.reading.withdraw(user_id, guild_id)
         if self._worker is not None:
             self._worker.purge(guild_id, user_id)
+        if guild_id in self._recallers:
+            self._recallers[guild_id].forget(user_id)
         transcription = self._running.get(guild_id)
         if transcription is not None:
             transcription.forget(user_id)

@@ -11,7 +11,9 @@ class Refusal(enum.Enum):
     """What became of a request."""
 
     LATER = "later"
-    """A rate limit, a server error or the network: the same may work in a while."""
+    """A rate limit: the same may work in a while."""
+    UNKNOWN = "unknown"
+    """A server error, the network or no answer: it may have been carried out, or may work in a while."""
     FORBIDDEN = "forbidden"
     """The bot may not write there: somebody has to give it the permission, or choose another channel."""
     GONE = "gone"
@@ -22,7 +24,7 @@ class Refusal(enum.Enum):
     """The answer makes no sense. The request was probably carried out, so it is not made again."""
 
 
-WAITS = frozenset({Refusal.LATER, Refusal.FORBIDDEN, Refusal.GONE})
+WAITS = frozenset({Refusal.LATER, Refusal.UNKNOWN, Refusal.FORBIDDEN, Refusal.GONE})
 """After these a caption is kept."""
 CUT_OFF = frozenset({Refusal.FORBIDDEN, Refusal.GONE})
 """These last until somebody does something."""

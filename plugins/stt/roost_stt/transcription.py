@@ -358,6 +358,7 @@ class Transcription:
         self.end_intake()
         self._worker.forget(self.guild_id)
         await self._scope.aclose(1.0)
+        self.captioner.close()
 
     def decoded(self) -> dict[int, int]:
         """Frames decoded for each user since this began; the worker counts over all its sessions."""

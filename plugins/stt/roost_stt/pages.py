@@ -1,0 +1,104 @@
+"""A message with captions at Discord: what stands in it, and how it is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from roost.errors import RoostError
+from roost_stt.captions import Message, text_of
+from roost_stt.refusals import Refusal, RefusedError
+
+_log = logging.getLogger("roost.stt.captions")
+
+ANSWER_S = 10.0
+"""How long Discord may take to answer."""
+WITHDRAWN = "(withdrawn)"
+"""Stands for the words of a message that may have been posted and has none left, until it is deleted."""
+DONE = (None, Refusal.UNREADABLE)
+"""A change of a message that was made, or probably was."""
+
+
+class Board(Protocol):
+    """Where captions stand. What `post` returns names the message for `edit` and `delete`.
+
+    All three raise `RefusedError`, or another `RoostError`, for what was refused.
+    """
+
+    async def post(self, text: str, nonce: str) -> Any:
+        """Post a message; one that was posted with this nonce in the last minutes is returned instead."""
+        ...
+
+    async def edit(self, message: Any, text: str) -> None: ...
+
+    async def delete(self, message: Any) -> None: ...
+
+
+@dataclasses.dataclass(slots=True)
+class Page:
+    """A message, and what stands in it or is to stand in it."""
+
+    message: Any
+    """None: it may be at Discord, under its nonce."""
+    pieces: Message
+    partials: Message = dataclasses.field(default_factory=list)
+    """Its last lines, which are written over. Nobody counts on them."""
+    unsure: Message = dataclasses.field(default_factory=list)
+    """The last of the pieces, whose edit Discord has not confirmed."""
+    is_dirty: bool = False
+    """What stands in it may differ."""
+    nonce: str = ""
+    nonce_until_s: float = 0.0
+    """Until this event loop time the nonce says which message it is."""
+
+    @property
+    def text(self) -> str:
+        return text_of([*self.pieces, *self.partials])
+
+    @property
+    def speakers(self) -> tuple[int, ...]:
+        """Of each of its lines."""
+        return tuple(user_id for user_id, _ in (*self.pieces, *self.partials))
+
+    def shows(self, user_id: int) -> bool:
+        return user_id in self.speakers
+
+    def lose(self, user_id: int) -> None:
+        self.pieces = [entry for entry in self.pieces if entry[0] != user_id]
+        self.partials = [entry for entry in self.partials if entry[0] != user_id]
+        self.unsure = [entry for entry in self.unsure if entry[0] != user_id]
+
+    def give_back(self) -> Message:
+        """Do without the pieces whose edit Discord has not confirmed; return them."""
+        given, self.unsure = self.unsure, []
+        self.pieces = self.pieces[: len(self.pieces) - len(given)]
+        return given
+
+    async def rewrite(self, board: Board) -> None:
+        """Have what is to stand in it stand there, or delete it if that is nothing."""
+        if self.message is None:
+            self.message = await board.post(self.text or WITHDRAWN, self.nonce)
+        if self.text:
+            await board.edit(self.message, self.text)
+        else:
+            await board.delete(self.message)
+
+
+async def tried(what: Callable[[], Awaitable[None]], limit_s: float = ANSWER_S) -> Refusal | None:
+    """Do something at a board; return why it was not done, if it was not."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await what()
+    except RefusedError as error:
+        _log.warning("a caption could not be written: %s", error)
+        return error.refusal
+    except (TimeoutError, OSError) as error:
+        _log.warning("a caption could not be written: %s", type(error).__name__)
+        return Refusal.UNKNOWN
+    except RoostError as error:
+        _log.warning("a caption could not be written: %s", type(error).__name__)
+        return Refusal.REJECTED
+    return None

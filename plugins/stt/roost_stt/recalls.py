@@ -1,0 +1,108 @@
+"""Withdrawn words that Discord did not let go of at once: tried again until it does, beyond the session's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from roost_stt.pages import DONE, Board, Page, tried
+from roost_stt.refusals import Refusal
+
+_log = logging.getLogger("roost.stt.captions")
+
+RECALL_AGAIN_S = (1.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0, 180.0)
+"""Pauses before withdrawn words are taken out of a message again; some 10 minutes in all."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Recall:
+    page: Page
+    board: Board
+    due_s: float
+    tries: int = 0
+
+
+class Recaller:
+    """Takes words out of the messages of one server. Constructing it starts nothing: its owner runs `run` as a task.
+
+    Args:
+        gave_up: Called with a message that still has withdrawn words after the last try; may not block or raise.
+        stands: Called with each message that was written and the user of each of its lines; without any it was
+            deleted.
+    """
+
+    def __init__(
+        self,
+        gave_up: Callable[[Any], None],
+        stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
+    ) -> None:
+        self._stands = stands
+        self._gave_up = gave_up
+        self._recalls: list[_Recall] = []
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @property
+    def waiting(self) -> list[Any]:
+        """The messages that still have withdrawn words."""
+        return [each.page.message for each in self._recalls]
+
+    def add(self, page: Page, board: Board) -> None:
+        """Have a message show no more than its page; never blocks."""
+        loop = asyncio.get_running_loop()
+        self._recalls.append(_Recall(page, board, loop.time() + RECALL_AGAIN_S[0]))
+        self._settled.clear()
+        self._wake.set()
+
+    def forget(self, user_id: int) -> None:
+        """Take another speaker's words out of the same messages."""
+        for each in self._recalls:
+            each.page.lose(user_id)
+
+    async def settled(self) -> None:
+        """Wait until no message has withdrawn words any more, or all of them were given up."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Try for ever."""
+        while True:
+            self._wake.clear()
+            if not self._recalls:
+                self._settled.set()
+                await self._wake.wait()
+                continue
+            first = min(self._recalls, key=lambda each: each.due_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(first.due_s):
+                    await self._wake.wait()
+                    continue
+            await self._try(first)
+
+    async def _try(self, recall: _Recall) -> None:
+        now = asyncio.get_running_loop().time()
+        if recall.page.message is None and now > recall.page.nonce_until_s:
+            self._give_up(recall, "nobody knows which message it is")
+            return
+        text = recall.page.text
+        refusal = await tried(lambda: recall.page.rewrite(recall.board))
+        recall.tries += 1
+        if refusal in DONE or refusal is Refusal.GONE:
+            self._stands(recall.page.message, recall.page.speakers if refusal is not Refusal.GONE else ())
+            # More may have been withdrawn meanwhile.
+            if recall.page.text == text or refusal is Refusal.GONE:
+                self._recalls.remove(recall)
+            return
+        if recall.tries < len(RECALL_AGAIN_S):
+            recall.due_s = asyncio.get_running_loop().time() + RECALL_AGAIN_S[recall.tries]
+            return
+        self._give_up(recall, str(refusal))
+
+    def _give_up(self, recall: _Recall, why: str) -> None:
+        _log.error("withdrawn words still stand in message %s: %s", recall.page.message, why)
+        self._recalls.remove(recall)
+        self._gave_up(recall.page.message)
