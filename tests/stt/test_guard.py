@@ -116,7 +116,7 @@ async def test_captions_pause_while_somebody_could_read_along(
     house.session.say(packets)
     await house.until(lambda: any("Captions pause" in text for text in house.texts))
     assert house.messages[-1][0] == TEXT
-    assert house.plugin._running[GUILD].audience.wide
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
     await house.until(lambda: house.plugin._running[GUILD].transcripts == 2)
     assert house.texts.count("**Ada\\***: words") == 1
     with pytest.raises(RoostError, match="only those who manage the server"):
@@ -137,6 +137,7 @@ async def test_who_manages_the_server_has_captions_shown_all_the_same(make: Any,
     await house.change_channel(VOICE)
     house.session.say(packets)
     await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
     assert "Mind that <#30> can be read by people" in await house.plugin.start_transcribing(GUILD, BEN, TEXT, True)
     house.session.say(packets)
     await house.until(lambda: "**Ada\\***: 2" in house.texts)
@@ -177,6 +178,7 @@ async def test_captions_that_wait_do_so_until_the_notice_stands_in_the_new_chann
     await house.change_channel(VOICE)
     house.session.say(packets)
     await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
     house.session.notice_works = False
     with pytest.raises(RoostError, match="could not post the notice in <#20>"):
         await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
@@ -186,6 +188,27 @@ async def test_captions_that_wait_do_so_until_the_notice_stands_in_the_new_chann
     house.session.notice_works = True
     await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
     await house.until(lambda: (VOICE, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
+
+
+@pytest.mark.e2e
+async def test_who_accepts_others_elsewhere_shows_nothing_in_the_old_channel(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
+    await house.change_channel(VOICE)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    house.session.notice_works = False
+    with pytest.raises(RoostError, match="could not post the notice"):
+        await house.plugin.start_transcribing(GUILD, BEN, 31, True)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    assert house.session.facts.onlookers
+    assert "words" not in "\n".join(house.texts)
+    house.session.notice_works = True
+    await house.plugin.start_transcribing(GUILD, BEN, 31, True)
+    house.session.say(packets)
+    await house.until(lambda: (31, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
+    assert house.texts.count("**Ada\\***: words") == 1
 
 
 @pytest.mark.e2e

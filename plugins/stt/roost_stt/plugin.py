@@ -310,6 +310,7 @@ class SttPlugin:
             # Others can be in this room than in the one before, so a new transcript begins.
             before, shown_in = transcription.keeper, transcription.channel_id
             transcription.keeper = self.book.begin(session.guild_id, new, shown_in, before.head.started_by)
+            transcription.accepts_wide = False
             transcription.audience.accept(accepted=False)
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
@@ -686,7 +687,7 @@ class SttPlugin:
             tell_audience=lambda wide: self._tell_audience(session, wide),
             accepts_wide=accepts_wide,
             facts=lambda text_id: notice_facts(
-                self.config_of(guild_id), text_id, worker, onlookers=self._running[guild_id].audience.accepted
+                self.config_of(guild_id), text_id, worker, onlookers=transcription.accepts_wide
             ),
             shown=lambda: self.config_of(guild_id).captions.where != "none",
             first_heard=self._wish_of_user,
@@ -827,8 +828,9 @@ class SttPlugin:
         """
         before = transcription.keeper
         keeper = self.book.begin(session.guild_id, session.channel_id, channel_id, user_id)
-        # Before the move, because the notice tells it.
-        transcription.audience.accept(accepted=accepts_wide)
+        # Before the move, because the notice tells it. Captions wait until they are posted where it holds.
+        transcription.accepts_wide = accepts_wide
+        transcription.audience.doubt()
         try:
             transcription.move(channel_id, keeper)
         finally:

@@ -79,6 +79,8 @@ class Transcription:
         self.channel_id = channel_id
         self.shown_in = channel_id
         """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
+        self.accepts_wide = accepts_wide
+        """Whether the next notice tells that others may read along."""
         self.guild_id = session.guild_id
         self.captioner = captioner
         self._facts = facts
