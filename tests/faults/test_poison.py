@@ -273,6 +273,20 @@ async def test_one_speaker_in_many_servers_does_not_have_the_engine_given_up(
     assert Trouble.FAILED not in {what for what, *_ in made.troubles}
 
 
+@pytest.mark.fault(176)
+async def test_deaths_in_one_server_make_the_others_wait_no_longer_each_time(
+    rig: Build, fault: Fault, packets: list[bytes], tmp_path: Path
+) -> None:
+    hostile = range(31, 35)
+    made = await rig(fault_engine.spec(tmp_path, " ".join(f"segv:{user}" for user in hostile)))
+    with fault.clock(scaled=False):
+        for user in hostile:
+            await made.say(packets, user=user, guild=2)
+        await others_speak(made, packets, range(11, 13))
+    # Each utterance is tried twice.
+    assert made.worker.stats()["crashes"] == 2 * len(hostile)
+
+
 @pytest.mark.fault(122)
 async def test_deaths_from_outside_still_count_against_the_engine(
     rig: Build, fault: Fault, packets: list[bytes]

@@ -311,14 +311,16 @@ class SpeechWorker:
                 verdict = self._after_death(death)
                 isolate = verdict.isolate
                 deaths.append((now, verdict.parties))
-                if spent_of(parties for _, parties in deaths) >= self._timing.crashes_per_window or self._failure:
+                spent = spent_of(parties for _, parties in deaths)
+                if spent >= self._timing.crashes_per_window or self._failure:
                     self._failure = self._failure or death.how
                     self._accounts.give_up(self._failure)
                     await self._set_state(State.FAILED)
                     return
                 self._on_trouble(Trouble.CRASHED, None, death.how)
                 await self._set_state(State.WAITING)
-                await asyncio.sleep(self._timing.backoff_s[min(len(deaths), len(self._timing.backoff_s)) - 1])
+                # One speaker or owner makes the others wait no longer with each death: `Suspects` bounds those.
+                await asyncio.sleep(self._timing.backoff_s[min(spent, len(self._timing.backoff_s)) - 1])
         finally:
             if self._state is not State.FAILED:
                 self._state = State.STOPPED
