@@ -257,8 +257,8 @@ MUTATIONS = [
         "R225",
         "members whom a plugin that has just come refuses are heard until they speak anew",
         VOICE + "session.py",
-        "        if self._asked_of != self._hooks.generation:\n            self.ask_again()\n",
-        "",
+        "        if self._asked_of != self._hooks.generation:\n",
+        "        if False:\n",
         ("tests/voice/actor/test_session.py::test_guard_that_comes_in_mid_call_is_asked_before_the_next_frame",),
     ),
     Mutation(
