@@ -747,6 +747,38 @@ MUTATIONS = [
         "        doubt = self._doubt = _Doubt(new_nonce(), loop.time())\n",
         ("tests/stt/test_captions_kept.py::test_caption_whose_answer_is_lost_appears_once",),
     ),
+    Mutation(
+        "NOTICE",
+        "who comes after the notice is heard at once",
+        VOICE + "session.py",
+        "sees_all and user_id in self._shown and self._consent.mode",
+        "sees_all and self._consent.mode",
+        ("tests/voice/actor/test_session.py",),
+    ),
+    Mutation(
+        "NOTICE",
+        "a notice lasts over the end of what it told of",
+        VOICE + "session.py",
+        "        self._facts_told &= facts\n",
+        "        pass\n",
+        ("tests/voice/actor/test_session.py",),
+    ),
+    Mutation(
+        "NOTICE",
+        "an agreement covers every service",
+        "core/roost/consent.py",
+        '            and needed.services in ("", self.services)\n',
+        "",
+        ("tests/core/store/test_consent.py::test_an_agreement_covers_what_is_no_wider",),
+    ),
+    Mutation(
+        "NOTICE",
+        "a longer time of keeping counts for what was said before it",
+        STT + "transcripts.py",
+        "        return days if head.kept_days is None else min(days, head.kept_days)",
+        "        return days",
+        ("tests/stt/test_transcripts.py",),
+    ),
 ]
 
 

@@ -125,7 +125,7 @@ class Session:
         self._facts_told: frozenset[NoticeFacts] = frozenset()
         """What the notice tells that stands or is being posted; less what nobody does any more."""
         self._shown: set[int] = set()
-        """Members who were in the channel when that notice was posted."""
+        """Members who were in the channel when that notice was posted there, and could see it."""
         self._gone: set[int] = set()
         """Channels that were deleted after that notice was posted there."""
         self._ending = False
@@ -326,8 +326,13 @@ class Session:
         )
 
     def _sees_all(self, user_id: int) -> bool:
-        """Whether a member sees every channel of the notice. Nobody reads along in one that is gone."""
-        return all(self._can_see(place, user_id) for place in self.places if place not in self._gone)
+        """Whether a member sees where the text goes, and the notice where they are.
+
+        Nobody reads along in a channel that is gone.
+        """
+        texts = (place for place in self.places[:-1] if place not in self._gone)
+        room = user_id in self._shown or self._can_see(self._channel_id, user_id)
+        return room and all(self._can_see(place, user_id) for place in texts)
 
     def _has_agreed(self, user_id: int, sees_all: bool) -> bool:
         """Whether a member has agreed to all that the consumers do, where the text goes."""
@@ -427,8 +432,8 @@ class Session:
             return False
 
     def _inform(self, user_ids: Iterable[int]) -> None:
-        """The notice was posted for these."""
-        self._shown.update(user_ids)
+        """The notice was posted while these were here. Moderators move members in who cannot see its channel."""
+        self._shown.update(user_id for user_id in user_ids if self._can_see(self._channel_id, user_id))
         if len(self._shown) > MAX_REMEMBERED:
             self._shown &= self.humans
         self._uncovered -= self._shown
@@ -513,10 +518,11 @@ class Session:
     def _uninformed(self) -> bool:
         """Whether a notice is due: for somebody here whom neither an agreement nor a notice covers, and who may agree.
 
-        Who refused knows of it.
+        Who refused knows of it, and who cannot see it there would learn nothing.
         """
         return any(
             self._consent.decision(self.guild_id, user_id) is not False
+            and self._can_see(self._channel_id, user_id)
             and not self._has_agreed(user_id, self._sees_all(user_id))
             for user_id in self.humans - self._shown
         )
