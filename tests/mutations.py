@@ -779,6 +779,14 @@ MUTATIONS = [
         "        return days",
         ("tests/stt/test_transcripts.py",),
     ),
+    Mutation(
+        "R173",
+        "a start is not given up while it loads plugins",
+        "core/roost/app.py",
+        '                    await self._unless_stopped(self._host.load_all(self._registry), "load the plugins")\n',
+        "                    await self._host.load_all(self._registry)\n",
+        ("tests/faults/test_bad_starts.py::test_a_start_that_loads_plugins_ends_at_once_when_it_is_told_to",),
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import types
+from collections.abc import Collection, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -65,6 +66,7 @@ GUILDS_S = 5.0
 HOLD_LOOK_S = 2.0
 """Seconds between two checks that the data folder and the database still belong to this process."""
 BACKSTOP_S = 8.0
+CANCELLED_START = "the start was cancelled by something that is not the bot, perhaps by a plugin"
 EXIT_BACKSTOP = 70
 """Exit status when a stuck thread or library had to be left behind."""
 
@@ -129,9 +131,16 @@ class App:
                 holder = Holder.of_this_process(self._bot_id())
                 folder = stack.enter_context(hold_folder(self.config.data_dir, holder))
                 instance_id = stack.enter_context(hold_instance(self.config.data_dir))
-                store, hold = await stack.enter_async_context(
-                    open_held_store(self.config.data_dir, holder, self.config.core.store.url)
+                opened = await self._unless_stopped(
+                    stack.enter_async_context(
+                        open_held_store(self.config.data_dir, holder, self.config.core.store.url)
+                    ),
+                    "open the store",
                 )
+                if opened is None:
+                    _log.info("stopping: %s", self.stop_reason)
+                    return
+                store, hold = opened
                 consent = await stack.enter_async_context(
                     open_consent(store, self.config.core.consent.mode, self.config.data_dir)
                 )
@@ -188,7 +197,9 @@ class App:
                     ]
                     core = await self._registry.collect(CORE, loaders)
                     self._registry.add(CORE, core, TEXTS)
-                    await self._host.load_all(self._registry)
+                    await self._unless_stopped(self._host.load_all(self._registry), "load the plugins")
+                    if self._stop_requested.is_set():
+                        return
                     self._scope.keep(lambda: self._watch_data(folder, hold, consent), "data watch")
                     self._scope.keep(
                         partial(store.backups.sweep_daily, self.config.core.store.backup_days), "old backups"
@@ -356,13 +367,23 @@ class App:
         folder.claim(owner)
         await hold.claim(owner)
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, AnswerT], name: str) -> AnswerT | None:
+        """Do a part of the start; cancelled, and None, when the bot is asked to stop before it is done."""
+        task = self._scope.spawn(work, name, awaited=True)
+        await self._stop_or_end_of({task})
+        if not await _ended(task):
+            return None
+        if task.cancelled() and not self._stop_requested.is_set():
+            raise ResourceError(CANCELLED_START)
+        return task.result()
+
     async def _start_and_wait(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
         start = self._scope.spawn(self._start(bot, folder, hold), "start", awaited=True)
         await self._stop_or_end_of({start})
         if not await _ended(start):
             return
         if start.cancelled() and not self._stop_requested.is_set():
-            raise ResourceError("the start was cancelled by something that is not the bot, perhaps by a plugin")
+            raise ResourceError(CANCELLED_START)
         start.result()
         announce = self._scope.spawn(self.plugins.started(), "started", awaited=True)
         await self._stop_or_end_of({announce})
@@ -382,7 +403,7 @@ class App:
             if ended and not self._stop_requested.is_set():
                 raise start_error(ended[0].exception())
 
-    async def _stop_or_end_of(self, tasks: set[asyncio.Task[None]]) -> None:
+    async def _stop_or_end_of(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         """Wait until a stop is requested or a task is over, whatever cancels this."""
         while not self._stop_requested.is_set() and not any(each.done() for each in tasks):
             stop = self._scope.spawn(self._stop_requested.wait(), "stop requested", awaited=True)
@@ -514,7 +535,7 @@ class App:
                 return
 
 
-async def _ended(task: asyncio.Task[None]) -> bool:
+async def _ended(task: asyncio.Task[Any]) -> bool:
     """Whether a task is over; one that is not is cancelled."""
     if task.done():
         return True

@@ -1,4 +1,4 @@
-"""Starts that cannot work, or not yet: rows 154 to 160. One line with the true remedy, and a status."""
+"""Starts that cannot work, or not yet: rows 154 to 160 and 173. One line with the true remedy, and a status."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -280,6 +281,83 @@ async def test_a_start_that_waits_ends_at_once_when_it_is_told_to(fault: Fault, 
         with fault.clock(2, scaled=False):
             os.kill(bot.pid, signal.SIGTERM)
             assert await bot.wait(10) == 0
+
+
+KEEPS = """
+import asyncio
+from roost import Hooks, Meta, hookimpl
+
+class Keeps(Hooks):
+    @hookimpl
+    def plugin_meta(self):
+        return Meta("keeps", data_version=VERSION)
+
+    @hookimpl
+    async def migrate_data(self, store, old, new):
+        await store.collection("notes").put("key", new)
+        print("slow", flush=True)
+        await asyncio.sleep(30)
+
+    @hookimpl
+    async def on_load(self, ctx):
+        await ctx.store.collection("notes").put("key", 1)
+        if VERSION == 1:
+            print("slow", flush=True)
+            await asyncio.sleep(LOAD_S)
+"""
+
+
+@pytest.mark.fault(173)
+@pytest.mark.parametrize("slow", ["on_load", "migrate_data"])
+async def test_a_start_that_loads_plugins_ends_at_once_when_it_is_told_to(
+    slow: str, fault: Fault, tmp_path: Path
+) -> None:
+    plugins, data = tmp_path / "plugins", tmp_path / "data"
+    plugins.mkdir(mode=0o700)
+    words = ["--data-dir", str(data), "--plugins-dir", str(plugins), "--set", f"discord.rest_url={NOWHERE}"]
+    words += ["--set", "plugins.deny=stt,voice", "--set", "plugins.required=", "--set", "log.format=json"]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+    versions = [(1, 25)] if slow == "on_load" else [(1, 0), (2, 0)]
+    for version, load_s in versions:
+        code = KEEPS.replace("VERSION", str(version)).replace("LOAD_S", str(load_s))
+        (plugins / "keeps.py").write_text(code)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "roost", "run", *words),
+            env={**environ, "ROOST_TOKEN": TOKEN},
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=DEVNULL,
+        )
+        assert process.stdout is not None
+        try:
+            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"slow\n"
+            with fault.clock(scaled=False):
+                process.terminate()
+                assert await asyncio.wait_for(process.wait(), 15) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    with contextlib.closing(sqlite3.connect(data / "roost.sqlite3")) as connection:
+        assert connection.execute("SELECT value FROM plugin_keeps").fetchall() == [("1",)]
+
+
+@pytest.mark.fault(173)
+async def test_a_start_that_waits_for_the_database_ends_at_once_when_it_is_told_to(
+    fault: Fault, tmp_path: Path
+) -> None:
+    pytest.importorskip("asyncpg")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        silent.settimeout(20)
+        url = f"postgresql://roost@127.0.0.1:{silent.getsockname()[1]}/x"
+        words = ["--data-dir", str(tmp_path), "--set", f"discord.rest_url={NOWHERE}", "--set", f"store.url={url}"]
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
+        async with run_bot(words, {**environ, "ROOST_TOKEN": TOKEN}) as bot:
+            connection, _address = await asyncio.to_thread(silent.accept)
+            with connection, fault.clock(scaled=False):
+                bot.terminate()
+                assert await bot.wait(15) == 0
+        assert "Traceback" not in "\n".join(bot.tail)
 
 
 @pytest.mark.fault(157)
