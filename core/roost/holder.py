@@ -87,10 +87,17 @@ def refuse_another(owner: Owner | None, bot_id: int, what: str, remedy: str, *, 
         )
 
 
-def in_use(what: str, holder: Holder | None, remedy: str) -> HeldError:
-    """The error for data that another process uses."""
+def in_use(what: str, holder: Holder | None, bot_id: int, remedy: str) -> HeldError:
+    """The error for data that another process uses.
+
+    Args:
+        bot_id: Of the bot that is refused. Two processes of one bot would end each other's calls wherever their data
+            is, so other data is no remedy for them.
+        remedy: For another bot.
+    """
     who = str(holder) if holder is not None else "another process"
-    return HeldError(f"{what} is in use by {who}; stop that process, or {remedy}", retryable=True)
+    stop = "stop that process" + (f", or {remedy}" if holder is not None and holder.bot_id != bot_id else "")
+    return HeldError(f"{what} is in use by {who}; {stop}", retryable=True)
 
 
 class LockFile:
@@ -132,7 +139,7 @@ def hold_file(path: Path, holder: Holder, what: str, remedy: str) -> Iterator[Lo
     except BlockingIOError:
         found = _parse_holder(os.pread(descriptor, LARGEST_FILE, 0))
         os.close(descriptor)
-        raise in_use(what, found, remedy) from None
+        raise in_use(what, found, holder.bot_id, remedy) from None
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
@@ -193,7 +200,7 @@ def hold_folder(path: Path, holder: Holder) -> Iterator[Folder]:
     refuse_another(read_owner(path), holder.bot_id, what, ANOTHER_FOLDER)
     with hold_file(path / LOCK, holder, what, ANOTHER_FOLDER) as lock:
         if any(is_alive(path, each.stem) for each in instances_dir(path).glob("*.lock")):
-            raise in_use(what, None, ANOTHER_FOLDER)  # of a version that held no folder
+            raise in_use(what, None, holder.bot_id, ANOTHER_FOLDER)  # of a version that held no folder
         yield Folder(path, lock, holder.bot_id)
 
 

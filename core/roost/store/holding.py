@@ -140,7 +140,7 @@ class StoreHold:
                 if await _has(connection, tables.holder):
                     row = (await connection.execute(sa.select(tables.holder))).mappings().first()
             found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
-            raise in_use(self._what, found, ANOTHER_DATABASE)
+            raise in_use(self._what, found, self._holder.bot_id, ANOTHER_DATABASE)
         await self._check_owner(opening=opening)
         if not opening:
             await self._check_same()

@@ -61,8 +61,10 @@ async def holding_process(folder: Path, url: str | None) -> AsyncIterator[asynci
 
 @pytest.mark.unit
 async def test_another_holder_is_refused_by_name_until_the_first_has_gone(tmp_path: Path, url: str | None) -> None:
+    # Not "or name another database": two processes of one bot end each other's calls wherever their data is.
+    words = rf"process {os.getpid()} on here since 2023-11-14 22:13:20 UTC; stop that process$"
     async with held(tmp_path, url):
-        with pytest.raises(HeldError, match=rf"process {os.getpid()} on here since 2023-11-14 22:13:20 UTC; stop"):
+        with pytest.raises(HeldError, match=words):
             async with held(tmp_path, url):
                 raise AssertionError("held twice")
     async with held(tmp_path, url) as hold:
@@ -183,6 +185,14 @@ async def test_a_database_that_is_taken_away_is_lost(how: str, tmp_path: Path, p
         assert "while the bot ran" in trouble
         if how == "is new":
             assert postgres.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", name) == "0"
+
+
+@pytest.mark.unit
+async def test_another_bot_may_use_another_database(tmp_path: Path) -> None:
+    async with held(tmp_path, None):
+        with pytest.raises(HeldError, match="stop that process, or name another database in store.url"):
+            async with held(tmp_path, None, STRANGER):
+                raise AssertionError("let in")
 
 
 @pytest.mark.unit
