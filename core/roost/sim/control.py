@@ -522,8 +522,10 @@ def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         try:
             body = await request.json(loads=_loads)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             raise BadRequest("the body is not JSON") from None
+        except LookupError:
+            raise BadRequest(f"the charset {str(request.charset)[:80]} is not known") from None
         if not isinstance(body, dict):
             raise BadRequest("the body must be a JSON object")
         for key in ("wait_s", "settle_s"):

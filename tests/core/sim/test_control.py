@@ -41,6 +41,7 @@ async def test_the_card_names_all_that_is_needed(bench: Any) -> None:
     [
         ("/slash", "{", "not JSON"),
         ("/slash", b"\xff\xfe", "not JSON"),
+        ("/slash", '{"a": ' + "[" * 100_000, "not JSON"),
         ("/slash", [], "must be a JSON object"),
         ("/slash", {}, "channel_id is missing"),
         ("/slash", {"channel_id": "x", "member_id": "1"}, "wrong form"),
@@ -317,6 +318,7 @@ async def test_the_client_says_when_it_is_closed_and_when_the_simulator_is_gone(
         ({"Content-Type": "text/plain"}, 415, "application/json"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "application/json"),
         ({"Content-Type": ""}, 415, "application/json"),
+        ({"Content-Type": "application/json; charset=nonsense"}, 400, "the charset nonsense is not known"),
     ],
 )
 async def test_what_a_web_page_can_send_is_refused(bench: Any, headers: dict[str, str], status: int, says: str) -> None:
