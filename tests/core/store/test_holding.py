@@ -190,7 +190,7 @@ async def test_a_database_that_is_taken_away_is_lost(how: str, tmp_path: Path, p
 @pytest.mark.unit
 async def test_another_bot_may_use_another_database(tmp_path: Path) -> None:
     async with held(tmp_path, None):
-        with pytest.raises(HeldError, match="stop that process, or name another database in store.url"):
+        with pytest.raises(HeldError, match=r"stop that process, or name another database in store\.url"):
             async with held(tmp_path, None, STRANGER):
                 raise AssertionError("let in")
 
