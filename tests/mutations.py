@@ -787,6 +787,14 @@ MUTATIONS = [
         "                    await self._host.load_all(self._registry)\n",
         ("tests/faults/test_bad_starts.py::test_a_start_that_loads_plugins_ends_at_once_when_it_is_told_to",),
     ),
+    Mutation(
+        "R174",
+        "commands that were on their way at a kill are taken for foreign ones",
+        "core/roost/commands/discord_copy.py",
+        " or _key(command) in self.sent\n",
+        "\n",
+        ("tests/faults/test_commands_at_discord.py::test_commands_of_a_killed_bot_are_its_own_at_the_next_start",),
+    ),
 ]
 
 

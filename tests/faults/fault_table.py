@@ -289,6 +289,8 @@ ROWS: tuple[Row, ...] = (
         "as row 153; nothing is written into the new one", "The bot leaves voice and is offline."),
     Row(173, 4, "SIGTERM while a start opens the database, migrates data or loads a plugin",
         "gives the start up, undoes the migration and ends with status 0", NOTHING),
+    Row(174, 20, "SIGKILL while commands are on their way to Discord",
+        "the next start knows them as its own, and removes those that it no longer has", NOTHING),
     Row(175, 30, "a member whose audio kills the speech process stops and starts the transcription, to be heard again",
         "a death counts until its session ends and for an hour at least: three of one speaker mute them in every server, twelve mute the servers of one owner",
         "A line says who is not transcribed; others go on."),

@@ -1,8 +1,10 @@
-"""Discord's copy of the commands, in many servers and beside those of others: rows 145 to 147 and 178."""
+"""Discord's copy of the commands, in many servers and beside those of others: rows 145 to 147, 174 and 178."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 
@@ -127,3 +129,33 @@ async def test_commands_of_others_stay_unless_they_are_to_go(remove: str, tmp_pa
             here = await names(scene, scene.guild_id)
             assert "voice" not in here
             assert ("theirs-here" in here) == (remove == "false")
+
+
+@pytest.mark.fault(174)
+async def test_commands_of_a_killed_bot_are_its_own_at_the_next_start(tmp_path: Path, fault: Fault) -> None:
+    """It is killed when Discord has carried out the request, and before it could note the answer."""
+    async with scenes(tmp_path) as scene:
+        application = scene.sim.card["bots"][0]["application_id"]
+        path = f"/applications/{application}/guilds/{scene.guild_id}/commands"
+        await scene.discord.fault("rest_delay", method="PUT", path_prefix=path, delay_s=2)
+        async with scene.bot(told=False) as bot:
+            async with asyncio.timeout(10):
+                while not any(each["path"] == path for each in await scene.log("rest")):
+                    await asyncio.sleep(0.01)
+            with contextlib.closing(sqlite3.connect(tmp_path / "data" / "roost.sqlite3")) as connection:
+                connection.isolation_level = None
+                connection.execute("BEGIN IMMEDIATE")  # the bot's next write waits
+                async with asyncio.timeout(10):
+                    while "voice" not in await names(scene, scene.guild_id):
+                        await asyncio.sleep(0.01)
+                bot.kill()
+                await bot.wait(10)
+        began = time.monotonic()
+        async with scene.bot(plugins__deny="stt,voice", plugins__required="") as bot:
+            fault.note(time.monotonic() - began, scaled=False)
+            assert not [each for each in bot.events if each.get("event") == "foreign_commands"]
+            here = await names(scene, scene.guild_id)
+            assert "privacy" in here
+            assert "voice" not in here
+            bot.terminate()
+            assert await bot.wait(10) == 0

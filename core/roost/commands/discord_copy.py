@@ -27,10 +27,21 @@ class Kept:
     Attributes:
         digest: Of the commands, empty while that is uncertain.
         ids: Of the commands that are this bot's.
+        sent: Keys of commands whose ids are not known yet: they were on their way when this was kept.
     """
 
     digest: str = ""
     ids: frozenset[int] = frozenset()
+    sent: frozenset[str] = frozenset()
+
+    def owns(self, command: hikari.PartialCommand) -> bool:
+        """Whether a command that Discord has is this bot's."""
+        return int(command.id) in self.ids or _key(command) in self.sent
+
+
+def _key(command: hikari.PartialCommand | hikari.api.CommandBuilder) -> str:
+    """What a command is known by before Discord has given it an id."""
+    return f"{int(command.type)}:{command.name}"
 
 
 class Records(Protocol):
@@ -85,11 +96,13 @@ class DiscordCopy:
         digest = self._digest(builders, mark)
         if not always and before.digest == digest:
             return False
-        await self._keep(application, guild_id, Kept("", before.ids))
+        # A process that is killed meanwhile must not take its own commands for foreign ones when it starts again.
+        sent = before.sent | {_key(each) for each in builders}
+        await self._keep(application, guild_id, Kept("", before.ids, sent))
         self.puts += 1
-        foreign = [] if self._remove_foreign else await self._foreign(application, guild_id, builders, before.ids)
+        foreign = [] if self._remove_foreign else await self._foreign(application, guild_id, builders, before)
         if foreign:
-            ids = await self._put_beside(application, guild_id, builders, before.ids)
+            ids = await self._put_beside(application, guild_id, builders, before)
         else:
             ids = await self._put_all(application, guild_id, builders, core)
         await self._keep(application, guild_id, Kept(digest, ids))
@@ -142,13 +155,13 @@ class DiscordCopy:
         application: hikari.Application,
         guild_id: int,
         builders: Sequence[hikari.api.CommandBuilder],
-        mine: frozenset[int],
+        before: Kept,
     ) -> frozenset[int]:
         """One by one: putting all at once would remove the foreign ones."""
         ids = [int((await builder.create(self._bot.rest, application, guild=guild_id)).id) for builder in builders]
         present = await self._bot.rest.fetch_application_commands(application, guild_id)
         for command in present:
-            if int(command.id) in mine and int(command.id) not in ids:
+            if before.owns(command) and int(command.id) not in ids:
                 await self._bot.rest.delete_application_command(application, command, guild_id)
         return frozenset(ids)
 
@@ -157,11 +170,11 @@ class DiscordCopy:
         application: hikari.Application,
         guild_id: int,
         builders: Sequence[hikari.api.CommandBuilder],
-        mine: frozenset[int],
+        before: Kept,
     ) -> list[hikari.PartialCommand]:
-        wanted = {(int(builder.type), builder.name) for builder in builders}
+        wanted = {_key(builder) for builder in builders}
         present = await self._bot.rest.fetch_application_commands(application, guild_id)
-        found = [each for each in present if int(each.id) not in mine and (int(each.type), each.name) not in wanted]
+        found = [each for each in present if not before.owns(each) and _key(each) not in wanted]
         self._report(guild_id, found)
         return found
 
@@ -191,7 +204,11 @@ class DiscordCopy:
             kept: dict[int, Kept] = {}
             if self._records is not None:
                 for guild_id, record in (await self._records.command_records(int(application.id))).items():
-                    kept[guild_id] = Kept(str(record["digest"]), frozenset(int(each) for each in record["ids"]))
+                    kept[guild_id] = Kept(
+                        str(record["digest"]),
+                        frozenset(int(each) for each in record["ids"]),
+                        frozenset(str(each) for each in record.get("sent", ())),
+                    )
             self._kept = self._kept if self._kept is not None else kept
         return self._kept
 
@@ -203,7 +220,7 @@ class DiscordCopy:
             known[guild_id] = kept
         if self._records is None:
             return
-        record = None if kept is None else {"digest": kept.digest, "ids": sorted(kept.ids)}
+        record = None if kept is None else {"digest": kept.digest, "ids": sorted(kept.ids), "sent": sorted(kept.sent)}
         try:
             await self._records.set_command_record(int(application.id), guild_id, record)
         except ResourceError as error:
