@@ -795,6 +795,14 @@ MUTATIONS = [
         "\n",
         ("tests/faults/test_commands_at_discord.py::test_commands_of_a_killed_bot_are_its_own_at_the_next_start",),
     ),
+    Mutation(
+        "R175",
+        "members of one server have the other servers of its owner muted",
+        STT + "suspects.py",
+        "DEATHS_OF_OWNER = 24\n",
+        "DEATHS_OF_OWNER = 12\n",
+        ("tests/stt/test_suspects.py",),
+    ),
 ]
 
 

@@ -292,7 +292,7 @@ ROWS: tuple[Row, ...] = (
     Row(174, 20, "SIGKILL while commands are on their way to Discord",
         "the next start knows them as its own, and removes those that it no longer has", NOTHING),
     Row(175, 30, "a member whose audio kills the speech process stops and starts the transcription, to be heard again",
-        "a death counts until its session ends and for an hour at least: three of one speaker mute them in every server, twelve mute the servers of one owner",
+        "a death counts until its session ends and for an hour at least: three of one speaker mute them in every server, twelve mute a server, 24 all servers of one owner",
         "A line says who is not transcribed; others go on."),
     Row(176, 30, "one member, or members in servers of one owner, have the speech process die in many servers within a minute",
         "takes one of the five deaths after which the engine is given up from all of them together", "As row 175."),

@@ -7,7 +7,15 @@ import pytest
 from roost_stt.accounts import Accounts
 from roost_stt.engine import spent_of
 from roost_stt.supervision import Cause
-from roost_stt.suspects import DEATHS_OF_OWNER, DEATHS_OF_SPEAKER, EVERYBODY, FORGIVEN_S, Party, Suspects
+from roost_stt.suspects import (
+    DEATHS_OF_GUILD,
+    DEATHS_OF_OWNER,
+    DEATHS_OF_SPEAKER,
+    EVERYBODY,
+    FORGIVEN_S,
+    Party,
+    Suspects,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -93,12 +101,27 @@ def test_sessions_without_end_add_up_to_few_deaths_an_hour() -> None:
     assert deaths == 3 * DEATHS_OF_OWNER
 
 
-def test_all_servers_of_one_owner_are_muted_when_many_of_their_members_kill() -> None:
-    suspects = Suspects(owner_of=lambda guild_id: 5 if guild_id < 10 else guild_id)
+def owner_5_of_the_first_ten(guild_id: int) -> int:
+    return 5 if guild_id < 10 else guild_id
+
+
+def test_one_server_is_muted_when_many_of_its_members_kill_and_no_other_of_its_owner() -> None:
+    suspects = Suspects(owner_5_of_the_first_ten)
+    muted: list[tuple[tuple[int, int], ...]] = []
+    for user in range(100, 150):
+        if suspects.muted(1, user, NOW) is None:
+            muted += kill(suspects, (1, user))
+    assert muted == [()] * (DEATHS_OF_GUILD - 1) + [((1, EVERYBODY),)]
+    assert suspects.muted(1, 7, NOW) == EVERYBODY
+    assert suspects.muted(2, 7, NOW) is None
+
+
+def test_all_servers_of_one_owner_are_muted_when_members_of_several_kill() -> None:
+    suspects = Suspects(owner_5_of_the_first_ten)
     for user in range(100, 100 + DEATHS_OF_OWNER):
-        assert suspects.muted(1, 7, NOW) is None
+        assert suspects.muted(4, 7, NOW) is None
         muted = kill(suspects, (user % 3, user))
-    assert muted == [((111 % 3, EVERYBODY),)]
+    assert muted == [((123 % 3, EVERYBODY),)]
     assert suspects.muted(1, 7, NOW) == suspects.muted(4, 7, NOW) == EVERYBODY
     assert suspects.muted(12, 7, NOW) is None
 

@@ -4,8 +4,8 @@ Theory of operation. At a death there are suspects: the utterances in the engine
 was at. Each is tried once more; the next process takes one utterance at a time, and first the suspected audio alone, so
 that a second death tells the suspects apart. What is suspected a second time of the same kind of death is not sent
 again. A death counts against a speaker when they were the only suspect or are suspected again; at `DEATHS_OF_SPEAKER`
-nothing of theirs is taken, in any server. `DEATHS_OF_OWNER` bounds what the members of all servers of one owner can do
-together.
+nothing of theirs is taken, in any server. `DEATHS_OF_GUILD` bounds what the members of one server can do together, and
+`DEATHS_OF_OWNER`, which one server alone does not reach, those of all servers of one owner.
 
 A death counts until the session in which it happened ends, and for `FORGIVEN_S` at least: a transcription that is
 stopped and started again forgives nothing.
@@ -23,7 +23,9 @@ from roost_stt.supervision import Cause
 
 DEATHS_OF_SPEAKER = 3
 """So many deaths of one speaker's audio mute them."""
-DEATHS_OF_OWNER = 12
+DEATHS_OF_GUILD = 12
+"""So many deaths of all its speakers' audio mute a server."""
+DEATHS_OF_OWNER = 24
 """So many deaths of all their speakers' audio mute the servers of one owner."""
 FORGIVEN_S = 3600.0
 """A death counts for so long, even if the session in which it happened ends earlier."""
@@ -77,6 +79,8 @@ class Suspects:
         self._deaths: list[_Death] = []
         self._speakers_until: dict[int, float] = {}
         """By user: until when their audio is dropped."""
+        self._guilds_until: dict[int, float] = {}
+        """By server: until when all its audio is dropped."""
         self._owners_until: dict[int, float] = {}
         """By owner: until when all audio in their servers is dropped."""
 
@@ -89,6 +93,8 @@ class Suspects:
         """The user whose audio is dropped, `EVERYBODY` where it is a whole server's, or None where none is."""
         if now < self._speakers_until.get(user_id, -math.inf):
             return user_id
+        if now < self._guilds_until.get(guild_id, -math.inf):
+            return EVERYBODY
         if self._owners_until and now < self._owners_until.get(self._owner_of(guild_id), -math.inf):
             return EVERYBODY
         return None
@@ -183,11 +189,14 @@ class Suspects:
         """Drop deaths that count no more, and say anew who is muted until when."""
         self._deaths = [death for death in self._deaths if now < death.ends_s]
         users: dict[int, list[float]] = {}
+        guilds: dict[int, list[float]] = {}
         owners: dict[int, list[float]] = {}
         for death in self._deaths:
+            guilds.setdefault(death.key[0], []).append(death.ends_s)
             users.setdefault(death.key[1], []).append(death.ends_s)
             owners.setdefault(death.owner_id, []).append(death.ends_s)
         self._speakers_until = _until(users, DEATHS_OF_SPEAKER)
+        self._guilds_until = _until(guilds, DEATHS_OF_GUILD)
         self._owners_until = _until(owners, DEATHS_OF_OWNER)
 
 
