@@ -26,8 +26,8 @@ _log = logging.getLogger("roost.store")
 ONE = {"one": 1}
 READERS_MS = 200
 """How long one attempt to empty the log waits for readers; writers wait meanwhile."""
-AGAIN_S = (0.2, 0.5, 1.0, 5.0, 30.0)
-"""Pauses before another attempt, the last one for ever."""
+AGAIN_S = (*(0.25,) * 20, 1.0, 5.0, 30.0)
+"""Pauses before another attempt, the last one for ever: often while somebody waits for the answer."""
 SHARE = 20
 """After a rebuild the next one waits so many times as long as it took, so that a large file stays usable."""
 ROOM = 2
