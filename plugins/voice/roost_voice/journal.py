@@ -87,7 +87,8 @@ class Journal:
         self._claims = claims
 
     def _draft(self, claims: dict[int, Claim]) -> Path:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not its parents: a data folder that was moved away must not be made anew, for then it cannot come back.
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
         content = {
             "instance": self._instance_id,
             "guilds": {

@@ -65,6 +65,17 @@ def test_a_check_notes_nothing(tmp_path: Path) -> None:
     assert list(instances_dir(tmp_path).iterdir()) == []
 
 
+def test_journal_makes_no_data_folder_that_was_moved_away(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    journal = Journal(data, "me")
+    journal.write(1, 2, None)
+    data.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        journal.write(3, 4, None)
+    assert not data.exists()
+
+
 def test_every_other_journal_is_of_a_dead_process(tmp_path: Path) -> None:
     Journal(tmp_path, "me").write(5, 6, "c")
     Journal(tmp_path, "dead").write(3, 4, "b")
