@@ -27,9 +27,10 @@ MIB = 1 << 20
 SAID = "and so my fellow members, what was said at that moment went on and on " * 4 + "until number"
 
 
-async def fill(book: TranscriptBook, guild: int, channel: int, count: int) -> str:
+async def fill(bot: RoostBot, count: int) -> str:
     """A transcript of so many lines; its id."""
-    keeper = book.begin(guild, channel, channel, 0)
+    book, guild = book_of(bot), bot.guild.id
+    keeper = book.begin(guild, bot.channel("perch").id, bot.channel("general").id, 0)
     at = time.time() - count
     await keeper.keep(Transcript(1, guild, 7, f"{SAID} 0", at, at + 1.0, "en", 0.5), "Ada")
     collection = book._lines
@@ -80,7 +81,7 @@ async def test_eight_large_exports_hold_up_no_command(tmp_path: Path, fault: Fau
         names = ["Ada", "Ben", *(f"Reader {n}" for n in range(6))]
         for name in names[2:]:
             await bot.control.add_member(name, guild_id=bot.guild.id)
-        kept = await fill(book_of(bot), bot.guild.id, bot.channel("general").id, LINES)
+        kept = await fill(bot, LINES)
         gauge = Gauge()
         watch = asyncio.create_task(gauge.watch())
 
@@ -111,8 +112,8 @@ async def test_eight_large_exports_hold_up_no_command(tmp_path: Path, fault: Fau
 async def test_damaged_records_and_lines_are_left_out_and_end(tmp_path: Path, fault: Fault) -> None:
     settings = {"stt.engine": "scripted"}
     async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=settings) as bot:
-        book, guild, channel = book_of(bot), bot.guild.id, bot.channel("general").id
-        kept = await fill(book, guild, channel, 3)
+        book, guild = book_of(bot), bot.guild.id
+        kept = await fill(bot, 3)
         found = await book.find(guild, kept)
         assert found is not None
         key = found[0]
