@@ -24,7 +24,8 @@ _log = logging.getLogger("roost.consent")
 TEXTS = Texts.beside(__file__)
 
 AGREED = (
-    "You agreed: Roost may hear and transcribe you in this server. Change your mind any time with `/privacy opt-out`."
+    "You agreed: Roost may hear and transcribe you in this server. Where a notice asks for more, you are asked "
+    "again. Change your mind any time with `/privacy opt-out`."
 )
 REFUSED = "You are not heard, and nothing you say is transcribed. Change your mind any time with `/privacy opt-in`."
 NOT_STORED = "That could not be stored, so nothing has changed: my database is busy. Try again in a moment."
