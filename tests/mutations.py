@@ -803,6 +803,22 @@ MUTATIONS = [
         "DEATHS_OF_OWNER = 12\n",
         ("tests/stt/test_suspects.py",),
     ),
+    Mutation(
+        "C1",
+        "a refusal leaves an agreement that is under way",
+        "core/roost/store/decisions.py",
+        "        self._supersede(key)\n        return self._withdraw(key, False, _Kind.REFUSAL)\n",
+        "        return self._withdraw(key, False, _Kind.REFUSAL)\n",
+        ("tests/core/store/test_decisions.py",),
+    ),
+    Mutation(
+        "C2",
+        "a refusal is said to be kept before it is on disk",
+        "core/roost/store/withdrawals.py",
+        "            self._disk.sync()\n        self._doubtful -= written\n",
+        "            pass\n        self._doubtful -= written\n",
+        ("tests/core/store/test_withdrawals.py",),
+    ),
 ]
 
 

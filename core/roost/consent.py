@@ -290,10 +290,9 @@ class StoredConsent:
                 )
 
     async def _drained(self) -> None:
-        if self._error is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAINED_S):
-                    await self._at_rest.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAINED_S):
+                await self._at_rest.wait()
 
     async def _ended(self, numbers: Iterable[int]) -> None:
         """Wait until decisions came to their end.
@@ -333,7 +332,7 @@ class StoredConsent:
         self._file_news.set()
         if store:
             self._store_news.set()
-        if self._decisions.is_at_rest:
+        if self._decisions.is_at_rest or (self._error is not None and self._decisions.is_safe):
             self._at_rest.set()
         else:
             self._at_rest.clear()

@@ -99,15 +99,21 @@ class _Kind(enum.Enum):
     WITHDRAWAL = enum.auto()
     """The store."""
     VOID = enum.auto()
-    """An agreement that failed: the record that says so."""
+    """The file, to say that the store failed."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Kept:
-    """A record that the file has, or may have (not `sure`)."""
+    """The record of a member that the file has, or may have.
+
+    Attributes:
+        number: The highest that it may have.
+        words: What it may say.
+        sure: It is there.
+    """
 
     number: int
-    word: bool | None
+    words: frozenset[bool | None]
     sure: bool
 
 
@@ -146,7 +152,7 @@ class Decisions:
         first = 0
         for number, key, word in kept:
             first = max(first, number)
-            self._kept[key] = _Kept(number, word, sure=True)
+            self._kept[key] = _Kept(number, frozenset({word}), sure=True)
             self._unstored[key] = number
             self._hold(key, word)
         self._numbers = itertools.count(first + 1)
@@ -166,6 +172,11 @@ class Decisions:
     def is_at_rest(self) -> bool:
         """Whether the store has all that counts, and the file nothing."""
         return not (self._unstored or self._kept or self._being_kept)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the next start finds all that counts."""
+        return all(self._is_kept(key) for key in self._unstored)
 
     def wanted(self, key: Key) -> Word:
         """What counts once everything that is under way has succeeded."""
@@ -280,7 +291,10 @@ class Decisions:
             if record.key in result.without_slot:
                 self._without_slot.add(record.key)
             else:
-                self._kept[record.key] = _Kept(record.number, record.word, result.kept)
+                words = frozenset({record.word})
+                if not result.kept and record.key in self._kept:
+                    words |= self._kept[record.key].words
+                self._kept[record.key] = _Kept(record.number, words, result.kept)
                 if result.kept:
                     self._has_slot(record.key)
             if result.kept:
@@ -342,7 +356,8 @@ class Decisions:
         for number, key, _ in batch.values():
             if key in self._asked and self._asked[key].number == number:
                 self._fail(key, doubtful=perhaps_done)
-            self._settle(key, number, _Kind.WITHDRAWAL, Outcome.FAILED)
+            if self._waiting.get(key, {}).get(number) is _Kind.WITHDRAWAL:
+                self._fail_when_kept(key, number)
 
     # ---------------------------------------------------------------------------------------------------------------
 
@@ -415,10 +430,16 @@ class Decisions:
         """
         number, _, word = self._asked.pop(key)
         self._clearing.pop(key, None)
-        if doubtful and self._doubt(key, word) and not self._is_kept(key):
-            self._waiting[key][number] = _Kind.VOID
+        if doubtful and self._doubt(key, word):
+            self._fail_when_kept(key, number)
         else:
             self._settle(key, number, _Kind.AGREEMENT, Outcome.FAILED)
+
+    def _fail_when_kept(self, key: Key, number: int) -> None:
+        """Say that a decision failed as soon as the file has what counts instead."""
+        self._waiting[key][number] = _Kind.VOID
+        if self._is_kept(key):
+            self._settle(key, number, _Kind.VOID, Outcome.FAILED)
 
     def _is_doubtful(self, key: Key) -> bool:
         """Whether the store may have an agreement that is under way."""
@@ -472,7 +493,7 @@ class Decisions:
         """Whether the file has what counts."""
         kept = self._kept.get(key)
         word = self._record_word(key)
-        if kept is None or not kept.sure or kept.word is not word or self._being_kept.get(key, word) is not word:
+        if kept is None or not kept.sure or kept.words != {word} or self._being_kept.get(key, word) is not word:
             return False
         return key not in self._to_clear or self._to_clear[key] < kept.number
 
@@ -483,7 +504,7 @@ class Decisions:
         """Whether the file may have a record that says something else than what counts."""
         word = self.held.get(key)
         kept = self._kept.get(key)
-        return (kept is not None and kept.word is not word) or self._being_kept.get(key, word) is not word
+        return (kept is not None and kept.words != {word}) or self._being_kept.get(key, word) is not word
 
     def _clear(self, key: Key, number: int) -> None:
         self._to_clear[key] = max(number, self._to_clear.get(key, 0))

@@ -169,7 +169,6 @@ async def test_refusal_is_kept_while_the_store_is_locked_and_written_when_it_is_
 async def test_next_start_finds_a_refusal_that_the_store_never_got(
     tmp_path: Path, url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consent_module, "DRAINED_S", 0.05)
     monkeypatch.setattr(database, "BUSY_MS", 100)
     async with AsyncExitStack() as stack:
         consent, store = await stack.enter_async_context(opened(tmp_path, url))
@@ -288,7 +287,6 @@ async def test_decisions_that_come_together_share_transactions(tmp_path: Path, u
 async def test_forgetting_while_the_store_is_away_counts_after_the_next_start(
     tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consent_module, "DRAINED_S", 0.05)
     monkeypatch.setattr(database, "BUSY_MS", 100)
     async with AsyncExitStack() as stack:
         consent, store = await stack.enter_async_context(opened(tmp_path, mode=mode))

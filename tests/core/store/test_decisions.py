@@ -169,6 +169,29 @@ def test_agreement_waits_for_the_record_that_the_file_writes_meanwhile(cleared: 
     assert decisions.take_outcomes()[-1] == (agreed, Outcome.KEPT if cleared else Outcome.FAILED)
 
 
+def test_record_that_could_not_be_replaced_may_still_count() -> None:
+    decisions = Decisions({}, [Record(1, ADA, None)])
+    refused = decisions.refuse(ADA)
+    kept(decisions, FileResult(kept=False, cleared=False))
+    stored(decisions)
+    assert decisions.take_outcomes() == [], "a start now would find that the member has decided nothing"
+    kept(decisions)
+    assert decisions.take_outcomes() == [(refused, Outcome.KEPT)]
+    assert decisions.is_at_rest
+
+
+def test_withdrawal_that_the_store_refuses_is_in_the_file_before_that_is_said() -> None:
+    decisions = Decisions({ADA: ""})
+    numbers, _ = decisions.forget(10, keep_refusals=False)
+    decisions.take_store_batch(9)
+    decisions.store_failed(perhaps_done=False)
+    assert decisions.take_outcomes() == []
+    assert not decisions.is_safe
+    kept(decisions)
+    assert decisions.is_safe
+    assert decisions.take_outcomes() == [(numbers[ADA], Outcome.FAILED)]
+
+
 def test_forgetting_ends_an_agreement_and_writes_the_refusal_that_stays() -> None:
     decisions = Decisions({ADA: False})
     decisions.agree(ADA)
@@ -257,7 +280,8 @@ class Machine(RuleBasedStateMachine):
     def told(self) -> None:
         for number, outcome in self.decisions.take_outcomes():
             key, word = self.pressed.pop(number)
-            if outcome is Outcome.KEPT and number > self.sure.get(key, (0, None))[0]:
+            kept_all_the_same = outcome is Outcome.FAILED and word is None and not self.file_fails
+            if (outcome is Outcome.KEPT or kept_all_the_same) and number > self.sure.get(key, (0, None))[0]:
                 self.sure[key] = (number, word)
                 self.later[key] = [each for each in self.later[key] if each[0] > number]
                 if not any(isinstance(each[1], str) for each in self.later[key]):
