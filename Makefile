@@ -15,7 +15,7 @@ help:
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays; DRIVER=songbird)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
 	@echo "make kill-loop  a bot killed at random points, 1,000 times (N=)    make mutations  would the tests notice?"
-	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=)"
+	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=), and who is heard, 100,000 (CONSENT_STEPS=)"
 	@echo "make live-soak  a real bot under random commands and faults, an hour (SECONDS=)"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"
@@ -77,6 +77,7 @@ mutations: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --steps $(or $(STEPS),1000000)
+	$(BIN)/python tests/consent_soak.py --steps $(or $(CONSENT_STEPS),100000)
 
 live-soak: $(STAMP)
 	$(BIN)/python tests/live_soak.py --seconds $(or $(SECONDS),3600)

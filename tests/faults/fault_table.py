@@ -406,7 +406,7 @@ ADDING = """
 | command | what it does |
 |---|---|
 | `make test` | the table; cancellation at every await; every order of the events of a kick and of a move; the actor's state machine with its invariants after each of more than 10,000 steps |
-| `make soak` | the same machine for a million steps, or `STEPS=`; a violation prints a seed that plays it again |
+| `make soak` | the same machine for a million steps, or `STEPS=`, and the one of who is heard for 100,000, or `CONSENT_STEPS=`; a violation prints a seed that plays it again |
 | `make live-soak` | a real bot under random commands and faults for an hour, or `SECONDS=`; at the end it holds what it held after its first call |
 | `make kill-loop` | a real bot killed at random points, 1,000 times, or `N=`; no ghost 10 s after its next start, no other process's session touched |
 | `make fuzz` | every parser of foreign bytes, with an established encryption group too |
