@@ -401,8 +401,8 @@ MUTATIONS = [
         "poison",
         "one audio message against the rules ends the speech worker",
         STT + "worker/pipes.py",
-        "                    inbox.refuse(audio.reason)\n",
-        "                    os._exit(4)\n",
+        "            inbox.refuse(audio.reason)\n",
+        "            os._exit(4)\n",
         ("tests/faults/test_poison.py::test_messages_that_break_the_rules_are_dropped_and_counted",),
     ),
     Mutation(
@@ -425,8 +425,8 @@ MUTATIONS = [
         "poison",
         "a caption that meets a rate limit is lost",
         STT + "captioner.py",
-        "        if refusal not in WAITS:\n            self.failed += 1\n",
-        "        if True:\n            self.failed += 1\n",
+        "        if refusal not in WAITS:\n            self._drop_doubt()\n",
+        "        if True:\n            self._drop_doubt()\n",
         ("tests/stt/test_captions_kept.py",),
     ),
     Mutation(
@@ -671,8 +671,8 @@ MUTATIONS = [
         "audience",
         "captions go on while others can read along",
         STT + "captioner.py",
-        "        if self.held:\n            return self._page_stale or any(_is_for_all",
-        "        if False:\n            return self._page_stale or any(_is_for_all",
+        "        if self.held:\n            doubtful = ",
+        "        if False:\n            doubtful = ",
         ("tests/stt/test_guard.py::test_captions_pause_while_somebody_could_read_along",),
     ),
     Mutation(
