@@ -136,5 +136,5 @@ async def test_forget_me_is_confirmed(roost_bot: RoostBot) -> None:
     asked = await roost_bot.slash("/privacy forget-me")
     assert asked.ephemeral
     assert (await roost_bot.slash("/privacy status")).content.startswith("You agreed")
-    assert "is deleted. Asked: core" in (await roost_bot.press(asked, "Delete")).content
+    assert "is deleted. That covers the bot itself" in (await roost_bot.press(asked, "Delete")).content
     assert (await roost_bot.slash("/privacy status")).content.startswith("You have not decided")

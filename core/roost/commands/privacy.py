@@ -12,7 +12,7 @@ import hikari
 import lightbulb
 
 from roost import confirming
-from roost.commands.personal_data import PersonalData, as_file
+from roost.commands.personal_data import Outcome, PersonalData, as_file
 from roost.confirming import Confirmations
 from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
 from roost.deferral import defer_during
@@ -52,13 +52,14 @@ UNDECIDED_OPT_IN = (
 UNDECIDED_NOTICE = (
     "You have not decided. This server hears everybody who does not opt out; `/privacy opt-out` does that."
 )
-EXPORTED = "Everything that is held about you, as a file. Asked: {reached}."
+BOT_ITSELF = "the bot itself"
+EXPORTED = "Everything that is held about you, as a file. It covers {reached}."
 FORGET = (
     "Everything that is held about you is deleted for good, in every server: your decision whether you are heard, what "
     "you said in transcripts, and your settings."
 )
 DELETE = "Delete"
-FORGOTTEN = "What was held about you is deleted. Asked: {reached}."
+FORGOTTEN = "What was held about you is deleted. That covers {reached}."
 SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
 SILENT_DELETE = (
     "These plugins have no deletion of their own, so only what they stored under your id is deleted: {plugins}."
@@ -197,7 +198,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
             if len(file) > FILE_LIMIT_BYTES:
                 await _reply(ctx, TEXTS(ctx, "too-big", TOO_BIG))
                 return
-            lines = [TEXTS(ctx, "exported", EXPORTED, reached=", ".join(outcome.reached))]
+            lines = [TEXTS(ctx, "exported", EXPORTED, reached=_reached(ctx, outcome))]
             if outcome.silent:
                 lines.append(TEXTS(ctx, "silent-export", SILENT_EXPORT, plugins=", ".join(outcome.silent)))
             if outcome.failed:
@@ -227,7 +228,7 @@ async def _forget(
         if error.cause is StoreCause.BUSY:
             return confirming.Outcome(TEXTS(interaction, "not-forgotten", NOT_FORGOTTEN))
         return confirming.Outcome(TEXTS(interaction, "not-forgettable", NOT_FORGETTABLE))
-    lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=", ".join(outcome.reached))]
+    lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=_reached(interaction, outcome))]
     if outcome.kept_refusals:
         lines.append(TEXTS(interaction, "kept", KEPT, count=len(outcome.kept_refusals)))
     if outcome.silent:
@@ -259,6 +260,12 @@ async def _forget(
     label = TEXTS(interaction, "delete-too", DELETE_TOO)
     row = confirmations.row(int(interaction.user.id), (label, delete_too), expires_s=LEFTOVERS_S)
     return confirming.Outcome("\n".join(lines), [row])
+
+
+def _reached(reader: Any, outcome: Outcome) -> str:
+    """Who answered, in the reader's language."""
+    _core, *plugins = outcome.reached
+    return ", ".join([TEXTS(reader, "bot-itself", BOT_ITSELF), *plugins])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
         await bot.slash("/privacy opt-in")
         reply = await bot.slash("/privacy my-data")
         assert reply.ephemeral
-        assert "Asked: core, keeper." in reply.content
+        assert "It covers the bot itself, keeper." in reply.content
         assert "quiet" in reply.content
         assert "failed; ask whoever runs this bot: broken" in reply.content
         (file,) = reply.files
@@ -97,7 +97,7 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
         await bot.slash("/privacy opt-in", member="Ben")
         reply = await forgets(bot)
         assert reply.ephemeral
-        assert "is deleted. Asked: core, keeper." in reply.content
+        assert "is deleted. That covers the bot itself, keeper." in reply.content
         assert (
             "have no deletion of their own, so only what they stored under your id is deleted: quiet." in reply.content
         )
@@ -345,7 +345,7 @@ async def test_a_deletion_that_fails_is_not_taken_for_another_that_goes_on(tmp_p
         assert "hoarder" in (await forgets(bot, member="Ben")).content.partition("failed;")[2]
         go_on.set()
         said = (await ada).content
-        assert "Asked: core, hoarder." in said
+        assert "That covers the bot itself, hoarder." in said
         assert "failed;" not in said
         await waiting(bot, "hoarder", 1)
 
