@@ -151,6 +151,7 @@ class House:
         )
         self.session = FakeSession()
         self.refused: set[int] = set()
+        self.undecided: set[int] = set()
         self.consent_callbacks: list[Callable[[int, int], None]] = []
 
     def member(self, user: int) -> Any:
@@ -182,6 +183,15 @@ class House:
         self.refused.add(user)
         for callback in self.consent_callbacks:
             callback(GUILD, user)
+
+    def forget_decision(self, user: int) -> None:
+        """A member is forgotten, in a server where nobody has to agree."""
+        self.undecided.add(user)
+        for callback in self.consent_callbacks:
+            callback(GUILD, user)
+
+    def _decision(self, guild: int, user: int) -> bool | None:
+        return None if user in self.undecided else user not in self.refused
 
     def _subscribe(self, callback: Callable[[int, int], None]) -> Callable[[], None]:
         self.consent_callbacks.append(callback)
@@ -225,7 +235,9 @@ class House:
             config=self.config,
             config_for=lambda guild: self.config,
             consent=types.SimpleNamespace(
-                allows=lambda guild, user: user not in self.refused, subscribe=self._subscribe
+                allows=lambda guild, user: user not in self.refused,
+                decision=self._decision,
+                subscribe=self._subscribe,
             ),
             on_unload=lambda callback: None,
             listen=lambda event, callback: self.listeners.append((event, callback)),

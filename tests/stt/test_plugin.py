@@ -152,6 +152,23 @@ async def test_withdrawn_consent_reaches_every_queue(make: Any, packets: list[by
     assert house.texts == ["**Ben**: said by 8"]
 
 
+@pytest.mark.parametrize("detached", [False, True])
+async def test_who_is_forgotten_where_nobody_has_to_agree_is_dropped_from_every_stage(
+    make: Any, packets: list[bytes], detached: bool
+) -> None:
+    """Whatever the database does: nothing but the change of consent is heard of here."""
+    house: House = await make(script=["said by {user}"])
+    await house.open()
+    await start(house)
+    house.session.say(packets[:60], ADA)
+    house.session.say(packets[:60], BEN)
+    ending = asyncio.ensure_future(house.plugin.stop_transcribing(GUILD, BEN, False) if detached else house.close())
+    await asyncio.sleep(0)
+    house.forget_decision(ADA)
+    await ending
+    assert house.texts == ["**Ben**: said by 8"]
+
+
 @pytest.mark.parametrize("how", ["stop", "close"])
 async def test_consent_withdrawn_during_the_drain_or_after_leaving_counts(
     make: Any, packets: list[bytes], how: str

@@ -919,8 +919,11 @@ class SttPlugin:
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 
     def _consent_changed(self, guild_id: int, user_id: int) -> None:
-        """Forget who may not be heard, in every stage: detached from the session, the rest still becomes text."""
-        if self._ctx is None or self._ctx.consent.allows(guild_id, user_id):
+        """Drop a member's words in every stage; whatever the session hands over no more still becomes text otherwise.
+
+        A member without a decision was forgotten, also where everybody is heard who does not refuse.
+        """
+        if self._ctx is None or self._ctx.consent.decision(guild_id, user_id):
             return
         self.reading.withdraw(user_id, guild_id)
         if self._worker is not None:

@@ -126,6 +126,8 @@ class Session:
         """What the notice tells that stands or is being posted; less what nobody does any more."""
         self._shown: set[int] = set()
         """Members who were in the channel when that notice was posted there, and could see it."""
+        self._here: set[int] = set()
+        """Members for whom the notice that is being posted counts once it stands."""
         self._gone: set[int] = set()
         """Channels that were deleted after that notice was posted there."""
         self._ending = False
@@ -230,6 +232,9 @@ class Session:
         """Stop delivering this user's frames and have every sink purge them."""
         self._allowed.discard(user_id)
         self._denied.add(user_id)
+        self._purge(user_id)
+
+    def _purge(self, user_id: int) -> None:
         for sink in self._sinks:
             self._guarded(sink.purge, user_id)
 
@@ -340,25 +345,39 @@ class Session:
         return agreed is not None and agreed.covers(self.terms_for(sees_all=sees_all))
 
     def consent_changed(self, user_id: int) -> None:
-        """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard."""
+        """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard.
+
+        A member without a decision was forgotten; see `forget`.
+        """
         if self._consent.decision(self.guild_id, user_id) is None:
-            # Their decision was deleted: they are a newcomer.
-            self._shown.discard(user_id)
-        self._ask_anew(user_id)
-        self._seek_late()
+            self.forget(user_id)
+        else:
+            self._ask_anew(user_id)
+            self._seek_late()
 
     def forget(self, user_id: int) -> None:
-        """Somebody asked to be forgotten: in the mode ``notice`` they are heard again after a new notice alone."""
-        self._shown.discard(user_id)
-        self._ask_anew(user_id)
+        """Purge what is queued of somebody who asked to be forgotten.
+
+        In the mode ``notice`` they are heard again after a new notice; one that is on its way does not count.
+        """
+        for informed in (self._shown, self._here):
+            informed.discard(user_id)
+        if not self._ask_anew(user_id) and self._consent.decision(self.guild_id, user_id) is None:
+            # Where nobody has to agree they are not refused, so nothing else purges them.
+            self._purge(user_id)
         self._seek_late()
 
-    def _ask_anew(self, user_id: int) -> None:
+    def _ask_anew(self, user_id: int) -> bool:
+        """Drop the answers about a user, and revoke them if they may not be heard; whether that was done."""
         for known in (self._denied, self._uncovered, self._allowed):
             known.discard(user_id)
-        if not self._consent.allows(self.guild_id, user_id) or (user_id in self._members and self._is_refused(user_id)):
-            # Whoever has left the channel may still have words in the sinks.
+        # Members who have left the channel may still have words in the sinks.
+        refused = not self._consent.allows(self.guild_id, user_id) or (
+            user_id in self._members and self._is_refused(user_id)
+        )
+        if refused:
             self.revoke(user_id)
+        return refused
 
     def ask_again(self) -> None:
         """Ask anew about everybody: permissions changed, or a plugin that decides who is heard came or went."""
@@ -411,7 +430,7 @@ class Session:
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
 
     async def _post(self) -> None:
-        here = self.humans
+        here = self._here = set(self.humans)
         stands = await self._post_in(self.places)
         self._notice = None
         if self.closed:
@@ -542,7 +561,8 @@ class Session:
                 await asyncio.sleep(self._late_at + pause_s - loop.time())
                 continue
             self._late_at = loop.time()
-            here, number = self.humans, self._notices
+            here, number = set(self.humans), self._notices
+            self._here = here
             stands = await self._post_in((self._channel_id,))
             failures = 0 if stands else min(failures + 1, LATE_RETRIES)
             if stands and number == self._notices:

@@ -102,6 +102,7 @@ class Person:
         word: What counts for sure; None: nobody can know, because the bot crashed before it answered.
         terms: What their agreement covers, each one that may count.
         pending: An agreement that was not answered.
+        forgetting: A request to be forgotten, in the store or on its way there.
         told: Notices that stood when they were there, by number.
     """
 
@@ -113,7 +114,16 @@ class Person:
     """What they agreed to last."""
     pending: asyncio.Task[bool] | None = None
     refusing: asyncio.Task[bool] | None = None
+    forgetting: asyncio.Task[bool] | None = None
     told: set[int] = dataclasses.field(default_factory=set)
+    before: set[Terms] = dataclasses.field(default_factory=set)
+    """What their agreement covered before they were forgotten; a crash may bring it back."""
+    forgotten_at: int = 0
+    """When they were forgotten last; notices that were begun before do not count for them."""
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[bool] | None, ...]:
+        return self.pending, self.refusing, self.forgetting
 
 
 class Guard:
@@ -134,12 +144,16 @@ class Sink:
     """A consumer."""
 
     def __init__(self) -> None:
-        self.heard: list[int] = []
+        self.frames = 0
+        self.queued: set[int] = set()
+        """Members with sound that has not become text."""
 
     def write(self, frame: AudioFrame) -> None:
-        self.heard.append(frame.user_id)
+        self.frames += 1
+        self.queued.add(frame.user_id)
 
-    def purge(self, user_id: int) -> None: ...
+    def purge(self, user_id: int) -> None:
+        self.queued.discard(user_id)
 
 
 class World:
@@ -212,7 +226,7 @@ class World:
     async def _stop(self) -> None:
         await self.scope.aclose()
         await self._stack.aclose()
-        tasks = [task for each in self.people.values() for task in (each.pending, each.refusing) if task is not None]
+        tasks = [task for each in self.people.values() for task in each.tasks if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -229,7 +243,8 @@ class World:
         if of_now and all(self.since[each] <= began for each in now):
             self.stands_for = (room, now)
         for each in here:
-            self.people[each].told.add(self.notice)
+            if self.people[each].forgotten_at <= began:
+                self.people[each].told.add(self.notice)
         return True
 
     # ---- what happens
@@ -266,6 +281,37 @@ class World:
         person.word, person.terms = Say.REFUSE, set()
         person.refusing = asyncio.create_task(self._ask(partial(self.consent.opt_out, GUILD, user)))
         await asyncio.sleep(0)  # until it has arrived
+        self._holds_nothing_of(user)
+
+    async def forget(self, user: int) -> None:
+        """What `roost.commands.personal_data` does for them."""
+        person = self.people[user]
+        person.before |= person.terms | {person.asking}
+        unsure = person.word is None or person.pending is not None
+        person.pending, person.terms = None, set()
+        if self.mode == "opt-in":
+            person.word = Say.NOTHING
+        elif unsure:
+            person.word = None
+        elif person.word is not Say.REFUSE:
+            person.word = Say.NOTHING
+        person.told.clear()
+        person.forgotten_at = self.steps
+        self.consent.ask_again(GUILD, user)
+        self._holds_nothing_of(user)
+        person.forgetting = asyncio.create_task(self._ask(partial(self._forget, user, self.session)))
+        await asyncio.sleep(0)  # until it has arrived
+        self._holds_nothing_of(user)
+
+    async def _forget(self, user: int, session: Session) -> None:
+        await self.consent.forget(user)
+        session.forget(user)
+
+    def _holds_nothing_of(self, user: int) -> None:
+        """What they said before is under way nowhere, unless they agreed and are being forgotten."""
+        queued = any(user in sink.queued for sink, _ in self.sinks.values())
+        if queued and self.consent.decision(GUILD, user) is not True:
+            raise Breach(f"words of {user} are under way")
 
     async def _ask(self, decide: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         try:
@@ -321,8 +367,11 @@ class World:
             each.told.clear()
 
     async def posting(self, works: bool, at_once: bool) -> None:
+        """Those that Discord has not answered are answered now; later ones wait, unless `at_once`."""
         self.posts = works
-        (self.may_post.set if at_once else self.may_post.clear)()
+        self.may_post.set()
+        if not at_once:
+            self.may_post.clear()
 
     async def asked(self) -> None:
         self.session.link_live()
@@ -343,13 +392,16 @@ class World:
             unsure = person.pending is not None
             if person.refusing is not None and not (person.refusing.done() and person.refusing.result()):
                 unsure = True
+            if person.forgetting is not None and not (person.forgetting.done() and person.forgetting.result()):
+                unsure = True
+                person.terms |= person.before
             if unsure:
                 person.word = None
                 person.terms |= {person.asking}
-            for task in (person.pending, person.refusing):
+            for task in person.tasks:
                 if task is not None:
                     task.cancel()
-            person.pending = person.refusing = None
+            person.pending = person.refusing = person.forgetting = None
         self.may_post.set()
         self.database.heal(Health.BUSY)
         await self._stop()
@@ -370,9 +422,9 @@ class World:
 
     def hears(self, user: int) -> bool:
         wanted = self.session.wants(user)
-        before = sum(len(sink.heard) for sink, _ in self.sinks.values())
+        before = sum(sink.frames for sink, _ in self.sinks.values())
         self.session.on_frame(AudioFrame(GUILD, user, ssrc=user, rtp_timestamp=0, opus=b"\xfc\xff\xfe", lost_before=0))
-        heard = sum(len(sink.heard) for sink, _ in self.sinks.values()) > before
+        heard = sum(sink.frames for sink, _ in self.sinks.values()) > before
         if heard != wanted:
             raise Breach(f"{user}: asked before decryption the answer was {wanted}, then {heard}")
         return heard
@@ -419,9 +471,7 @@ class World:
         self.database.heal(Health.WELL)
         async with asyncio.timeout(20):
             while self.consent.unstored or any(
-                task is not None and not task.done()
-                for each in self.people.values()
-                for task in (each.pending, each.refusing)
+                task is not None and not task.done() for each in self.people.values() for task in each.tasks
             ):
                 await asyncio.sleep(0.001)
         self.session.link_live()
@@ -433,6 +483,8 @@ class World:
                 raise Breach(f"{user} refused, and the database has {held!r}")
             if person.word is Say.AGREE and not isinstance(held, str):
                 raise Breach(f"{user} agreed, and the database has {held!r}")
+            if person.word is Say.NOTHING and held is not None:
+                raise Breach(f"{user} has decided nothing, and the database has {held!r}")
             heard = self.hears(user)
             if person.word is Say.AGREE and self.sinks and not self._forbidden(user) and user not in self.blind:
                 sent = any(each.sends_to for each in self.sinks)
@@ -444,6 +496,7 @@ class World:
 OPERATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "agree": {"user": PEOPLE, "usual": (True, False)},
     "refuse": {"user": PEOPLE},
+    "forget": {"user": PEOPLE},
     "arrive": {"user": PEOPLE},
     "go": {"user": PEOPLE},
     "blinded": {"user": PEOPLE, "on": (True, False, False)},
@@ -457,7 +510,19 @@ OPERATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "crash": {"power": (True, False)},
     "rest": {},
 }
-WEIGHTS = {"agree": 6, "refuse": 5, "arrive": 6, "go": 3, "listen": 5, "unlisten": 2, "move": 1, "store": 3, "crash": 1}
+WEIGHTS = {
+    "agree": 6,
+    "refuse": 5,
+    "forget": 4,
+    "arrive": 6,
+    "go": 3,
+    "listen": 5,
+    "posting": 4,
+    "unlisten": 2,
+    "move": 1,
+    "store": 3,
+    "crash": 1,
+}
 
 
 async def step(world: World, name: str, choices: Mapping[str, Any]) -> None:

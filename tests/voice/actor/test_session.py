@@ -60,6 +60,11 @@ class Bench:
         self.posted_in.append(tuple(places))
         return self.notice_stands
 
+    def let_one_through(self) -> None:
+        """Have Discord take the notice that waits for `may_post`, and no later one."""
+        self.may_post.set()
+        self.may_post.clear()
+
     def hears(self, user_id: int, sink: SinkRecorder) -> bool:
         before = len(sink.frames)
         self.session.on_frame(frame(user_id))
@@ -443,6 +448,54 @@ async def test_who_is_forgotten_needs_a_new_notice(noticed: Bench) -> None:
     await settle()
     assert len(noticed.notices) == 2
     assert noticed.hears(ALICE, sink)
+
+
+async def test_a_forgotten_member_is_purged_although_nobody_has_to_agree(noticed: Bench) -> None:
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    noticed.session.attach(other := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    assert noticed.hears(ALICE, sink)
+    noticed.session.consent_changed(ALICE)
+    assert (sink.purged, other.purged) == ([ALICE], [ALICE]), "what she said before becomes no text"
+    noticed.session.member_left(BOB)
+    noticed.session.forget(BOB)
+    assert (sink.purged, other.purged) == ([ALICE, BOB], [ALICE, BOB]), "whoever has left may have words there"
+    await settle()
+    assert noticed.hears(ALICE, sink), "she is told anew and heard again"
+
+
+@pytest.mark.parametrize("how", ["forget", "consent_changed"])
+async def test_a_notice_on_its_way_does_not_count_for_who_is_forgotten_meanwhile(noticed: Bench, how: str) -> None:
+    noticed.may_post.clear()
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    await settle()
+    getattr(noticed.session, how)(ALICE)
+    noticed.let_one_through()
+    await settle()
+    assert noticed.hears(BOB, sink)
+    assert not noticed.hears(ALICE, sink)
+    noticed.may_post.set()
+    await settle()
+    assert len(noticed.notices) == 2
+    assert noticed.hears(ALICE, sink)
+
+
+async def test_a_late_notice_on_its_way_does_not_count_for_who_is_forgotten_meanwhile(
+    noticed: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.05)
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.may_post.clear()
+    noticed.session.member_is(21, False)
+    await settle()
+    noticed.session.forget(21)
+    noticed.may_post.set()
+    await settle()
+    assert len(noticed.notices) == 2
+    assert not noticed.hears(21, sink)
+    await eventually(lambda: noticed.hears(21, sink))
+    assert len(noticed.notices) == 3
 
 
 async def test_a_deleted_channel_hides_nothing_before_the_next_notice(noticed: Bench) -> None:
