@@ -72,6 +72,6 @@ async def test_language_pause_and_audience(tmp_path: Path) -> None:
             assert "stopped" in await scene.said("/transcribe stop", scene.ben)
 
             await discord.permissions(member_id=carl, channel_id=scene.text, allow=["VIEW_CHANNEL"])
-            assert "can be read by people who cannot see" in await scene.said("/transcribe start", scene.ada)
+            assert "can be read by people who cannot be in" in await scene.said("/transcribe start", scene.ada)
             bot.terminate()
             assert await bot.wait(10) == 0

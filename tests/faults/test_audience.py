@@ -100,7 +100,7 @@ async def test_captions_pause_when_a_role_may_not_connect_and_go_on_when_it_is_g
         await call.control.permissions(role_id=barred, channel_id=call.room, deny=["VIEW_CHANNEL"])
         await call.say()
         await call.stored(3)
-        assert "can be read by people who cannot see" in await call.start(member="Mod")
+        assert "can be read by people who cannot be in" in await call.start(member="Mod")
         await call.agree("Ben")
         await call.say()
         assert "words number 3" not in await call.until(lambda text: "words number 4" in text)

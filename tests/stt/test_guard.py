@@ -96,7 +96,7 @@ async def test_a_wider_audience_needs_somebody_who_manages_the_server(make: Any,
         await start(house)
     assert house.session.sinks == []
     assert house.workers() == []
-    assert "Mind that <#30> can be read by people who cannot see <#20>" in await start(house, manages=True)
+    assert "Mind that <#30> can be read by people who cannot be in <#20>" in await start(house, manages=True)
     await house.plugin.stop_transcribing(GUILD, ADA, False)
     assert await house.plugin.start_transcribing(GUILD, ADA, VOICE, False) == "Transcribing <#20> into <#20>."
 
