@@ -819,6 +819,22 @@ MUTATIONS = [
         "            pass\n        self._doubtful -= written\n",
         ("tests/core/store/test_withdrawals.py",),
     ),
+    Mutation(
+        "audience",
+        "who reads along is asked about the room that the bot is in now",
+        STT + "plugin.py",
+        "is_wider(self.bot, guild_id, transcription.room_id, transcription.shown_in),",
+        "is_wider(self.bot, guild_id, session.channel_id, transcription.shown_in),",
+        ("tests/stt/test_guard.py::test_words_held_back_stay_so_while_a_drag_ends_the_transcription",),
+    ),
+    Mutation(
+        "audience",
+        "words held back in one room wait for the next one",
+        STT + "transcription.py",
+        "        if not posted:\n            self.captioner.give_up()\n        return posted\n",
+        "        return posted\n",
+        ("tests/stt/test_guard.py::test_words_held_back_in_one_room_are_not_shown_after_a_move_to_another",),
+    ),
 ]
 
 

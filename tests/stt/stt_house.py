@@ -179,6 +179,11 @@ class House:
             if isinstance(event, kind):
                 await callback(event)
 
+    async def move(self, room: int, *, by_request: bool) -> None:
+        """The session is in another room now."""
+        old, self.session.channel_id = self.session.channel_id, room
+        await self.plugin.voice_session_moved(cast(VoiceSession, self.session), old, room, by_request)
+
     def opt_out(self, user: int) -> None:
         self.refused.add(user)
         for callback in self.consent_callbacks:
@@ -242,7 +247,7 @@ class House:
             on_unload=lambda callback: None,
             listen=lambda event, callback: self.listeners.append((event, callback)),
             scope=self.scope,
-            task=self.scope.spawn,
+            task=lambda work, name, guild_id=None: self.scope.spawn(work, name),
             metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -13,9 +14,14 @@ from stt_rig import packets_of
 
 from roost.audio import SILENCE_FRAME, VoiceSession
 from roost.errors import RoostError
+from roost.hooks import hookimpl
+from roost.speech import Transcript
 from roost_stt import audience_watch
+from roost_stt import plugin as plugin_module
 from roost_stt.guard import Finding, Look, duration
 
+OTHER = 21
+"""Another voice channel, which everybody can join."""
 LOOK = Look(now=100.0, began_s=0.0, heard_s=50.0, silence_s=60.0, cap_s=1000.0, listening=True)
 
 
@@ -217,11 +223,115 @@ async def test_a_move_by_request_begins_a_new_transcript(make: Any, packets: lis
     await start(house)
     house.session.say(packets)
     await house.until(lambda: "**Ada\\***: 1" in house.texts)
-    await house.plugin.voice_session_moved(cast(VoiceSession, house.session), VOICE, 21, True)
+    await house.move(OTHER, by_request=True)
+    await house.until(lambda: house.plugin._running[GUILD].hearing)
     house.session.say(packets)
     await house.until(lambda: "**Ada\\***: 2" in house.texts)
     found = await house.plugin.book.newest(GUILD, lambda head: True)
-    assert [(head.voice_channel_id, count) for head, count in found] == [(21, 1), (VOICE, 1)]
+    assert [(head.voice_channel_id, count) for head, count in found] == [(OTHER, 1), (VOICE, 1)]
+
+
+async def wait_for_one_held_back(house: House, packets: list[bytes]) -> None:
+    """Have one line said in a room that others cannot join any more, and held back."""
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+
+
+@pytest.mark.e2e
+async def test_words_held_back_in_one_room_are_not_shown_after_a_move_to_another(
+    make: Any, packets: list[bytes]
+) -> None:
+    house: House = await make(script=["word {count}"])
+    await wait_for_one_held_back(house, packets)
+    await house.move(OTHER, by_request=True)
+    await house.until(lambda: house.plugin._running[GUILD].hearing)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: word 2" in house.texts)
+    assert "word 1" not in "\n".join(house.texts)
+
+
+@pytest.mark.e2e
+async def test_words_held_back_stay_so_while_a_drag_ends_the_transcription(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["word {count}"])
+    await wait_for_one_held_back(house, packets)
+    await house.move(OTHER, by_request=False)
+    await house.change_channel(TEXT)
+    await house.until(lambda: house.status == "Nothing is being transcribed here.")
+    told = "\n".join(house.texts)
+    assert "I was moved to another channel" in told
+    assert "word" not in told
+
+
+@pytest.mark.e2e
+async def test_a_sentence_under_way_is_stored_for_the_room_it_was_said_in(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["word {count}"])
+    await start(house)
+    house.session.say(packets[:60])
+    await house.move(OTHER, by_request=True)
+    await house.until(lambda: house.plugin._running[GUILD].hearing)
+    assert house.texts == ["**Ada\\***: word 1"]
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: word 2" in house.texts)
+    found = await house.plugin.book.newest(GUILD, lambda head: True)
+    assert [(head.voice_channel_id, count) for head, count in found] == [(OTHER, 1), (VOICE, 1)]
+
+
+@pytest.mark.e2e
+async def test_a_line_that_another_plugin_has_when_the_room_changes_is_dropped(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_module, "STOP_DRAIN_S", 0.5)
+    house: House = await make(script=["word {count}"])
+    thinks = asyncio.Event()
+
+    async def think(session: VoiceSession, draft: Transcript) -> Transcript | None:
+        if draft.text == "word 1":
+            thinks.set()
+            await asyncio.sleep(1.5)
+        return draft
+
+    monkeypatch.setattr(house.guest, "transcript_process", hookimpl(think), raising=False)
+    house.dispatcher.manager.register(house.guest, "guest")
+    await start(house)
+    house.session.say(packets)
+    await thinks.wait()
+    await house.move(OTHER, by_request=True)
+    await house.until(lambda: house.plugin._running[GUILD].hearing)
+    house.session.say(packets)
+    await house.until(lambda: "**Ada\\***: word 2" in house.texts)
+    assert "word 1" not in "\n".join(house.texts)
+    found = await house.plugin.book.newest(GUILD, lambda head: True)
+    assert [(head.voice_channel_id, count) for head, count in found] == [(OTHER, 1)]
+
+
+@pytest.mark.e2e
+async def test_a_start_does_not_answer_for_the_room_that_the_bot_is_moved_to(make: Any) -> None:
+    house: House = await make(script=["words"])
+    house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
+    starting = asyncio.create_task(start(house, manages=True))
+    await house.until(lambda: bool(house.workers()))
+    assert not starting.done()
+    await house.move(OTHER, by_request=True)
+    with pytest.raises(RoostError, match="just been moved"):
+        await starting
+    assert house.session.sinks == []
+
+
+@pytest.mark.e2e
+async def test_a_move_during_a_reload_ends_the_transcription(make: Any) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    await house.unload("reload")
+    house.session.channel_id = OTHER
+    await house.load()
+    await house.open()
+    await house.until(lambda: any("I was moved to another channel" in text for text in house.texts))
+    assert house.session.sinks == []
+    assert house.status == "Nothing is being transcribed here."
 
 
 @pytest.mark.e2e
@@ -294,7 +404,7 @@ async def test_moving_to_where_fewer_can_see_ends_it(make: Any, packets: list[by
     await house.plugin.voice_session_moved(cast(VoiceSession, house.session), 21, VOICE, True)
     assert house.session.sinks == []
     await house.until(lambda: house.status == "Nothing is being transcribed here.")
-    assert "people here who cannot see <#20>" in "\n".join(house.texts)
+    assert "people here who cannot be in <#20>" in "\n".join(house.texts)
     assert "before" in "\n".join(house.texts)
 
 

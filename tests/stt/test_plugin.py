@@ -11,7 +11,7 @@ from typing import Any, cast
 import hikari
 import psutil
 import pytest
-from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses
+from stt_house import ADA, BEN, GUILD, ME, TEXT, House, houses
 from stt_rig import packets_of
 
 from roost.audio import VoiceSession
@@ -246,11 +246,10 @@ async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: A
     house: House = await make(script=["before"])
     await house.open()
     await start(house)
-    session = cast(VoiceSession, house.session)
-    await house.plugin.voice_session_moved(session, VOICE, 21, True)
+    await house.move(21, by_request=True)
+    await house.until(lambda: bool(house.session.sinks))
     house.session.say(packets[:60])
-    assert house.session.sinks
-    await house.plugin.voice_session_moved(session, 21, 22, False)
+    await house.move(22, by_request=False)
     assert house.session.sinks == []
     await house.until(lambda: house.status == "Nothing is being transcribed here.")
     told = "\n".join(house.texts)

@@ -63,6 +63,8 @@ FLUSH_S = 0.5
 STOP_DRAIN_S = 10.0
 DISABLED_DRAIN_S = 3.0
 PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
+MOVED = "I was moved to another channel, so transcription of <#{room}> ends. `/transcribe start` begins anew."
+JUST_MOVED = "I have just been moved to another channel. Use `/transcribe start` again in a moment."
 _ACTIVE = "active"
 
 
@@ -302,22 +304,37 @@ class SttPlugin:
             return
         # Nobody there is heard before it is clear who would read along.
         transcription.stop_intake()
-        if not by_request:
-            why = f"I was moved to another channel, so transcription of <#{old}> ends."
-        elif await is_wider(self.bot, session.guild_id, new, transcription.channel_id):
-            why = f"There may be people here who cannot see <#{new}>, so transcription ends with <#{old}>."
+        if by_request:
+            # Longer than a hook may take: what was said in the old room has to become text first.
+            self._ctx.task(self._change_room(transcription, new), f"room:{session.guild_id}", guild_id=session.guild_id)
         else:
-            # Others can be in this room than in the one before, so a new transcript begins.
+            self._end_because(session, transcription, MOVED.format(room=old))
+
+    async def _change_room(self, transcription: Transcription, new: int) -> None:
+        """Go on in another room with a new transcript: other people can be there.
+
+        What was said in the old room is posted and stored by the old room's rules, or not at all.
+        """
+        session, guild_id = transcription.session, transcription.guild_id
+        async with transcription.changing:
+            if await is_wider(self.bot, guild_id, new, transcription.channel_id):
+                old = transcription.room_id
+                why = f"There may be people here who cannot be in <#{new}>, so transcription ends with <#{old}>."
+                self._end_because(session, transcription, f"{why} `/transcribe start` begins anew.")
+                return
+            await transcription.leave_room(asyncio.get_running_loop().time() + STOP_DRAIN_S)
+            # Moved on meanwhile: that is seen to by another task.
+            if self._stopping or self._running.get(guild_id) is not transcription or session.channel_id != new:
+                return
             before, shown_in = transcription.keeper, transcription.channel_id
-            transcription.keeper = self.book.begin(session.guild_id, new, shown_in, before.head.started_by)
+            transcription.room_id = new
+            transcription.keeper = self.book.begin(guild_id, new, shown_in, before.head.started_by)
             transcription.accepts_wide = False
             transcription.audience.accept(accepted=False)
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
             await before.close()
             await self._remember(session, shown_in)
-            return
-        self._end_because(session, transcription, f"{why} `/transcribe start` begins anew.")
 
     def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
         """Hear nothing more at once, and end with the reason said."""
@@ -365,8 +382,9 @@ class SttPlugin:
         """
         async with self._starting, self._worker_owner().wanted():
             session = self._session(guild_id)
+            room_id = session.channel_id
             if not manages and not self._is_present(session, user_id):
-                raise ResourceError(f"Only people in <#{session.channel_id}> can have it transcribed.")
+                raise ResourceError(f"Only people in <#{room_id}> can have it transcribed.")
             transcription = self._running.get(guild_id)
             failed = session.capture_state == "failed"
             mind = ""
@@ -376,7 +394,7 @@ class SttPlugin:
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and self._is_cut_off(guild_id):
                 mind = await self.check_channel(guild_id, channel_id, manages)
-                await self._move(session, transcription, channel_id, user_id, accepts_wide=bool(mind))
+                await self._move(transcription, channel_id, user_id, room_id=room_id, accepts_wide=bool(mind))
                 if transcription.paused:
                     await self._remember(session, channel_id)
                     return already(session, transcription)
@@ -384,7 +402,9 @@ class SttPlugin:
                 return already(session, transcription)
             if transcription is None:
                 mind = await self.check_channel(guild_id, channel_id, manages)
-                await self._begin(session, channel_id, user_id, language=language, accepts_wide=bool(mind))
+                await self._begin(
+                    session, channel_id, user_id, room_id=room_id, language=language, accepts_wide=bool(mind)
+                )
             else:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
@@ -484,7 +504,8 @@ class SttPlugin:
         worker = self._worker
         if transcription is None or worker is None:
             return "Nothing is being transcribed here."
-        if member is None or not can_be_in(self.bot.cache, member, transcription.session.channel_id):
+        rooms = {transcription.room_id, transcription.session.channel_id}
+        if member is None or not all(can_be_in(self.bot.cache, member, room_id) for room_id in rooms):
             return "I transcribe a voice channel that you cannot join, so I do not say more about it."
         report("asked for the status", worker)
         return status(transcription, worker, lambda user_id: self._name_of(guild_id, user_id))
@@ -647,6 +668,7 @@ class SttPlugin:
         channel_id: int,
         user_id: int = 0,
         *,
+        room_id: int,
         record: str | None = None,
         language: str | None = None,
         paused: bool = False,
@@ -659,8 +681,11 @@ class SttPlugin:
             raise ClosedError("The voice session ended before the transcription could begin.")
         guild_id = session.guild_id
         keeper = await self.book.resume(record) if record is not None else None
+        if session.channel_id != room_id:
+            # Who reads along was asked about another room.
+            raise ResourceError(JUST_MOVED)
         if keeper is None:
-            keeper = self.book.begin(guild_id, session.channel_id, channel_id, user_id)
+            keeper = self.book.begin(guild_id, room_id, channel_id, user_id)
 
         def may_show(user_id: int) -> bool:
             return ctx.consent.allows(guild_id, user_id)
@@ -683,7 +708,7 @@ class SttPlugin:
             captioner=captioner,
             may_show=may_show,
             keeper=keeper,
-            is_wide=lambda: is_wider(self.bot, guild_id, session.channel_id, transcription.shown_in),
+            is_wide=lambda: is_wider(self.bot, guild_id, transcription.room_id, transcription.shown_in),
             tell_audience=lambda wide: self._tell_audience(session, wide),
             accepts_wide=accepts_wide,
             facts=lambda text_id: notice_facts(
@@ -714,10 +739,15 @@ class SttPlugin:
             self.bot,
             channel_id,
             where=lambda: self.config_of(session.guild_id).captions.where,
-            voice_channel=lambda: session.channel_id,
+            voice_channel=lambda: self._room_of(session),
             thread_id=thread_id,
             opened=lambda opened: self._has_thread(session, channel_id, opened),
         )
+
+    def _room_of(self, session: VoiceSession) -> int:
+        """The room whose captions are shown: after a move, the old one until what was said there is done with."""
+        transcription = self._running.get(session.guild_id)
+        return transcription.room_id if transcription is not None else session.channel_id
 
     # ---- words that Discord does not let go of
 
@@ -758,14 +788,14 @@ class SttPlugin:
     def _cut_off(self, session: VoiceSession, refusal: Refusal) -> None:
         """Tell the voice channel's own chat, for the text channel cannot be told."""
         transcription = self._running.get(session.guild_id)
-        if transcription is None or transcription.channel_id == session.channel_id:
+        if transcription is None or transcription.channel_id == transcription.room_id:
             return
         text = cut_off(refusal, transcription.channel_id)
         self._context().task(self._tell_voice_chat(session, text), f"cut-off:{session.guild_id}")
 
     async def _tell_voice_chat(self, session: VoiceSession, text: str) -> None:
         try:
-            await say(self.bot, session.channel_id, text)
+            await say(self.bot, self._room_of(session), text)
         except ResourceError as error:
             _log.warning("guild %d: nobody could be told that captions wait: %s", session.guild_id, error)
 
@@ -794,7 +824,7 @@ class SttPlugin:
 
     def _matters(self, transcription: Transcription, event: hikari.Event) -> bool:
         """Whether a change can decide who reads along."""
-        text_id, room_id = transcription.shown_in, transcription.session.channel_id
+        text_id, room_id = transcription.shown_in, transcription.room_id
         if isinstance(event, hikari.GuildThreadEvent):
             return int(event.thread_id) == text_id
         if isinstance(event, hikari.GuildChannelEvent):
@@ -810,7 +840,7 @@ class SttPlugin:
         transcription = self._running.get(session.guild_id)
         if transcription is None:
             return
-        text = onlookers(transcription.shown_in, session.channel_id, wide=wide)
+        text = onlookers(transcription.shown_in, transcription.room_id, wide=wide)
         if not checks.is_there(self.bot, transcription.shown_in):
             await self._tell_voice_chat(session, cut_off(Refusal.GONE, transcription.shown_in))
             return
@@ -820,27 +850,37 @@ class SttPlugin:
             await self._tell_voice_chat(session, text)
 
     async def _move(
-        self, session: VoiceSession, transcription: Transcription, channel_id: int, user_id: int, *, accepts_wide: bool
+        self, transcription: Transcription, channel_id: int, user_id: int, *, room_id: int, accepts_wide: bool
     ) -> None:
         """Show captions in another channel, first those that waited.
 
         What was said before can be read by those who may read the old channel, so a new transcript begins.
+
+        Raises:
+            ResourceError: The bot is not in that room any more.
         """
-        before = transcription.keeper
-        keeper = self.book.begin(session.guild_id, session.channel_id, channel_id, user_id)
-        # Before the move, because the notice tells it. Captions wait until they are posted where it holds.
-        transcription.accepts_wide = accepts_wide
-        transcription.audience.doubt()
-        try:
-            transcription.move(channel_id, keeper)
-        finally:
-            await before.close()
-        if transcription.paused or await session.capturing():
-            transcription.captioner.move(
-                self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
-            )
-            transcription.shown_in = channel_id
-            transcription.audience.accept(accepted=accepts_wide)
+        session, guild_id = transcription.session, transcription.guild_id
+        async with transcription.changing:
+            if (
+                self._running.get(guild_id) is not transcription
+                or not room_id == session.channel_id == transcription.room_id
+            ):
+                raise ResourceError(JUST_MOVED)
+            before = transcription.keeper
+            keeper = self.book.begin(guild_id, room_id, channel_id, user_id)
+            # Before the move, because the notice tells it. Captions wait until they are posted where it holds.
+            transcription.accepts_wide = accepts_wide
+            transcription.audience.doubt()
+            try:
+                transcription.move(channel_id, keeper)
+            finally:
+                await before.close()
+            if transcription.paused or await session.capturing():
+                transcription.captioner.move(
+                    self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
+                )
+                transcription.shown_in = channel_id
+                transcription.audience.accept(accepted=accepts_wide)
 
     async def _tell_anew(self, transcription: Transcription) -> None:
         """Go on with a new notice, because a fact of it has changed.
@@ -848,27 +888,37 @@ class SttPlugin:
         What was said before it is published and kept as was told; another time of keeping begins a new transcript.
         """
         session, guild_id = transcription.session, transcription.guild_id
-        await transcription.settle(asyncio.get_running_loop().time() + STOP_DRAIN_S)
-        if self._stopping or self._running.get(guild_id) is not transcription:
-            return
-        before = transcription.keeper
-        if before.head.kept_days != self.days_of(guild_id):
-            asker = before.head.started_by
-            transcription.keeper = self.book.begin(guild_id, session.channel_id, transcription.channel_id, asker)
-        with contextlib.suppress(ClosedError):
-            transcription.go_on()
-        await self._remember(session, transcription.channel_id)
-        if before is not transcription.keeper:
-            await before.close()
+        async with transcription.changing:
+            # Another change may have gone on meanwhile.
+            transcription.stop_intake()
+            await transcription.settle(asyncio.get_running_loop().time() + STOP_DRAIN_S)
+            if self._stopping or self._running.get(guild_id) is not transcription:
+                return
+            before, room_id = transcription.keeper, transcription.room_id
+            if before.head.kept_days != self.days_of(guild_id):
+                asker = before.head.started_by
+                transcription.keeper = self.book.begin(guild_id, room_id, transcription.channel_id, asker)
+            with contextlib.suppress(ClosedError):
+                transcription.go_on()
+            await self._remember(session, transcription.channel_id)
+            if before is not transcription.keeper:
+                await before.close()
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting, self._worker_owner().wanted():
             if session.guild_id in self._running:
                 return
+            room_id = int(before.get("room") or session.channel_id)
             try:
+                if session.channel_id != room_id:
+                    # Nobody knows any more whether members have asked for it.
+                    await self._remember(session, None)
+                    await say(self.bot, int(before["channel"]), MOVED.format(room=room_id))
+                    return
                 await self._begin(
                     session,
                     int(before["channel"]),
+                    room_id=room_id,
                     record=before.get("record"),
                     language=before.get("language"),
                     paused=bool(before.get("paused")),
@@ -914,7 +964,7 @@ class SttPlugin:
             value = {"session": session.id, "channel": channel_id, "record": record}
             if running is not None:
                 value |= {"language": running.language, "paused": running.paused, "thread": running.thread_id}
-                value["accepts_wide"] = running.audience.accepted
+                value |= {"room": running.room_id, "accepts_wide": running.audience.accepted}
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 

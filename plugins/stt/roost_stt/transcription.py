@@ -79,6 +79,10 @@ class Transcription:
         self.channel_id = channel_id
         self.shown_in = channel_id
         """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
+        self.room_id = session.channel_id
+        """Where what is shown was said: after a move, the old room until all of that is done with."""
+        self.changing = asyncio.Lock()
+        """Held while the room, the channel or what is told changes."""
         self.accepts_wide = accepts_wide
         """Whether the next notice tells that others may read along."""
         self.guild_id = session.guild_id
@@ -156,7 +160,8 @@ class Transcription:
             self.paused = False
 
     def _attach(self) -> None:
-        if self._ending:
+        # Nobody is heard whose words would be shown and kept as said in another room.
+        if self._ending or self.session.channel_id != self.room_id:
             return
         self._told_facts = self._facts(self.channel_id)
         self._detach = self.session.attach(self, facts=self._told_facts)
@@ -164,6 +169,8 @@ class Transcription:
 
     def write(self, frame: AudioFrame) -> None:
         """`roost.audio.FrameSink`: one frame for the worker."""
+        if self.session.channel_id != self.room_id:
+            return
         now = time.monotonic()
         if frame.opus != SILENCE_FRAME:
             self.heard_s = now
@@ -202,9 +209,7 @@ class Transcription:
         """Drop a speaker's words from every queue here."""
         self._transcripts = deque(each for each in self._transcripts if each.user_id != user_id)
         if self._in_hand == user_id:
-            self._in_hand = 0
-            if self._hold is not None:
-                self._hold.reschedule(asyncio.get_running_loop().time())
+            self._revoke()
         self._names.pop(user_id, None)
         self.captioner.forget(user_id)
 
@@ -339,11 +344,41 @@ class Transcription:
         self.wants_partials = False
         self.captioner.end_partials(at_once=True)
         complete = await self.settle(deadline)
+        return await self._flush(deadline) and complete
+
+    async def leave_room(self, deadline: float) -> None:
+        """Hear nothing more; until `deadline`, have all that was said become text, be stored and posted.
+
+        What does not is dropped, because others can be in the next room.
+        """
+        self.stop_intake()
+        if not await self.settle(deadline):
+            self._drop_unfinished()
+        await self._flush(deadline)
+        self.captioner.close()
+
+    async def _flush(self, deadline: float) -> bool:
+        """Post what may be posted until `deadline`, and give up the rest; whether there was none."""
         await self.audience.settle(deadline)
         posted = await self.captioner.flush(deadline)
         if not posted:
             self.captioner.give_up()
-        return posted and complete
+        return posted
+
+    def _drop_unfinished(self) -> None:
+        """Drop what is not text yet, or not published."""
+        self._worker.purge(self.guild_id, 0)
+        self.transcripts_dropped += len(self._transcripts)
+        self._transcripts.clear()
+        self._revoke()
+
+    def _revoke(self) -> None:
+        """Have the line that is in hand not be published."""
+        self._in_hand = 0
+        # A timeout that has expired may not be moved again.
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.reschedule(asyncio.get_running_loop().time())
 
     async def settle(self, deadline: float) -> bool:
         """Have everything said become text and be published, until `deadline`; whether it is."""
