@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +12,16 @@ from typing import Any, cast
 import hikari
 import pytest
 
-from roost.store import Store, open_store
+from roost.errors import StoreCause, StoreError
+from roost.store import DocumentCollection, Store, open_store
+from roost.store.documents import QUERY_LIMIT
 from roost_stt import posted
-from roost_stt.posted import Deleted, PostedCaptions, words
+from roost_stt.posted import Deleted, Posted, PostedCaptions, words
 
 pytestmark = pytest.mark.unit
 
 GUILD, CHANNEL = 1, 2
-ADA, BEN, CAI = 11, 12, 13
+ADA, BEN, CAI, DAN = 11, 12, 13, 14
 
 
 class Channel:
@@ -26,8 +30,11 @@ class Channel:
     def __init__(self, messages: dict[int, str]) -> None:
         self.messages = messages
         self.errors: dict[int, Exception] = {}
+        self.hangs: set[int] = set()
 
     async def fetch_message(self, _channel: int, message: int) -> Any:
+        if message in self.hangs:
+            await asyncio.Event().wait()
         if message in self.errors:
             raise self.errors[message]
         if message not in self.messages:
@@ -72,11 +79,130 @@ async def test_others_captions_stay_also_when_one_after_the_other_is_forgotten(c
     assert channel.messages == {5: "**Roost**: x"}
 
 
-async def test_a_message_that_is_not_as_it_was_noted_goes_whole(captions: PostedCaptions) -> None:
+async def forget(captions: PostedCaptions, store: Store, user_id: int) -> list[Posted]:
+    """As a deletion of personal data does: the list first, then every row."""
+    found = await captions.of(user_id)
+    await store.of_plugin("stt").forget_user(user_id)
+    return found
+
+
+async def test_lines_that_are_not_as_they_were_noted_stay(captions: PostedCaptions) -> None:
     channel = Channel({5: "**Ada**: a\n**Ben**: b\n**Ben**: not noted"})
     captions.note(GUILD, (CHANNEL, 5), (ADA, BEN))
-    assert (await take_out(captions, channel, ADA)).gone == 1
+    result = await take_out(captions, channel, ADA)
+    assert (result.gone, result.unclear) == (0, 1)
+    assert channel.messages == {5: "**Ada**: a\n**Ben**: b\n**Ben**: not noted"}
+    assert "1 message could not be changed, because I cannot tell" in words(result)
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        ((BEN,), "**Ben**: b"),
+        ((BEN, CAI, DAN), "**Ben**: b\n**Cai**: c\n**Dan**: d"),
+        ((BEN, 0, CAI), "**Ben**: b\n**Roost**: x\n**Cai**: c"),
+    ],
+)
+async def test_a_message_rewritten_without_the_member_stays_as_it_is(
+    captions: PostedCaptions, store: Store, now: tuple[int, ...], text: str
+) -> None:
+    captions.note(GUILD, (CHANNEL, 5), (ADA, BEN, ADA))
+    found = await forget(captions, store, ADA)
+    captions.note(GUILD, (CHANNEL, 5), now)
+    channel = Channel({5: text})
+    assert (await captions.delete(cast("hikari.api.RESTClient", channel), found)).gone == 1
+    assert channel.messages == {5: text}
+    assert [each.message_id for each in await captions.of(BEN)] == [5]
+
+
+@pytest.mark.parametrize("lately", [True, False], ids=["in-memory", "after-a-restart"])
+async def test_no_other_members_line_is_ever_taken(
+    captions: PostedCaptions, store: Store, monkeypatch: pytest.MonkeyPatch, *, lately: bool
+) -> None:
+    """Ada and Ben ask at the same time, for every order of three lines; or only the rows of the messages are left."""
+    if not lately:
+        monkeypatch.setattr(posted, "REMEMBERED", 0)
+    orders = [each for length in (1, 2, 3) for each in itertools.product((ADA, BEN, CAI, 0), repeat=length)]
+    lines = [[f"{place} by {speaker}" for place, speaker in enumerate(each)] for each in orders]
+    channel = Channel({message: "\n".join(each) for message, each in enumerate(lines)})
+    for message, speakers in enumerate(orders):
+        captions.note(GUILD, (CHANNEL, message), speakers)
+    wanted = [await forget(captions, store, ADA), await forget(captions, store, BEN)]
+    for found in wanted:
+        await captions.delete(cast("hikari.api.RESTClient", channel), found)
+    of_cai = {each.message_id: each for each in await captions.of(CAI)}
+    for message, speakers in enumerate(orders):
+        others = [line for line in lines[message] if not line.endswith((f"by {ADA}", f"by {BEN}"))]
+        left = channel.messages[message].split("\n") if message in channel.messages else []
+        assert [line for line in left if line in others] == others, speakers
+        assert not any(line.endswith(f"by {ADA}") for line in left), speakers
+        if lately:
+            assert left == others, speakers
+        if CAI in speakers:
+            noted = of_cai[message]
+            assert noted.count == len(left), speakers
+            assert [left[place].endswith(f"by {CAI}") for place in noted.lines] == [True] * speakers.count(CAI)
+
+
+async def test_a_failed_deletion_of_a_row_is_repeated(
+    captions: PostedCaptions, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions.note(GUILD, (CHANNEL, 5), (ADA, BEN))
+    await captions.flush()
+    captions.note(GUILD, (CHANNEL, 5), (BEN,))
+    with monkeypatch.context() as broken:
+
+        async def fail(*_: object) -> bool:
+            raise StoreError("x", cause=StoreCause.BUSY)
+
+        broken.setattr(DocumentCollection, "delete", fail)
+        with pytest.raises(StoreError):
+            await captions.flush()
+    await captions.flush()
+    assert await captions.of(ADA) == []
+    assert [each.lines for each in await captions.of(BEN)] == [(0,)]
+
+
+async def test_more_messages_than_a_query_gives_are_all_deleted(captions: PostedCaptions, store: Store) -> None:
+    many = QUERY_LIMIT + 3
+    rows = [(f"{each:020d}-{ADA}", {"channel": CHANNEL, "lines": [0], "count": 1}, GUILD, ADA) for each in range(many)]
+    await store.of_plugin("stt").collection("posted").put_many(rows)
+    channel = Channel({each: "**Ada**: a" for each in range(many)})
+    found = await forget(captions, store, ADA)
+    assert [each.message_id for each in found] == list(reversed(range(many)))
+    assert (await captions.delete(cast("hikari.api.RESTClient", channel), found)).gone == many
     assert channel.messages == {}
+
+
+async def test_what_was_not_deleted_in_time_is_offered_again(
+    captions: PostedCaptions, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(dict.fromkeys((5, 6), "**Ada**: a"))
+    captions.note(GUILD, (CHANNEL, 5), (ADA,))
+    captions.note(GUILD, (CHANNEL, 6), (ADA,))
+    found = await forget(captions, store, ADA)
+    channel.errors = {6: OSError()}
+    channel.hangs = {5}
+    monkeypatch.setattr(posted, "DELETING_S", 0.05)
+    result = await captions.delete(cast("hikari.api.RESTClient", channel), found)
+    assert (result.gone, result.left, result.late) == (0, 1, 1)
+    assert "1 message could not be changed in time: use `/privacy forget-me` again" in words(result)
+    channel.errors, channel.hangs = {}, set()
+    again = await forget(captions, store, ADA)
+    assert again == found
+    assert (await captions.delete(cast("hikari.api.RESTClient", channel), again)).gone == 2
+    assert channel.messages == {}
+    assert await captions.of(ADA) == []
+
+
+async def test_notes_for_a_store_that_is_away_are_bounded(
+    captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(posted, "MOST_PENDING", 3)
+    for message in range(1, 8):
+        captions.note(GUILD, (CHANNEL, message), (ADA,))
+    assert [each.message_id for each in await captions.of(ADA)] == [7, 6, 5]
+    assert len([each for each in caplog.messages if "the oldest are lost" in each]) == 1
 
 
 async def test_what_grows_or_loses_lines_is_noted_as_it_stands(captions: PostedCaptions) -> None:

@@ -186,7 +186,7 @@ class SttPlugin:
         async def delete() -> str:
             work = self._context().task(self.posted.delete(rest, found), "delete captions")
             await asyncio.wait({work})
-            return posted_words(Deleted(left=len(found)) if work.cancelled() else work.result())
+            return posted_words(Deleted(late=len(found)) if work.cancelled() else work.result())
 
         messages = "1 message" if len(found) == 1 else f"{len(found)} messages"
         return Leftover(f"your captions in {messages} at Discord", delete)

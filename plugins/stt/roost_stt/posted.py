@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import hikari
 
-from roost.errors import RoostError
+from roost.errors import ResourceError, RoostError
 from roost.store import Document, PluginStore
 from roost_stt.boards import Standing, refused
 from roost_stt.refusals import Refusal, RefusedError
@@ -21,27 +21,35 @@ from roost_stt.refusals import Refusal, RefusedError
 _log = logging.getLogger("roost.stt.captions")
 
 KEPT_DAYS = 30
-MOST_DELETED = 1000
-"""Messages of one request."""
 DELETING_S = 600.0
 """The longest work at one request; Discord takes a change of its answer for 15 minutes."""
 REMEMBERED = 512
 """Messages whose speakers are in memory; only the latest of each channel still change."""
+MOST_PENDING = 10_000
+"""Messages that wait for a store that is away; beyond that the oldest are not stored."""
+MOST_LEFT = 100
+"""Members whose captions are partly deleted, of whom the rest is in memory."""
 AGAIN_S = 5.0
 DAY_S = 86_400.0
+UNKNOWN = -1
+"""Speaker of a line that is not noted: the bot's own line, or a line of a member who was forgotten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Posted:
-    """One message with somebody's captions.
+    """One message with somebody's captions, as it was noted.
 
     Attributes:
-        channel_id: Where it stands.
+        user_id: The speaker.
+        guild_id: Of the message's server.
+        channel_id: Of the message.
         message_id: Of the message.
         lines: Places of their lines, counted from 0.
         count: Number of lines of the message.
     """
 
+    user_id: int
+    guild_id: int
     channel_id: int
     message_id: int
     lines: tuple[int, ...]
@@ -56,8 +64,16 @@ class Deleted:
     """Deleted, or without those captions now."""
     forbidden: int = 0
     """Left because the bot may not change them."""
+    unclear: int = 0
+    """Left because it is not certain which of the lines are theirs."""
     left: int = 0
-    """Left for another reason, such as time."""
+    """Left because a request failed."""
+    late: int = 0
+    """Left because the time was over."""
+
+
+class _UnclearError(ResourceError):
+    """The lines of a message are not the ones that were noted."""
 
 
 class PostedCaptions:
@@ -69,14 +85,25 @@ class PostedCaptions:
     def __init__(self, store: PluginStore) -> None:
         self._kept = store.collection("posted")
         self._pending: dict[Standing, tuple[int, tuple[int, ...]]] = {}
-        self._speakers: dict[Standing, frozenset[int]] = {}
-        """Of the messages that were stored last."""
+        self._speakers: dict[Standing, tuple[int, tuple[int, ...]]] = {}
+        """Of each line of the messages that were stored last, with the message's guild."""
+        self._left: dict[int, list[Posted]] = {}
+        """By user: captions that could not be deleted at the last request."""
+        self._taking = asyncio.Lock()
+        """Held while one message is changed: two members' lines can be in it."""
+        self._overflows = False
+        """Pending notes have been dropped since the store was last up to date."""
         self._wake = asyncio.Event()
         self._storing = asyncio.Lock()
 
     def note(self, guild_id: int, message: Standing, speakers: Sequence[int]) -> None:
         """A message stands now with lines of these users, 0 for the bot's own; without any it is deleted."""
         self._pending[message] = guild_id, tuple(speakers)
+        if len(self._pending) > MOST_PENDING:
+            del self._pending[next(iter(self._pending))]
+            if not self._overflows:
+                _log.error("the places of more than %d captions wait for the store; the oldest are lost", MOST_PENDING)
+            self._overflows = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -103,6 +130,7 @@ class PostedCaptions:
                 await self._store(guild_id, message, speakers)
                 if self._pending.get(message) == (guild_id, speakers):
                     del self._pending[message]
+            self._overflows = False
 
     async def flush_within(self, limit_s: float) -> None:
         """`flush` at the end, when there is no time for more than one attempt; what fails is logged."""
@@ -113,91 +141,157 @@ class PostedCaptions:
             _log.warning("the places of the last captions could not be stored: %s", error or "no answer in time")
 
     async def _store(self, guild_id: int, message: Standing, speakers: tuple[int, ...]) -> None:
-        present = frozenset(speakers) - {0}
-        for user_id in self._speakers.pop(message, frozenset()) - present:
-            await self._kept.delete(_key(message[1], user_id))
-        if not present:
+        _, before = self._speakers.get(message, (guild_id, ()))
+        await self._write(guild_id, message, before, speakers)
+        # Only now: if that failed, the next attempt has to know whose documents to delete.
+        self._speakers.pop(message, None)
+        if not _members(speakers):
             return
-        documents = []
-        for user_id in sorted(present):
-            lines = [place for place, speaker in enumerate(speakers) if speaker == user_id]
-            documents.append((_key(message[1], user_id), _value(message[0], lines, len(speakers)), guild_id, user_id))
-        await self._kept.put_many(documents)
-        self._speakers[message] = present
+        self._speakers[message] = guild_id, speakers
         while len(self._speakers) > REMEMBERED:
             del self._speakers[next(iter(self._speakers))]
 
+    async def _write(self, guild_id: int, message: Standing, before: Sequence[int], now: Sequence[int]) -> None:
+        """Store the documents of a message that had lines of some speakers and has lines of others."""
+        for user_id in _members(before) - _members(now):
+            await self._kept.delete(_key(message[1], user_id))
+        documents = []
+        for user_id in sorted(_members(now)):
+            value = _value(message[0], _places(now, user_id), len(now))
+            documents.append((_key(message[1], user_id), value, guild_id, user_id))
+        if documents:
+            await self._kept.put_many(documents)
+
     async def of(self, user_id: int) -> list[Posted]:
-        """The latest messages with a user's captions.
+        """All messages with a user's captions, the newest first; also those that the last `delete` did not reach.
 
         Raises:
             RoostError: The store failed.
         """
         await self.flush()
-        found = await self._kept.query(user_id=user_id, newest_first=True, limit=MOST_DELETED)
-        return [each for each in map(_posted_of, found) if each is not None]
+        found = {each.message_id: each for each in self._left.get(user_id, ())}
+        async for document in self._kept.scan(user_id=user_id):
+            posted = _posted_of(document)
+            if posted is not None:
+                found[posted.message_id] = posted
+        return [found[message_id] for message_id in sorted(found, reverse=True)]
 
     async def sweep(self) -> None:
         """Delete what is older than `KEPT_DAYS`."""
         await self._kept.delete_where(changed_before=time.time() - KEPT_DAYS * DAY_S)
 
     async def delete(self, rest: hikari.api.RESTClient, posted: Sequence[Posted]) -> Deleted:
-        """Delete captions at Discord: a whole message, or its lines where others' stand in it too.
+        """Delete captions at Discord: a whole message, or its lines where others' are in it too.
 
-        Takes at most `DELETING_S`; what Discord's rate limits allow.
+        Takes at most `DELETING_S`. `of` finds what failed or was not reached once more, until the process ends.
         """
         result = Deleted()
+        left: dict[int, list[Posted]] = {each.user_id: [] for each in posted}
         until = asyncio.get_running_loop().time() + DELETING_S
         for each in posted:
+            again = False
             try:
                 async with asyncio.timeout_at(until):
                     await self._take_out(rest, each)
                 result.gone += 1
             except TimeoutError:
-                result.left += 1
+                result.late += 1
+                again = True
+            except _UnclearError as error:
+                _log.warning("captions were not deleted: %s", error)
+                result.unclear += 1
             except RefusedError as error:
                 if error.refusal is Refusal.GONE:
                     result.gone += 1
-                elif error.refusal is Refusal.FORBIDDEN:
-                    result.forbidden += 1
-                else:
-                    result.left += 1
+                    continue
+                result.forbidden += error.refusal is Refusal.FORBIDDEN
+                result.left += error.refusal is not Refusal.FORBIDDEN
+                again = True
             except RoostError as error:
-                _log.warning("the places of captions could not be changed: %s", error)
-                result.gone += 1
+                _log.warning("captions were not deleted: %s", error)
+                result.left += 1
+                again = True
+            if again:
+                left[each.user_id].append(each)
+        for user_id, rest_of_it in left.items():
+            self._left.pop(user_id, None)
+            if rest_of_it:
+                self._left[user_id] = rest_of_it
+        while len(self._left) > MOST_LEFT:
+            del self._left[next(iter(self._left))]
         return result
 
     async def _take_out(self, rest: hikari.api.RESTClient, posted: Posted) -> None:
-        """Raises RefusedError when Discord refuses it."""
-        try:
-            message = await rest.fetch_message(posted.channel_id, posted.message_id)
-            lines = (message.content or "").split("\n")
-            kept = [line for place, line in enumerate(lines) if place not in posted.lines]
-            others = posted.count - len(posted.lines)
-            if not others or len(lines) != posted.count:
-                await rest.delete_message(posted.channel_id, posted.message_id)
-                return
-            await rest.edit_message(
-                posted.channel_id,
-                posted.message_id,
-                "\n".join(kept),
-                mentions_everyone=False,
-                user_mentions=False,
-                role_mentions=False,
-            )
-        except Exception as error:
-            raise refused(f"captions in {posted.channel_id} cannot be deleted", error) from error
-        await self._move_up(posted)
+        """Delete one speaker's lines of a message.
 
-    async def _move_up(self, without: Posted) -> None:
-        """Note for the other speakers of a message that it has fewer lines."""
-        for document in await self._kept.query(prefix=f"{without.message_id:020d}-"):
+        Who said which line is asked when it is changed, for it may have changed since it was noted.
+
+        Raises:
+            RefusedError: Discord refuses it.
+            _UnclearError: The lines at Discord are not the ones that were noted.
+            RoostError: The store failed; nothing is changed.
+        """
+        message = posted.channel_id, posted.message_id
+        async with self._taking:
+            known = self._known(message)
+            if known is not None and posted.user_id not in known:
+                return
+            noted = await self._noted(posted) if known is None else ()
+            try:
+                fetched = await rest.fetch_message(*message)
+            except Exception as error:
+                raise refused(f"captions in {posted.channel_id} cannot be deleted", error) from error
+            speakers = self._known(message) or noted
+            lines = (fetched.content or "").split("\n")
+            if len(lines) != len(speakers):
+                raise _UnclearError(f"message {posted.message_id} has {len(lines)} lines, not {len(speakers)}")
+            kept = [place for place, speaker in enumerate(speakers) if speaker != posted.user_id]
+            try:
+                if kept:
+                    text = "\n".join(lines[place] for place in kept)
+                    await rest.edit_message(
+                        *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
+                    )
+                else:
+                    await rest.delete_message(*message)
+            except Exception as error:
+                raise refused(f"captions in {posted.channel_id} cannot be deleted", error) from error
+            await self._took_out(posted, speakers, [speakers[place] for place in kept])
+
+    def _known(self, message: Standing) -> tuple[int, ...] | None:
+        """The speakers of the lines of a message that was noted lately; () for one that was deleted."""
+        known = self._pending.get(message) or self._speakers.get(message)
+        return None if known is None else known[1]
+
+    async def _noted(self, posted: Posted) -> tuple[int, ...]:
+        """The speakers of the lines of an older message, by what is stored about the others.
+
+        Raises:
+            _UnclearError: The message was changed since `posted` was noted.
+            RoostError: The store failed.
+        """
+        speakers = [posted.user_id if place in posted.lines else UNKNOWN for place in range(posted.count)]
+        for document in await self._kept.query(prefix=f"{posted.message_id:020d}-"):
             other = _posted_of(document)
-            if other is None or other.count != without.count:
+            if other is None or other.user_id == posted.user_id:
                 continue
-            lines = [place - sum(gone < place for gone in without.lines) for place in other.lines]
-            value = _value(other.channel_id, lines, other.count - len(without.lines))
-            await self._kept.put(document.key, value, guild_id=document.guild_id, user_id=document.user_id)
+            if other.count != posted.count or any(speakers[place] != UNKNOWN for place in other.lines):
+                raise _UnclearError(f"message {posted.message_id} has changed since its lines were noted")
+            for place in other.lines:
+                speakers[place] = other.user_id
+        return tuple(speakers)
+
+    async def _took_out(self, posted: Posted, before: Sequence[int], now: Sequence[int]) -> None:
+        """Note that a message has fewer lines."""
+        message = posted.channel_id, posted.message_id
+        if self._known(message) is not None:
+            self.note(posted.guild_id, message, now)
+            return
+        try:
+            await self._write(posted.guild_id, message, before, now)
+        except RoostError as error:
+            # Their number of lines does not fit any more, so nobody else's lines are taken for theirs.
+            _log.warning("the places of other members' captions are not up to date: %s", error)
 
 
 def words(result: Deleted) -> str:
@@ -208,16 +302,33 @@ def words(result: Deleted) -> str:
             f"{_messages(result.forbidden)} could not be changed, because I may not read or write there any more: ask "
             "those who manage the server to delete them."
         )
+    if result.unclear:
+        said.append(
+            f"{_messages(result.unclear)} could not be changed, because I cannot tell for certain which of the lines "
+            "are yours: ask those who manage the server to delete them."
+        )
     if result.left:
         said.append(
-            f"{_messages(result.left)} could not be changed, because Discord did not take it: ask those who "
-            "manage the server to delete them."
+            f"{_messages(result.left)} could not be changed, because Discord did not take it: use "
+            "`/privacy forget-me` again later, or ask those who manage the server to delete them."
+        )
+    if result.late:
+        said.append(
+            f"{_messages(result.late)} could not be changed in time: use `/privacy forget-me` again, and I go on."
         )
     return " ".join(said)
 
 
 def _messages(count: int) -> str:
     return "1 message" if count == 1 else f"{count} messages"
+
+
+def _members(speakers: Sequence[int]) -> frozenset[int]:
+    return frozenset(speakers) - {0, UNKNOWN}
+
+
+def _places(speakers: Sequence[int], user_id: int) -> list[int]:
+    return [place for place, speaker in enumerate(speakers) if speaker == user_id]
 
 
 def _key(message_id: int, user_id: int) -> str:
@@ -234,7 +345,14 @@ def _posted_of(document: Document) -> Posted | None:
         value = document.value
         message_id = int(document.key.partition("-")[0])
         lines = tuple(int(each) for each in value["lines"])
-        return Posted(int(value["channel"]), message_id, lines, int(value["count"]))
+        return Posted(
+            int(document.user_id or 0),
+            int(document.guild_id or 0),
+            int(value["channel"]),
+            message_id,
+            lines,
+            int(value["count"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         _log.error("the place of a caption is damaged: %s: %s", document.key, type(error).__name__)
         return None
