@@ -20,7 +20,7 @@ from stt_rig import packets_of
 from roost.errors import ResourceError, StoreError
 from roost.scopes import Scope
 from roost.speech import Transcript
-from roost.store import open_store
+from roost.store import DocumentCollection, open_store
 from roost_stt import transcripts
 from roost_stt.exports import FORMATS, Head, StoredLine, export
 from roost_stt.transcripts import DAY_S, TranscriptBook
@@ -188,6 +188,58 @@ async def test_a_person_can_see_and_delete_all_that_is_about_them(book: Transcri
     assert await book.about(ADA) == {}
     ((head, count),) = await book.newest(GUILD, lambda _head: True)
     assert (head.started_by, count) == (0, 1)
+
+
+@pytest.mark.sim
+async def test_who_began_a_transcription_is_not_written_after_they_are_forgotten(book: TranscriptBook) -> None:
+    keeper, resumed = book.begin(GUILD, VOICE, TEXT, ADA), book.begin(GUILD, VOICE, TEXT, ADA)
+    await resumed.keep(line(BEN), "Ben")
+    again = await book.resume(resumed.key)
+    assert again is not None
+    await book.forget(ADA)
+    await keeper.keep(line(BEN), "Ben")
+    assert (keeper.head.started_by, again.head.started_by) == (0, 0), "for the transcripts that follow too"
+    assert [head.started_by for head, _ in await book.newest(GUILD, lambda _head: True)] == [0, 0]
+
+
+@pytest.mark.sim
+async def test_who_began_a_record_that_is_just_being_made_is_forgotten(
+    book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    put, forgetting = DocumentCollection.put, list[asyncio.Task[None]]()
+
+    async def meanwhile(self: DocumentCollection, *args: Any, **options: Any) -> None:
+        if not forgetting:
+            forgetting.append(asyncio.create_task(book.forget(ADA)))
+            await asyncio.wait(forgetting, timeout=0.3)
+        await put(self, *args, **options)
+
+    monkeypatch.setattr(DocumentCollection, "put", meanwhile)
+    await keeper.keep(line(BEN), "Ben")
+    await forgetting[0]
+    assert [head.started_by for head, _ in await book.newest(GUILD, lambda _head: True)] == [0]
+
+
+@pytest.mark.sim
+async def test_a_transcription_that_ends_while_somebody_is_forgotten_has_ended(
+    book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    await keeper.keep(line(BEN), "Ben")
+    put, ending = DocumentCollection.put, list[asyncio.Task[None]]()
+
+    async def meanwhile(self: DocumentCollection, *args: Any, **options: Any) -> None:
+        if not ending:
+            ending.append(asyncio.create_task(keeper.close()))
+            await asyncio.wait(ending, timeout=0.3)
+        await put(self, *args, **options)
+
+    monkeypatch.setattr(DocumentCollection, "put", meanwhile)
+    await book.forget(ADA)
+    await ending[0]
+    ((head, _),) = await book.newest(GUILD, lambda _head: True)
+    assert (head.started_by, head.ended_at is not None) == (0, True)
 
 
 # In the plugin --------------------------------------------------------------------------------------------------------

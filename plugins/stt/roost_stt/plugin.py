@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import weakref
@@ -158,10 +159,11 @@ class SttPlugin:
     @hookimpl
     async def on_started(self, bot: hikari.GatewayBot) -> None:
         """Tell where a crash ended a transcription, and that what was said until then is kept."""
-        interrupted, self._interrupted = self._interrupted, []
-        for head in interrupted:
-            # Named so that they see that it is for them; like everything said here, it pings nobody.
+        while self._interrupted:
+            head = self._interrupted[0]
             wide = await is_wider(bot, head.guild_id, head.voice_channel_id, head.text_channel_id)
+            # Named so that they see that it is for them, unless they were forgotten meanwhile. It pings nobody.
+            head = self._interrupted.pop(0)
             whose = f" for <@{head.started_by}>" if head.started_by and not wide else ""
             text = (
                 f"I was interrupted <t:{int(head.ended_at or head.started_at)}:R> while transcribing "
@@ -199,6 +201,10 @@ class SttPlugin:
         for recaller in self._recallers.values():
             recaller.forget(user_id)
         self.reading.withdraw(user_id)
+        self._interrupted = [
+            dataclasses.replace(each, started_by=0) if each.started_by == user_id else each
+            for each in self._interrupted
+        ]
         await self.book.forget(user_id)
         self.languages.forget(user_id)
         self._wish_of_user(user_id)

@@ -8,6 +8,7 @@ import itertools
 import logging
 import secrets
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -58,13 +59,18 @@ class Keeper:
         if not self._book.days_for(self.head):
             return None
         if not self._made:
-            await self._book.put(self.key, self.head)
+            await self._book.make(self)
             self._made = True
         return await self._book.add(self.key, line, name)
 
     async def drop(self, kept: str) -> None:
         """Take a line back; later, where the store cannot now."""
         await self._book.drop(kept)
+
+    def forget(self, user_id: int) -> None:
+        """Leave out that a user began the transcription, from a record that is made later too."""
+        if self.head.started_by == user_id:
+            self.head = dataclasses.replace(self.head, started_by=0)
 
     async def close(self) -> None:
         """The transcription has ended."""
@@ -85,6 +91,9 @@ class TranscriptBook:
         self._records = store.collection("records")
         self._lines = store.collection("lines")
         self._days_of = days_of
+        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+        self._changing = asyncio.Lock()
+        """Held from reading a record until it is written anew, and while one is made or deleted."""
         self._withdrawn: dict[str, None] = {}
         """Keys of lines that are to be deleted."""
         self._owes = asyncio.Event()
@@ -100,24 +109,40 @@ class TranscriptBook:
         """For a transcription that begins now."""
         name = "".join(secrets.choice(ID_CHARS) for _ in range(ID_LENGTH))
         days = self._days_of(guild_id)
-        return Keeper(
-            self, Head(name, guild_id, voice_channel_id, text_channel_id, time.time(), None, started_by, days)
-        )
+        head = Head(name, guild_id, voice_channel_id, text_channel_id, time.time(), None, started_by, days)
+        return self._keeper(head, made=False)
 
     async def resume(self, key: str) -> Keeper | None:
         """For a transcription that goes on; None when its record is gone, or promises another time of keeping."""
-        found = await self._records.document(key)
-        if found is None:
-            return None
-        known = head_of(found)
-        if known is None or known.kept_days != self._days_of(known.guild_id):
-            return None
-        head = dataclasses.replace(known, ended_at=None)
-        await self.put(key, head)
-        return Keeper(self, head, made=True)
+        async with self._changing:
+            found = await self._records.document(key)
+            known = head_of(found) if found is not None else None
+            if known is None or known.kept_days != self._days_of(known.guild_id):
+                return None
+            keeper = self._keeper(dataclasses.replace(known, ended_at=None), made=True)
+            await self._put(key, keeper.head)
+        return keeper
 
-    async def put(self, record: str, head: Head) -> None:
+    def _keeper(self, head: Head, *, made: bool) -> Keeper:
+        keeper = Keeper(self, head, made=made)
+        self._keepers.add(keeper)
+        return keeper
+
+    async def make(self, keeper: Keeper) -> None:
+        """Store a transcription's record."""
+        async with self._changing:
+            await self._put(keeper.key, keeper.head)
+
+    async def _put(self, record: str, head: Head) -> None:
         await self._records.put(record, dataclasses.asdict(head), guild_id=head.guild_id)
+
+    async def _change(self, record: str, **fields: Any) -> None:
+        """Change fields of a record, if there is one."""
+        async with self._changing:
+            found = await self._records.document(record)
+            head = head_of(found) if found is not None else None
+            if head is not None:
+                await self._put(record, dataclasses.replace(head, **fields))
 
     async def add(self, record: str, line: Transcript, name: str) -> str:
         """Store a line; gives its key."""
@@ -164,10 +189,8 @@ class TranscriptBook:
                     _log.error("%d withdrawn lines are still stored: %s", len(self._withdrawn), error)
 
     async def end(self, record: str, at: float) -> None:
-        found = await self._records.document(record)
-        head = head_of(found) if found is not None else None
-        if head is not None:
-            await self.put(record, dataclasses.replace(head, ended_at=at))
+        """Note when a transcription ended."""
+        await self._change(record, ended_at=at)
 
     async def end_interrupted(self) -> list[Head]:
         """End the records that a crash left open, at their last line; gives them."""
@@ -233,7 +256,8 @@ class TranscriptBook:
 
     async def _delete(self, record: str) -> int:
         lines = await self._lines.delete_where(prefix=f"{record}/")
-        await self._records.delete(record)
+        async with self._changing:
+            await self._records.delete(record)
         return lines
 
     async def sweep(self, now: float) -> int:
@@ -275,11 +299,19 @@ class TranscriptBook:
 
     async def forget(self, user_id: int) -> None:
         """Delete a person's lines, and that they began a transcript."""
+        # First of all: what is written from now on is without them.
+        for keeper in list(self._keepers):
+            keeper.forget(user_id)
         await self._store.forget_user(user_id)
-        async for each in self._records.scan():
-            head = head_of(each)
-            if head is not None and head.started_by == user_id:
-                await self.put(each.key, dataclasses.replace(head, started_by=0))
+        async with self._changing:
+            begun = [each.key async for each in self._records.scan() if _is_begun_by(each, user_id)]
+        for record in begun:
+            await self._change(record, started_by=0)
+
+
+def _is_begun_by(record: Document, user_id: int) -> bool:
+    head = head_of(record)
+    return head is not None and head.started_by == user_id
 
 
 def head_of(document: Document) -> Head | None:
