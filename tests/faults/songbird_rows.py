@@ -5,12 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 NO_VOICE = frozenset(
-    {
-        "test_bad_starts.py",
-        "test_captions_kept.py",
-        "test_commands_at_discord.py",
-        "test_large_transcripts.py",
-    }
+    f"test_{name}.py"
+    for name in (
+        "audience",
+        "bad_starts",
+        "captions_kept",
+        "commands_at_discord",
+        "deleted",
+        "large_transcripts",
+        "last_word",
+        "notice_stands",
+        "speech",
+        "withdrawn",
+    )
 )
 """Files whose tests make no use of the driver that was chosen: what they show does not depend on which one there is."""
 
