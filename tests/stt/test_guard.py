@@ -162,6 +162,29 @@ async def test_who_manages_the_server_has_captions_shown_all_the_same(make: Any,
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+async def test_a_sentence_under_way_is_not_shown_to_those_accepted_after_it(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    house: House = await make(script=["word {count}"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
+    await house.change_channel(VOICE)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    house.session.say(packets[:60])
+    if late:
+        monkeypatch.setattr(plugin_module, "STOP_DRAIN_S", 0.0)
+    assert "Mind that <#30> can be read by people" in await house.plugin.start_transcribing(GUILD, BEN, TEXT, True)
+    house.session.say(packets)
+    await house.until(lambda: any("word" in text for text in house.texts))
+    await house.plugin.stop_transcribing(GUILD, ADA, True)
+    assert sum("word" in text for text in house.texts) == 1
+    found = await house.plugin.book.newest(GUILD, lambda head: True)
+    assert [count for _, count in found] == ([1] if late else [1, 1])
+    assert any("did not become text in time" in text for text in house.texts) is late
+
+
+@pytest.mark.e2e
 async def test_captions_that_wait_go_to_a_channel_for_the_same_people(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["words"])
     await start(house)

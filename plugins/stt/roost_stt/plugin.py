@@ -866,12 +866,16 @@ class SttPlugin:
             ResourceError: The bot is not in that room any more.
         """
         session, guild_id = transcription.session, transcription.guild_id
-        async with transcription.changing:
-            if (
-                self._running.get(guild_id) is not transcription
-                or not room_id == session.channel_id == transcription.room_id
-            ):
+
+        def check_room() -> None:
+            is_over = self._running.get(guild_id) is not transcription
+            if is_over or not room_id == session.channel_id == transcription.room_id:
                 raise ResourceError(JUST_MOVED)
+
+        async with transcription.changing:
+            check_room()
+            complete = await transcription.settle_all(asyncio.get_running_loop().time() + STOP_DRAIN_S)
+            check_room()
             before = transcription.keeper
             keeper = self.book.begin(guild_id, room_id, channel_id, user_id)
             # Before the move, because the notice tells it. Captions wait until they are posted where it holds.
@@ -887,6 +891,8 @@ class SttPlugin:
                 )
                 transcription.shown_in = channel_id
                 transcription.audience.accept(accepted=accepts_wide)
+            if not complete:
+                transcription.tell_unfinished()
 
     async def _tell_anew(self, transcription: Transcription) -> None:
         """Go on with a new notice, because a fact of it has changed.

@@ -220,9 +220,8 @@ class Transcription:
             ClosedError: The session has ended.
         """
         self.channel_id, self.thread_id, self.keeper = channel_id, None, keeper
-        if self.hearing:
-            self.stop_intake()
-            self.go_on()
+        self.stop_intake()
+        self.go_on()
 
     def go_on(self) -> None:
         """Take frames again after `stop_intake`, unless people have paused it.
@@ -351,11 +350,26 @@ class Transcription:
 
         What does not is dropped, because others can be in the next room.
         """
-        self.stop_intake()
-        if not await self.settle(deadline):
-            self._drop_unfinished()
+        complete = await self.settle_all(deadline)
         await self._flush(deadline)
         self.captioner.close()
+        if not complete:
+            self.tell_unfinished()
+
+    async def settle_all(self, deadline: float) -> bool:
+        """Hear nothing more, have all that was said be published until `deadline`, and drop what is not.
+
+        Returns:
+            Whether all was published.
+        """
+        self.stop_intake()
+        complete = await self.settle(deadline)
+        if not complete:
+            self._drop_unfinished()
+        return complete
+
+    def tell_unfinished(self) -> None:
+        self.tell("unfinished", "Some of what was said may be missing above: it did not become text in time.")
 
     async def _flush(self, deadline: float) -> bool:
         """Post what may be posted until `deadline`, and give up the rest; whether there was none."""
