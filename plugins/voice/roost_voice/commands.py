@@ -57,6 +57,11 @@ def leave_words(result: JoinResult) -> str:
     return words.format(channel=result.channel_id, reason=result.reason.rstrip("."))
 
 
+def in_their_room(bot: hikari.GatewayBot, member: hikari.Member, session: Session, words: str) -> str:
+    """Words that name the room of a session, for a member who could be there; others are not told where it is."""
+    return words if can_be_in(bot.cache, member, session.channel_id) else NOT_YOURS
+
+
 async def reply(ctx: lightbulb.Context, text: str, *, ephemeral: bool = False) -> None:
     """Answer without notifying anybody."""
     await ctx.respond(text, ephemeral=ephemeral, mentions_everyone=False, user_mentions=False, role_mentions=False)
@@ -148,7 +153,10 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
             await ctx.defer()
             result = await sessions.join(request, may_move_others=mover)
             words = join_words(result, channel_id, user_id)
-            if result.told is Told.REFUSED:
+            busy = sessions.session(guild_id) if result.told is Told.BUSY else None
+            if busy is not None:
+                await answer_alone(ctx, in_their_room(bot, ctx.member, busy, words))
+            elif result.told in (Told.REFUSED, Told.BUSY):
                 await answer_alone(ctx, words)
             else:
                 await reply(ctx, words)
@@ -172,11 +180,10 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 or not session.humans
                 or may_move_members(bot, ctx.member, session.channel_id)
             ):
-                await reply(
-                    ctx,
-                    f"People in <#{session.channel_id}> are using me. Join them, or ask someone who may move members.",
-                    ephemeral=True,
+                words = (
+                    f"People in <#{session.channel_id}> are using me. Join them, or ask someone who may move members."
                 )
+                await reply(ctx, in_their_room(bot, ctx.member, session, words), ephemeral=True)
                 return
             if session is None and sessions.state(guild_id) is State.IDLE:
                 await reply(ctx, LEAVE_WORDS[Told.NOT_IN_VOICE], ephemeral=True)
@@ -222,7 +229,8 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 await reply(ctx, "I am in no voice channel. Use `/voice join` first.", ephemeral=True)
                 return
             if user_id not in session.humans and not may_move_members(bot, ctx.member, session.channel_id):
-                await reply(ctx, f"Only people in <#{session.channel_id}> can have me listen there.", ephemeral=True)
+                words = f"Only people in <#{session.channel_id}> can have me listen there."
+                await reply(ctx, in_their_room(bot, ctx.member, session, words), ephemeral=True)
                 return
             await ctx.defer(ephemeral=True)
             try:

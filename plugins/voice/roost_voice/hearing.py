@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from roost import processes
 from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats, NoticeFacts, Use
 from roost_voice.levels import FRAME
+from roost_voice.session import Unheard
 
 if TYPE_CHECKING:
     from roost_voice.session import Session
@@ -32,6 +33,12 @@ MAX_BYTES_EACH = 512 * 1024
 MEASURE_S = 10.0
 """How long the measuring process may take."""
 QUIET_DB = -45.0
+WHY = {
+    Unheard.REFUSED: "they do not want to be",
+    Unheard.UNDECIDED: "they have not agreed",
+    Unheard.FORBIDDEN: "a plugin does not allow it",
+    Unheard.UNTOLD: "they have not agreed to all that the notice says",
+}
 CLIPPED_DB = -0.5
 
 
@@ -79,7 +86,7 @@ class Hearing:
         seconds: How long it listened.
         link: What the link counted meanwhile, but for the state of the encryption, which is that of the end.
         heard: By user, everybody in the channel who may be heard; None: nothing came of them.
-        refused: Members who have not agreed, or need a notice that does not stand yet.
+        refused: Members who are not heard, and why.
         capturing: The notice stood; else nobody was listened to.
         deafened: A moderator has deafened the bot.
     """
@@ -88,7 +95,7 @@ class Hearing:
     channel_id: int
     link: LinkStats
     heard: dict[int, Heard | None]
-    refused: frozenset[int]
+    refused: dict[int, Unheard]
     capturing: bool
     deafened: bool = False
 
@@ -118,7 +125,7 @@ class Hearing:
         for user_id, found in sorted(self.heard.items()):
             said = found.words if found is not None else "nothing came: muted, or silent"
             lines.append(f"- <@{user_id}>: {said}")
-        lines += [f"- <@{user_id}>: not heard, because they have not agreed" for user_id in sorted(self.refused)]
+        lines += [f"- <@{user_id}>: not heard, because {WHY[why]}" for user_id, why in sorted(self.refused.items())]
         if not self.heard and not self.refused:
             lines.append("Nobody is there; bots are never listened to.")
         text = "\n".join(lines)
@@ -181,7 +188,6 @@ async def hear(session: Session, seconds: float) -> Hearing:
     came: dict[int, list[AudioFrame]] = {}
     for frame in ear.frames:
         came.setdefault(frame.user_id, []).append(frame)
-    humans = session.humans
     heard: dict[int, Heard | None] = {}
     for user_id in agreed:
         frames = came.get(user_id)
@@ -189,9 +195,8 @@ async def hear(session: Session, seconds: float) -> Hearing:
         lost = sum(frame.lost_before for frame in frames[1:]) if frames else 0
         lasted_s = sum(frame.samples for frame in frames) / SAMPLE_RATE_HZ if frames else 0.0
         heard[user_id] = Heard(len(frames), lasted_s, lost, levels.get(user_id)) if frames else None
-    return Hearing(
-        seconds, session.channel_id, link, heard, frozenset(humans - agreed), capturing, deafened=session.deafened
-    )
+    refused = {user_id: session.unheard(user_id) for user_id in session.humans - agreed}
+    return Hearing(seconds, session.channel_id, link, heard, refused, capturing, deafened=session.deafened)
 
 
 def _since(before: LinkStats, after: LinkStats) -> LinkStats:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 import logging
 import uuid
 from collections import Counter
@@ -50,6 +51,17 @@ CAPTURE_OFF = "off"
 CAPTURE_NOTICE = "notice"
 CAPTURE_ON = "on"
 CAPTURE_FAILED = "failed"
+
+
+class Unheard(enum.Enum):
+    """Why a member of the channel is not heard."""
+
+    REFUSED = "refused"
+    UNDECIDED = "undecided"
+    FORBIDDEN = "forbidden"
+    """By a plugin, or because one that decides about it does not work."""
+    UNTOLD = "untold"
+    """No notice reached them, or it asks for more than they agreed to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -343,6 +355,14 @@ class Session:
         """Whether a member has agreed to all that the consumers do, where the text goes."""
         agreed = self._consent.agreed_to(self.guild_id, user_id)
         return agreed is not None and agreed.covers(self.terms_for(sees_all=sees_all))
+
+    def unheard(self, user_id: int) -> Unheard:
+        """Why somebody in the channel, who is not in `heard`, is not heard."""
+        if self._consent.decision(self.guild_id, user_id) is False:
+            return Unheard.REFUSED
+        if not self._consent.allows(self.guild_id, user_id):
+            return Unheard.UNDECIDED
+        return Unheard.FORBIDDEN if self._is_refused(user_id) else Unheard.UNTOLD
 
     def consent_changed(self, user_id: int) -> None:
         """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard.

@@ -15,7 +15,7 @@ from roost import processes
 from roost.audio import JoinRequest
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
-from roost_voice.commands import join_words
+from roost_voice.commands import NOT_YOURS, join_words
 
 pytestmark = pytest.mark.sim
 
@@ -83,6 +83,18 @@ async def test_busy_and_leave_belong_to_those_present(rig: Rig, control: Control
     await here.types("/voice join")
     assert (await elsewhere.types("/voice join")).startswith(f"Busy in <#{rig.channels[0]}>")
     assert "are using me" in await elsewhere.types("/voice leave")
+    assert rig.place == rig.channels[0]
+
+
+async def test_where_the_bot_is_is_told_to_nobody_who_cannot_be_there(rig: Rig, control: ControlClient) -> None:
+    here, elsewhere = Member(rig, control, 0), Member(rig, control, 1)
+    await here.enters(0)
+    await elsewhere.enters(1)
+    await here.types("/voice join")
+    await control.permissions(member_id=elsewhere.id, channel_id=rig.channels[0], deny=("CONNECT",))
+    await eventually(lambda: bool(_overwrites(rig, rig.channels[0])))
+    for command in ("/voice join", "/voice leave", "/voice test", "/voice status"):
+        assert await elsewhere.types(command) == NOT_YOURS
     assert rig.place == rig.channels[0]
 
 
@@ -168,6 +180,9 @@ async def test_voice_test_tells_encryption_loss_and_level_of_each(rig: Rig, cont
     assert -45 < int(mine[3]) < 0
     assert f"<@{silent.id}>: nothing came" in text
     assert f"<@{refuses.id}>: not heard, because they have not agreed" in text
+    await rig.ctx.consent.opt_out(rig.guild_id, refuses.id)
+    text = await talks.types("/voice test", seconds=2)
+    assert f"<@{refuses.id}>: not heard, because they do not want to be" in text
     assert f"<@{robot}>" not in text
     session = rig.manager.session(rig.guild_id)
     assert session is not None

@@ -16,7 +16,7 @@ from roost.scopes import Scope
 from roost_voice import session as session_module
 from roost_voice.moves import Wish
 from roost_voice.notice import notice_words
-from roost_voice.session import Session, SessionEvents
+from roost_voice.session import Session, SessionEvents, Unheard
 
 pytestmark = pytest.mark.unit
 
@@ -648,3 +648,20 @@ async def test_the_notice_says_what_becomes_of_the_sound(bench: Bench, facts: No
     for line in lines:
         assert line in text
     assert "Press **Don't** if" in notice_words(bench.session, opt_in=False)
+
+
+async def test_why_somebody_is_not_heard(bench: Bench) -> None:
+    class Guard:
+        @hookimpl
+        def voice_consent(self, user_id: int) -> Deny | None:
+            return Deny("no") if user_id == BOB else None
+
+    assert bench.session.unheard(ALICE) is Unheard.UNDECIDED
+    await bench.consent.opt_out(GUILD, ALICE)
+    assert bench.session.unheard(ALICE) is Unheard.REFUSED
+    await bench.consent.agree(GUILD, ALICE)
+    await bench.consent.agree(GUILD, BOB)
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(use=Use.TEXT, channel_id=CHANNEL, sends_to="speech.example"))
+    assert bench.session.unheard(ALICE) is Unheard.UNTOLD
+    bench.hooks.manager.register(Guard(), "plugin")
+    assert bench.session.unheard(BOB) is Unheard.FORBIDDEN
