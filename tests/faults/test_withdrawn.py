@@ -200,17 +200,25 @@ EXPORT, SHOW = "/transcript export", "/transcript show"
 
 @pytest.mark.fault(203)
 @pytest.mark.parametrize(
-    ("command", "how", "held_up"),
+    ("command", "how", "held_up", "refused"),
     [
-        (EXPORT, "/privacy opt-out", "PATCH"),
-        (EXPORT, "/privacy forget-me", "PATCH"),
-        (SHOW, "/privacy opt-out", "PATCH"),
-        (EXPORT, "/privacy opt-out", "POST"),
+        (EXPORT, "/privacy opt-out", "PATCH", False),
+        (EXPORT, "/privacy forget-me", "PATCH", False),
+        (SHOW, "/privacy opt-out", "PATCH", False),
+        (EXPORT, "/privacy opt-out", "POST", False),
+        (EXPORT, "/privacy opt-out", "POST", True),
     ],
-    ids=["export-withdrawn", "export-forgotten", "page-withdrawn", "second-part-withdrawn"],
+    ids=["export-withdrawn", "export-forgotten", "page-withdrawn", "second-part-withdrawn", "second-part-refused-too"],
 )
 async def test_answer_under_way_holds_no_withdrawn_words(
-    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch, command: str, how: str, held_up: str
+    tmp_path: Path,
+    fault: Fault,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    how: str,
+    held_up: str,
+    *,
+    refused: bool,
 ) -> None:
     if held_up == "POST":
         monkeypatch.setattr(transcript_commands, "MAX_FILE_BYTES", 50)
@@ -233,6 +241,8 @@ async def test_answer_under_way_holds_no_withdrawn_words(
                 await asyncio.sleep(0.01)
         with fault.clock(bound_s=3.0 if held_up == "PATCH" else 6.0, scaled=False):
             await withdraw(bot, how)
+            if refused:
+                await bot.control.fault("rest_error", method=held_up, path_prefix="/webhooks/", status=400)
             if held_up == "PATCH":
                 reply = await asked
                 assert "has withdrawn them meanwhile" in reply.content

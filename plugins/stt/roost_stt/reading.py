@@ -63,12 +63,12 @@ class Reading:
     def withdraw(self, user_id: int) -> None:
         """Leave out a member's lines; where some are in the answer already, abandon it."""
         self._withdrawn.add(user_id)
-        if self._is_abandoned() and self._upload is not None:
+        if self.is_abandoned and self._upload is not None:
             self._upload.reschedule(asyncio.get_running_loop().time())
 
     def check(self) -> None:
         """Raises AbandonedError."""
-        if self._is_abandoned():
+        if self.is_abandoned:
             raise AbandonedError(WITHDRAWN)
 
     @contextlib.asynccontextmanager
@@ -89,7 +89,9 @@ class Reading:
             self._upload = None
         self.check()
 
-    def _is_abandoned(self) -> bool:
+    @property
+    def is_abandoned(self) -> bool:
+        """The answer holds words that have been withdrawn."""
         return not self._shown.isdisjoint(self._withdrawn)
 
 

@@ -19,7 +19,7 @@ from roost.confirming import Outcome
 from roost.errors import ResourceError, RoostError, UsageError
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
-from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
+from roost_stt.reading import WITHDRAWN, AbandonedError, ExportFile, Pager, Part, Reading
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
@@ -227,18 +227,25 @@ async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: st
 async def _sent(ctx: lightbulb.Context, reading: Reading) -> AsyncIterator[list[hikari.Snowflakeish]]:
     """Around the sending of an answer whose further messages are put into the list: all are deleted if it is abandoned.
 
-    The first message is an edit of the deferred one. If Discord takes that edit late it finds no message.
+    Also if the sending itself fails meanwhile. The first message is an edit of the deferred one. If Discord takes that
+    edit late it finds no message.
+
+    Raises:
+        AbandonedError: It is.
+        ResourceError: It is, and Discord did not let go of what was sent.
     """
     sent: list[hikari.Snowflakeish] = []
     try:
         reading.check()
         yield sent
-    except AbandonedError as abandoned:
+    except Exception as error:
+        if not reading.is_abandoned:
+            raise
         deletes: list[Callable[[], Awaitable[None]]] = [ctx.interaction.delete_initial_response]
         deletes += [partial(ctx.delete_response, each) for each in sent]
         if not all([await _deleted(delete) for delete in deletes]):
-            raise ResourceError(f"{abandoned} Delete what I sent: Discord did not let me.") from None
-        raise
+            raise ResourceError(f"{WITHDRAWN} Delete what I sent: Discord did not let me.") from error
+        raise AbandonedError(WITHDRAWN) from error
 
 
 async def _deleted(delete: Callable[[], Awaitable[None]]) -> bool:
