@@ -48,7 +48,7 @@ class Traces:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._under_way = 0
-        """Deletions that have begun and not ended."""
+        """Deletions that have begun, or are about to, and not ended."""
         self._asked = 0
         """Deletions that have ended."""
         self._rebuilt = 0
@@ -70,15 +70,19 @@ class Traces:
         Raises:
             ResourceError: The database failed; the block did not begin.
         """
-        async with self._database.write() as connection:
-            await upsert(connection, tables.traces, ONE, {"wanted": True})
+        began = False
+        # Counted before the wish is stored, so that `_note_gone` does not take back a wish that was just stored.
         self._under_way += 1
         try:
+            async with self._database.write() as connection:
+                await upsert(connection, tables.traces, ONE, {"wanted": True})
+            began = True
             yield
         finally:
             self._under_way -= 1
-            self._asked += 1
-            self._wake.set()
+            if began:
+                self._asked += 1
+                self._wake.set()
 
     async def gone(self, within_s: float) -> bool:
         """Wait until nothing is left of all that was deleted; False when that takes longer and goes on."""
@@ -141,9 +145,10 @@ class Traces:
 
     async def _note_gone(self, asked: int) -> None:
         async with self._database.write() as connection:
-            # Whatever was deleted since, or is being deleted, keeps the wish.
-            if self._asked == asked and not self._under_way:
-                await upsert(connection, tables.traces, ONE, {"wanted": False})
+            await upsert(connection, tables.traces, ONE, {"wanted": False})
+            # Whatever was deleted since, or is being deleted, keeps the wish. Only now nobody else can store one.
+            if self._asked != asked or self._under_way:
+                await upsert(connection, tables.traces, ONE, {"wanted": True})
         self._gone = asked
         news, self._news = self._news, asyncio.Event()
         news.set()

@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import time
 import types
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from roost.errors import ResourceError, UsageError
 from roost.store import PluginStore, Store, open_store, traces
 from roost.store.backups import DAY_S
+from roost.store.database import Connection, Database
 
 pytestmark = pytest.mark.unit
 
@@ -123,6 +126,52 @@ async def test_what_a_killed_process_left_is_removed_after_the_next_start(tmp_pa
     assert files_with(tmp_path / "killed")
     async with open_store(tmp_path / "killed"):
         await cleaned(tmp_path / "killed")
+
+
+async def test_the_wish_of_a_deletion_that_begins_outlives_the_end_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the block would leave traces that no later start knows of."""
+    async with open_store(tmp_path) as store:
+        await fill(store)
+        async with store.traces.deleting():
+            await store.of_plugin("stt").forget_user(ADA)
+        write, me = Database.write, asyncio.current_task()
+
+        @asynccontextmanager
+        async def ends_late(self: Database) -> AsyncIterator[Connection]:
+            async with write(self) as connection:
+                yield connection
+            if asyncio.current_task() is me:
+                assert await store.traces.gone(10.0)
+
+        monkeypatch.setattr(Database, "write", ends_late)
+        async with store.traces.deleting():
+            reader = sqlite3.connect(tmp_path / "roost.sqlite3")
+            assert reader.execute("SELECT wanted FROM roost_traces").fetchone() == (1,)
+            reader.close()
+        monkeypatch.undo()
+        await cleaned(tmp_path)
+
+
+async def test_a_deletion_whose_wish_is_not_stored_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path) as store:
+        await fill(store)
+
+        @asynccontextmanager
+        async def fails(self: Database) -> AsyncIterator[Connection]:
+            raise ResourceError("no")
+            yield
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Database, "write", fails)
+            with pytest.raises(ResourceError):
+                async with store.traces.deleting():
+                    pytest.fail("it began")
+        await forget_ada(store)
+        await cleaned(tmp_path)
 
 
 async def test_a_database_of_an_older_version_is_cleaned_once(tmp_path: Path) -> None:
