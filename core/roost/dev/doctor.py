@@ -68,6 +68,9 @@ def examine(load: Callable[[], tuple[Config, list[ConfigError]]], token_file: Pa
         config, errors = load()
     except RoostError as error:
         return [Finding("configuration", False, str(error), "correct it, and run roost doctor again")]
+    from roost.dev.settings_page import unfit
+
+    errors = [*errors, *(error for error in unfit(config) if error.key != "store.url")]
     findings = [Finding("configuration", False, str(error), "correct that setting") for error in errors]
     if not errors:
         findings = [Finding("configuration", True, str(config.source or "no file, all defaults"))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import hikari
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import models_json_schema
@@ -12,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from roost.config import core_sections
 from roost.errors import ConfigError, UsageError
 from roost.plugins import State, discover, inspect_plugins, refuse_unknown_tables
+from roost.store import check_url
 
 if TYPE_CHECKING:
     from roost.config import Config
@@ -26,10 +29,15 @@ def problems(config: Config, errors: list[ConfigError]) -> list[str]:
         config: As `roost.config.examine` gives it.
         errors: What that found already.
     """
-    found = [str(error) for error in errors]
+    found = [str(error) for error in (*errors, *unfit(config))]
     try:
         records = discover(config)
         known = ", ".join(sorted(records)) or "none"
+        found += [
+            f"plugins.deny: there is no plugin called {name} (near it: {', '.join(near)})"
+            for name in config.core.plugins.deny
+            if name not in records and (near := get_close_matches(name, records))
+        ]
         found += [
             f"plugins.allow: there is no plugin called {name} (found: {known})"
             for name in config.core.plugins.allow or ()
@@ -44,6 +52,19 @@ def problems(config: Config, errors: list[ConfigError]) -> list[str]:
         if row["state"] == State.FAILED.value:
             found += row["problems"]
     return found
+
+
+def unfit(config: Config) -> Iterator[ConfigError]:
+    """Values that fit their types and that the start refuses."""
+    for name in config.core.discord.intents:
+        if name.upper() not in hikari.Intents.__members__:
+            near = get_close_matches(name.upper(), hikari.Intents.__members__)
+            hint = f" (near it: {', '.join(near)})" if near else ""
+            yield ConfigError(f"{name} is not one of Discord's intents{hint}", key="discord.intents")
+    try:
+        check_url(config.data_dir, config.core.store.url)
+    except ConfigError as error:
+        yield error
 
 
 def schema(config: Config, plugin: str | None = None) -> dict[str, Any]:

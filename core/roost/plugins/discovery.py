@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,9 @@ def discover(config: Config) -> dict[str, PluginRecord]:
         both = f"two plugins are called {record.name}: {_from(first)} and {_from(record)}; remove or deny one"
         first.state, first.detail, first.namesake = State.FAILED, both, True
         first.doubles += (record.origin,)
+    for name in settings.deny:
+        if name not in records and (near := get_close_matches(name, records)):
+            _log.warning("plugins.deny names %s, and there is no such plugin; near it: %s", name, ", ".join(near))
     for record in records.values():
         if (settings.allow is not None and record.name not in settings.allow) or record.name in settings.deny:
             record.state, record.detail = State.DISABLED, "the configuration does not allow it"

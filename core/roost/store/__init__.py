@@ -20,7 +20,17 @@ from roost.errors import StoreError
 from roost.holder import Holder
 from roost.store import migrations, tables, traces
 from roost.store.backups import Backups, DeletedBackups
-from roost.store.database import Address, Database, damaged, exclusive, open_database, sqlite_file, upsert, upsert_all
+from roost.store.database import (
+    Address,
+    Database,
+    check_url,
+    damaged,
+    exclusive,
+    open_database,
+    sqlite_file,
+    upsert,
+    upsert_all,
+)
 from roost.store.decisions import Key, Word
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
@@ -42,6 +52,7 @@ __all__ = [
     "Store",
     "StoreHold",
     "StoredSettings",
+    "check_url",
     "look_at_store",
     "open_held_store",
     "open_store",

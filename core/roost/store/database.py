@@ -311,6 +311,20 @@ def sqlite_file(data_dir: Path, url: str | None) -> Path | None:
     return Path(named) if named and named != ":memory:" else None
 
 
+def check_url(data_dir: Path, url: str | None) -> None:
+    """Look at a URL without a connection, and without making a file.
+
+    Raises:
+        ConfigError: It is wrong.
+    """
+    parsed = _parse(data_dir, url)
+    if parsed.drivername != "sqlite+aiosqlite":
+        try:
+            _checked(parsed)
+        except (sa.exc.ArgumentError, ValueError, TypeError):
+            raise _no_url() from None
+
+
 def _parse(data_dir: Path, url: str | None) -> sa.URL:
     try:
         parsed = make_url(url) if url else sa.URL.create("sqlite+aiosqlite", database=str(data_dir / FILE_NAME))

@@ -193,6 +193,22 @@ def test_config_check_names_all_of_it(tmp_path: Path, arguments: list[str], caps
     assert lines[6].endswith("must be text, at least 3 long, but it is <redacted>")
 
 
+def test_config_check_names_what_only_a_start_would_refuse(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = (
+        "discord.intents=GUILDS,GUILD_MEMBER",
+        "store.url=postgresql://a:secret@127.0.0.1/x?foo=1",
+        "plugins.deny=lound",
+    )
+    assert cli.main(["config", "check", *arguments, *(f"--set={each}" for each in wrong)]) == 2
+    said = capsys.readouterr().err
+    assert "discord.intents: GUILD_MEMBER is not one of Discord's intents (near it: GUILD_MEMBERS" in said
+    assert "store.url: the URL has the option foo" in said
+    assert "plugins.deny: there is no plugin called lound (near it: loud" in said
+    assert "secret" not in said
+
+
 def test_config_schema_prints_everything_or_one_table(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "schema", *arguments]) == 0
     whole = json.loads(capsys.readouterr().out)
