@@ -23,8 +23,14 @@ _log = logging.getLogger("roost.voice.notice")
 POST_S = 10.0
 """How long Discord may take to accept the notice."""
 
-OPT_IN = "I am listening in <#{channel}>. Nobody is heard before they press **Agree**; **Don't** keeps you unheard."
-NOTICE = "I am listening in <#{channel}>. Press **Don't** if you do not want to be heard."
+OPT_IN = (
+    "I am listening in <#{channel}>. Only members who agree are heard: press **Agree**, unless you agreed before. "
+    "**Don't**, or `/privacy opt-out` at any time, keeps you unheard."
+)
+NOTICE = (
+    "I am listening in <#{channel}>. Press **Don't**, or use `/privacy opt-out` at any time, if you do not want to be "
+    "heard."
+)
 CAPTIONS = "What you say becomes captions in <#{text}>, where they stay until somebody deletes them."
 NO_CAPTIONS = "What you say becomes text, of which no captions are posted."
 STORED = (
@@ -34,6 +40,8 @@ STORED = (
 ONLOOKERS = "Members who may not join <#{channel}> can read the captions too."
 NOT_STORED = "The text is not stored."
 STAYS = "Your voice stays on the bot's machine and is not stored."
+STAYS_ELSE = "Apart from that, your voice stays on the bot's machine and is not stored."
+"""Beside a plugin that receives it."""
 LEAVES = "Your voice is sent to the service `{service}`, which turns it into text. I do not store it."
 LEVELS = "For a test I measure how loud you are. Nothing is stored, and your voice stays on the bot's machine."
 PLUGIN = "The plugin{name} receives your voice. The bot's operator can say what it does with it."
@@ -81,15 +89,16 @@ async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None
 def notice_words(session: Session, *, opt_in: bool) -> str:
     """The text of a session's notice."""
     lines = [(OPT_IN if opt_in else NOTICE).format(channel=session.channel_id)]
+    shared = any(each.use is Use.PLUGIN for each in session.facts)
     for facts in sorted(session.facts, key=lambda each: (each.use.value, each.plugin, each.channel_id)):
-        lines += [f"- {line}" for line in _lines(facts, session.channel_id)]
+        lines += [f"- {line}" for line in _lines(facts, session.channel_id, shared=shared)]
     lines += [f"- {UNSEEN.format(text=place)}" for place in session.places if place != session.channel_id]
     if opt_in and not USUAL.covers(session.terms_for(sees_all=True)):
         lines.append(f"- {EARLIER}")
     return "\n".join(lines)
 
 
-def _lines(facts: NoticeFacts, channel_id: int) -> Iterator[str]:
+def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str]:
     """What the notice tells of one consumer."""
     days = f"{facts.kept_days} day{'s' if facts.kept_days != 1 else ''}"
     match facts.use:
@@ -101,7 +110,10 @@ def _lines(facts: NoticeFacts, channel_id: int) -> Iterator[str]:
                 yield STORED.format(days=days, text=facts.channel_id, channel=channel_id)
             else:
                 yield NOT_STORED
-            yield LEAVES.format(service=facts.sends_to) if facts.sends_to else STAYS
+            if facts.sends_to:
+                yield LEAVES.format(service=facts.sends_to)
+            else:
+                yield STAYS_ELSE if shared else STAYS
         case Use.LEVELS:
             yield LEVELS
         case Use.PLUGIN:

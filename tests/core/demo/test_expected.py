@@ -27,7 +27,7 @@ def test_the_expected_reply_is_one_and_whole() -> None:
         "**Ada**: Something went wrong, she said.",
         "Moved to #loft.",
         "Transcribing #perch into #general.",
-        "I am listening in #perch. Nobody is heard before they press **Agree**; **Don't** keeps you unheard.",
+        "I am listening in #perch. Only members who agree are heard.",
     ],
 )
 def test_a_message_that_belongs_to_the_demo(line: str) -> None:

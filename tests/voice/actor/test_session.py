@@ -644,10 +644,19 @@ async def test_nobody_is_heard_again_once_the_end_has_begun(noticed: Bench) -> N
 async def test_the_notice_says_what_becomes_of_the_sound(bench: Bench, facts: NoticeFacts, lines: list[str]) -> None:
     bench.session.attach(SinkRecorder(), facts=facts)
     text = notice_words(bench.session, opt_in=True)
-    assert text.startswith(f"I am listening in <#{CHANNEL}>. Nobody is heard before they press **Agree**")
+    assert text.startswith(f"I am listening in <#{CHANNEL}>. Only members who agree are heard")
     for line in lines:
         assert line in text
-    assert "Press **Don't** if" in notice_words(bench.session, opt_in=False)
+    assert "Press **Don't**" in notice_words(bench.session, opt_in=False)
+
+
+async def test_the_notice_does_not_promise_for_a_plugin_that_gets_the_sound(bench: Bench) -> None:
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert "- Your voice stays on the bot's machine" in notice_words(bench.session, opt_in=True)
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(plugin="tape"))
+    text = notice_words(bench.session, opt_in=True)
+    assert "- Apart from that, your voice stays on the bot's machine" in text
+    assert "- Your voice stays" not in text
 
 
 async def test_why_somebody_is_not_heard(bench: Bench) -> None:
