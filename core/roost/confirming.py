@@ -27,6 +27,8 @@ _log = logging.getLogger("roost.commands")
 TEXTS = Texts(Path(__file__).parent / "commands" / FOLDER)
 
 EXPIRES_S = 120.0
+LATER_S = 840.0
+"""The longest work after an answer; Discord takes a change of it for 15 minutes."""
 MOST_WAITING = 1000
 """Buttons of one owner that can be pressed; beyond that the oldest expire."""
 
@@ -52,7 +54,7 @@ class Outcome:
     Attributes:
         text: At most 2000 characters.
         rows: Buttons below it, made by `Confirmations.row`.
-        later: Called once the text stands; gives the text that takes its place. At most 14 minutes.
+        later: Called once the text stands; gives the text that takes its place. Ended after `LATER_S`.
     """
 
     text: str
@@ -182,7 +184,16 @@ class Confirmations:
 
 
 async def _say_later(interaction: hikari.ComponentInteraction, work: Callable[[], Awaitable[str]]) -> None:
-    text = await work()
+    failed = TEXTS(interaction, "confirmed-failed", FAILED)
+    try:
+        async with asyncio.timeout(LATER_S):
+            text = await work()
+    except TimeoutError:
+        _log.error("what a member confirmed was not done in %g s", LATER_S)
+        text = failed
+    except Exception:
+        await interaction.edit_initial_response(failed, components=[], **NO_PINGS)
+        raise
     await interaction.edit_initial_response(text[:2000], components=[], **NO_PINGS)
 
 

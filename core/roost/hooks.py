@@ -129,7 +129,7 @@ class Leftover:
     Attributes:
         what: In words, such as "your captions in 3 messages at Discord".
         delete: Called when the member asks for it, within some minutes; returns what came of it, in words, also of
-            what could not be deleted. It may take up to 10 minutes.
+            what could not be deleted. It is ended 13 minutes after the deletion of all leftovers began.
     """
 
     what: str

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import hikari
 import lightbulb
 import pytest
 
-from roost import Meta, PluginContext, hookimpl
+from roost import Meta, PluginContext, confirming, hookimpl
 from roost.confirming import Confirmations, Outcome
 from roost.errors import StoreCause, StoreError
 from roost.testing import RoostBot, running_bot
@@ -21,11 +23,12 @@ class Breaker:
     """Asks before it breaks an egg; its buttons are there for everybody to see."""
 
     def __init__(self, *, expires_s: float = 60.0) -> None:
-        self.confirmations = Confirmations("breaker:confirm", expires_s=expires_s)
+        self.confirmations = Confirmations("breaker:confirm", expires_s=expires_s, spawn=self.spawn)
         self.broken = 0
         self.waits = asyncio.Event()
         self.waits.set()
         self.error: Exception | None = None
+        self.later: Callable[[], Awaitable[str]] | None = None
 
     @hookimpl
     def plugin_meta(self) -> Meta:
@@ -33,7 +36,11 @@ class Breaker:
 
     @hookimpl
     async def on_load(self, ctx: PluginContext) -> None:
+        self.ctx = ctx
         ctx.listen(hikari.InteractionCreateEvent, self.confirmations.on_interaction)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> object:
+        return self.ctx.task(work, name)
 
     @hookimpl
     def register_loaders(self) -> list[lightbulb.Loader]:
@@ -59,7 +66,7 @@ class Breaker:
         if self.error is not None:
             raise self.error
         self.broken += 1
-        return Outcome("broken")
+        return Outcome("broken", later=self.later)
 
 
 async def test_nothing_is_done_before_the_press_and_then_once(tmp_path: Path) -> None:
@@ -112,6 +119,29 @@ async def test_a_question_expires(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert (await bot.press(asked, "Break")).content.startswith("This question has expired")
         assert breaker.broken == 0
+
+
+async def never() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+async def fails() -> str:
+    raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("later", [never, fails])
+async def test_work_after_the_answer_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[], Awaitable[str]]
+) -> None:
+    monkeypatch.setattr(confirming, "LATER_S", 0.1)
+    breaker = Breaker()
+    breaker.later = later
+    async with running_bot(breaker, data_dir=tmp_path) as bot:
+        asked = await bot.slash("/ask")
+        body = {"member_id": str(bot.member("Ada")), "message_id": str(asked.id), "label": "Break", "settle_s": 0.5}
+        (reply,) = (await bot.control.call("POST", "/press", body))["replies"]
+        assert str(reply["content"]).startswith("Something went wrong, so not all of it may be done.")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -28,6 +29,8 @@ _log = logging.getLogger("roost.privacy")
 
 EXPORT = "user_data_export"
 LEFTOVER = "user_data_leftover"
+LEFTOVERS_LIMIT_S = 780.0
+"""For all leftovers of one member together; less than `roost.confirming.LATER_S`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,15 +164,24 @@ class PersonalData:
         return drop
 
     async def delete_leftovers(self, leftovers: Sequence[Leftover]) -> list[str]:
-        """Delete what a deletion left; what came of each, in words."""
+        """Delete what a deletion left, within `LEFTOVERS_LIMIT_S`; what came of each, in words."""
         said: list[str] = []
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LEFTOVERS_LIMIT_S
         for leftover in leftovers:
+            late = f"Not deleted in time: {leftover.what}."
+            if loop.time() >= until:
+                said.append(late)
+                continue
+            timer = asyncio.timeout_at(until)
             try:
-                with taming():
-                    said.append(await leftover.delete())
+                async with timer:
+                    with taming():
+                        said.append(await leftover.delete())
             except Exception as error:  # noqa: BLE001 - what one plugin fails in must not keep the rest
                 _log.error("what a deletion left was not deleted: %s", error_line(error))
-                said.append(f"Not deleted, because something went wrong: {leftover.what}.")
+                wrong = f"Not deleted, because something went wrong: {leftover.what}."
+                said.append(late if timer.expired() else wrong)
         return said
 
     async def _delete(self, user_id: int) -> Outcome:

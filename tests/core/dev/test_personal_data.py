@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from roost import Leftover, Meta, Plugin, PluginContext, hookimpl
+from roost.commands import personal_data
 from roost.store import database
 from roost.testing import Reply, RoostBot, leak_check, running_bot
 from roost_voice import session
@@ -493,6 +494,26 @@ async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
     async with running_bot(Poster(works=False), data_dir=tmp_path) as bot:
         said = await deletes_too(bot, await forgets(bot))
         assert said == "Not deleted, because something went wrong: a poster."
+
+
+async def test_a_deletion_that_hangs_is_ended_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs(Poster):
+        @hookimpl
+        def plugin_meta(self) -> Meta:
+            return Meta("hangs")
+
+        @hookimpl
+        async def user_data_leftover(self, user_id: int) -> Leftover:
+            return Leftover("what hangs", asyncio.Event().wait)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(personal_data, "LEFTOVERS_LIMIT_S", 0.1)
+    poster = Poster()
+    async with running_bot(Hangs(), poster, data_dir=tmp_path) as bot:
+        said = await deletes_too(bot, await forgets(bot))
+        assert said == "Not deleted in time: what hangs.\nNot deleted in time: a poster."
+        assert poster.deleted == []
+        again = await forgets(bot)
+        assert "what hangs; a poster" in again.content, "it is offered once more"
 
 
 async def test_a_stop_does_not_wait_for_what_is_still_being_deleted(tmp_path: Path) -> None:
