@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from roost.errors import ResourceError
 from roost.scopes import Scope
-from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
+from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate, ChannelRates
 from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, render
 from roost_stt.recalls import Recaller
 
@@ -152,6 +152,16 @@ def test_lines_are_packed_and_long_ones_keep_their_name() -> None:
     assert len(parts) == 3
     assert all(part.startswith("**A**: word") for part in parts)
     assert sum(part.count("word") for part in parts) == 900
+
+
+def test_rates_of_channels_are_kept_for_a_while_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roost_stt.captioner.MOST_RATES", 3)
+    rates = ChannelRates()
+    first = rates.of(1)
+    for channel in (2, 3, 1, 4, 5):
+        rates.of(channel)
+    assert rates.of(1) is first, "it was used meanwhile"
+    assert len(rates) == 3
 
 
 def test_five_messages_in_five_seconds() -> None:

@@ -33,6 +33,8 @@ AFTER_FAULT_S = 1.0
 EDIT_EVERY_S = 2.0
 NONCE_S = 120.0
 """For so long a nonce keeps a message from being posted twice; Discord says "the past few minutes"."""
+MOST_RATES = 1000
+"""Channels and threads whose rates are in memory; Discord's own limits hold for all the others."""
 
 
 class ChannelRate:
@@ -56,6 +58,24 @@ class ChannelRate:
 
     def sent(self, now: float) -> None:
         self._sent.append(now)
+
+
+class ChannelRates:
+    """The rates of the channels and threads that were used last, for one transcription after the other."""
+
+    def __init__(self) -> None:
+        self._rates: dict[int, ChannelRate] = {}
+
+    def __len__(self) -> int:
+        return len(self._rates)
+
+    def of(self, channel_id: int) -> ChannelRate:
+        """The rate of a channel. Beyond `MOST_RATES` the one that was asked for longest ago is forgotten."""
+        rate = self._rates.pop(channel_id, None) or ChannelRate()
+        self._rates[channel_id] = rate
+        if len(self._rates) > MOST_RATES:
+            del self._rates[next(iter(self._rates))]
+        return rate
 
 
 @dataclasses.dataclass(slots=True)

@@ -29,7 +29,7 @@ from roost_stt import checks, gpu, gpu_report
 from roost_stt.addresses import outside_host
 from roost_stt.audience_watch import CHANGES, MEMBER_CHANGES
 from roost_stt.boards import ChannelBoard, Standing, say
-from roost_stt.captioner import Captioner, ChannelRate
+from roost_stt.captioner import Captioner, ChannelRates
 from roost_stt.captions import unnamed
 from roost_stt.commands import transcribe_loader
 from roost_stt.config import SttConfig
@@ -85,7 +85,7 @@ class SttPlugin:
         self._owner: WorkerOwner | None = None
         self._sessions: dict[int, VoiceSession] = {}
         self._running: dict[int, Transcription] = {}
-        self._rates: dict[int, ChannelRate] = {}
+        self._rates = ChannelRates()
         self._recallers: dict[int, Recaller] = {}
         self._starting = asyncio.Lock()
         self._book: TranscriptBook | None = None
@@ -698,7 +698,7 @@ class SttPlugin:
 
         captioner = Captioner(
             self._board(session, channel_id, thread_id),
-            self._rates.setdefault(channel_id, ChannelRate()),
+            self._rates.of(channel_id),
             recaller=self._recaller_of(guild_id),
             may_show=may_show,
             edited=lambda: self.config_of(guild_id).captions.mode == "edited",
@@ -886,9 +886,7 @@ class SttPlugin:
             finally:
                 await before.close()
             if transcription.paused or await session.capturing():
-                transcription.captioner.move(
-                    self._board(session, channel_id), self._rates.setdefault(channel_id, ChannelRate())
-                )
+                transcription.captioner.move(self._board(session, channel_id), self._rates.of(channel_id))
                 transcription.shown_in = channel_id
                 transcription.audience.accept(accepted=accepts_wide)
             if not complete:
