@@ -59,6 +59,9 @@ async def test_start_speak_caption_stop(make: Any, packets: list[bytes]) -> None
     assert options["mentions_everyone"] is options["user_mentions"] is options["role_mentions"] is False
     assert options["flags"] == hikari.MessageFlag.SUPPRESS_EMBEDS
     assert "1 captions so far, speech engine ready" in house.status
+    await house.until(lambda: "Decoded: nobody" not in house.status)
+    next(iter(house.plugin._running.values())).forget(ADA)
+    assert "Decoded: nobody" in house.status
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
     assert house.session.sinks == []
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Nothing is being transcribed here."

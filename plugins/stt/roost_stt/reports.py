@@ -84,7 +84,7 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
     state = "Paused: transcribing" if running.paused else "Transcribing"
     if running.captioner.refusal is not None:
         trouble += " Captions wait, because Discord does not take them."
-    if running.audience.wide:
+    elif running.audience.wide:
         trouble += " Captions pause, because people may be able to read them who cannot be there."
     return (
         f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "

@@ -211,6 +211,8 @@ class Transcription:
         if self._in_hand == user_id:
             self._revoke()
         self._names.pop(user_id, None)
+        # That they spoke is forgotten too.
+        self._decoded_before[user_id] = self._worker.stats()["decoded"].get(user_id, 0)
         self.captioner.forget(user_id)
 
     def move(self, channel_id: int, keeper: Keeper) -> None:
