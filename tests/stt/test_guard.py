@@ -459,6 +459,17 @@ async def test_a_pause_hears_nothing_and_finishes_what_was_said(make: Any, packe
 
 
 @pytest.mark.e2e
+async def test_silence_without_a_notice_is_not_blamed_on_the_members(make: Any) -> None:
+    house: House = await make(script=["hello"], silence_minutes=0.5 / 60)
+    await start(house)
+    house.session.capture_state = "failed"
+    await house.until(lambda: bool(house.messages))
+    assert "I have heard nobody for" in house.texts[0]
+    assert "Discord does not accept the notice" in house.texts[0]
+    assert "only members who agreed" not in house.texts[0]
+
+
+@pytest.mark.e2e
 async def test_silence_is_told_once_and_not_during_a_pause(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["hello"], silence_minutes=0.5 / 60)
     await start(house)

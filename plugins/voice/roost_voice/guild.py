@@ -85,6 +85,7 @@ class ActorHost:
     say_why: Callable[[Session, str], None]
     """Tell people that a session ended that nobody here asked to end, and why."""
     say_deafness: Callable[[Session], Awaitable[None]]
+    say_no_notice: Callable[[Session], Coroutine[Any, Any, None]]
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
     barred: Callable[[int, int], str]
@@ -417,6 +418,7 @@ class GuildActor:
                 state_of=lambda: self._core.state.value,
                 on_speaking=self._speaking,
                 say_deafness=self._host.say_deafness,
+                say_no_notice=self._host.say_no_notice,
             )
             session.deafened_is(self._deafened)
         session.begin_link(action.gen, action.channel_id, self._host.members_of(self.guild_id, action.channel_id))

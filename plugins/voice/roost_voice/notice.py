@@ -58,6 +58,10 @@ DEAFENED = (
     "A moderator has deafened me in <#{channel}>, so Discord sends me no voices and I hear nobody. "
     "Undeafen me and I go on."
 )
+NO_NOTICE = (
+    "I hear nobody in <#{channel}>: Discord does not accept the notice that I have to post first. I keep trying. "
+    "Please check that I have View Channel and Send Messages in {places}."
+)
 HEARS_AGAIN = "I am no longer deafened in <#{channel}> and hear again."
 
 
@@ -71,11 +75,25 @@ async def say_deafness(rest: hikari.api.RESTClient, session: Session) -> None:
     await _say(rest, session, (DEAFENED if session.deafened else HEARS_AGAIN).format(channel=session.channel_id))
 
 
+async def say_no_notice(rest: hikari.api.RESTClient, session: Session) -> None:
+    """Post one line on a notice that Discord does not accept, in the first channel where Discord accepts that."""
+    named = " and ".join(f"<#{place}>" for place in session.places)
+    text = NO_NOTICE.format(channel=session.channel_id, places=named)
+    for place in dict.fromkeys((session.text_channel_id or session.channel_id, session.channel_id)):
+        if await _post_line(rest, session, place, text):
+            return
+
+
 async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None:
+    await _post_line(rest, session, session.text_channel_id or session.channel_id, text)
+
+
+async def _post_line(rest: hikari.api.RESTClient, session: Session, channel_id: int, text: str) -> bool:
+    """Post a line in a channel; whether Discord accepted it."""
     try:
         async with asyncio.timeout(POST_S):
             await rest.create_message(
-                session.text_channel_id or session.channel_id,
+                channel_id,
                 text,
                 nonce=new_nonce(),
                 mentions_everyone=False,
@@ -84,6 +102,8 @@ async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None
             )
     except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
         _log.info("guild %d: nobody could be told in the channel (%s)", session.guild_id, type(error).__name__)
+        return False
+    return True
 
 
 def notice_words(session: Session, *, opt_in: bool) -> str:
@@ -127,11 +147,12 @@ def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str
 def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
     """A function that posts the notice through `rest`."""
 
-    async def post(session: Session, places: Sequence[int]) -> bool:
+    async def post(session: Session, places: Sequence[int]) -> list[int]:
         row = MessageActionRowBuilder()
         row.add_interactive_button(hikari.ButtonStyle.SUCCESS, agree_id(session.terms), label="Agree")
         row.add_interactive_button(hikari.ButtonStyle.SECONDARY, REFUSE_ID, label="Don't")
         text = notice_words(session, opt_in=consent.mode(session.guild_id) == "opt-in")
+        taken: list[int] = []
         for place in places:
             try:
                 async with asyncio.timeout(POST_S):
@@ -151,7 +172,8 @@ def notice_poster(rest: hikari.api.RESTClient, consent: Consent) -> PostNotice:
                     place,
                     type(error).__name__,
                 )
-                return False
-        return True
+                break
+            taken.append(place)
+        return taken
 
     return post

@@ -16,8 +16,8 @@ import enum
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from roost.audio import UNSAID, AudioFrame, FrameSink, LinkStats, NoticeFacts, SessionStats, Use, VoiceLink
 from roost.consent import Terms, digest
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.voice.session")
 
-PostNotice = Callable[["Session", Sequence[int]], Awaitable[bool]]
-"""Posts the notice in each of these channels; False or a raise means that it does not stand."""
+PostNotice = Callable[["Session", Sequence[int]], Awaitable[Collection[int]]]
+"""Posts the notice in each of these channels; returns those that took it."""
 
 DEAFNESS_S = 10.0
 """At most one word about being deafened, or not any more, in so many seconds."""
@@ -43,6 +43,8 @@ LATE_NOTICE_S = 10.0
 """At most one notice for members who came later in so many seconds; who needs it is not heard before it stands."""
 LATE_RETRIES = 5
 """Refusals by Discord after which the time between two such notices, which doubles with each, grows no more."""
+TOLD_AFTER = 2
+"""Failures of the notice for everybody after which people are told that nobody is heard, once."""
 
 MAX_REMEMBERED = 4096
 """Users that a session remembers as informed by the notice, and users whose refused frames it counts separately."""
@@ -82,6 +84,7 @@ class Session:
         now: Event loop time.
         on_speaking: Called with (user id, on) when someone starts or stops.
         say_deafness: Tells people that `deafened` has changed.
+        say_no_notice: Tells people that nobody is heard because the notice fails again and again.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Session:
         state_of: Callable[[], str],
         on_speaking: Callable[[int, bool], None],
         say_deafness: Callable[[Session], Awaitable[None]] | None = None,
+        say_no_notice: Callable[[Session], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.guild_id = guild_id
@@ -105,7 +109,10 @@ class Session:
         self.text_channel_id = wish.text_channel_id
         self.opened_at = now
         self.capture_state = CAPTURE_OFF
-        """``off`` (nobody listens), ``notice`` (being posted), ``on``, or ``failed`` (no notice, so no capture)."""
+        """``off`` (nobody listens), ``notice`` (being posted), ``on``, or ``failed`` (no notice, so no capture).
+
+        ``failed`` lasts until a notice stands, also while it is tried again.
+        """
         self.dave_state = "none"
         self.deafened = False
         """By a moderator, so that Discord sends no voices."""
@@ -132,6 +139,14 @@ class Session:
         self._uncovered: set[int] = set()
         """Members whom no notice and no agreement covers, as far as was asked."""
         self._notice: asyncio.Task[None] | None = None
+        self._taken: set[int] = set()
+        """Channels that took that notice for everybody."""
+        self._failures = 0
+        """Notices that Discord has refused since the last one that stands."""
+        self._retry: asyncio.Task[None] | None = None
+        self._say_no_notice = say_no_notice
+        self._failure: asyncio.Task[None] | None = None
+        """Tells people of the failures."""
         self._notices = 0
         """Number of the notice that stands or is being posted."""
         self._facts_told: frozenset[NoticeFacts] = frozenset()
@@ -443,32 +458,53 @@ class Session:
 
     def _seek_capture(self) -> None:
         """Post the notice if somebody listens and it does not stand yet; capture is on once it does."""
-        if self.closed or self._ending or not self._ears or self.capture_state in (CAPTURE_ON, CAPTURE_NOTICE):
+        if self.closed or self._ending or not self._ears or self._notice is not None:
             return
-        self.capture_state = CAPTURE_NOTICE
+        if self.capture_state == CAPTURE_ON:
+            return
+        self._drop_retry()
+        if not self._failures:
+            self.capture_state = CAPTURE_NOTICE
         self._facts_told = self.facts
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
 
     async def _post(self) -> None:
         here = self._here = set(self.humans)
-        stands = await self._post_in(self.places)
+        # Not again where a try before this one worked.
+        self._taken |= await self._post_in([place for place in self.places if place not in self._taken])
+        stands = self._taken.issuperset(self.places)
         self._notice = None
-        if self.closed:
+        if self.closed or self._ending:
             return
         if not stands:
             self.capture_state = CAPTURE_FAILED
+            self._failures += 1
+            self._retry = self._scope.spawn(self._post_again(), f"notice again {self.id[:8]}")
+            if self._failures == TOLD_AFTER and self._say_no_notice is not None:
+                self._failure = self._scope.spawn(self._say_no_notice(self), f"no notice {self.id[:8]}")
             return
-        self.capture_state = CAPTURE_ON
+        self.capture_state, self._failures = CAPTURE_ON, 0
         self._inform(here)
         self._seek_late()
         self._tell_deafness()
 
-    async def _post_in(self, places: Sequence[int]) -> bool:
+    async def _post_again(self) -> None:
+        """Try a notice that failed once more after a while; `capturing` does so at once."""
+        await asyncio.sleep(LATE_NOTICE_S * 2 ** min(self._failures - 1, LATE_RETRIES))
+        self._retry = None
+        self._seek_capture()
+
+    def _drop_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    async def _post_in(self, places: Sequence[int]) -> frozenset[int]:
         try:
-            return await self._post_notice(self, places)
+            return frozenset(await self._post_notice(self, places))
         except Exception as error:  # noqa: BLE001 - whatever went wrong: no notice, no capture
             _log.warning("guild %d: the notice could not be posted: %s", self.guild_id, error)
-            return False
+            return frozenset()
 
     def _inform(self, user_ids: Iterable[int]) -> None:
         """The notice was posted while these were here. Moderators move members in who cannot see its channel."""
@@ -505,6 +541,9 @@ class Session:
         self._gone.clear()
         self._facts_told = frozenset()
         self._notices += 1
+        self._failures = 0
+        self._taken.clear()
+        self._drop_retry()
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None
@@ -583,7 +622,8 @@ class Session:
             self._late_at = loop.time()
             here, number = set(self.humans), self._notices
             self._here = here
-            stands = await self._post_in((self._channel_id,))
+            room = self._channel_id
+            stands = room in await self._post_in((room,))
             failures = 0 if stands else min(failures + 1, LATE_RETRIES)
             if stands and number == self._notices:
                 self._inform(here)
@@ -605,7 +645,8 @@ class Session:
         self._hook_ear = None
         self._allowed.clear()
         self._link = None
-        for task in (self._late, self._deafness):
+        self._drop_retry()
+        for task in (self._late, self._deafness, self._failure):
             if task is not None:
                 task.cancel()
         if self._notice is not None:
@@ -616,6 +657,7 @@ class Session:
         """The end has begun: hear nobody any more, keep what is queued."""
         self._ending = True
         self._allowed.clear()
+        self._drop_retry()
         self.capture_state = CAPTURE_OFF
 
     def speaking(self, user_id: int, on: bool) -> None:

@@ -24,7 +24,7 @@ from roost_voice.journal import Journal
 from roost_voice.limits import JoinLimits, Limits
 from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
-from roost_voice.notice import notice_poster, say_deafness, say_why
+from roost_voice.notice import notice_poster, say_deafness, say_no_notice, say_why
 from roost_voice.op4 import ROOM, Op4Sender
 from roost_voice.permissions import can_see, what_keeps_me_out
 from roost_voice.reaper import Reaper
@@ -108,6 +108,7 @@ class SessionManager:
             ends_actors=lambda: self._scope.closed,
             say_why=self._say_why,
             say_deafness=lambda session: say_deafness(ctx.bot.rest, session),
+            say_no_notice=lambda session: say_no_notice(ctx.bot.rest, session),
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
             barred=self._barred,

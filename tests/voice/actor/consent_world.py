@@ -231,12 +231,12 @@ class World:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _post(self, session: Session, places: Sequence[int]) -> bool:
+    async def _post(self, session: Session, places: Sequence[int]) -> Sequence[int]:
         began, room, told = self.steps, session.channel_id, frozenset(self.sinks)
         here = set(self.here)
         await self.may_post.wait()
         if not self.posts:
-            return False
+            return ()
         self.notice += 1
         now = frozenset(self.sinks)
         of_now = began >= self.moved_at and room == self.room and now <= told
@@ -245,7 +245,7 @@ class World:
         for each in here:
             if self.people[each].forgotten_at <= began:
                 self.people[each].told.add(self.notice)
-        return True
+        return places
 
     # ---- what happens
 

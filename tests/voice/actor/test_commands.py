@@ -12,9 +12,10 @@ import pytest
 from context import Rig, SinkRecorder, eventually, running
 
 from roost import processes
-from roost.audio import JoinRequest
+from roost.audio import JoinRequest, NoticeFacts, Use
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
+from roost_voice import session as session_module
 from roost_voice.commands import NOT_YOURS, join_words
 
 pytestmark = pytest.mark.sim
@@ -231,6 +232,40 @@ async def test_voice_test_hears_nobody_without_a_notice(rig: Rig, control: Contr
     await member.types("/voice join")
     await control.permissions(member_id=rig.bot_id, channel_id=rig.channels[0], deny=("SEND_MESSAGES",))
     assert "could not post the notice" in await member.types("/voice test", seconds=2)
+
+
+@pytest.mark.parametrize("refused", ["voice chat", "text channel"])
+async def test_a_notice_refused_in_mid_call_is_told_once_and_tried_until_it_stands(
+    rig: Rig, control: ControlClient, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.05)
+    member = Member(rig, control, 0)
+    await member.enters(0)
+    rig.recorder.sink = SinkRecorder()
+    await member.types("/voice join")
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    assert await session.capturing()
+    where, other = (rig.channels[0], rig.text) if refused == "voice chat" else (rig.text, rig.channels[0])
+    fault = rig.sim.faults.arm(
+        "rest_error", None, {"method": "POST", "path_prefix": f"/channels/{where}", "status": 403}, 999
+    )
+    session.attach(SinkRecorder(), facts=NoticeFacts(Use.TEXT, channel_id=rig.text))
+
+    async def told() -> list[str]:
+        found = [each for place in (where, other) for each in await control.messages(channel_id=place)]
+        return [each["content"] for each in found if "I hear nobody" in each["content"]]
+
+    async with asyncio.timeout(8):
+        while not await told():
+            await asyncio.sleep(0.02)
+    assert session.capture_state == "failed"
+    rig.sim.faults.disarm(fault.id)
+    async with asyncio.timeout(8):
+        while session.capture_state != "on":
+            await asyncio.sleep(0.02)
+    (words,) = await told()
+    assert f"Send Messages in <#{rig.text}> and <#{rig.channels[0]}>" in words
 
 
 async def test_a_deafened_bot_says_so_once_and_again_when_it_hears(rig: Rig, control: ControlClient) -> None:

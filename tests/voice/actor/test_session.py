@@ -38,6 +38,10 @@ class Bench:
         self.unseen: set[tuple[int, int]] = set()
         """Channels, and the members who cannot see them."""
         self.notice_stands = True
+        self.refusing: set[int] = set()
+        """Channels that take no notice."""
+        self.told: list[str] = []
+        """States of the capture in which people were told that the notice fails."""
         self.may_post = asyncio.Event()
         self.may_post.set()
         self.session = Session(
@@ -51,14 +55,18 @@ class Bench:
             now=0.0,
             state_of=lambda: "live",
             on_speaking=lambda _user, _on: None,
+            say_no_notice=self.tell,
         )
         self.session.begin_link(1, CHANNEL, [(ALICE, False), (BOB, False), (ROBOT, True)])
 
-    async def post(self, session: Session, places: Sequence[int]) -> bool:
+    async def post(self, session: Session, places: Sequence[int]) -> Sequence[int]:
         await self.may_post.wait()
         self.notices.append(session.channel_id)
         self.posted_in.append(tuple(places))
-        return self.notice_stands
+        return [place for place in places if place not in self.refusing] if self.notice_stands else []
+
+    async def tell(self, session: Session) -> None:
+        self.told.append(session.capture_state)
 
     def let_one_through(self) -> None:
         """Have Discord take the notice that waits for `may_post`, and no later one."""
@@ -134,6 +142,97 @@ async def test_the_notice_stands_where_the_words_go_and_is_tried_again(bench: Be
     assert await bench.session.capturing()
     assert bench.session.text_channel_id == 6
     assert bench.hears(ALICE, sink)
+
+
+async def test_a_notice_that_fails_in_mid_call_is_tried_again_with_growing_pauses(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.02)
+    loop = asyncio.get_running_loop()
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    bench.notice_stands = False
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.TEXT, channel_id=8))
+    assert not await bench.session.capturing()
+    assert bench.told == []
+    began = loop.time()
+    await eventually(lambda: len(bench.notices) >= 5)
+    assert loop.time() - began >= 0.02 + 0.04 + 0.08
+    assert bench.session.capture_state == "failed"
+    assert bench.told == ["failed"], "said once, and not before the second failure"
+    bench.notice_stands = True
+    await eventually(lambda: bench.session.capture_state == "on")
+    assert bench.hears(ALICE, sink)
+    count = len(bench.notices)
+    await asyncio.sleep(0.1)
+    assert len(bench.notices) == count, "it stands"
+
+
+async def test_a_notice_that_is_tried_again_is_failed_until_it_stands(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands go by the state: "already transcribing" would be wrong."""
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.02)
+    bench.notice_stands = False
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert not await bench.session.capturing()
+    bench.may_post.clear()
+    await eventually(lambda: bench.session._notice is not None)
+    assert bench.session.capture_state == "failed"
+    bench.notice_stands = True
+    asked = asyncio.create_task(bench.session.capturing())
+    await settle()
+    bench.may_post.set()
+    assert await asked
+    assert len(bench.notices) == 2, "who asks meanwhile waits for the one on its way"
+
+
+async def test_a_notice_is_tried_again_only_where_it_does_not_stand(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.02)
+    bench.refusing.add(CHANNEL)
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert not await bench.session.capturing()
+    await eventually(lambda: len(bench.notices) == 3)
+    bench.refusing.clear()
+    await eventually(lambda: bench.session.capture_state == "on")
+    assert bench.posted_in == [(6, CHANNEL), (CHANNEL,), (CHANNEL,), (CHANNEL,)], "no heap of notices where it stands"
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.TEXT, channel_id=6))
+    assert await bench.session.capturing()
+    assert bench.posted_in[-1] == (6, CHANNEL), "another notice stands everywhere"
+
+
+@pytest.mark.parametrize("how", ["detach", "close", "stop_capture"])
+async def test_a_failed_notice_is_not_tried_again_once_nobody_is_to_be_heard(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.02)
+    bench.notice_stands = False
+    detach = bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert not await bench.session.capturing()
+    if how == "detach":
+        detach()
+    elif how == "close":
+        bench.session.close(9.0)
+    else:
+        bench.session.stop_capture()
+    count = len(bench.notices)
+    await asyncio.sleep(0.1)
+    assert len(bench.notices) == count
+    assert bench.told == []
+
+
+async def test_a_notice_that_stands_after_the_end_has_begun_lets_nobody_be_heard(noticed: Bench) -> None:
+    noticed.may_post.clear()
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    await settle()
+    noticed.session.stop_capture()
+    noticed.may_post.set()
+    await settle()
+    assert len(noticed.notices) == 1
+    assert not noticed.hears(ALICE, sink)
 
 
 async def test_a_newcomer_sees_the_notice_once_and_not_more_than_one_in_a_while(bench: Bench) -> None:
