@@ -193,6 +193,49 @@ async def test_captions_that_cannot_be_deleted_are_counted(fault: Fault, caption
     assert await captions_in(bot, "general") == 0
 
 
+async def test_captions_of_others_in_the_same_message_stay(tmp_path: Path) -> None:
+    """The message is rewritten without Ada's lines after they were offered, and before she has them deleted."""
+    settings = {
+        "stt.engine": "scripted",
+        "stt.script": [WORDS],
+        "stt.captions.mode": "edited",
+        "voice.timing_scale": 0.2,
+        "voice.drain_s": 0.5,
+    }
+
+    async def lines(count: int) -> list[str]:
+        async with asyncio.timeout(15):
+            while True:
+                found = [
+                    line for each in await bot.messages("general") for line in each.split("\n") if "CANARY" in line
+                ]
+                if len(found) == count:
+                    return found
+                await asyncio.sleep(0.05)
+
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=settings) as bot:
+        for member in ("Ada", "Ben"):
+            await bot.slash("/privacy opt-in", member=member)
+            await bot.join_voice(member, "perch")
+        await bot.slash("/voice join", wait_s=15)
+        await bot.slash("/transcribe start", channel="general", wait_s=20)
+        shortest = min(await bot.control.recordings(), key=lambda each: len(each["text"]))
+        for number, member in enumerate(("Ada", "Ben", "Ada"), 1):
+            await bot.say(str(shortest["name"]), member=member)
+            await lines(number)
+        await bot.control.fault(
+            "rest_delay", method="PATCH", path_prefix=f"/channels/{bot.channel('general').id}/", delay_s=3.0
+        )
+        reply = await forgets(bot)
+        assert "your captions in 1 message at Discord" in reply.content
+        (left,) = await lines(1)
+        assert left.startswith("**Ben**")
+        body = {"member_id": str(bot.member("Ada")), "message_id": str(reply.id), "label": "Delete that too"}
+        said = (await bot.control.call("POST", "/press", {**body, "settle_s": 1.0}))["replies"][0]["content"]
+        assert said == "Your captions are gone from 1 message."
+        assert await lines(1) == [left]
+
+
 @pytest.mark.fault(224)
 async def test_a_question_is_answered_once_by_the_member_who_asked(fault: Fault, tmp_path: Path) -> None:
     keeper = Keeper(expires_s=1.0)
