@@ -133,6 +133,8 @@ class Session:
         """Those of the ears."""
         self._hook_ear: _Ear | None = None
         self._allowed: set[int] = set()
+        self._delivered_of: set[int] = set()
+        """Members whose sound the sinks have received since they were purged of it."""
         self._denied: set[int] = set()
         self._asked_of = hooks.generation
         """The set of plugins that `_allowed`, `_denied` and `_uncovered` are answers of."""
@@ -262,6 +264,7 @@ class Session:
         self._purge(user_id)
 
     def _purge(self, user_id: int) -> None:
+        self._delivered_of.discard(user_id)
         for sink in self._sinks:
             self._guarded(sink.purge, user_id)
 
@@ -320,6 +323,9 @@ class Session:
             self._count_refused(user_id)
             return False
         self._allowed.add(user_id)
+        self._delivered_of.add(user_id)
+        if len(self._delivered_of) > MAX_REMEMBERED:
+            self._delivered_of &= self.humans
         return True
 
     def _count_refused(self, user_id: int) -> None:
@@ -417,7 +423,10 @@ class Session:
     def ask_again(self) -> None:
         """Ask anew about everybody: permissions changed, or a plugin that decides who is heard came or went."""
         self._asked_of = self._hooks.generation
-        for user_id in (*self._allowed, *self._denied, *self._uncovered):
+        for known in (self._denied, self._uncovered, self._allowed):
+            known.clear()
+        # Of the others there is nothing to purge.
+        for user_id in tuple(self._delivered_of):
             self._ask_anew(user_id)
         self._seek_late()
 

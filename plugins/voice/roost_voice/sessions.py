@@ -340,6 +340,12 @@ class SessionManager:
             actor.session.channel_is_gone(gone)
             actor.session.ask_again()
 
+    def member_changed(self, guild_id: int, user_id: int) -> None:
+        """A member's roles may have changed, and with them what they can see."""
+        actor = self._actors.get(guild_id)
+        if actor is not None and actor.session is not None and user_id in actor.session.members:
+            actor.session.ask_again()
+
     def forget(self, user_id: int) -> None:
         """Somebody asked to be forgotten."""
         for session in self.sessions.values():

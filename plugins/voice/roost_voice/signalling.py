@@ -42,7 +42,7 @@ class Signalling:
         for changed in (hikari.GuildChannelUpdateEvent, hikari.RoleUpdateEvent, hikari.RoleDeleteEvent):
             ctx.listen(changed, self.on_permissions, always=True)
         if ctx.bot.intents & hikari.Intents.GUILD_MEMBERS:
-            ctx.listen(hikari.MemberUpdateEvent, self.on_permissions, always=True)
+            ctx.listen(hikari.MemberUpdateEvent, self.on_member, always=True)
 
     def catch_up(self, bot: hikari.GatewayBot) -> None:
         """Learn what the events before us said: the plugin may be loaded into a bot that has long been running."""
@@ -119,6 +119,9 @@ class Signalling:
 
     async def on_permissions(self, event: hikari.GuildEvent) -> None:
         self._manager.permissions_changed(int(event.guild_id))
+
+    async def on_member(self, event: hikari.MemberUpdateEvent) -> None:
+        self._manager.member_changed(int(event.guild_id), int(event.user_id))
 
 
 def _is_text(value: object) -> bool:

@@ -147,12 +147,14 @@ class Sink:
         self.frames = 0
         self.queued: set[int] = set()
         """Members with sound that has not become text."""
+        self.purged: list[int] = []
 
     def write(self, frame: AudioFrame) -> None:
         self.frames += 1
         self.queued.add(frame.user_id)
 
     def purge(self, user_id: int) -> None:
+        self.purged.append(user_id)
         self.queued.discard(user_id)
 
 
@@ -381,7 +383,14 @@ class World:
 
     async def guarded(self, user: int, on: bool) -> None:
         (self.guard.forbids.add if on else self.guard.forbids.discard)(user)
+        before = [sink.purged.count(user) for sink, _ in self.sinks.values()]
+        held = [user in sink.queued for sink, _ in self.sinks.values()]
         self.session.ask_again()
+        after = [sink.purged.count(user) for sink, _ in self.sinks.values()]
+        if on and user in self.here and any(user in sink.queued for sink, _ in self.sinks.values()):
+            raise Breach(f"words of {user}, whom a plugin forbids to hear, are under way")
+        if not any(held) and before != after:
+            raise Breach(f"nothing of {user} is under way, and the sinks were told to purge it")
 
     async def crash(self, power: bool) -> None:
         """SIGKILL, or the end of the machine: what was not synced may be lost, at any byte."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost_voice import session as session_module
 from roost_voice.commands import NOT_YOURS, join_words
+from roost_voice.signalling import Signalling
 
 pytestmark = pytest.mark.sim
 
@@ -266,6 +268,23 @@ async def test_a_notice_refused_in_mid_call_is_told_once_and_tried_until_it_stan
             await asyncio.sleep(0.02)
     (words,) = await told()
     assert f"Send Messages in <#{rig.text}> and <#{rig.channels[0]}>" in words
+
+
+async def test_changes_of_members_elsewhere_cost_a_session_nothing(
+    rig: Rig, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = Member(rig, control, 0), Member(rig, control, 1)
+    await here.enters(0)
+    await here.types("/voice join")
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    asked: list[int] = []
+    signalling = Signalling(rig.manager)
+    for number, member in enumerate((elsewhere, here)):
+        monkeypatch.setattr(session, "ask_again", lambda number=number: asked.append(number))
+        changed: Any = types.SimpleNamespace(guild_id=rig.guild_id, user_id=member.id)
+        await signalling.on_member(changed)
+    assert asked == [1]
 
 
 async def test_a_deafened_bot_says_so_once_and_again_when_it_hears(rig: Rig, control: ControlClient) -> None:

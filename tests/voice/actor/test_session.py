@@ -449,6 +449,47 @@ async def test_everybody_is_asked_about_anew_when_a_guard_comes_or_recovers(benc
     assert bench.hears(BOB, sink)
 
 
+async def test_asking_again_purges_those_alone_who_were_heard(bench: Bench) -> None:
+    """Discord tells of many changes; each purge goes through every stage of every consumer."""
+    many = range(100, 150)
+    bench.session.begin_link(1, CHANNEL, [(each, False) for each in many])
+    bench.consent.agreed |= {(GUILD, 100), (GUILD, 101), (GUILD, 102)}
+    guard = Guard()
+    bench.hooks.manager.register(guard, "plugin")
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    for user_id in many:
+        bench.hears(user_id, sink)
+    for _ in range(10):
+        bench.session.ask_again()
+    assert sink.purged == []
+    guard.denies |= set(many)
+    bench.session.member_left(102)
+    for _ in range(10):
+        bench.session.ask_again()
+    assert sorted(sink.purged) == [100, 101], "once each"
+    guard.denies.clear()
+    bench.session.ask_again()
+    assert bench.hears(100, sink), "and who may be heard again is"
+
+
+async def test_a_guard_that_comes_with_a_new_notice_purges_who_was_heard_before(bench: Bench) -> None:
+    class Both(Guard):
+        @hookimpl
+        def voice_audio_frame(self, frame: AudioFrame) -> None: ...
+
+    bench.consent.agreed.add((GUILD, ALICE))
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    assert bench.hears(ALICE, sink)
+    both = Both()
+    both.denies.add(ALICE)
+    bench.hooks.manager.register(both, "plugin")
+    bench.session.attach_hooks()
+    bench.session.ask_again()
+    assert sink.purged == [ALICE]
+
+
 async def test_members_who_come_and_go_leave_little_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "MAX_REMEMBERED", 8)
     bench.session.attach(SinkRecorder())
