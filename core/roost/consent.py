@@ -271,6 +271,8 @@ class StoredConsent:
         scope = Scope("consent")
         # Of its own: plugins may keep all of the loop's common threads.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="consent")
+        # It begins now: later there may be no room for one.
+        await asyncio.get_running_loop().run_in_executor(self._thread, _begun)
         try:
             scope.keep(self._keep_in_file, "local file")
             scope.keep(self._write_to_store, "store")
@@ -437,6 +439,10 @@ def _terms(word: Word) -> Terms | None:
     if not isinstance(word, str):
         return None
     return _readable(word) if word else USUAL
+
+
+def _begun() -> None:
+    """The first work of a thread."""
 
 
 def _pressed_ms(press: int | None) -> int | None:

@@ -528,7 +528,7 @@ LOADS = {
     "raises-generator-exit": "raise GeneratorExit",
     "raises-group": "raise BaseExceptionGroup('many', [KeyboardInterrupt()])",
 }
-CANCELS = """
+CANCELS_ON_LOAD = """
 def cancel(tasks):
     for task in tasks: task.cancel()
 async def cancel_all(): cancel(asyncio.all_tasks())
@@ -554,7 +554,7 @@ async def on_load(ctx): await asyncio.sleep(1.0)
 
 @pytest.mark.fault(107)
 async def test_load_that_cancels_or_raises_anything_harms_its_plugin_alone(fault: Fault, tmp_path: Path) -> None:
-    plugins = {name: CANCELS.format(does=does) for name, does in LOADS.items()}
+    plugins = {name: CANCELS_ON_LOAD.format(does=does) for name, does in LOADS.items()}
     others = {"zx-late": CANCELS_LATER, "zy-slow": LOADS_SLOWLY, "zz-last": STORES}
     folder = folder_of(tmp_path, plugins | others)
     async with scenes(tmp_path) as scene:

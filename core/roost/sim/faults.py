@@ -116,9 +116,9 @@ CORE_FAULTS: dict[str, str] = {
     "is no member; params: user_id",
     "stale_vsu_null_first": "a VOICE_STATE_UPDATE (null) of an older session comes before the true one",
     "swap_order": "VOICE_SERVER_UPDATE comes before VOICE_STATE_UPDATE",
-    "rest_error": "a REST request fails; params: method, path_prefix, status (500), retry_after_s (with 429), "
-    "or body: JSON that is answered with the status instead of what was asked for; taken: what was asked for is done "
-    "all the same",
+    "rest_error": "a REST request fails; with taken what was asked for is done all the same; params: method, "
+    "path_prefix, status (500), taken, retry_after_s (with 429), or body: JSON that is answered with the status "
+    "instead of what was asked for",
     "rest_delay": "a REST request is answered late; params: method, path_prefix, delay_s (5)",
     "rest_limited": "REST requests of a path are answered 429 for so long, from the first on; "
     "params: method, path_prefix, seconds",
