@@ -25,7 +25,8 @@ async def test_leave_that_cannot_be_answered_is_carried_out(status: int, fault: 
             )
             await scene.gone()
         await scene.discord.disarm(armed)
-        assert [each for each in bot.events if "sent me out with /voice leave" in str(each["message"])]
+        left = "sent me out with /voice leave"
+        await bot.wait_for(lambda event: left in str(event["message"]), 5, left)
 
 
 @pytest.mark.e2e
