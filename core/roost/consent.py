@@ -50,12 +50,12 @@ USUAL_DAYS = 7
 class Terms:
     """What an agreement covers, or what a member has to agree to before they are heard.
 
-    The usual terms, `USUAL`, are what ``/privacy opt-in`` agrees to: the sound stays on the bot's machine, text is kept
-    for at most `USUAL_DAYS`, and the member can see every channel where the notice stands.
+    The usual terms, `USUAL`, are what ``/privacy opt-in`` agrees to: the sound stays on the bot's machine and becomes
+    text alone, which is kept for at most `USUAL_DAYS`, and the member can see every channel where the notice stands.
 
     Attributes:
         kept_days: Days for which text is kept, at most.
-        services: Digest of the services that the sound is sent to; empty for none.
+        services: Digest of the services that the sound is sent to, and of the plugins that receive it; empty for none.
         places: Digest of the channels where the notice stands, where the member cannot see all of them; else empty.
     """
 

@@ -228,10 +228,12 @@ class Session:
         """
         facts = self.facts
         onlookers = any(each.onlookers for each in facts)
+        # With the blank, no name of a host looks like this.
+        plugins = (f"plugin {each.plugin}" for each in facts if each.use is Use.PLUGIN)
         places = [*map(str, self.places), *(["onlookers"] if onlookers else [])]
         return Terms(
             max((each.kept_days for each in facts), default=0),
-            digest(each.sends_to for each in facts),
+            digest((*(each.sends_to for each in facts), *plugins)),
             digest(places) if onlookers or not sees_all else "",
         )
 

@@ -140,10 +140,14 @@ async def test_a_live_session_stops_hearing_who_is_forgotten(roost_bot: RoostBot
             heard.append(frame.user_id)
 
     await roost_bot.join_voice("Ada", "perch")
-    await roost_bot.slash("/privacy opt-in")
     roost_bot.app.plugins.dispatcher.manager.register(Ears(), "voice-ears")
     roost_bot.app.plugins.dispatcher.changed()
     await roost_bot.slash("/voice join", wait_s=15)
+    perch = roost_bot.channel("perch").id
+    async with asyncio.timeout(10):
+        while not (notices := await roost_bot.control.messages(channel_id=perch)):
+            await asyncio.sleep(0.01)
+    await roost_bot.press(int(notices[0]["id"]), "Agree")
     recording = (await roost_bot.recordings())[0]
     speaking = asyncio.create_task(roost_bot.say(recording))
     async with asyncio.timeout(10):

@@ -37,6 +37,7 @@ FACTS = (
     NoticeFacts(use=Use.TEXT, channel_id=TEXT, shown=True, kept_days=7),
     NoticeFacts(use=Use.TEXT, channel_id=TEXT, shown=True, kept_days=7, sends_to="speech.example"),
     NoticeFacts(use=Use.TEXT, channel_id=ROOM, shown=True, kept_days=0),
+    NoticeFacts(plugin="recorder"),
 )
 
 
@@ -464,11 +465,15 @@ class World:
         return ""
 
     def _covers(self, terms: Terms, user: int) -> bool:
-        if any(each.sends_to for each in self.sinks) and not terms.services:
+        if self._named() and not terms.services:
             return False
         if any(each.kept_days > terms.kept_days for each in self.sinks):
             return False
         return not (user in self.blind and self._text_unseen() and not terms.places)
+
+    def _named(self) -> bool:
+        """Whether a service or a plugin gets the sound, which an agreement has to name."""
+        return any(each.sends_to or each.use is Use.PLUGIN for each in self.sinks)
 
     def _text_unseen(self) -> bool:
         return any(each.channel_id == TEXT for each in self.sinks)
@@ -496,8 +501,7 @@ class World:
                 raise Breach(f"{user} has decided nothing, and the database has {held!r}")
             heard = self.hears(user)
             if person.word is Say.AGREE and self.sinks and not self._forbidden(user) and user not in self.blind:
-                sent = any(each.sends_to for each in self.sinks)
-                enough = person.last == self.session.terms if sent else self._covers(person.last, user)
+                enough = person.last == self.session.terms if self._named() else self._covers(person.last, user)
                 if enough and not heard:
                     raise Breach(f"{user} agreed and is not heard")
 
@@ -509,8 +513,8 @@ OPERATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "arrive": {"user": PEOPLE},
     "go": {"user": PEOPLE},
     "blinded": {"user": PEOPLE, "on": (True, False, False)},
-    "listen": {"what": (0, 0, 1, 2)},
-    "unlisten": {"what": (0, 1, 2)},
+    "listen": {"what": (0, 0, 1, 2, 3)},
+    "unlisten": {"what": (0, 1, 2, 3)},
     "move": {},
     "posting": {"works": (True, True, False), "at_once": (True, True, False)},
     "asked": {},

@@ -15,7 +15,7 @@ import lightbulb
 from fault_report import DRIVER, FULL, SCALE
 from prometheus_client import CollectorRegistry
 
-from roost.audio import AudioFrame, JoinRequest, SessionStats, VoiceSession
+from roost.audio import AudioFrame, JoinRequest, NoticeFacts, SessionStats, Use, VoiceSession
 from roost.commands.registry import CommandRegistry
 from roost.consent import USUAL, Terms
 from roost.dispatch import Dispatcher
@@ -166,7 +166,7 @@ class Recorder:
     async def voice_session_opened(self, session: VoiceSession) -> None:
         self._note("opened", session.members)
         if self.sink is not None:
-            session.attach(self.sink)
+            session.attach(self.sink, facts=NoticeFacts(Use.TEXT))
 
     @hookimpl
     async def voice_session_moved(self, session: VoiceSession, old: int, new: int, by_request: bool) -> None:

@@ -15,7 +15,7 @@ from roost.hooks import Deny, hookimpl
 from roost.scopes import Scope
 from roost_voice import session as session_module
 from roost_voice.moves import Wish
-from roost_voice.notice import notice_words
+from roost_voice.notice import EARLIER, notice_words
 from roost_voice.session import Session, SessionEvents, Unheard
 
 pytestmark = pytest.mark.unit
@@ -65,6 +65,11 @@ class Bench:
         self.posted_in.append(tuple(places))
         return [place for place in places if place not in self.refusing] if self.notice_stands else []
 
+    async def agrees(self, user_id: int) -> None:
+        """A member presses Agree under the notice."""
+        await self.consent.agree(GUILD, user_id, self.session.terms)
+        self.session.consent_changed(user_id)
+
     async def tell(self, session: Session) -> None:
         self.told.append(session.capture_state)
 
@@ -107,7 +112,7 @@ async def test_nothing_is_heard_before_the_notice_stands(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     bench.may_post.clear()
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     assert bench.session.capture_state == "notice"
     await settle()
     assert not bench.hears(ALICE, sink)
@@ -122,7 +127,7 @@ async def test_a_failed_notice_means_no_capture(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     bench.notice_stands = False
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert bench.session.capture_state == "failed"
     assert not bench.hears(ALICE, sink)
@@ -131,7 +136,7 @@ async def test_a_failed_notice_means_no_capture(bench: Bench) -> None:
 async def test_the_notice_stands_where_the_words_go_and_is_tried_again(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     assert await bench.session.capturing()
     assert bench.hears(ALICE, sink)
     bench.notice_stands = False
@@ -236,7 +241,7 @@ async def test_a_notice_that_stands_after_the_end_has_begun_lets_nobody_be_heard
 
 
 async def test_a_newcomer_sees_the_notice_once_and_not_more_than_one_in_a_while(bench: Bench) -> None:
-    bench.session.attach(SinkRecorder())
+    bench.session.attach(SinkRecorder(), facts=FACTS)
     assert await bench.session.capturing()
     bench.consent.agreed.add((GUILD, 21))
     for user_id, bot in ((21, False), (22, True), (ALICE, False)):
@@ -256,7 +261,7 @@ async def test_a_newcomer_sees_the_notice_once_and_not_more_than_one_in_a_while(
 
 async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert not bench.hears(ALICE, sink)
     bench.consent.agreed.add((GUILD, ALICE))
@@ -272,7 +277,7 @@ async def test_consent_is_asked_once_and_followed_at_once(bench: Bench) -> None:
 async def test_refusing_after_leaving_purges_what_the_sinks_hold(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert bench.hears(ALICE, sink)
     bench.session.member_left(ALICE)
@@ -284,7 +289,7 @@ async def test_refusing_after_leaving_purges_what_the_sinks_hold(bench: Bench) -
 async def test_bots_and_strangers_are_never_heard(bench: Bench) -> None:
     bench.consent.agreed |= {(GUILD, ROBOT), (GUILD, 99)}
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert not bench.hears(ROBOT, sink)
     assert not bench.hears(99, sink)
@@ -302,7 +307,7 @@ async def test_a_plugin_can_only_forbid(bench: Bench, raises: bool) -> None:
     bench.hooks.manager.register(Strict(), "plugin")
     bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert bench.hears(ALICE, sink) is not raises
     assert not bench.hears(BOB, sink)
@@ -316,7 +321,7 @@ async def test_guard_that_comes_in_mid_call_is_asked_before_the_next_frame(bench
 
     bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert bench.hears(BOB, sink)
     bench.hooks.manager.register(Strict(), "plugin")
@@ -329,7 +334,7 @@ async def test_guard_that_comes_in_mid_call_is_asked_before_the_next_frame(bench
 async def test_a_new_channel_needs_its_own_notice(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     bench.session.begin_link(2, OTHER, [(ALICE, False)])
     assert not bench.hears(ALICE, sink)
@@ -349,10 +354,10 @@ async def test_hook_frames_only_with_an_implementer(bench: Bench) -> None:
         def voice_audio_frame(self, frame: AudioFrame) -> None:
             heard.append(frame.user_id)
 
-    bench.consent.agreed.add((GUILD, ALICE))
     bench.hooks.manager.register(Listener(), "plugin")
     bench.session.attach_hooks()
     await settle()
+    await bench.agrees(ALICE)
     bench.session.on_frame(frame(ALICE))
     bench.session.on_frame(frame(BOB))
     assert heard == [ALICE]
@@ -368,8 +373,8 @@ async def test_a_raising_sink_harms_nobody(bench: Bench) -> None:
 
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
-    bench.session.attach(Broken())
-    bench.session.attach(sink)
+    bench.session.attach(Broken(), facts=FACTS)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     assert bench.hears(ALICE, sink)
 
@@ -377,7 +382,7 @@ async def test_a_raising_sink_harms_nobody(bench: Bench) -> None:
 async def test_a_stale_link_says_nothing(bench: Bench) -> None:
     bench.consent.agreed.add((GUILD, ALICE))
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     await settle()
     old, new = SessionEvents(bench.session, 1), SessionEvents(bench.session, 2)
     bench.session.begin_link(2, CHANNEL, [(ALICE, False)])
@@ -406,14 +411,14 @@ async def test_counters_add_up_over_links(bench: Bench) -> None:
 
 async def test_closed_is_closed(bench: Bench) -> None:
     sink = SinkRecorder()
-    detach = bench.session.attach(sink)
+    detach = bench.session.attach(sink, facts=FACTS)
     bench.session.close(9.0)
     bench.session.close(99.0)
     detach()
     assert bench.session.state == "closed"
     assert bench.session.stats().duration_s == 9.0
     with pytest.raises(ClosedError):
-        bench.session.attach(sink)
+        bench.session.attach(sink, facts=FACTS)
 
 
 class Guard:
@@ -430,7 +435,7 @@ class Guard:
 async def test_everybody_is_asked_about_anew_when_a_guard_comes_or_recovers(bench: Bench) -> None:
     bench.consent.agreed |= {(GUILD, ALICE), (GUILD, BOB)}
     sink = SinkRecorder()
-    bench.session.attach(sink)
+    bench.session.attach(sink, facts=FACTS)
     assert await bench.session.capturing()
     assert bench.hears(ALICE, sink)
     guard = Guard()
@@ -492,7 +497,7 @@ async def test_a_guard_that_comes_with_a_new_notice_purges_who_was_heard_before(
 
 async def test_members_who_come_and_go_leave_little_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "MAX_REMEMBERED", 8)
-    bench.session.attach(SinkRecorder())
+    bench.session.attach(SinkRecorder(), facts=FACTS)
     await settle()
     for user_id in range(1000, 1100):
         bench.session.member_is(user_id, False)
@@ -684,6 +689,9 @@ async def test_who_cannot_see_the_notice_agrees_to_this_one(mode: str, unseen: i
         (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=8), True),
         (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7, onlookers=True), True),
         (NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7, sends_to="speech.example.com"), True),
+        (NoticeFacts(plugin="recorder"), True),
+        (NoticeFacts(), True),
+        (NoticeFacts(Use.LEVELS), False),
     ],
 )
 async def test_other_facts_are_told_and_wider_ones_asked_for(bench: Bench, wider: NoticeFacts, asked: bool) -> None:
@@ -720,8 +728,25 @@ async def test_each_plugin_that_listens_is_told_of(bench: Bench) -> None:
     assert bench.session.facts == {NoticeFacts(plugin="two")}
 
 
-async def test_a_further_plugin_gets_no_frame_before_it_is_told_of(bench: Bench) -> None:
-    bench.consent.agreed.add((GUILD, ALICE))
+async def test_an_agreement_to_captions_is_none_to_a_plugin_that_receives_the_voice(bench: Bench) -> None:
+    await bench.consent.agree(GUILD, ALICE)
+    bench.session.attach(captions := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    assert bench.hears(ALICE, captions)
+    detach = bench.session.attach(recorder := SinkRecorder(), facts=NoticeFacts(plugin="recorder"))
+    assert await bench.session.capturing()
+    assert not bench.hears(ALICE, recorder)
+    assert EARLIER in notice_words(bench.session, opt_in=True)
+    await bench.agrees(ALICE)
+    assert bench.hears(ALICE, recorder)
+    detach()
+    assert bench.hears(ALICE, captions), "less than that needs no further word"
+    bench.session.attach(recorder, facts=NoticeFacts(plugin="recorder"))
+    assert await bench.session.capturing()
+    assert bench.hears(ALICE, recorder), "nor does what she has agreed to"
+
+
+async def test_a_further_plugin_gets_no_frame_before_it_is_told_of_and_agreed_to(bench: Bench) -> None:
     heard: list[str] = []
 
     class Listener:
@@ -735,6 +760,7 @@ async def test_a_further_plugin_gets_no_frame_before_it_is_told_of(bench: Bench)
     bench.hooks.manager.register(Listener("one"), "one")
     bench.session.attach_hooks()
     assert await bench.session.capturing()
+    await bench.agrees(ALICE)
     bench.session.on_frame(frame(ALICE))
     bench.hooks.manager.register(Listener("two"), "two")
     bench.hooks.changed()
@@ -742,6 +768,9 @@ async def test_a_further_plugin_gets_no_frame_before_it_is_told_of(bench: Bench)
     assert heard == ["one"]
     assert await bench.session.capturing()
     assert len(bench.notices) == 2
+    bench.session.on_frame(frame(ALICE))
+    assert heard == ["one"], "she agreed to one plugin"
+    await bench.agrees(ALICE)
     bench.session.on_frame(frame(ALICE))
     assert sorted(heard) == ["one", "one", "two"]
 
