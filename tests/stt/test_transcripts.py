@@ -366,6 +366,26 @@ async def test_the_job_that_deletes_runs_with_the_plugin(make: Any) -> None:
 
 
 @pytest.mark.e2e
+async def test_who_is_forgotten_while_a_transcription_starts_did_not_begin_it(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    check = house.plugin.check_channel
+
+    async def forgotten_meanwhile(guild_id: int, channel_id: int, manages: bool) -> str:
+        await house.plugin.user_data_delete(ADA, "user request")
+        return await check(guild_id, channel_id, manages)
+
+    monkeypatch.setattr(house.plugin, "check_channel", forgotten_meanwhile)
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    ((head, _),) = await house.plugin.book.newest(GUILD, lambda _head: True)
+    assert head.started_by == 0
+
+
+@pytest.mark.e2e
 async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["hello"])
     await house.open()

@@ -88,6 +88,8 @@ class SttPlugin:
         self._rates = ChannelRates()
         self._recallers: dict[int, Recaller] = {}
         self._starting = asyncio.Lock()
+        self._asker = 0
+        """Who asked for the start that is under way, as long as they are not forgotten."""
         self._book: TranscriptBook | None = None
         self._posted: PostedCaptions | None = None
         self._languages: UserLanguages | None = None
@@ -201,6 +203,8 @@ class SttPlugin:
         for recaller in self._recallers.values():
             recaller.forget(user_id)
         self.reading.withdraw(user_id)
+        if self._asker == user_id:
+            self._asker = 0
         self._interrupted = [
             dataclasses.replace(each, started_by=0) if each.started_by == user_id else each
             for each in self._interrupted
@@ -387,6 +391,7 @@ class SttPlugin:
             RoostError: It cannot be done; the message is for people.
         """
         async with self._starting, self._worker_owner().wanted():
+            self._asker = user_id
             session = self._session(guild_id)
             room_id = session.channel_id
             if not manages and not self._is_present(session, user_id):
@@ -400,7 +405,7 @@ class SttPlugin:
                 return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
             if transcription is not None and self._is_cut_off(guild_id):
                 mind = await self.check_channel(guild_id, channel_id, manages)
-                await self._move(transcription, channel_id, user_id, room_id=room_id, accepts_wide=bool(mind))
+                await self._move(transcription, channel_id, room_id=room_id, accepts_wide=bool(mind))
                 if transcription.paused:
                     await self._remember(session, channel_id)
                     return already(session, transcription)
@@ -408,9 +413,7 @@ class SttPlugin:
                 return already(session, transcription)
             if transcription is None:
                 mind = await self.check_channel(guild_id, channel_id, manages)
-                await self._begin(
-                    session, channel_id, user_id, room_id=room_id, language=language, accepts_wide=bool(mind)
-                )
+                await self._begin(session, channel_id, room_id=room_id, language=language, accepts_wide=bool(mind))
             else:
                 channel_id = transcription.channel_id
         await self._remember(session, channel_id)
@@ -672,7 +675,6 @@ class SttPlugin:
         self,
         session: VoiceSession,
         channel_id: int,
-        user_id: int = 0,
         *,
         room_id: int,
         record: str | None = None,
@@ -691,7 +693,7 @@ class SttPlugin:
             # Who reads along was asked about another room.
             raise ResourceError(JUST_MOVED)
         if keeper is None:
-            keeper = self.book.begin(guild_id, room_id, channel_id, user_id)
+            keeper = self.book.begin(guild_id, room_id, channel_id, self._asker)
 
         def may_show(user_id: int) -> bool:
             return ctx.consent.allows(guild_id, user_id)
@@ -855,9 +857,7 @@ class SttPlugin:
         except ResourceError:
             await self._tell_voice_chat(session, text)
 
-    async def _move(
-        self, transcription: Transcription, channel_id: int, user_id: int, *, room_id: int, accepts_wide: bool
-    ) -> None:
+    async def _move(self, transcription: Transcription, channel_id: int, *, room_id: int, accepts_wide: bool) -> None:
         """Show captions in another channel, first those that waited.
 
         What was said before can be read by those who may read the old channel, so a new transcript begins.
@@ -877,7 +877,7 @@ class SttPlugin:
             complete = await transcription.settle_all(asyncio.get_running_loop().time() + STOP_DRAIN_S)
             check_room()
             before = transcription.keeper
-            keeper = self.book.begin(guild_id, room_id, channel_id, user_id)
+            keeper = self.book.begin(guild_id, room_id, channel_id, self._asker)
             # Before the move, because the notice tells it. Captions wait until they are posted where it holds.
             transcription.accepts_wide = accepts_wide
             transcription.audience.doubt()
@@ -918,6 +918,7 @@ class SttPlugin:
         async with self._starting, self._worker_owner().wanted():
             if session.guild_id in self._running:
                 return
+            self._asker = 0
             room_id = int(before.get("room") or session.channel_id)
             try:
                 if session.channel_id != room_id:
