@@ -875,6 +875,38 @@ MUTATIONS = [
         "            if self._asked != asked:\n",
         ("tests/core/store/test_erasure.py",),
     ),
+    Mutation(
+        "consent",
+        "leaves words of forgotten members under way where nobody has to agree",
+        VOICE + "session.py",
+        "        if not self._ask_anew(user_id) and self._consent.decision(self.guild_id, user_id) is None:\n",
+        "        if not self._ask_anew(user_id) and self.closed:\n",
+        ("tests/voice/actor/test_session.py",),
+    ),
+    Mutation(
+        "consent",
+        "has a notice on its way count for members who are forgotten meanwhile",
+        VOICE + "session.py",
+        "        for informed in (self._shown, self._here):\n",
+        "        for informed in (self._shown,):\n",
+        ("tests/voice/actor/test_session.py",),
+    ),
+    Mutation(
+        "consent",
+        "becomes text of forgotten members where nobody has to agree",
+        STT + "plugin.py",
+        "        if self._ctx is None or self._ctx.consent.decision(guild_id, user_id):\n",
+        "        if self._ctx is None or self._ctx.consent.allows(guild_id, user_id):\n",
+        ("tests/stt/test_plugin.py::test_who_is_forgotten_where_nobody_has_to_agree_is_dropped_from_every_stage",),
+    ),
+    Mutation(
+        "consent",
+        "takes an agreement to captions for one to any plugin",
+        VOICE + "session.py",
+        "            digest((*(each.sends_to for each in facts), *plugins)),\n",
+        "            digest(each.sends_to for each in facts),\n",
+        ("tests/voice/actor/test_session.py",),
+    ),
 ]
 
 
