@@ -123,8 +123,11 @@ class PersonalData:
         is loaded meanwhile, none is left out.
         """
         # Who has decided nothing is heard in the mode `notice`, and is not from now on, whatever the store does.
-        for guild_id in list(self._host.bot.cache.get_guilds_view()):
-            if self._host.bot.cache.get_voice_state(guild_id, user_id) is not None:
+        # Those who have just left the channel may still have words under way.
+        cache, me = self._host.bot.cache, self._host.bot.get_me()
+        speakers = (user_id,) if me is None else (user_id, int(me.id))
+        for guild_id in list(cache.get_guilds_view()):
+            if any(cache.get_voice_state(guild_id, each) is not None for each in speakers):
                 self._consent.ask_again(int(guild_id), user_id)
         kept = await self._consent.forget(user_id)
         leftovers = await self._leftovers(user_id)

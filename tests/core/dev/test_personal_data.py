@@ -198,6 +198,56 @@ async def test_in_notice_mode_who_is_forgotten_is_heard_after_a_new_notice_alone
         await becomes(True, 10.0)
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["here", "left"])
+async def test_in_notice_mode_words_under_way_of_who_is_forgotten_become_no_caption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """Also while the database takes nothing, so that no plugin is asked to delete anything yet."""
+    monkeypatch.setattr(database, "BUSY_MS", 10_000)
+    settings = {
+        "stt.engine": "scripted",
+        "stt.script": "words",
+        "stt.retention_days": "0",
+        "consent.mode": "notice",
+    }
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=settings) as bot:
+        for member in ("Ada", "Ben"):
+            await bot.join_voice(member, "perch")
+        await bot.slash("/voice join", wait_s=15)
+        await bot.slash("/transcribe start", wait_s=20)
+        # No new notice, which would let her be heard anew.
+        path = f"/channels/{bot.channel('perch').id}/messages"
+        await bot.control.fault("rest_error", method="POST", path_prefix=path, status=403, times=999)
+
+        async def captions(name: str) -> int:
+            return sum(f"**{name}**" in each for each in await bot.messages())
+
+        asked = await bot.slash("/privacy forget-me")
+        speaking = [asyncio.create_task(bot.say((await bot.recordings())[0], member=each)) for each in ("Ada", "Ben")]
+        async with asyncio.timeout(15):
+            while "Ada" not in (await bot.slash("/transcribe status")).content:
+                await asyncio.sleep(0.02)
+        if left:
+            await bot.join_voice("Ada", None)
+        other = sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        before, others = await captions("Ada"), await captions("Ben")
+        try:
+            pressed = asyncio.create_task(bot.press(asked, "Delete", wait_s=20))
+            async with asyncio.timeout(15):
+                while await captions("Ben") == others:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(1.0)
+            assert not pressed.done()
+            assert await captions("Ada") == before
+        finally:
+            other.close()
+            for each in speaking:
+                each.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
+        assert "is deleted" in (await pressed).content
+
+
 class Circular:
     @hookimpl
     def plugin_meta(self) -> Meta:
