@@ -48,6 +48,8 @@ class Moody:
         self.tries += 1
         if isinstance(self.mood, Refusal):
             raise RefusedError("no", self.mood)
+        if self.mood is not None:
+            raise self.mood
         self.texts[message - 1] = text
 
     async def delete(self, message: int) -> None:
@@ -191,6 +193,89 @@ async def test_captions_move_with_what_waits(scope: Scope) -> None:
     async with asyncio.timeout(5):
         await captioner._idle.wait()
     assert other.texts == ["**A**: x\n**A**: y"]
+
+
+class Slow(Moody):
+    """A board whose answers wait until `answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = asyncio.Event()
+        self.is_lost = False
+
+    async def post(self, text: str, nonce: str) -> int:
+        made = await super().post(text, nonce)
+        await self.answer.wait()
+        if self.is_lost:
+            raise OSError("lost")
+        return made
+
+    async def edit(self, message: int, text: str) -> None:
+        await super().edit(message, text)
+        await self.answer.wait()
+
+
+@pytest.mark.parametrize("end", ["move", "close"])
+async def test_message_on_its_way_at_a_move_is_not_edited_after_it(scope: Scope, end: str) -> None:
+    old, new = Slow(), Moody()
+    captioner, _ = begin(scope, old, edited=True)
+    captioner.add(Line("Roost", "Nobody was heard.", own=True))
+    await tried(old, 1)
+    if end == "move":
+        captioner.move(new, ChannelRate(1000))
+    else:
+        captioner.close()
+    old.answer.set()
+    captioner.add(Line("Ada", "words", 7))
+    assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+    assert old.texts[0] == "**Roost**: Nobody was heard."
+    assert (new if end == "move" else old).texts[-1] == "**Ada**: words"
+
+
+@pytest.mark.parametrize("is_edit", [False, True], ids=["post", "edit"])
+async def test_partials_and_withdrawn_words_do_not_stay_behind_at_a_move(scope: Scope, is_edit: bool) -> None:
+    old, new = Slow(), Moody()
+    captioner, _ = begin(scope, old, edited=True)
+    if is_edit:
+        old.answer.set()
+        captioner.add(Line("Cleo", "first", 9))
+        await tried(old, 1)
+        assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+        old.answer.clear()
+    captioner.add(Line("Ada", "words", 7))
+    captioner.add(Line("Ben", "others", 8))
+    captioner.show_partial(Line("Cleo", "is saying …", 9), 1)
+    await tried(old, 1 + is_edit)
+    assert "is saying" in old.texts[0]
+    captioner.move(new, ChannelRate(1000))
+    captioner.end_partials()
+    captioner.forget(7)
+    old.answer.set()
+    expected = "**Cleo**: first\n**Ben**: others" if is_edit else "**Ben**: others"
+    async with asyncio.timeout(5):
+        while old.texts != [expected]:
+            await asyncio.sleep(0.01)
+    assert new.texts == []
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_message_refused_after_a_move_is_posted_in_the_new_place_unless_given_up(
+    scope: Scope, given_up: bool
+) -> None:
+    old, new = Slow(), Moody()
+    captioner, told = begin(scope, old)
+    captioner.add(Line("Ada", "words", 7))
+    await tried(old, 1)
+    captioner.move(new, ChannelRate(1000))
+    if given_up:
+        captioner.give_up()
+    old.is_lost = True
+    old.answer.set()
+    captioner.add(Line("Ben", "others", 8))
+    assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+    assert ("words" in "\n".join(new.texts)) is not given_up
+    assert "others" in new.texts[-1]
+    assert told == []
 
 
 async def test_an_error_nobody_foresaw_ends_no_captions(scope: Scope) -> None:

@@ -151,6 +151,10 @@ class Captioner:
         self._partials: dict[int, tuple[int, Line]] = {}
         """By user: the mark of their utterance, and how it begins."""
         self._at_once = False
+        self._ended = 0
+        """How often the messages of a place were ended: what is on its way then is no message to go on with."""
+        self._given_up = 0
+        """How often what waited was given up: what is on its way then is not kept."""
         self.held = False
         """Nothing that was said is posted."""
         self._written_s = float("-inf")
@@ -272,7 +276,7 @@ class Captioner:
             page = self._page
             if page is not None and page.partials and (self.held or not self._edited()):
                 page.partials = []
-                await self._take_back(page)
+                await self._take_back(page, self._board)
                 continue
             if not self._has_to_write():
                 self._at_once = False
@@ -316,9 +320,10 @@ class Captioner:
         return self.dropped == dropped and not self._lines and not self._unsent
 
     def close(self) -> None:
-        """Leave what has yet to be taken back to the recaller; `run` has ended."""
+        """End the messages of this place: what has yet to be taken back is left to the recaller."""
         if self._page is not None and self._page_stale:
             self._recaller.add(self._page, self._board)
+        self._ended += 1
         self._drop_doubt()
         self._page, self._page_stale = None, False
 
@@ -326,11 +331,23 @@ class Captioner:
         """Post the message in doubt no more; where withdrawn words may stand in it, the recaller looks for it."""
         doubt, self._doubt = self._doubt, None
         if doubt is not None and doubt.is_withdrawn:
-            page = Page(None, [], nonce=doubt.nonce, nonce_until_s=doubt.since_s + NONCE_S)
-            self._recaller.add(page, self._board)
+            self._look_for(doubt, self._board)
+
+    def _look_for(self, doubt: _Doubt, board: Board) -> None:
+        """Have the recaller delete a message in doubt."""
+        page = Page(None, [], nonce=doubt.nonce, nonce_until_s=doubt.since_s + NONCE_S)
+        self._recaller.add(page, board)
+
+    def _leave_behind(self, page: Page, board: Board) -> None:
+        """Leave a message of a place that has ended; what may not stand in it, the recaller takes out."""
+        left = [entry for entry in self._shown(page.pieces) if entry[0] not in self._withdrawn]
+        if page.partials or left != page.pieces:
+            page.pieces, page.partials = left, []
+            self._recaller.add(page, board)
 
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
+        self._given_up += 1
         self.dropped += len(self._lines) + len(self._unsent)
         self._lines.clear()
         self._unsent.clear()
@@ -445,6 +462,7 @@ class Captioner:
             return None
         self._rate.sent(loop.time())
         self._withdrawn.clear()
+        board, ended, given_up = self._board, self._ended, self._given_up
         made: list[Any] = []
         lost, said = self._lost, shown
         if not partials:
@@ -457,16 +475,22 @@ class Captioner:
         doubt.speakers.update(user_id for user_id, _ in (*shown, *partials))
 
         async def post() -> None:
-            made.append(await self._board.post(text, doubt.nonce))
+            made.append(await board.post(text, doubt.nonce))
             self._stands(made[0], tuple(user_id for user_id, _ in (*shown, *partials)))
 
         refusal = await tried(post, self._post_timeout_s)
         if refusal is not None:
             if was_known and refusal in (Refusal.LATER, Refusal.REJECTED, *CUT_OFF):
                 self._doubt = None
-            # Who withdrew their consent meanwhile is not kept.
-            self._was_refused(refusal, [entry for entry in said if entry[0] not in self._withdrawn], loop)
             self._partials.clear()
+            # Who withdrew their consent meanwhile is not kept.
+            kept = [entry for entry in said if entry[0] not in self._withdrawn and self._given_up == given_up]
+            if self._ended == ended:
+                self._was_refused(refusal, kept, loop)
+                return None
+            self._keep(kept, given_up)
+            if refusal is Refusal.UNKNOWN and not doubt.is_withdrawn and doubt.speakers & self._withdrawn:
+                self._look_for(doubt, board)
             return None
         self._was_taken()
         self._doubt = None
@@ -477,7 +501,11 @@ class Captioner:
         page = Page(made[0], shown, partials)
         # It may be the one of before, with other words.
         page.is_dirty = text == WITHDRAWN or doubt.texts != {text}
-        return await self._checked(page)
+        checked = await self._checked(page, board)
+        if checked is not None and self._ended != ended:
+            self._leave_behind(checked, board)
+            return None
+        return checked
 
     def _known_doubt(self, now: float) -> _Doubt | None:
         """The doubt, while the nonce helps."""
@@ -487,7 +515,7 @@ class Captioner:
             self._drop_doubt()
         return self._doubt
 
-    async def _checked(self, page: Page) -> Page | None:
+    async def _checked(self, page: Page, board: Board) -> Page | None:
         """Take back what may not be shown any more, although it was when it was sent."""
         sent = [*page.pieces, *page.partials]
         for user_id in {user_id for user_id, _ in sent}:
@@ -496,31 +524,38 @@ class Captioner:
         if len(page.pieces) + len(page.partials) < len(sent):
             self.recalled += 1
             page.is_dirty = True
-        if page.is_dirty and not await self._take_back(page):
+        if page.is_dirty and not await self._take_back(page, board):
             return None
         return page if page.pieces or page.partials else None
 
-    async def _take_back(self, page: Page) -> bool:
+    async def _take_back(self, page: Page, board: Board) -> bool:
         """Write a message anew without the words that it lacks already; return whether Discord took it.
 
         If not, the message is given up for captions, and its words are taken back later.
         """
         done = False
+        ended, given_up = self._ended, self._given_up
         try:
-            done = await tried(lambda: self._rewrite(page), self._post_timeout_s) in DONE
+            done = await tried(lambda: self._rewrite(page, board), self._post_timeout_s) in DONE
         finally:
             if not done:
                 if self._page is page:
                     self._page = None
-                if given := page.give_back():
-                    self._unsent.appendleft(given)
-                self._recaller.add(page, self._board)
+                self._keep(page.give_back(), given_up)
+                self._recaller.add(page, board)
+            elif self._ended != ended:
+                self._leave_behind(page, board)
         return done
 
-    async def _rewrite(self, page: Page) -> None:
-        if self.held and (given := page.give_back()):
-            self._unsent.appendleft(given)
-        await page.rewrite(self._board)
+    def _keep(self, message: Message, given_up: int) -> None:
+        """Post something later, unless what waited was given up since."""
+        if message and self._given_up == given_up:
+            self._unsent.appendleft(message)
+
+    async def _rewrite(self, page: Page, board: Board) -> None:
+        if self.held:
+            self._keep(page.give_back(), self._given_up)
+        await page.rewrite(board)
         self._stands(page.message, page.speakers)
         page.is_dirty, page.unsure = False, []
         if not page.text and self._page is page:
@@ -537,7 +572,7 @@ class Captioner:
             self._page_stale = False
             if page is not None:
                 self.recalled += 1
-                await self._take_back(page)
+                await self._take_back(page, self._board)
             return
         if page is not None and page.is_dirty:
             await self._finish_page(page, [], loop)
@@ -567,16 +602,27 @@ class Captioner:
         """
         self._written_s = loop.time()
         fresh = page.unsure
-        refusal = await tried(lambda: self._rewrite(page), self._post_timeout_s)
+        board, ended, given_up = self._board, self._ended, self._given_up
+        refusal = await tried(lambda: self._rewrite(page, board), self._post_timeout_s)
         if refusal in DONE:
             self._was_taken()
             self.edits += 1
             self.captions += _captions_in(fresh)
+            if self._ended != ended:
+                self._leave_behind(page, board)
+                return
             left = self._shown(page.pieces), self._shown(page.partials)
             self._page_stale |= left != (page.pieces, page.partials)
             page.pieces, page.partials = left
             return
         self._partials.clear()
+        if self._ended != ended:
+            self._keep(page.give_back(), given_up)
+            if refusal is not Refusal.GONE:
+                # Whatever stands in it now.
+                page.partials = []
+                self._recaller.add(page, board)
+            return
         if refusal in (Refusal.LATER, Refusal.UNKNOWN):
             # The same edit again does no harm; in another message, what it was to add might stand twice.
             page.partials, page.is_dirty = [], True
@@ -593,7 +639,7 @@ class Captioner:
         if shown or withdrawn:
             # If it is there after all, what is not final or was taken back may not stay in it.
             page.partials = []
-            await self._take_back(page)
+            await self._take_back(page, board)
 
 
 def _is_for_all(line: Line) -> bool:
