@@ -13,6 +13,7 @@ from roost_stt import captioner as module
 from roost_stt import recalls
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
 from roost_stt.captions import Line
+from roost_stt.pages import Page
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
@@ -414,3 +415,30 @@ async def test_another_withdrawal_reaches_a_message_that_waits_for_its_recall(
     board.mood = None
     assert await captioner.flush(soon(2))
     assert await settled(board) == ["**C**: words"]
+
+
+@pytest.mark.parametrize("from_where", ["board", "told"])
+async def test_an_error_nobody_foresaw_ends_no_recalls(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch, from_where: str
+) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.05,) * 3)
+    board = Moody()
+
+    def gave_up(message: int) -> None:
+        board.given_up.append(message)
+        if from_where == "told":
+            raise KeyError("id")
+
+    recaller = Recaller(gave_up)
+    scope.spawn(recaller.run(), "recalls")
+    board.texts = ["**A**: mine", "**A**: mine too"]
+    board.mood = KeyError("id") if from_where == "board" else Refusal.FORBIDDEN
+    recaller.add(Page(1, [(2, "**B**: yours")]), board)
+    async with asyncio.timeout(5):
+        await recaller.settled()
+    assert board.given_up == [1]
+    board.mood = None
+    recaller.add(Page(2, [(2, "**B**: yours too")]), board)
+    async with asyncio.timeout(5):
+        await recaller.settled()
+    assert board.texts[1] == "**B**: yours too"

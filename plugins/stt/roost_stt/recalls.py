@@ -81,7 +81,12 @@ class Recaller:
                 async with asyncio.timeout_at(first.due_s):
                     await self._wake.wait()
                     continue
-            await self._try(first)
+            try:
+                await self._try(first)
+            except Exception as error:  # noqa: BLE001  withdrawn words of a whole server hang on this task
+                _log.error("a recall failed: %s", type(error).__name__, exc_info=error)
+                if first in self._recalls:
+                    self._again_or_give_up(first, type(error).__name__)
 
     async def _try(self, recall: _Recall) -> None:
         now = asyncio.get_running_loop().time()
@@ -90,17 +95,23 @@ class Recaller:
             return
         text = recall.page.text
         refusal = await tried(lambda: recall.page.rewrite(recall.board))
-        recall.tries += 1
         if refusal in DONE or refusal is Refusal.GONE:
             self._stands(recall.page.message, recall.page.speakers if refusal is not Refusal.GONE else ())
             # More may have been withdrawn meanwhile.
             if recall.page.text == text or refusal is Refusal.GONE:
                 self._recalls.remove(recall)
+            else:
+                recall.tries += 1
             return
+        self._again_or_give_up(recall, str(refusal))
+
+    def _again_or_give_up(self, recall: _Recall, why: str) -> None:
+        """Have another try later, if there is one left."""
+        recall.tries += 1
         if recall.tries < len(RECALL_AGAIN_S):
             recall.due_s = asyncio.get_running_loop().time() + RECALL_AGAIN_S[recall.tries]
             return
-        self._give_up(recall, str(refusal))
+        self._give_up(recall, why)
 
     def _give_up(self, recall: _Recall, why: str) -> None:
         _log.error("withdrawn words still stand in message %s: %s", recall.page.message, why)
