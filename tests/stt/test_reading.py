@@ -133,6 +133,31 @@ async def test_lines_of_who_withdraws_while_reading_are_left_out() -> None:
             reading.check()
 
 
+async def test_second_withdrawal_while_an_upload_ends_is_taken() -> None:
+    room = ReadingRoom()
+    ends, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def upload() -> None:
+        async with room.turn(1, 9) as reading:
+            reading.lines(lines(3))
+            async with reading.uploading():
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    ends.set()
+                    await goes_on.wait()
+
+    work = asyncio.create_task(upload())
+    await asyncio.sleep(0)
+    room.withdraw(1)
+    async with asyncio.timeout(5):
+        await ends.wait()
+        room.withdraw(2)
+        goes_on.set()
+        with pytest.raises(AbandonedError):
+            await work
+
+
 async def test_upload_ends_when_words_in_it_are_withdrawn() -> None:
     room = ReadingRoom()
     async with room.turn(1, 9) as reading:

@@ -63,8 +63,11 @@ class Reading:
     def withdraw(self, user_id: int) -> None:
         """Leave out a member's lines; where some are in the answer already, abandon it."""
         self._withdrawn.add(user_id)
-        if self.is_abandoned and self._upload is not None:
-            self._upload.reschedule(asyncio.get_running_loop().time())
+        if self.is_abandoned:
+            # A timeout that has expired may not be moved again.
+            upload, self._upload = self._upload, None
+            if upload is not None:
+                upload.reschedule(asyncio.get_running_loop().time())
 
     def check(self) -> None:
         """Raises AbandonedError."""
