@@ -84,6 +84,10 @@ class HookCaller(Protocol):
         """Plugins that decide about something in a guild and cannot be asked, because they do not work."""
         ...
 
+    def is_loading(self, plugin: str) -> bool:
+        """Whether a plugin that decides about something is being loaded, perhaps anew, and works in a moment."""
+        ...
+
     def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:
         """Names of plugins that implement a hook and would be called."""
         ...

@@ -314,6 +314,10 @@ class Dispatcher:
         """Plugins that decide about something in a guild and cannot be asked, because they do not work."""
         return list(self._unasked(hook, guild_id))
 
+    def is_loading(self, plugin: str) -> bool:
+        """See `roost.context.HookCaller.is_loading`."""
+        return plugin in self._held and self._held[plugin][1] is Unasked.LOADING
+
     def _refusals(self, hook: str, guild_id: int | None) -> list[Any]:
         """Refusals in the place of guards that cannot be asked: what they cannot decide is refused."""
         return [Deny(REASONS[why].format(plugin=name)) for name, why in self._unasked(hook, guild_id).items()]

@@ -16,6 +16,7 @@ from stt_rig import packets_of
 
 from roost.audio import VoiceSession
 from roost.config import build
+from roost.dispatch import Unasked
 from roost.errors import ClosedError, ConfigError, ResourceError, RoostError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
@@ -258,6 +259,25 @@ async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: A
     told = "\n".join(house.texts)
     assert "I was moved to another channel" in told
     assert "before" in told
+
+
+async def test_a_check_that_is_loaded_anew_is_not_told_as_a_failure(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["word {count}"])
+    house.dispatcher.manager.register(house.guest, "guest")
+    hooks = frozenset({"transcript_process"})
+    await house.open()
+    await start(house)
+    house.dispatcher.hold("guest", hooks, Unasked.LOADING)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts_dropped == 1)
+    house.dispatcher.release("guest")
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    assert house.texts == ["**Ada\\***: WORD 2"]
+    house.dispatcher.hold("guest", hooks, Unasked.MISSING)
+    house.session.say(packets)
+    await house.until(lambda: any("which checks it, failed" in text for text in house.texts))
+    assert house.plugin._running[GUILD].transcripts_dropped == 2
 
 
 async def test_a_crash_is_told_once_and_the_words_come(make: Any, packets: list[bytes]) -> None:

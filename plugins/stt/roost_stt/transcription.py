@@ -501,6 +501,9 @@ class Transcription:
     def _unchecked(self, plugin: str) -> None:
         """Drop a line that a plugin should have seen: it may be the one that was to remove what may not be shown."""
         self.transcripts_dropped += 1
+        if self._hooks.is_loading(plugin):
+            # It has not failed, and its failure later is told.
+            return
         self.tell(
             f"unchecked:{plugin}",
             f"Some of what was said is missing, because the plugin {plugin}, which checks it, failed. "
