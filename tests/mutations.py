@@ -735,8 +735,8 @@ MUTATIONS = [
         "consent",
         "gives withdrawn words up after one edit that Discord did not take",
         STT + "captioner.py",
-        "                self._recaller.add(page, self._board)\n        return done\n",
-        "                pass\n        return done\n",
+        "                self._recaller.add(page, board)\n            elif self._ended",
+        "                pass\n            elif self._ended",
         ("tests/stt/test_captions_kept.py::test_withdrawn_words_are_taken_back_although_the_next_edits_fail",),
     ),
     Mutation(
@@ -906,6 +906,14 @@ MUTATIONS = [
         "            digest((*(each.sends_to for each in facts), *plugins)),\n",
         "            digest(each.sends_to for each in facts),\n",
         ("tests/voice/actor/test_session.py",),
+    ),
+    Mutation(
+        "captions",
+        "a message on its way at a move is edited after it",
+        STT + "captioner.py",
+        "            self._leave_behind(checked, board)\n            return None\n",
+        "            pass\n",
+        ("tests/stt/test_captions_kept.py::test_message_on_its_way_at_a_move_is_not_edited_after_it",),
     ),
 ]
 
