@@ -207,3 +207,20 @@ async def test_a_timeout_pauses_captions_until_it_ends(tmp_path: Path, fault: Fa
             async with asyncio.timeout(20.0):
                 while "Captions pause" not in (await call.bot.slash("/transcribe status")).content:
                     await asyncio.sleep(0.02)
+
+
+async def test_words_held_back_are_not_shown_after_members_move_the_bot(tmp_path: Path) -> None:
+    async with a_call(tmp_path) as call:
+        role = await call.role("guests")
+        assert "Transcribing" in await call.start()
+        await call.control.permissions(role_id=role, channel_id=call.room, deny=["CONNECT"])
+        await call.until(lambda text: "Captions pause" in text)
+        await call.say()
+        await call.stored(1)
+        loft = call.bot.channel("loft").id
+        for member in ("Ada", "Ben"):
+            await call.bot.join_voice(member, "loft")
+        assert "Moved to" in (await call.bot.slash("/voice join")).content
+        await call.until(lambda text: f"may join <#{loft}>" in text)
+        await call.say()
+        assert "words number 1" not in await call.until(lambda text: "words number 2" in text)
