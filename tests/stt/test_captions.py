@@ -173,6 +173,10 @@ def test_five_messages_in_five_seconds() -> None:
     assert rate.wait_s(5.0) == 0.0
 
 
+def idle_recaller() -> Recaller:
+    return Recaller(print, begin=asyncio.ensure_future)
+
+
 class Channel:
     """Takes posts and edits; may be slow or refuse."""
 
@@ -220,7 +224,7 @@ def soon(seconds: float) -> float:
 
 async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(3, 0.3), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(3, 0.3), recaller=idle_recaller())
     scope.spawn(captioner.run(), "captions")
     for number in range(8):
         captioner.add(Line("A", str(number)))
@@ -235,7 +239,7 @@ async def test_one_message_each_then_merged_when_the_rate_is_used_up() -> None:
 
 async def test_a_flush_does_not_wait_for_the_rate() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(1, 60), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(1, 60), recaller=idle_recaller())
     scope.spawn(captioner.run(), "captions")
     for number in range(3):
         captioner.add(Line("A", str(number)))
@@ -249,7 +253,7 @@ async def test_a_flush_does_not_wait_for_the_rate() -> None:
 async def test_a_flush_keeps_its_deadline() -> None:
     channel, scope = Channel(), Scope("test")
     channel.delay_s = 30
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller())
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x"))
     began = asyncio.get_running_loop().time()
@@ -260,7 +264,7 @@ async def test_a_flush_keeps_its_deadline() -> None:
 
 async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller())
     for number in range(QUEUE_LIMIT + 5):
         captioner.add(Line("A", f"n{number}"))
     assert captioner.dropped == 5
@@ -275,7 +279,7 @@ async def test_too_many_push_out_the_oldest_and_it_is_told_once() -> None:
 
 async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller())
     scope.spawn(captioner.run(), "captions")
     channel.refuse = True
     captioner.add(Line("A", "x"))
@@ -289,7 +293,7 @@ async def test_a_refused_caption_is_counted_and_the_next_goes_out() -> None:
 
 async def test_forgetting_a_speaker_drops_only_their_lines() -> None:
     channel, scope = Channel(), Scope("test")
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller())
     captioner.add(Line("A", "x", 1))
     captioner.add(Line("B", "y", 2))
     captioner.forget(1)
@@ -310,7 +314,10 @@ async def test_a_speaker_forgotten_leaves_the_rendered_messages_too(scope: Scope
     refused: set[int] = set()
     channel.gate = asyncio.Event()
     captioner = Captioner(
-        channel, ChannelRate(count=100), recaller=Recaller(print), may_show=lambda user_id: user_id not in refused
+        channel,
+        ChannelRate(count=100),
+        recaller=idle_recaller(),
+        may_show=lambda user_id: user_id not in refused,
     )
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ada", "long " * 1000, 7))
@@ -327,7 +334,7 @@ async def test_a_speaker_forgotten_leaves_the_rendered_messages_too(scope: Scope
 
 async def test_a_caption_on_its_way_is_taken_back(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print))
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller())
     channel.gate = asyncio.Event()
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ada", "x", 7))
@@ -344,7 +351,10 @@ async def test_what_others_said_in_the_same_message_stays(scope: Scope) -> None:
     channel = Channel()
     refused: set[int] = set()
     captioner = Captioner(
-        channel, ChannelRate(1, 0.1), recaller=Recaller(print), may_show=lambda user_id: user_id not in refused
+        channel,
+        ChannelRate(1, 0.1),
+        recaller=idle_recaller(),
+        may_show=lambda user_id: user_id not in refused,
     )
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("Ben", "first", 8))
@@ -364,7 +374,13 @@ async def test_what_others_said_in_the_same_message_stays(scope: Scope) -> None:
 
 async def test_one_message_is_edited_until_it_is_full(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True, edit_every_s=0.15)
+    captioner = Captioner(
+        channel,
+        ChannelRate(),
+        recaller=idle_recaller(),
+        edited=lambda: True,
+        edit_every_s=0.15,
+    )
     scope.spawn(captioner.run(), "captions")
     for number in range(6):
         captioner.add(Line("A", f"n{number}", 1))
@@ -386,7 +402,7 @@ async def test_one_message_is_edited_until_it_is_full(scope: Scope) -> None:
 
 async def test_a_page_that_somebody_deleted_is_followed_by_a_new_one(scope: Scope) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True)
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller(), edited=lambda: True)
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x", 1))
     assert await captioner.flush(soon(1))
@@ -399,7 +415,13 @@ async def test_a_page_that_somebody_deleted_is_followed_by_a_new_one(scope: Scop
 @pytest.mark.parametrize("moment", ["between", "edit on its way"])
 async def test_a_page_loses_the_words_of_whoever_withdraws(scope: Scope, moment: str) -> None:
     channel = Channel()
-    captioner = Captioner(channel, ChannelRate(), recaller=Recaller(print), edited=lambda: True, edit_every_s=0.0)
+    captioner = Captioner(
+        channel,
+        ChannelRate(),
+        recaller=idle_recaller(),
+        edited=lambda: True,
+        edit_every_s=0.0,
+    )
     scope.spawn(captioner.run(), "captions")
     captioner.add(Line("A", "x", 1))
     captioner.add(Line("B", "y", 2))

@@ -67,12 +67,11 @@ async def scope(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scope]:
 
 def begin(scope: Scope, board: Moody, *, edited: bool = False) -> tuple[Captioner, list[Refusal]]:
     told: list[Refusal] = []
-    recaller = board.recaller = Recaller(board.given_up.append)
+    recaller = board.recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"))
     captioner = Captioner(
         board, ChannelRate(1000), recaller=recaller, edited=lambda: edited, edit_every_s=0.0, cut_off=told.append
     )
     scope.spawn(captioner.run(), "captions")
-    scope.spawn(recaller.run(), "recalls")
     return captioner, told
 
 
@@ -351,7 +350,7 @@ async def test_withdrawn_words_in_a_caption_whose_answer_is_lost_are_removed(sco
 
 async def test_session_that_ends_in_doubt_leaves_withdrawn_words_to_the_recaller(scope: Scope) -> None:
     board = Moody()
-    recaller = Recaller(board.given_up.append)
+    recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"))
     captioner = Captioner(board, ChannelRate(1000), recaller=recaller)
     async with contextlib.aclosing(Scope("call")) as call:
         call.spawn(captioner.run(), "captions")
@@ -359,7 +358,6 @@ async def test_session_that_ends_in_doubt_leaves_withdrawn_words_to_the_recaller
         captioner.forget(1)
     captioner.close()
     board.mood = None
-    scope.spawn(recaller.run(), "recalls")
     async with asyncio.timeout(5):
         await recaller.settled()
     assert (board.texts, board.given_up) == ([""], [])
@@ -429,8 +427,7 @@ async def test_an_error_nobody_foresaw_ends_no_recalls(
         if from_where == "told":
             raise KeyError("id")
 
-    recaller = Recaller(gave_up)
-    scope.spawn(recaller.run(), "recalls")
+    recaller = Recaller(gave_up, begin=lambda work: scope.spawn(work, "recalls"))
     board.texts = ["**A**: mine", "**A**: mine too"]
     board.mood = KeyError("id") if from_where == "board" else Refusal.FORBIDDEN
     recaller.add(Page(1, [(2, "**B**: yours")]), board)

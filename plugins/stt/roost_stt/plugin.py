@@ -765,9 +765,9 @@ class SttPlugin:
         if known is None:
             known = self._recallers[guild_id] = Recaller(
                 lambda message: self._not_recalled(guild_id, message),
-                lambda message, speakers: self.posted.note(guild_id, message, speakers),
+                begin=lambda work: self._context().task(work, f"recalls:{guild_id}"),
+                stands=lambda message, speakers: self.posted.note(guild_id, message, speakers),
             )
-            self._context().task(known.run(), f"recalls:{guild_id}")
         return known
 
     def _not_recalled(self, guild_id: int, message: Standing | None) -> None:

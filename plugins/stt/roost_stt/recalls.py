@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from roost_stt.pages import DONE, Board, Page, tried
@@ -27,10 +27,11 @@ class _Recall:
 
 
 class Recaller:
-    """Takes words out of the messages of one server. Constructing it starts nothing: its owner runs `run` as a task.
+    """Takes words out of the messages of one server.
 
     Args:
         gave_up: Called with a message that still has withdrawn words after the last try; may not block or raise.
+        begin: Runs its work in a task of the owner; called whenever there is some again.
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
     """
@@ -38,10 +39,14 @@ class Recaller:
     def __init__(
         self,
         gave_up: Callable[[Any], None],
+        *,
+        begin: Callable[[Coroutine[Any, Any, None]], object],
         stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
     ) -> None:
         self._stands = stands
         self._gave_up = gave_up
+        self._begin = begin
+        self._works = False
         self._recalls: list[_Recall] = []
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -58,6 +63,9 @@ class Recaller:
         self._recalls.append(_Recall(page, board, loop.time() + RECALL_AGAIN_S[0]))
         self._settled.clear()
         self._wake.set()
+        if not self._works:
+            self._works = True
+            self._begin(self._work())
 
     def forget(self, user_id: int) -> None:
         """Take another speaker's words out of the same messages."""
@@ -68,25 +76,28 @@ class Recaller:
         """Wait until no message has withdrawn words any more, or all of them were given up."""
         await self._settled.wait()
 
-    async def run(self) -> None:
-        """Try for ever."""
-        while True:
-            self._wake.clear()
-            if not self._recalls:
-                self._settled.set()
+    async def _work(self) -> None:
+        try:
+            while self._recalls:
+                await self._next()
+            self._settled.set()
+        finally:
+            self._works = False
+
+    async def _next(self) -> None:
+        """Wait for the recall that is due first, or for another one, and try it."""
+        self._wake.clear()
+        first = min(self._recalls, key=lambda each: each.due_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(first.due_s):
                 await self._wake.wait()
-                continue
-            first = min(self._recalls, key=lambda each: each.due_s)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(first.due_s):
-                    await self._wake.wait()
-                    continue
-            try:
-                await self._try(first)
-            except Exception as error:  # noqa: BLE001  withdrawn words of a whole server hang on this task
-                _log.error("a recall failed: %s", type(error).__name__, exc_info=error)
-                if first in self._recalls:
-                    self._again_or_give_up(first, type(error).__name__)
+                return
+        try:
+            await self._try(first)
+        except Exception as error:  # noqa: BLE001  withdrawn words of a whole server hang on this task
+            _log.error("a recall failed: %s", type(error).__name__, exc_info=error)
+            if first in self._recalls:
+                self._again_or_give_up(first, type(error).__name__)
 
     async def _try(self, recall: _Recall) -> None:
         now = asyncio.get_running_loop().time()
