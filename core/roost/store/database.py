@@ -13,11 +13,13 @@ import os
 import socket
 import sqlite3
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -34,6 +36,8 @@ KEY = "store.url"
 FILE_NAME = "roost.sqlite3"
 BUSY_MS = 10_000
 """How long a write waits for another one in SQLite."""
+_REFUSED_S = 0.02
+"""Between two attempts to switch a new database to its write-ahead log."""
 POSTGRESQL_PORT = 5432
 CONNECT_S = 10.0
 COMMAND_S = 600.0
@@ -434,13 +438,26 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={BUSY_MS}",
-        "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         "secure_delete=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    connection.run_async(_keep_write_ahead_log)
+
+
+async def _keep_write_ahead_log(connection: aiosqlite.Connection) -> None:
+    """Several that open a new database ask for its log at once: SQLite refuses some of them without waiting."""
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            await (await connection.execute("PRAGMA journal_mode=WAL")).close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        await asyncio.sleep(_REFUSED_S)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from pg_server import Server
 
 from roost.access import Rule
 from roost.errors import ResourceError, UsageError
 from roost.store import open_store
+from roost.store.database import open_database
 
 pytestmark = pytest.mark.unit
 
@@ -23,6 +25,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from roost.store import open_store
+from roost.store.database import open_database
 
 async def main():
     async with open_store(Path(sys.argv[1]), sys.argv[2] or None) as store:
@@ -88,6 +91,17 @@ async def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path, url
     await asyncio.gather(*(open_and_write(number) for number in range(6)))
     async with open_store(tmp_path, url) as store:
         assert await store.of_plugin("some").collection("things").count() == 6
+
+
+async def test_a_new_database_may_be_opened_many_times_at_once(tmp_path: Path) -> None:
+    async def look(folder: Path) -> None:
+        async with open_database(folder, None) as database, database.read() as connection:
+            assert (await connection.execute(sa.text("PRAGMA journal_mode"))).scalar() == "wal"
+
+    for number in range(30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        await asyncio.gather(*(look(folder) for _ in range(6)))
 
 
 async def test_killed_in_the_middle_of_a_thousand_writes_it_loses_at_most_the_last(
