@@ -443,3 +443,53 @@ async def test_a_page_loses_the_words_of_whoever_withdraws(scope: Scope, moment:
     async with asyncio.timeout(2):
         await captioner._idle.wait()
     assert channel.messages == []
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the words of one", "what others had withdrawn before"])
+async def test_a_page_is_deleted_when_its_last_words_are_withdrawn_during_an_edit(
+    scope: Scope, is_first: bool
+) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller(), edited=lambda: True, edit_every_s=0.0)
+    scope.spawn(captioner.run(), "captions")
+    captioner.add(Line("A", "x", 1))
+    if not is_first:
+        captioner.add(Line("B", "y", 2))
+    assert await captioner.flush(soon(1))
+    channel.arrived.clear()
+    channel.gate = asyncio.Event()
+    if is_first:
+        captioner.add(Line("A", "z", 1))
+    else:
+        captioner.forget(2)
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    captioner.forget(1)
+    channel.gate.set()
+    async with asyncio.timeout(2):
+        await captioner._idle.wait()
+    assert channel.messages == []
+
+
+async def test_another_withdrawal_counts_while_a_new_message_loses_withdrawn_words(scope: Scope) -> None:
+    channel = Channel()
+    captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller(), edited=lambda: True, edit_every_s=0.0)
+    posted, taken_back = asyncio.Event(), asyncio.Event()
+    channel.gate = posted
+    scope.spawn(captioner.run(), "captions")
+    for user_id, name in enumerate("ABC", 1):
+        captioner.add(Line(name, "x", user_id))
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    captioner.forget(1)
+    channel.gate = taken_back
+    channel.arrived.clear()
+    posted.set()
+    async with asyncio.timeout(2):
+        await channel.arrived.wait()
+    assert channel.messages == ["**B**: x\n**C**: x"]
+    captioner.forget(2)
+    taken_back.set()
+    async with asyncio.timeout(2):
+        await captioner._idle.wait()
+    assert channel.messages == ["**C**: x"]

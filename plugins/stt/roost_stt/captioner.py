@@ -517,16 +517,19 @@ class Captioner:
 
     async def _checked(self, page: Page, board: Board) -> Page | None:
         """Take back what may not be shown any more, although it was when it was sent."""
-        sent = [*page.pieces, *page.partials]
-        for user_id in {user_id for user_id, _ in sent}:
-            if user_id in self._withdrawn or (user_id and not self._may_show(user_id)):
-                page.lose(user_id)
-        if len(page.pieces) + len(page.partials) < len(sent):
-            self.recalled += 1
-            page.is_dirty = True
-        if page.is_dirty and not await self._take_back(page, board):
-            return None
-        return page if page.pieces or page.partials else None
+        while True:
+            sent = [*page.pieces, *page.partials]
+            for user_id in {user_id for user_id, _ in sent}:
+                if user_id in self._withdrawn or (user_id and not self._may_show(user_id)):
+                    page.lose(user_id)
+            if len(page.pieces) + len(page.partials) < len(sent):
+                self.recalled += 1
+                page.is_dirty = True
+            if not page.is_dirty:
+                return page if page.pieces or page.partials else None
+            # Others may withdraw meanwhile.
+            if not await self._take_back(page, board):
+                return None
 
     async def _take_back(self, page: Page, board: Board) -> bool:
         """Write a message anew without the words that it lacks already; return whether Discord took it.
@@ -536,7 +539,7 @@ class Captioner:
         done = False
         ended, given_up = self._ended, self._given_up
         try:
-            done = await tried(lambda: self._rewrite(page, board), self._post_timeout_s) in DONE
+            done = await self._rewrite(page, board) in DONE
         finally:
             if not done:
                 if self._page is page:
@@ -552,14 +555,19 @@ class Captioner:
         if message and self._given_up == given_up:
             self._unsent.appendleft(message)
 
-    async def _rewrite(self, page: Page, board: Board) -> None:
+    async def _rewrite(self, page: Page, board: Board) -> Refusal | None:
+        """Have Discord show what is to stand in a page; return why it was refused, if it was."""
         if self.held:
             self._keep(page.give_back(), self._given_up)
-        await page.rewrite(board)
-        self._stands(page.message, page.speakers)
-        page.is_dirty, page.unsure = False, []
-        if not page.text and self._page is page:
-            self._page = None
+        # Words can be withdrawn while the answer is awaited; they stand there until the next time.
+        written = page.speakers
+        refusal = await tried(lambda: page.rewrite(board), self._post_timeout_s)
+        if refusal in DONE:
+            self._stands(page.message, written)
+            page.is_dirty, page.unsure = False, []
+            if not written and self._page is page:
+                self._page = None
+        return refusal
 
     def _shown(self, message: Message) -> Message:
         return [entry for entry in message if not entry[0] or self._may_show(entry[0])]
@@ -603,7 +611,7 @@ class Captioner:
         self._written_s = loop.time()
         fresh = page.unsure
         board, ended, given_up = self._board, self._ended, self._given_up
-        refusal = await tried(lambda: self._rewrite(page, board), self._post_timeout_s)
+        refusal = await self._rewrite(page, board)
         if refusal in DONE:
             self._was_taken()
             self.edits += 1
