@@ -11,7 +11,9 @@ import pytest
 from stt_house import ADA, BEN, GUILD, ME, TEXT, THREAD, House, houses
 from stt_rig import packets_of
 
+from roost.config import build
 from roost.errors import RoostError
+from roost_stt.config import SttConfig
 
 pytestmark = pytest.mark.e2e
 
@@ -122,6 +124,25 @@ async def test_captions_that_are_only_stored(make: Any, packets: list[bytes]) ->
     assert house.texts == []
     ((_, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
     assert count == 1
+
+
+@pytest.mark.parametrize("mode", ["messages", "edited"])
+async def test_what_was_said_while_no_captions_were_posted_is_not_posted_later(
+    make: Any, packets: list[bytes], mode: str
+) -> None:
+    settings = {"engine": "scripted", "script": ["said by {user}"]}
+    house: House = await make(script=settings["script"], captions={"where": "none"})
+    await begin(house)
+    house.session.say(packets)
+    captions = {"where": "channel", "mode": mode, "partials": mode == "edited"}
+    old, house.config = house.config, build(SttConfig, {**settings, "captions": captions}, "stt")
+    await house.plugin.config_changed(house.ctx, GUILD, old, house.config)
+    await house.until(lambda: bool(house.session.sinks))
+    house.session.say(packets, BEN)
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    assert house.texts == ["**Ben**: said by 8"]
+    ((_, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
+    assert count == 2
 
 
 async def test_neither_shown_nor_stored_is_refused(make: Any) -> None:

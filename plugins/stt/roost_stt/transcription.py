@@ -268,7 +268,7 @@ class Transcription:
         # What another plugin would change or drop nobody may see before it has.
         if not partial.text or self._is_processed():
             self.captioner.end_partial(partial.user_id, partial.mark)
-        elif self.wants_partials and self._may_show(partial.user_id):
+        elif self.wants_partials and self._is_shown and self._may_show(partial.user_id):
             line = Line(self.name(partial.user_id), f"{partial.text} …", partial.user_id)
             self.captioner.show_partial(line, partial.mark)
 
@@ -460,13 +460,18 @@ class Transcription:
         if not await self._keep(final, name, draft.user_id):
             return
         self._end_partial(draft)
-        if self._shown() and asyncio.get_running_loop().time() <= self._post_until:
+        if self._is_shown and asyncio.get_running_loop().time() <= self._post_until:
             self.captioner.add(Line(name, final.text, draft.user_id))
         if self._hooks.implementers("transcript_ready", self.guild_id):
             async with self._held():
                 await self._hooks.call(
                     "transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final
                 )
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether what is heard is posted: only where the notice told so, and no longer than it is wanted."""
+        return self._told_facts is not None and self._told_facts.shown and self._shown()
 
     def _is_processed(self) -> bool:
         """Whether a plugin has a say in what is shown here, even one that has to be refused because it is stopped."""
