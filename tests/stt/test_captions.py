@@ -446,9 +446,7 @@ async def test_a_page_loses_the_words_of_whoever_withdraws(scope: Scope, moment:
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["the words of one", "what others had withdrawn before"])
-async def test_a_page_is_deleted_when_its_last_words_are_withdrawn_during_an_edit(
-    scope: Scope, is_first: bool
-) -> None:
+async def test_a_page_is_deleted_when_its_last_words_are_withdrawn_during_an_edit(scope: Scope, is_first: bool) -> None:
     channel = Channel()
     captioner = Captioner(channel, ChannelRate(), recaller=idle_recaller(), edited=lambda: True, edit_every_s=0.0)
     scope.spawn(captioner.run(), "captions")

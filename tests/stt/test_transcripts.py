@@ -17,11 +17,15 @@ import webvtt
 from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
 from stt_rig import packets_of
 
+from roost.audio import VoiceSession
+from roost.config import build
 from roost.errors import ResourceError, StoreError
+from roost.hooks import hookimpl
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost.store import DocumentCollection, open_store
 from roost_stt import transcripts
+from roost_stt.config import SttConfig
 from roost_stt.exports import FORMATS, Head, StoredLine, export
 from roost_stt.transcripts import DAY_S, TranscriptBook
 
@@ -344,6 +348,50 @@ async def test_a_reload_goes_on_in_the_same_transcript(make: Any, packets: list[
     await house.until(lambda: len(house.texts) == 2)
     ((head, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
     assert (head.ended_at, count) == (None, 2)
+
+
+@pytest.mark.e2e
+async def test_a_line_that_is_late_for_a_longer_time_of_keeping_is_not_kept(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost_stt.plugin.STOP_DRAIN_S", 0.5)
+    thinking, has_thought = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        @hookimpl
+        async def transcript_process(self, session: VoiceSession, draft: Transcript) -> None:
+            thinking.set()
+            await has_thought.wait()
+
+    house: House = await make(script=["hello"], retention_days=7)
+    house.dispatcher.manager.register(Slow(), "guest")
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    async with asyncio.timeout(10):
+        await thinking.wait()
+    old, house.config = house.config, build(SttConfig, {"engine": "scripted", "retention_days": 30}, "stt")
+    await house.plugin.config_changed(house.ctx, GUILD, old, house.config)
+    await house.until(lambda: bool(house.session.sinks))
+    has_thought.set()
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    assert await stored(house) == []
+    assert not any("hello" in text for text in house.texts)
+    assert any("did not become text in time" in text for text in house.texts)
+
+
+@pytest.mark.e2e
+async def test_nobody_is_heard_again_in_the_middle_of_a_change(make: Any) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    await house.plugin.pause_transcribing(GUILD, ADA, False, paused=True)
+    async with house.plugin._running[GUILD].changing:
+        going_on = asyncio.create_task(house.plugin.pause_transcribing(GUILD, ADA, False, paused=False))
+        await asyncio.sleep(0.05)
+        assert house.session.sinks == []
+    await going_on
+    assert len(house.session.sinks) == 1
 
 
 @pytest.mark.e2e

@@ -454,7 +454,11 @@ class SttPlugin:
                 drain = self._worker.drain(guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
                 self._context().task(drain, f"drain:{guild_id}")
         else:
-            transcription.resume()
+            # Not in the middle of a change: what is said then would be taken for what was said before it.
+            async with transcription.changing:
+                if self._running.get(guild_id) is not transcription:
+                    raise ResourceError("The transcription has ended.")
+                transcription.resume()
         await self._remember(session, transcription.channel_id)
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
@@ -895,13 +899,13 @@ class SttPlugin:
     async def _tell_anew(self, transcription: Transcription) -> None:
         """Go on with a new notice, because a fact of it has changed.
 
-        What was said before it is published and kept as was told; another time of keeping begins a new transcript.
+        What was said before it is published and kept as was told, or not at all; another time of keeping begins a new
+        transcript.
         """
         session, guild_id = transcription.session, transcription.guild_id
         async with transcription.changing:
-            # Another change may have gone on meanwhile.
-            transcription.stop_intake()
-            await transcription.settle(asyncio.get_running_loop().time() + STOP_DRAIN_S)
+            # It stops the intake once more: another change may have gone on meanwhile.
+            complete = await transcription.settle_all(asyncio.get_running_loop().time() + STOP_DRAIN_S)
             if self._stopping or self._running.get(guild_id) is not transcription:
                 return
             before, room_id = transcription.keeper, transcription.room_id
@@ -910,6 +914,8 @@ class SttPlugin:
                 transcription.keeper = self.book.begin(guild_id, room_id, transcription.channel_id, asker)
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
+            if not complete:
+                transcription.tell_unfinished()
             await self._remember(session, transcription.channel_id)
             if before is not transcription.keeper:
                 await before.close()
