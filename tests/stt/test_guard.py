@@ -166,7 +166,7 @@ async def test_who_manages_the_server_has_captions_shown_all_the_same(make: Any,
 async def test_a_sentence_under_way_is_not_shown_to_those_accepted_after_it(
     make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    house: House = await make(script=["word {count}"])
+    house: House = await make(script=["word {seconds}"])
     await start(house)
     house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
     await house.change_channel(VOICE)
@@ -182,6 +182,9 @@ async def test_a_sentence_under_way_is_not_shown_to_those_accepted_after_it(
     found = await house.plugin.book.newest(GUILD, lambda head: True)
     assert [count for _, count in found] == ([1] if late else [1, 1])
     assert any("did not become text in time" in text for text in house.texts) is late
+    # What was dropped is not the beginning of the next sentence either.
+    heard = [float(text.split("word ")[1]) for text in house.texts if "word" in text]
+    assert all(seconds <= len(packets) * 0.02 + 0.5 for seconds in heard)
 
 
 @pytest.mark.e2e
