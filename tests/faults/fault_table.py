@@ -410,7 +410,7 @@ ADDING = """
 | `make live-soak` | a real bot under random commands and faults for an hour, or `SECONDS=`; at the end it holds what it held after its first call |
 | `make kill-loop` | a real bot killed at random points, 1,000 times, or `N=`; no ghost 10 s after its next start, no other process's session touched |
 | `make fuzz` | every parser of foreign bytes, with an established encryption group too |
-| `make mutations` | the eight ways in which hikari's own voice component leaks, built into a copy of Roost: the tests must notice each |
+| `make mutations` | mistakes built into a copy of Roost, the ways in which hikari's own voice component leaks among them: the tests must notice each |
 
 A plugin's own tests find what it leaves behind with `roost.testing.leak_check`; the fixture `roost_bot` does so by default.
 

@@ -9,13 +9,20 @@ NO_VOICE = frozenset(
     for name in (
         "audience",
         "bad_starts",
+        "blame",
         "captions_kept",
         "commands_at_discord",
         "deleted",
+        "fair_shares",
+        "guards",
         "large_transcripts",
         "last_word",
+        "notice_refused",
         "notice_stands",
+        "plugins_that_harm",
         "speech",
+        "two_of_anything",
+        "unknown_members",
         "withdrawn",
     )
 )
