@@ -180,11 +180,17 @@ class Dispatcher:
         return None
 
     async def call_strict(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
-        """Like `call` where a failure is a refusal, and so is a guard that is not called; stops at the first `Deny`."""
+        """Like `call` where a failure is a refusal, and so is a guard that is not called.
+
+        The first `Deny` counts; plugins that are asked in turn are asked no further.
+        """
         if refused := self._refusals(hook, guild_id)[:1]:
             return refused
         arguments["guild_id"] = guild_id
         answers: list[Any] = []
+        if INFO[hook].kind is Kind.PAR:
+            asked = (self._strict(hook, impl, arguments) for impl in self._implementations(hook, guild_id))
+            return [answer for answer in await asyncio.gather(*asked) if answer is not None]
         for impl in self._implementations(hook, guild_id):
             answer = await self._strict(hook, impl, arguments)
             if answer is not None:

@@ -153,7 +153,7 @@ INFO: dict[str, HookInfo] = {
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
-    "command_check": HookInfo(Kind.ALL, deadline_s=2.0, guard=True),
+    "command_check": HookInfo(Kind.PAR, deadline_s=2.0, guard=True),
     "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
@@ -260,7 +260,8 @@ class RoostSpec:
     @hookspec
     async def command_check(self, ctx: Any) -> Deny | None:
         """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses
-        too, except commands that end something (``Meta.stop_commands``), for which you have 1 s."""
+        too, except commands that end something (``Meta.stop_commands``), for which you have 1 s. All plugins are asked
+        at the same time, because Discord waits 3 s for the first answer to a command."""
 
     @hookspec
     async def handle_error(
