@@ -13,6 +13,26 @@ from typing import TypeVar
 import lightbulb
 
 T = TypeVar("T")
+LATE_S = 1.0
+"""How long a command may look before it defers its answer: Discord waits 3 s for the first one."""
+
+
+async def defer_if_late(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral: bool = False) -> T:
+    """Wait for `work`, and defer the answer of a command meanwhile if it takes long; return what the work returned.
+
+    For what decides who sees the answer. ``ctx.initial_response_sent`` says whether it is deferred.
+
+    Raises:
+        BaseException: What the work raised, or else what the deferral raised, which ends the work.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=LATE_S)
+        if not done:
+            await ctx.defer(ephemeral=ephemeral)
+        return await task
+    finally:
+        task.cancel()
 
 
 async def defer_during(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral: bool = False) -> T:

@@ -166,6 +166,7 @@ def add_access_commands(group: lightbulb.Group, access: Access, registry: Comman
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
             guild_id = int(ctx.guild_id)
+            await ctx.defer(ephemeral=True)  # the store may take its time
             rule = await typed_rule(ctx, self.command, int(self.who), self.action == "allow")
             if rule is None:
                 return
@@ -189,6 +190,7 @@ def add_access_commands(group: lightbulb.Group, access: Access, registry: Comman
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
             guild_id = int(ctx.guild_id)
+            await ctx.defer(ephemeral=True)  # the store may take its time
             rule = await typed_rule(ctx, self.command, int(self.who), True)
             if rule is None:
                 return

@@ -177,11 +177,16 @@ class Configure:
         if not texts and not reset:
             await _respond(interaction, "Nothing was changed.")
             return
+        await interaction.create_initial_response(
+            hikari.ResponseType.DEFERRED_MESSAGE_CREATE, flags=hikari.MessageFlag.EPHEMERAL
+        )
         try:
             answer = await self.change(form.plugin, form.guild_id, texts, reset)
         except RoostError as error:
             answer = f"That did not work. {error}"
-        await _respond(interaction, answer)
+        await interaction.edit_initial_response(
+            answer[:LIMIT], mentions_everyone=False, user_mentions=False, role_mentions=False
+        )
 
 
 def shown(setting: Setting, config: BaseModel) -> str:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("roost.commands")
 
 CORE = "core"
+OWNERS_S = 2.0
+"""How long Discord may take to say who owns the bot, before a command has its first answer."""
+OWNERS_UNKNOWN = "Discord takes too long to say who owns this bot. Try again in a moment."
 
 
 def owners_of(application: hikari.Application) -> frozenset[int]:
@@ -124,7 +127,12 @@ class CommandFailures:
         return user_id in owners_of(await self.registry.application())
 
     async def _check_owner(self, ctx: lightbulb.Context) -> None:
-        if not await self.owns(int(ctx.user.id)):
+        try:
+            async with asyncio.timeout(OWNERS_S):
+                owns = await self.owns(int(ctx.user.id))
+        except TimeoutError:
+            raise DeniedError(OWNERS_UNKNOWN) from None
+        if not owns:
             _log.warning("user %d may not use /bot: not an owner of the application", ctx.user.id)
             raise DeniedError(
                 "Only the owners of this bot may do that: those who own its application at Discord. You are not one."

@@ -229,6 +229,7 @@ def plugins_loader(host: PluginHost, owns: Callable[[int], Awaitable[bool]]) -> 
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
+            await ctx.defer(ephemeral=True)  # Discord says who owns the bot
             owner = await owns(int(ctx.user.id))
             await _reply(ctx, why(host, self.plugin, _guild(ctx), owner=owner))
 

@@ -35,6 +35,8 @@ LIMITED_S = 2.0
 """A guild that takes longer is limited (429): the others do not wait for it."""
 MOST_LATE = 64
 """The most limited guilds that wait at the same time."""
+COMPLETE_S = 2.0
+"""How long the choices of an option may take; a completion cannot be deferred, and Discord waits 3 s."""
 AGAIN_S = (3.0, 30.0, 120.0, 600.0)
 """Pauses before the commands of a guild are sent again for which Discord had no answer; the last one goes on."""
 SETTLE_S = 5.0
@@ -84,11 +86,17 @@ class _Tamed:
         self._allowed = allowed
 
     async def __call__(self, ctx: lightbulb.AutocompleteContext[Any]) -> Any:
-        if not await self._allowed(ctx):
-            await ctx.respond([])
-            return None
-        with taming():
-            return await self.complete(ctx)
+        try:
+            async with asyncio.timeout(COMPLETE_S) as timer:
+                if await self._allowed(ctx):
+                    with taming():
+                        return await self.complete(ctx)
+        except TimeoutError:
+            if not timer.expired() or ctx.initial_response_sent.is_set():
+                raise
+            _log.info("/%s: the choices of an option took too long", ctx.command._command_data.qualified_name)
+        await ctx.respond([])
+        return None
 
 
 async def _anybody(_ctx: lightbulb.AutocompleteContext[Any]) -> bool:

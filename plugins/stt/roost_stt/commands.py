@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
-from roost.deferral import defer_during
+from roost.deferral import answer_alone, defer_during, defer_if_late
 from roost.errors import ResourceError, RoostError
 from roost_stt.checks import NEEDED
 from roost_stt.languages import language_code, suggestions
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
 
 _log = logging.getLogger("roost.stt")
+
+PATIENCE_S = 8.0
+"""After so long people are told what a start waits for."""
 
 
 def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
@@ -53,7 +57,7 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
         async def invoke(self, ctx: lightbulb.Context) -> None:
             chosen, language = self.channel, self.language
             check = functools.partial(_check_start, plugin, ctx, chosen, language)
-            await _answer(ctx, functools.partial(_start, plugin, ctx, chosen, language), check)
+            await _answer(ctx, functools.partial(_start_patiently, plugin, ctx, chosen, language), check)
 
     @group.register
     class Stop(lightbulb.SlashCommand, name="stop", description="Stop transcribing; what was said is still posted"):
@@ -87,13 +91,14 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_language, plugin, ctx, self.language), None)
+            await ctx.defer(ephemeral=True)  # the store may take its time
+            await _answer_alone(ctx, functools.partial(_language, plugin, ctx, self.language))
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Is anything being transcribed, and how well?"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, functools.partial(_status, plugin, ctx), None)
+            await _answer_alone(ctx, functools.partial(_status, plugin, ctx))
 
     loader = lightbulb.Loader()
     loader.command(group, defer_guilds=True)
@@ -103,33 +108,45 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
 async def _answer(
     ctx: lightbulb.Context,
     make: Callable[[], Awaitable[str]],
-    check: Callable[[], Awaitable[None]] | None,
+    check: Callable[[], Awaitable[None]],
     *,
     ends: bool = False,
 ) -> None:
     """Reply with what `make` gives, or with an error's own words; nothing pings.
 
-    What `check` refuses, only the member who asked sees. Without one the answer is theirs alone.
+    What `check` refuses, only the member who asked sees.
 
     Args:
         ends: `make` ends something, so it is called whether or not Discord takes the answer.
     """
-    deferred = False
     try:
-        if check is not None:
-            await check()
-            # Whoever sees a deferred answer is settled with the deferring.
-            deferred = True
-            if ends:
-                text = await defer_during(ctx, make())
-            else:
-                await ctx.defer(ephemeral=False)
-                text = await make()
+        await defer_if_late(ctx, check())
+    except RoostError as error:
+        if ctx.initial_response_sent.is_set():
+            await answer_alone(ctx, str(error))
         else:
+            await ctx.respond(str(error), ephemeral=True, **_NO_PINGS)
+        return
+    try:
+        # Whoever sees a deferred answer is settled with the deferring.
+        if ends:
+            text = await defer_during(ctx, make())
+        else:
+            await ctx.defer(ephemeral=False)
             text = await make()
     except RoostError as error:
         text = str(error)
-    await ctx.respond(text, ephemeral=not deferred, **_NO_PINGS)
+    # An answer that stands already, because the member was told to wait, is changed as well as one that is deferred.
+    await ctx.interaction.edit_initial_response(text, **_NO_PINGS)
+
+
+async def _answer_alone(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]]) -> None:
+    """Reply to the member who asked, and to nobody else, with what `make` gives or an error's own words."""
+    try:
+        text = await make()
+    except RoostError as error:
+        text = str(error)
+    await ctx.respond(text, ephemeral=True, **_NO_PINGS)
 
 
 _NO_PINGS: dict[str, Any] = {"mentions_everyone": False, "user_mentions": False, "role_mentions": False}
@@ -168,6 +185,24 @@ async def _start(
         _rank(ctx),
         language_code(language) if language is not None else None,
     )
+
+
+async def _start_patiently(
+    plugin: SttPlugin, ctx: lightbulb.Context, chosen: hikari.PartialChannel | None, language: str | None
+) -> str:
+    """Start, and say what that waits for where it takes long: an engine that is loaded, or Discord."""
+    starting = asyncio.ensure_future(_start(plugin, ctx, chosen, language))
+    try:
+        done, _ = await asyncio.wait({starting}, timeout=PATIENCE_S)
+        if not done and ctx.guild_id is not None:
+            try:
+                waits = plugin.start_waits_for(int(ctx.guild_id))
+                await ctx.interaction.edit_initial_response(waits, **_NO_PINGS)
+            except (hikari.HikariError, OSError) as error:
+                _log.warning("Discord did not take word of a start that waits: %s", type(error).__name__)
+        return await starting
+    finally:
+        starting.cancel()
 
 
 async def _pause(plugin: SttPlugin, ctx: lightbulb.Context, *, paused: bool) -> str:

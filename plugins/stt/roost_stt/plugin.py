@@ -430,6 +430,12 @@ class SttPlugin:
         said = f" Language: {language_name(spoken)}." if language is not None and not deaf else ""
         return f"Transcribing <#{session.channel_id}> into <#{channel_id}>.{said}{again}{deaf}{mind}"
 
+    def start_waits_for(self, guild_id: int) -> str:
+        """What a start that takes long is waiting for, in words."""
+        if guild_id not in self._running:
+            return "The speech engine is not ready yet. I begin when it is, and this message changes then."
+        return "Discord has not accepted the notice yet, so I hear nobody. This message changes when it has."
+
     async def choose_language(self, user_id: int, language: str | None) -> str:
         """A member's own language, in every server; ``auto`` takes it back, None only asks."""
         if language is not None:
