@@ -246,6 +246,26 @@ async def test_a_transcription_that_ends_while_somebody_is_forgotten_has_ended(
     assert (head.started_by, head.ended_at is not None) == (0, True)
 
 
+@pytest.mark.sim
+async def test_a_transcription_that_ends_while_its_record_is_made_has_ended(
+    book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    put, ended = DocumentCollection.put, False
+
+    async def meanwhile(self: DocumentCollection, *args: Any, **options: Any) -> None:
+        nonlocal ended
+        await put(self, *args, **options)
+        if not ended:
+            ended = True
+            await keeper.close()
+
+    monkeypatch.setattr(DocumentCollection, "put", meanwhile)
+    await keeper.keep(line(), "Ada")
+    ((head, _),) = await book.newest(GUILD, lambda _head: True)
+    assert head.ended_at is not None
+
+
 # In the plugin --------------------------------------------------------------------------------------------------------
 
 
@@ -450,10 +470,10 @@ async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make
 async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transcripts, "DROP_AGAIN_S", (0.01,))
+    monkeypatch.setattr(transcripts, "AGAIN_S", (0.01,))
     async with open_store(tmp_path) as store, contextlib.aclosing(Scope("test")) as scope:
         book = TranscriptBook(store.of_plugin("stt"), lambda _guild: 7)
-        scope.spawn(book.drop_forever(), "drop")
+        scope.spawn(book.catch_up_forever(), "drop")
         keeper = book.begin(GUILD, VOICE, TEXT, ADA)
         kept = await keeper.keep(Transcript(1, GUILD, ADA, "words", 1.0, 2.0), "Ada")
         assert kept is not None

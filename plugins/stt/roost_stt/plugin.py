@@ -151,7 +151,7 @@ class SttPlugin:
         posted = self._posted = PostedCaptions(ctx.store)
         ctx.task(book.sweep_forever(posted.sweep), "retention")
         ctx.task(posted.run(), "posted captions")
-        ctx.task(book.drop_forever(), "withdrawn-lines")
+        ctx.task(book.catch_up_forever(), "unstored")
         self._languages = UserLanguages(ctx.store)
         await self._languages.load()
         if self._config.engine == "faster-whisper":
@@ -699,11 +699,12 @@ class SttPlugin:
             raise ClosedError("The voice session ended before the transcription could begin.")
         guild_id = session.guild_id
         keeper = await self.book.resume(record) if record is not None else None
-        if session.channel_id != room_id:
-            # Who reads along was asked about another room.
-            raise ResourceError(JUST_MOVED)
         if keeper is None:
             keeper = self.book.begin(guild_id, room_id, channel_id, self._asker)
+        if session.channel_id != room_id:
+            await keeper.close()
+            # Who reads along was asked about another room.
+            raise ResourceError(JUST_MOVED)
 
         def may_show(user_id: int) -> bool:
             return ctx.consent.allows(guild_id, user_id)
@@ -750,6 +751,7 @@ class SttPlugin:
         except BaseException:
             self._running.pop(guild_id, None)
             await transcription.close()
+            await keeper.close()
             raise
 
     def _board(self, session: VoiceSession, channel_id: int, thread_id: int | None = None) -> ChannelBoard:
@@ -965,10 +967,12 @@ class SttPlugin:
             return
         if self._worker is not None:
             report("a transcription ended", self._worker, transcription)
-        await transcription.close()
-        await transcription.keeper.close()
-        if self._owner is not None and not self._stopping:
-            self._owner.arm_idle()
+        try:
+            await transcription.close()
+            await transcription.keeper.close()
+        finally:
+            if self._owner is not None and not self._stopping:
+                self._owner.arm_idle()
 
     async def _has_thread(self, session: VoiceSession, channel_id: int, thread_id: int) -> None:
         transcription = self._running.get(session.guild_id)

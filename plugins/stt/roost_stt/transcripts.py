@@ -26,8 +26,8 @@ SWEEP_S = 3600.0
 LIST_LIMIT = 10
 PAGE_LINES = 500
 """Read at once of a transcript that is exported or shown."""
-DROP_AGAIN_S = (0.5, 2.0, 10.0, 60.0)
-"""Pauses between the tries to delete a withdrawn line, the last one for ever."""
+AGAIN_S = (0.5, 2.0, 10.0, 60.0)
+"""Pauses between the tries to store what the store did not take at once, the last one for ever."""
 _HEAD_FIELDS = frozenset(field.name for field in dataclasses.fields(Head))
 _LINE_FIELDS = frozenset(field.name for field in dataclasses.fields(StoredLine))
 
@@ -61,6 +61,9 @@ class Keeper:
         if not self._made:
             await self._book.make(self)
             self._made = True
+            if self.head.ended_at is not None:
+                # The transcription ended while the record was made.
+                await self._book.end(self.key, self.head.ended_at)
         return await self._book.add(self.key, line, name)
 
     async def drop(self, kept: str) -> None:
@@ -73,9 +76,11 @@ class Keeper:
             self.head = dataclasses.replace(self.head, started_by=0)
 
     async def close(self) -> None:
-        """The transcription has ended."""
+        """The transcription has ended; noted later, where the store cannot now."""
+        ended_at = time.time()
+        self.head = dataclasses.replace(self.head, ended_at=ended_at)
         if self._made:
-            await self._book.end(self.key, time.time())
+            await self._book.end(self.key, ended_at)
 
 
 class TranscriptBook:
@@ -96,6 +101,8 @@ class TranscriptBook:
         """Held from reading a record until it is written anew, and while one is made or deleted."""
         self._withdrawn: dict[str, None] = {}
         """Keys of lines that are to be deleted."""
+        self._unended: dict[str, float] = {}
+        """Records of transcriptions that have ended, and when; the store does not know it yet."""
         self._owes = asyncio.Event()
 
     def days_for(self, head: Head) -> int:
@@ -161,7 +168,7 @@ class TranscriptBook:
         return key
 
     async def drop(self, line: str) -> None:
-        """Delete a line whose speaker withdrew it; where the store fails, `drop_forever` goes on trying."""
+        """Delete a line whose speaker withdrew it; where the store fails, `catch_up_forever` goes on trying."""
         try:
             await self._erase(line)
         except RoostError as error:
@@ -173,24 +180,36 @@ class TranscriptBook:
         async with self._store.erasure.soon():
             await self._lines.delete(line)
 
-    async def drop_forever(self) -> None:
-        """Delete the withdrawn lines that the store did not delete at once."""
+    async def catch_up_forever(self) -> None:
+        """Delete the withdrawn lines, and note the ends, that the store did not take at once."""
         while True:
             await self._owes.wait()
             self._owes.clear()
-            for pause_s in itertools.chain(DROP_AGAIN_S, itertools.repeat(DROP_AGAIN_S[-1])):
+            for pause_s in itertools.chain(AGAIN_S, itertools.repeat(AGAIN_S[-1])):
                 await asyncio.sleep(pause_s)
                 try:
-                    for line in list(self._withdrawn):
-                        await self._erase(line)
-                        del self._withdrawn[line]
+                    await self._catch_up()
                     break
                 except RoostError as error:
-                    _log.error("%d withdrawn lines are still stored: %s", len(self._withdrawn), error)
+                    lines, ends = len(self._withdrawn), len(self._unended)
+                    _log.error("%d withdrawn lines are still stored, and %d ends are not: %s", lines, ends, error)
+
+    async def _catch_up(self) -> None:
+        for line in list(self._withdrawn):
+            await self._erase(line)
+            del self._withdrawn[line]
+        for record, at in list(self._unended.items()):
+            await self._change(record, ended_at=at)
+            del self._unended[record]
 
     async def end(self, record: str, at: float) -> None:
-        """Note when a transcription ended."""
-        await self._change(record, ended_at=at)
+        """Note when a transcription ended: until then nothing of it expires. Later, where the store cannot now."""
+        try:
+            await self._change(record, ended_at=at)
+        except RoostError as error:
+            _log.warning("the end of a transcript is not stored yet: %s", error)
+            self._unended[record] = at
+            self._owes.set()
 
     async def end_interrupted(self) -> list[Head]:
         """End the records that a crash left open, at their last line; gives them."""
