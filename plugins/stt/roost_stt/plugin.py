@@ -894,13 +894,11 @@ class SttPlugin:
             transcription.accepts_wide = accepts_wide
             transcription.audience.doubt()
             try:
-                transcription.move(channel_id, keeper)
+                transcription.move(channel_id, keeper, self._board(session, channel_id), self._rates.of(channel_id))
             finally:
                 await before.close()
             if transcription.paused or await session.capturing():
-                transcription.captioner.move(self._board(session, channel_id), self._rates.of(channel_id))
-                transcription.shown_in = channel_id
-                transcription.audience.accept(accepted=accepts_wide)
+                transcription.arrive()
             if not complete:
                 transcription.tell_unfinished()
 

@@ -16,10 +16,11 @@ from roost.errors import RoostError
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt.audience_watch import AudienceWatch
-from roost_stt.captioner import Captioner
+from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import Line, unnamed
 from roost_stt.engine import SpeechWorker
 from roost_stt.guard import Finding, Look, duration
+from roost_stt.pages import Board
 from roost_stt.partials import Partial
 from roost_stt.transcripts import Keeper
 
@@ -79,6 +80,8 @@ class Transcription:
         self.channel_id = channel_id
         self.shown_in = channel_id
         """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
+        self._destination: tuple[Board, ChannelRate] | None = None
+        """Of the new channel until then."""
         self.room_id = session.channel_id
         """Where what is shown was said: after a move, the old room until all of that is done with."""
         self.changing = asyncio.Lock()
@@ -131,6 +134,11 @@ class Transcription:
         """Whether frames are being taken."""
         return self._detach is not None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing is heard any more, for good."""
+        return self._ending
+
     def start(self, *, paused: bool = False) -> None:
         """Attach to the session, unless it begins with a pause.
 
@@ -171,6 +179,9 @@ class Transcription:
         """`roost.audio.FrameSink`: one frame for the worker."""
         if self.session.channel_id != self.room_id:
             return
+        if self._destination is not None:
+            # Somebody is heard, so the notice stands.
+            self.arrive()
         now = time.monotonic()
         if frame.opus != SILENCE_FRAME:
             self.heard_s = now
@@ -215,15 +226,24 @@ class Transcription:
         self._decoded_before[user_id] = self._worker.stats()["decoded"].get(user_id, 0)
         self.captioner.forget(user_id)
 
-    def move(self, channel_id: int, keeper: Keeper) -> None:
-        """Show captions in another channel from now on; the notice comes first.
+    def move(self, channel_id: int, keeper: Keeper, board: Board, rate: ChannelRate) -> None:
+        """Hear people for another channel from now on; the notice comes first, then `arrive`.
 
         Raises:
             ClosedError: The session has ended.
         """
         self.channel_id, self.thread_id, self.keeper = channel_id, None, keeper
+        self._destination = board, rate
         self.stop_intake()
         self.go_on()
+
+    def arrive(self) -> None:
+        """Show captions in the channel of the last move, where the notice stands by now. Idempotent."""
+        destination, self._destination = self._destination, None
+        if destination is not None:
+            self.captioner.move(*destination)
+            self.shown_in = self.channel_id
+            self.audience.accept(accepted=self.accepts_wide)
 
     def go_on(self) -> None:
         """Take frames again after `stop_intake`, unless people have paused it.
