@@ -11,13 +11,13 @@ from typing import Any, cast
 import hikari
 import psutil
 import pytest
-from stt_house import ADA, BEN, GUILD, ME, TEXT, House, houses
+from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses
 from stt_rig import packets_of
 
 from roost.audio import VoiceSession
 from roost.config import build
 from roost.dispatch import Unasked
-from roost.errors import ClosedError, ConfigError, ResourceError, RoostError
+from roost.errors import ClosedError, ConfigError, ResourceError, RoostError, StoreError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt.config import SttConfig
@@ -368,3 +368,123 @@ async def test_captions_that_move_as_the_call_ends_leave_no_open_transcript(
         await start(house, channel=TEXT + 1)
     await house.plugin.voice_session_closed(cast(VoiceSession, house.session), "leave", cast(Any, None))
     assert await house.plugin.book.end_interrupted() == []
+
+
+async def test_captions_go_where_a_notice_stands_that_was_refused_at_first(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await start(house)
+    house.gone.add(TEXT)
+    house.session.notice_works = False
+    with pytest.raises(ResourceError, match="could not post the notice"):
+        await start(house, channel=VOICE)
+    # It stands after another try, and the old channel can be written again.
+    house.session.notice_works = True
+    house.gone.clear()
+    house.session.say(packets)
+    await house.until(lambda: any("hello" in text for text in house.texts))
+    assert [channel for channel, text, _ in house.messages if "hello" in text] == [VOICE]
+
+
+async def spoken(house: House, packets: list[bytes]) -> None:
+    """A transcription runs and has a line."""
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: any("hello" in text for text in house.texts))
+
+
+async def active(house: House) -> Any:
+    """What a reload goes on with."""
+    return await house.ctx.settings.get(GUILD, "active")
+
+
+async def test_a_reload_does_not_go_on_after_a_stop_in_the_middle_of_a_move(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await spoken(house, packets)
+    keeper = house.plugin._running[GUILD].keeper
+    close, closing, may_close = keeper.close, asyncio.Event(), asyncio.Event()
+
+    async def close_slowly() -> None:
+        closing.set()
+        await may_close.wait()
+        await close()
+
+    keeper.close = close_slowly  # type: ignore[method-assign]
+    await house.move(21, by_request=True)
+    async with asyncio.timeout(5):
+        await closing.wait()
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    may_close.set()
+    async with asyncio.timeout(5):
+        while (await house.plugin.book.newest(GUILD, lambda _head: True))[0][0].ended_at is None:
+            await asyncio.sleep(0.01)
+    # What the move stored last comes after that.
+    await asyncio.sleep(0.1)
+    assert await active(house) is None
+
+
+async def test_a_reload_does_not_go_on_while_a_stopped_transcription_ends(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await spoken(house, packets)
+    assert await active(house) is not None
+    draining, may_end = asyncio.Event(), asyncio.Event()
+    worker = house.plugin._worker
+    assert worker is not None
+
+    async def drain(guild_id: int, deadline: float) -> bool:
+        draining.set()
+        return await may_end.wait()
+
+    worker.drain = drain  # type: ignore[method-assign]
+    stopping = asyncio.ensure_future(house.plugin.stop_transcribing(GUILD, ADA, False))
+    async with asyncio.timeout(5):
+        await draining.wait()
+        while await active(house) is not None:
+            await asyncio.sleep(0.01)
+    may_end.set()
+    await stopping
+
+
+async def test_a_store_that_fails_at_the_end_keeps_neither_worker_nor_transcript(
+    make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost_stt.transcripts.AGAIN_S", (0.1,))
+    house: House = await make(script=["hello"], idle_s=0)
+    await spoken(house, packets)
+    put, failures = house.plugin.book._put, iter(range(2))
+
+    async def fails(*args: Any) -> None:
+        if next(failures, None) is not None:
+            raise StoreError("busy", retryable=True)
+        await put(*args)
+
+    monkeypatch.setattr(house.plugin.book, "_put", fails)
+    assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
+    await house.until(lambda: not house.workers())
+    async with asyncio.timeout(5):
+        while (await house.plugin.book.newest(GUILD, lambda _head: True))[0][0].ended_at is None:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_transcript_that_could_not_go_on_after_a_reload_has_ended(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await spoken(house, packets)
+    await house.unload("reload")
+    await house.load()
+    house.session.closed = True
+    resume, resumed = house.plugin.book.resume, asyncio.Event()
+
+    async def tell(key: str) -> Any:
+        try:
+            return await resume(key)
+        finally:
+            resumed.set()
+
+    house.plugin.book.resume = tell  # type: ignore[method-assign]
+    await house.open()
+    async with asyncio.timeout(5):
+        await resumed.wait()
+        while (await house.plugin.book.newest(GUILD, lambda _head: True))[0][0].ended_at is None:
+            await asyncio.sleep(0.01)
+    assert house.plugin._running == {}

@@ -254,9 +254,11 @@ class SttPlugin:
         transcription = self._running.get(guild_id)
         if transcription is not None and cause is SwitchCause.FAILURES:
             transcription.tell("end", PAUSED)
-        await self._end(guild_id, asyncio.get_running_loop().time() + DISABLED_DRAIN_S)
+        deadline = asyncio.get_running_loop().time() + DISABLED_DRAIN_S
         if transcription is not None and cause is SwitchCause.FAILURES:
-            await self._remember(transcription.session, None)
+            await self._end_for_good(transcription.session, deadline)
+        else:
+            await self._end(guild_id, deadline)
 
     @hookimpl
     async def health(self) -> Report:
@@ -344,21 +346,34 @@ class SttPlugin:
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
             await before.close()
-            await self._remember(session, shown_in)
+            await self._remember(session)
 
     def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
         """Hear nothing more at once, and end with the reason said."""
         transcription.end_intake()
         transcription.tell("end", why)
-        self._context().task(self._end_for_good(session), f"end:{session.guild_id}")
+        deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
+        self._context().task(self._end_for_good(session, deadline), f"end:{session.guild_id}")
 
     def _too_long(self, session: VoiceSession, transcription: Transcription, cap_s: float) -> None:
         why = f"Transcriptions last at most {duration(cap_s)} in this server, so this one ends."
         self._end_because(session, transcription, f"{why} `/transcribe start` begins a new one.")
 
-    async def _end_for_good(self, session: VoiceSession) -> None:
-        await self._end(session.guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
-        await self._remember(session, None)
+    async def _end_for_good(self, session: VoiceSession, deadline: float) -> bool:
+        """End, so that a reload does not go on; return whether all that was said is posted.
+
+        Raises:
+            RoostError: It has ended, and the store does not know that yet.
+        """
+        transcription = self._running.get(session.guild_id)
+        if transcription is not None:
+            transcription.end_intake()
+        # At once: a reload can come before the end.
+        remembering = asyncio.ensure_future(self._remember(session))
+        try:
+            return await self._end(session.guild_id, deadline)
+        finally:
+            await remembering
 
     @hookimpl
     async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:
@@ -407,7 +422,7 @@ class SttPlugin:
                 mind = await self.check_channel(guild_id, channel_id, manages)
                 await self._move(transcription, channel_id, room_id=room_id, accepts_wide=bool(mind))
                 if transcription.paused:
-                    await self._remember(session, channel_id)
+                    await self._remember(session)
                     return already(session, transcription)
             elif transcription is not None and not failed:
                 return already(session, transcription)
@@ -416,7 +431,7 @@ class SttPlugin:
                 await self._begin(session, channel_id, room_id=room_id, language=language, accepts_wide=bool(mind))
             else:
                 channel_id = transcription.channel_id
-        await self._remember(session, channel_id)
+        await self._remember(session)
         if not await session.capturing():
             checks.can_write(self.bot, guild_id, channel_id)
             checks.can_write(self.bot, guild_id, session.channel_id)
@@ -465,7 +480,7 @@ class SttPlugin:
                 if self._running.get(guild_id) is not transcription:
                     raise ResourceError("The transcription has ended.")
                 transcription.resume()
-        await self._remember(session, transcription.channel_id)
+        await self._remember(session)
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
         if not await session.capturing():
@@ -513,8 +528,7 @@ class SttPlugin:
             return "Nothing is being transcribed here."
         if not manages and not self._is_present(session, user_id):
             raise ResourceError(f"Only people in <#{session.channel_id}> can stop its transcription.")
-        complete = await self._end(guild_id, asyncio.get_running_loop().time() + STOP_DRAIN_S)
-        await self._remember(session, None)
+        complete = await self._end_for_good(session, asyncio.get_running_loop().time() + STOP_DRAIN_S)
         return "Transcription has stopped." if complete else "Transcription has stopped; its end may be missing."
 
     def describe(self, guild_id: int, member: hikari.Member | None) -> str:
@@ -559,8 +573,7 @@ class SttPlugin:
             for transcription in list(self._running.values()):
                 transcription.end_intake()
                 transcription.tell("end", "Transcription stopped: the bot's operator needs the GPU.")
-                await self._end(transcription.guild_id, deadline)
-                await self._remember(transcription.session, None)
+                await self._end_for_good(transcription.session, deadline)
             await owner.release()
         return gpu_report.ended(owner.card.last if owner.card is not None else None)
 
@@ -922,7 +935,7 @@ class SttPlugin:
                 transcription.go_on()
             if not complete:
                 transcription.tell_unfinished()
-            await self._remember(session, transcription.channel_id)
+            await self._remember(session)
             if before is not transcription.keeper:
                 await before.close()
 
@@ -935,7 +948,7 @@ class SttPlugin:
             try:
                 if session.channel_id != room_id:
                     # Nobody knows any more whether members have asked for it.
-                    await self._remember(session, None)
+                    await self._remember(session)
                     await say(self.bot, int(before["channel"]), MOVED.format(room=room_id))
                     return
                 await self._begin(
@@ -974,22 +987,31 @@ class SttPlugin:
 
     async def _has_thread(self, session: VoiceSession, channel_id: int, thread_id: int) -> None:
         transcription = self._running.get(session.guild_id)
-        if transcription is not None and transcription.session is session:
+        # After a move it is the old channel's.
+        if transcription is not None and (transcription.session, transcription.channel_id) == (session, channel_id):
             transcription.thread_id = thread_id
             try:
-                await self._remember(session, channel_id)
+                await self._remember(session)
             except RoostError as error:
                 _log.error("guild %d: after a reload captions would open a new thread: %s", session.guild_id, error)
 
-    async def _remember(self, session: VoiceSession, channel_id: int | None) -> None:
+    async def _remember(self, session: VoiceSession) -> None:
+        """Store what a reload goes on with: what is transcribed now, unless its end has begun."""
+        running = self._running.get(session.guild_id)
+        if running is None and self._stopping:
+            return
         value: dict[str, Any] | None = None
-        if channel_id is not None:
-            running = self._running.get(session.guild_id)
-            record = running.keeper.key if running is not None else None
-            value = {"session": session.id, "channel": channel_id, "record": record}
-            if running is not None:
-                value |= {"language": running.language, "paused": running.paused, "thread": running.thread_id}
-                value |= {"room": running.room_id, "accepts_wide": running.audience.accepted}
+        if running is not None and not running.is_ending:
+            value = {
+                "session": session.id,
+                "channel": running.channel_id,
+                "record": running.keeper.key,
+                "language": running.language,
+                "paused": running.paused,
+                "thread": running.thread_id,
+                "room": running.room_id,
+                "accepts_wide": running.audience.accepted,
+            }
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
 
