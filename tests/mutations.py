@@ -29,11 +29,9 @@ CONTROL_PART = 12
 """Tests that one run without a mutation takes."""
 
 SOAK = "tests/voice/actor/test_actor_machine.py::test_a_short_soak"
-DOUBTS = "tests/voice/actor/test_doubts.py"
 CANCEL = "tests/faults/test_cancel.py::test_a_join_is_cancelled_at_any_await"
 STALE = "tests/faults/test_joining.py::test_an_old_voice_state_says_that_the_bot_is_out"
 SAME = "tests/faults/test_requests.py::test_many_joins_to_one_channel"
-ENDS = "tests/faults/test_ends.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +142,9 @@ MUTATIONS = [
         VOICE + "actor/leaving.py",
         "        elif event.session_id != self._session_id or self._joins_unseen:\n",
         "        elif False:\n",
-        (DOUBTS,),
+        (
+            "tests/voice/actor/test_doubts.py::test_a_null_of_an_older_stay_does_not_answer_a_leave_that_is_still_queued",
+        ),
     ),
     Mutation(
         "H7",
@@ -152,7 +152,7 @@ MUTATIONS = [
         VOICE + "sessions.py",
         "            await asyncio.wait(tasks, timeout=left_s)\n",
         "            await asyncio.wait(tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)\n",
-        (ENDS,),
+        ("tests/faults/test_ends.py::test_one_end_goes_wrong",),
     ),
     Mutation(
         "H7",
@@ -183,7 +183,7 @@ MUTATIONS = [
         VOICE + "op4.py",
         "Room(light_below=5, light=85, heavy=50)",
         "Room(light_below=5, light=85, heavy=85)",
-        ("tests/voice/actor/test_parts.py",),
+        ("tests/voice/actor/test_parts.py::test_one_member_with_many_guilds_does_not_hold_up_others",),
     ),
     Mutation(
         "fair",
@@ -191,7 +191,7 @@ MUTATIONS = [
         VOICE + "op4.py",
         "not begun, self._used[entry.requester], entry.number",
         "not begun, 0, entry.number",
-        ("tests/voice/actor/test_parts.py",),
+        ("tests/voice/actor/test_parts.py::test_one_member_with_many_guilds_does_not_hold_up_others",),
     ),
     Mutation(
         "fair",
@@ -207,7 +207,7 @@ MUTATIONS = [
         "core/roost/rest_buckets.py",
         "{routes.HASH_SEPARATOR}{route.major_param_hash}",
         "",
-        ("tests/core/test_rest_buckets.py",),
+        ("tests/core/test_rest_buckets.py::test_first_requests_to_different_places_do_not_wait_for_each_other",),
     ),
     Mutation(
         "DATA",
@@ -235,7 +235,7 @@ MUTATIONS = [
         "        elif self._ask_first:\n            self._finish(now, confirmed=True)\n"
         "        else:\n            self.unacked_nulls = 0\n            self._leave_unconfirmed(now)\n\n"
         "    def _leaving_gone",
-        (DOUBTS,),
+        ("tests/voice/actor/test_doubts.py::test_a_disconnect_that_rest_does_not_confirm_is_left",),
     ),
     Mutation(
         "R92",
@@ -284,7 +284,7 @@ MUTATIONS = [
         "plugins/stt/roost_stt/worker/backlog.py",
         "self._items.pop(self._gives_way())",
         "self._items.pop(0)",
-        ("tests/stt/test_backlog.py",),
+        ("tests/stt/test_backlog.py::test_what_is_too_much_is_taken_from_the_server_with_the_most",),
     ),
     Mutation(
         "R110",
@@ -292,7 +292,7 @@ MUTATIONS = [
         VOICE + "protocol/receive.py",
         "        if not samples:\n",
         "        if False:\n",
-        ("tests/voice/protocol/test_receive.py",),
+        ("tests/voice/protocol/test_receive.py::test_what_is_no_opus_is_dropped_and_leaves_no_gap",),
     ),
     Mutation(
         "R112",
@@ -300,7 +300,7 @@ MUTATIONS = [
         VOICE + "protocol/jitter.py",
         "        return self._late >= RESTART_AFTER\n",
         "        return False\n",
-        ("tests/voice/protocol/test_receive.py",),
+        ("tests/voice/protocol/test_receive.py::test_a_stream_numbered_anew_is_heard_after_two_packets",),
     ),
     Mutation(
         "R113",
@@ -308,7 +308,7 @@ MUTATIONS = [
         VOICE + "protocol/receive.py",
         "            self._sources[ssrc].left_at = now\n",
         "            self._forget_source(ssrc)\n",
-        ("tests/voice/protocol/test_receive.py",),
+        ("tests/voice/protocol/test_receive.py::test_the_client_that_stays_is_heard_whole",),
     ),
     Mutation(
         "R114",
@@ -316,7 +316,7 @@ MUTATIONS = [
         VOICE + "protocol/gateway.py",
         "min(max(interval, self._timing.heartbeat_min_s), self._timing.heartbeat_max_s)",
         "min(interval, self._timing.heartbeat_max_s)",
-        ("tests/voice/protocol/test_gateway.py",),
+        ("tests/voice/protocol/test_gateway.py::test_heartbeats_are_neither_too_frequent_nor_too_rare",),
     ),
     Mutation(
         "R115",
@@ -324,7 +324,7 @@ MUTATIONS = [
         VOICE + "protocol/link.py",
         "        if not may_send_media(event.ip, self._allowed_hosts):\n",
         "        if False:\n",
-        ("tests/voice/protocol/test_link.py",),
+        ("tests/voice/protocol/test_link.py::test_media_is_not_sent_to_addresses_that_are_not_public",),
     ),
     Mutation(
         "R116",
@@ -332,7 +332,7 @@ MUTATIONS = [
         "core/roost/guild_entries.py",
         "    bot._entity_factory = EntryFactory(bot)\n",
         "    pass\n",
-        ("tests/core/test_guild_entries.py",),
+        ("tests/core/test_guild_entries.py::test_bad_entries_are_left_out_and_told_once",),
     ),
     Mutation(
         "R116",
@@ -348,7 +348,7 @@ MUTATIONS = [
         VOICE + "protocol/dave.py",
         "        self._renew_if_due(now)\n",
         "        pass\n",
-        ("tests/voice/protocol/test_dave.py",),
+        ("tests/voice/protocol/test_dave.py::test_a_group_of_many_changes_is_entered_anew_while_nobody_speaks",),
     ),
     Mutation(
         "M8",
@@ -364,7 +364,7 @@ MUTATIONS = [
         "core/roost/demo/expected.py",
         "    return len(said) == 1 and re.fullmatch(wanted, said[0]) is not None",
         "    return len(said) == 1",
-        ("tests/core/demo/test_expected.py",),
+        ("tests/core/demo/test_expected.py::test_the_expected_reply_is_one_and_whole",),
     ),
     Mutation(
         "DATA",
@@ -388,7 +388,7 @@ MUTATIONS = [
         "core/roost/identifies.py",
         "    return float(min(WINDOW_S * 2 ** (min(number, 16) - 1), LONGEST_PAUSE_S))",
         "    return WINDOW_S",
-        ("tests/core/test_identifies.py",),
+        ("tests/core/test_identifies.py::test_sessions_that_discord_ends_at_once_begin_ever_more_slowly",),
     ),
     Mutation(
         "STOP",
@@ -412,7 +412,7 @@ MUTATIONS = [
         STT + "suspects.py",
         "            if tries[cause] > 1:\n                utterances[key] = last\n",
         "            if tries[cause] > 100:\n                utterances[key] = last\n",
-        ("tests/stt/test_suspects.py",),
+        ("tests/stt/test_suspects.py::test_of_a_batch_only_the_utterance_that_kills_again_is_given_up",),
     ),
     Mutation(
         "poison",
@@ -420,7 +420,7 @@ MUTATIONS = [
         STT + "engine.py",
         "        if not people & blamed:\n",
         "        if True:\n",
-        ("tests/stt/test_suspects.py",),
+        ("tests/stt/test_suspects.py::test_one_owner_or_speaker_uses_up_one_of_the_crash_budget",),
     ),
     Mutation(
         "poison",
@@ -428,7 +428,7 @@ MUTATIONS = [
         STT + "captioner.py",
         "        if refusal not in WAITS:\n            self._drop_doubt()\n",
         "        if True:\n            self._drop_doubt()\n",
-        ("tests/stt/test_captions_kept.py",),
+        ("tests/stt/test_captions_kept.py::test_what_is_not_taken_for_now_comes_later_together",),
     ),
     Mutation(
         "poison",
@@ -436,7 +436,7 @@ MUTATIONS = [
         STT + "reading.py",
         "        if user_id in self._members:\n",
         "        if False:\n",
-        ("tests/stt/test_reading.py",),
+        ("tests/stt/test_reading.py::test_turns_are_bounded_by_member_server_and_bot",),
     ),
     Mutation(
         "M10",
@@ -535,7 +535,7 @@ MUTATIONS = [
         "core/roost/store/database.py",
         "            return StoreError(words, cause=unusable, retryable=True)\n",
         "            return StoreError(words, retryable=True)\n",
-        ("tests/core/store/test_causes.py",),
+        ("tests/core/store/test_causes.py::test_result_code_of_sqlite_is_a_cause",),
     ),
     Mutation(
         "commands",
@@ -626,7 +626,7 @@ MUTATIONS = [
         STT + "suspects.py",
         "                death.ends_s = min(death.ends_s, death.at_s + FORGIVEN_S)\n",
         "                death.ends_s = now\n",
-        ("tests/stt/test_suspects.py",),
+        ("tests/stt/test_suspects.py::test_a_new_session_forgives_a_death_only_when_it_is_old",),
     ),
     Mutation(
         "poison",
@@ -634,7 +634,7 @@ MUTATIONS = [
         STT + "engine.py",
         "        people = {person for party in suspected for person in party}\n",
         "        people = {owner for owner, _ in suspected}\n",
-        ("tests/stt/test_suspects.py",),
+        ("tests/stt/test_suspects.py::test_one_owner_or_speaker_uses_up_one_of_the_crash_budget",),
     ),
     Mutation(
         "R177",
@@ -666,7 +666,7 @@ MUTATIONS = [
         "core/roost/audience.py",
         "            for bit in (VIEW, CONNECT)\n            for clauses",
         "            for bit in (VIEW,)\n            for clauses",
-        ("tests/core/test_audience.py",),
+        ("tests/core/test_audience.py::test_the_bound_is_what_trying_every_set_of_roles_finds",),
     ),
     Mutation(
         "audience",
@@ -754,7 +754,7 @@ MUTATIONS = [
         VOICE + "session.py",
         "sees_all and user_id in self._shown and self._consent.mode",
         "sees_all and self._consent.mode",
-        ("tests/voice/actor/test_session.py",),
+        ("tests/voice/actor/test_session.py::test_only_who_was_there_when_the_notice_was_posted_is_heard",),
     ),
     Mutation(
         "NOTICE",
@@ -762,7 +762,7 @@ MUTATIONS = [
         VOICE + "session.py",
         "        self._facts_told &= facts\n",
         "        pass\n",
-        ("tests/voice/actor/test_session.py",),
+        ("tests/voice/actor/test_session.py::test_hook_frames_only_with_an_implementer",),
     ),
     Mutation(
         "NOTICE",
@@ -778,7 +778,7 @@ MUTATIONS = [
         STT + "transcripts.py",
         "        return days if head.kept_days is None else min(days, head.kept_days)",
         "        return days",
-        ("tests/stt/test_transcripts.py",),
+        ("tests/stt/test_transcripts.py::test_nothing_is_kept_longer_than_its_speakers_were_told",),
     ),
     Mutation(
         "R173",
@@ -802,7 +802,9 @@ MUTATIONS = [
         STT + "suspects.py",
         "DEATHS_OF_OWNER = 24\n",
         "DEATHS_OF_OWNER = 12\n",
-        ("tests/stt/test_suspects.py",),
+        (
+            "tests/stt/test_suspects.py::test_one_server_is_muted_when_many_of_its_members_kill_and_no_other_of_its_owner",
+        ),
     ),
     Mutation(
         "C1",
@@ -810,7 +812,7 @@ MUTATIONS = [
         "core/roost/store/decisions.py",
         "        self._supersede(key)\n        return self._withdraw(key, False, _Kind.REFUSAL)\n",
         "        return self._withdraw(key, False, _Kind.REFUSAL)\n",
-        ("tests/core/store/test_decisions.py",),
+        ("tests/core/store/test_decisions.py::test_refusal_counts_at_once_and_ends_an_agreement_that_is_under_way",),
     ),
     Mutation(
         "C2",
@@ -818,7 +820,7 @@ MUTATIONS = [
         "core/roost/store/withdrawals.py",
         "            self._disk.sync()\n        self._doubtful -= written\n",
         "            pass\n        self._doubtful -= written\n",
-        ("tests/core/store/test_withdrawals.py",),
+        ("tests/core/store/test_withdrawals.py::test_machine_that_stops_at_any_byte_loses_nothing_that_was_kept",),
     ),
     Mutation(
         "audience",
@@ -850,7 +852,7 @@ MUTATIONS = [
         STT + "posted.py",
         "        known = self._pending.get(message) or self._speakers.get(message)\n",
         "        known = None\n",
-        ("tests/stt/test_posted.py",),
+        ("tests/stt/test_posted.py::test_a_message_rewritten_without_the_member_stays_as_it_is",),
     ),
     Mutation(
         "deletion",
@@ -858,7 +860,7 @@ MUTATIONS = [
         STT + "posted.py",
         "            if len(lines) != len(speakers):\n",
         "            if not lines:\n",
-        ("tests/stt/test_posted.py",),
+        ("tests/stt/test_posted.py::test_lines_that_are_not_as_they_were_noted_stay",),
     ),
     Mutation(
         "deletion",
@@ -874,7 +876,7 @@ MUTATIONS = [
         "core/roost/store/traces.py",
         "            if self._asked != asked or self._under_way:\n",
         "            if self._asked != asked:\n",
-        ("tests/core/store/test_erasure.py",),
+        ("tests/core/store/test_erasure.py::test_the_wish_of_a_deletion_that_begins_outlives_the_end_of_another",),
     ),
     Mutation(
         "consent",
@@ -882,7 +884,7 @@ MUTATIONS = [
         VOICE + "session.py",
         "        if not self._ask_anew(user_id) and self._consent.decision(self.guild_id, user_id) is None:\n",
         "        if not self._ask_anew(user_id) and self.closed:\n",
-        ("tests/voice/actor/test_session.py",),
+        ("tests/voice/actor/test_session.py::test_a_forgotten_member_is_purged_although_nobody_has_to_agree",),
     ),
     Mutation(
         "consent",
@@ -890,7 +892,7 @@ MUTATIONS = [
         VOICE + "session.py",
         "        for informed in (self._shown, self._here):\n",
         "        for informed in (self._shown,):\n",
-        ("tests/voice/actor/test_session.py",),
+        ("tests/voice/actor/test_session.py::test_a_notice_on_its_way_does_not_count_for_who_is_forgotten_meanwhile",),
     ),
     Mutation(
         "consent",
@@ -906,7 +908,7 @@ MUTATIONS = [
         VOICE + "session.py",
         "            digest((*(each.sends_to for each in facts), *plugins)),\n",
         "            digest(each.sends_to for each in facts),\n",
-        ("tests/voice/actor/test_session.py",),
+        ("tests/voice/actor/test_session.py::test_other_facts_are_told_and_wider_ones_asked_for",),
     ),
     Mutation(
         "captions",
