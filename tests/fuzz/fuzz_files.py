@@ -76,7 +76,7 @@ def run_ipc(data: bytes) -> None:
     pieces, found = ipc.FrameParser(4096), []
     for start in range(0, len(stream), size):
         found += pieces.feed(stream[start : start + size])
-        assert pieces.pending_bytes <= 4096 + 5 + size
+        assert len(pieces._buffer) <= 4096 + 5 + size
     assert found == at_once
     for message in found:
         if isinstance(message, ipc.Violation):

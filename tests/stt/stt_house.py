@@ -23,7 +23,9 @@ from roost.scopes import Scope
 from roost.speech import Transcript
 from roost.store import Store, open_store
 from roost_stt.config import SttConfig
+from roost_stt.exports import StoredLine
 from roost_stt.plugin import SttPlugin
+from roost_stt.transcripts import TranscriptBook
 
 GUILD, VOICE, TEXT, ADA, BEN, ME = 1, 20, 30, 7, 8, 9
 
@@ -291,6 +293,11 @@ class House:
 
     def workers(self) -> list[int]:
         return worker_pids()
+
+
+async def lines_of(book: TranscriptBook, record: str) -> list[StoredLine]:
+    """All lines of a transcript, by the time they began."""
+    return [line async for page in book.pages(record) for line in page]
 
 
 @contextlib.asynccontextmanager

@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 from roost.errors import ResourceError
 from roost.scopes import Scope
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate, ChannelRates
-from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, render
+from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, pack, text_of
 from roost_stt.recalls import Recaller
 
 pytestmark = pytest.mark.unit
+
+
+def render(lines: list[Line]) -> list[str]:
+    """Lines as the texts of messages."""
+    return [text_of(message) for message in pack(lines)]
 
 
 def test_an_ordinary_line() -> None:

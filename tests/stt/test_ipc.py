@@ -22,6 +22,10 @@ audios = st.builds(
 )
 
 
+def kept_bytes(parser: ipc.FrameParser) -> int:
+    return len(parser._buffer)
+
+
 @given(st.lists(audios, max_size=5), st.data())
 def test_messages_survive_any_chunking(sent: list[ipc.Audio], data: st.DataObject) -> None:
     stream = b"".join(ipc.encode_audio(audio) for audio in sent)
@@ -32,7 +36,7 @@ def test_messages_survive_any_chunking(sent: list[ipc.Audio], data: st.DataObjec
         stream = stream[size:]
     bodies = [message.body for message in got if isinstance(message, ipc.Message)]
     assert [ipc.decode_audio(body) for body in bodies] == sent
-    assert parser.pending_bytes == 0
+    assert kept_bytes(parser) == 0
 
 
 @given(st.lists(st.binary(max_size=64), max_size=10))
@@ -43,7 +47,7 @@ def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
             if isinstance(item, ipc.Message):
                 ipc.decode_json(item.body)
                 ipc.decode_audio(item.body)
-        assert parser.pending_bytes <= 1005
+        assert kept_bytes(parser) <= 1005
 
 
 def test_known_bytes() -> None:
@@ -62,9 +66,9 @@ def test_after_a_violation_the_next_message_is_read(damage: bytes, size: int) ->
     stream, items = good + damage + damage + good, []
     for start in range(0, len(stream), size):
         items += parser.feed(stream[start : start + size])
-        assert parser.pending_bytes <= 1005 + size
+        assert kept_bytes(parser) <= 1005 + size
     assert [type(item) for item in items] == [ipc.Message, ipc.Violation, ipc.Violation, ipc.Message]
-    assert parser.pending_bytes == 0
+    assert kept_bytes(parser) == 0
 
 
 def test_bodies_that_are_no_objects_are_violations() -> None:

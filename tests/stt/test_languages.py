@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
+from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses, lines_of
 from stt_rig import packets_of
 
 from roost.config import build
@@ -189,7 +189,7 @@ async def test_words_are_stored_with_their_times_when_a_server_wants_them(make: 
     ((head, _),) = await house.plugin.book.newest(GUILD, lambda _head: True)
     found = await house.plugin.book.find(GUILD, head.id)
     assert found is not None
-    (line,) = await house.plugin.book.lines(found[0])
+    (line,) = await lines_of(house.plugin.book, found[0])
     assert [word for _, _, word in line.words] == ["three", "little", "words"]
     assert line.words[0][0] == 0.0
     assert [start for start, _, _ in line.words] == sorted(start for start, _, _ in line.words)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import hikari
 import psutil
 import pytest
-from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses
+from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses, lines_of
 from stt_rig import packets_of
 
 from roost.audio import VoiceSession
@@ -329,7 +329,7 @@ async def test_what_becomes_text_after_the_deadline_is_stored_and_not_posted(mak
     finally:
         os.kill(worker, signal.SIGCONT)
     async with asyncio.timeout(10):
-        while not (lines := await house.plugin.book.lines(transcription.keeper.key)):
+        while not (lines := await lines_of(house.plugin.book, transcription.keeper.key)):
             await asyncio.sleep(0.02)
     assert [line.text for line in lines] == ["too late"]
     await asyncio.sleep(0.2)  # a caption would be there by now

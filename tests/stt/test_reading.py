@@ -12,7 +12,7 @@ import pytest
 from test_transcripts import HEAD, SAID
 
 from roost.errors import ResourceError
-from roost_stt.captions import Line, render
+from roost_stt.captions import Line, pack, text_of
 from roost_stt.exports import FORMATS, StoredLine, export
 from roost_stt.reading import MAX_PARTS, WAITING_OF_GUILD, AbandonedError, ExportFile, Pager, ReadingRoom
 
@@ -65,7 +65,7 @@ def test_a_huge_one_comes_in_parts_and_has_an_end(file: ExportFile) -> None:
 @pytest.mark.parametrize("wanted", [0, 1, 2, 7, 10_000])
 def test_pages_are_those_of_all_lines_together(wanted: int) -> None:
     said = [*lines(150), StoredLine(1, "Ada", "word " * 900, 2e9, 2e9), *lines(3)]
-    pages = render([Line(line.name, line.text, line.user_id) for line in said], 900)
+    pages = [text_of(page) for page in pack([Line(line.name, line.text, line.user_id) for line in said], 900)]
     pager = Pager(wanted, 900)
     for start in range(0, len(said), 40):
         pager.add(said[start : start + 40])

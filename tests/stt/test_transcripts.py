@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import srt
 import webvtt
-from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
+from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses, lines_of
 from stt_rig import packets_of
 
 from roost.audio import VoiceSession
@@ -114,7 +114,7 @@ async def test_a_record_is_made_with_its_first_line(book: TranscriptBook) -> Non
     assert (head.id, head.ended_at, head.started_by, count) == (keeper.head.id, None, ADA, 2)
     found = await book.find(GUILD, head.id)
     assert found is not None
-    assert [each.text for each in await book.lines(found[0])] == ["first", "second"]
+    assert [each.text for each in await lines_of(book, found[0])] == ["first", "second"]
     assert await book.find(2, head.id) is None
     assert await book.newest(GUILD, lambda _head: False) == []
     await keeper.close()
@@ -155,7 +155,7 @@ async def test_the_sweep_takes_what_is_over_its_time_and_nothing_else(book: Tran
     await book.end(new.key, now - 7 * DAY_S + 60)
     assert await book.sweep(now) == 1
     assert {head.id for head, _ in await book.newest(GUILD, lambda _head: True)} == {new.head.id, live.head.id}
-    assert await book.lines(old.key) == []
+    assert await lines_of(book, old.key) == []
 
 
 @pytest.mark.sim
@@ -283,7 +283,7 @@ def packets() -> list[bytes]:
 async def stored(house: House) -> list[StoredLine]:
     book = house.plugin.book
     records = [await book.find(GUILD, head.id) for head, _ in await book.newest(GUILD, lambda _head: True)]
-    return [line for found in records if found is not None for line in await book.lines(found[0])]
+    return [line for found in records if found is not None for line in await lines_of(book, found[0])]
 
 
 @pytest.mark.e2e
@@ -430,7 +430,7 @@ async def test_the_job_that_deletes_runs_with_the_plugin(make: Any) -> None:
         while len(found := await house.plugin.book.newest(GUILD, lambda _head: True)) > 1:
             await asyncio.sleep(0.01)
     assert [head.id for head, _ in found] == [kept[0].head.id]
-    assert await house.plugin.book.lines(kept[1].key) == []
+    assert await lines_of(house.plugin.book, kept[1].key) == []
 
 
 @pytest.mark.e2e
@@ -486,7 +486,7 @@ async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
 
         monkeypatch.setattr(book._lines, "delete", fails)
         await keeper.drop(kept)
-        assert len(await book.lines(keeper.key)) == 1
+        assert len(await lines_of(book, keeper.key)) == 1
         async with asyncio.timeout(5):
-            while await book.lines(keeper.key):
+            while await lines_of(book, keeper.key):
                 await asyncio.sleep(0.01)

@@ -195,14 +195,6 @@ def units_of(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
 
-def render(lines: Sequence[Line], limit: int = MESSAGE_LIMIT) -> list[str]:
-    """Lines as messages: ``**Name**: words``, one line each, packed into as few messages as fit.
-
-    A line over the limit goes on in the next message under its name. No escape sequence is ever cut in two.
-    """
-    return [text_of(message) for message in pack(lines, limit)]
-
-
 Message = list[tuple[int, str]]
 """Pieces of one message, each a line with the user who said it."""
 
@@ -212,7 +204,10 @@ def text_of(message: Message) -> str:
 
 
 def pack(lines: Sequence[Line], limit: int = MESSAGE_LIMIT) -> list[Message]:
-    """Lines as pieces, in as few messages as they fit into."""
+    """Lines as pieces, ``**Name**: words``, in as few messages as they fit into.
+
+    A line over the limit goes on in the next message under its name. No escape sequence is ever cut in two.
+    """
     return fill(
         [
             (line.user_id, piece)

@@ -251,10 +251,6 @@ class TranscriptBook:
                 return each.key, head
         return None
 
-    async def lines(self, record: str) -> list[StoredLine]:
-        """All lines, by the time they began."""
-        return [line async for page in self.pages(record) for line in page]
-
     async def pages(self, record: str) -> AsyncIterator[list[StoredLine]]:
         """All lines, by the time they began, some at a time. What is damaged is left out."""
         after: str | None = None

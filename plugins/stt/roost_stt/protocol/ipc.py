@@ -144,10 +144,6 @@ class FrameParser:
         self._skipped = 0
         """Bytes still to come of a message that is too long to be kept."""
 
-    @property
-    def pending_bytes(self) -> int:
-        return len(self._buffer)
-
     def feed(self, data: bytes) -> list[Message | Violation]:
         """Take bytes, return the messages they complete, with a `Violation` in place of each that breaks the rules."""
         skipped = min(self._skipped, len(data))
