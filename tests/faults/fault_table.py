@@ -54,6 +54,7 @@ GROUPS: dict[str, range] = {
     "Deleted is deleted": range(220, 225),
     "Guards that fail closed": range(225, 230),
     "Answers and captions in time": range(270, 280),
+    "Changes while captions are on their way": range(290, 300),
 }
 
 GONE = "The bot leaves and says why."
@@ -385,6 +386,10 @@ ROWS: tuple[Row, ...] = (
         "asks the plugins at the same time, and defers every answer that needs the database", "The answer comes later; Discord shows that the bot is thinking."),
     Row(271, 1, "the speech engine takes long to start, or many members have to be asked who may read along", "defers the answer after a second, and says after 8 s what it waits for",
         "A reply that changes when the transcription begins."),
+    Row(290, 5, "a member withdraws the last words of a message with captions while an edit of it is on its way",
+        "deletes the message once that edit is answered", "The message vanishes."),
+    Row(291, 5, "captions are switched on while something is said of which the notice told that it is not posted",
+        "stores it without posting it; hears on after a new notice", "A new notice."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -1,4 +1,4 @@
-"""Everybody who is heard was shown the notice, where they are: rows 205 to 214, whole bots at a simulated Discord."""
+"""Everybody heard was shown the notice, where they are: rows 205 to 214 and 291, whole bots at a simulated Discord."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from fault_report import Fault
 
-from roost.audio import AudioFrame
+from roost.audio import AudioFrame, VoiceSession
 from roost.hooks import Meta, hookimpl
+from roost.speech import Transcript
 from roost.testing import RoostBot, running_bot
 from roost_voice import session as session_module
 
@@ -233,6 +234,41 @@ async def test_longer_keeping_in_mid_call_asks_anew(tmp_path: Path, fault: Fault
         await call.until_captioned("Ben")
         listed = (await bot.slash("/transcript list")).content
         assert listed.count("1 lines") == 2, "what was said under another promise is another transcript"
+
+
+class Thinker:
+    """A plugin that takes its time over what was said."""
+
+    def __init__(self) -> None:
+        self.thinks, self.is_done = asyncio.Event(), asyncio.Event()
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("thinker")
+
+    @hookimpl
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> None:
+        self.thinks.set()
+        await self.is_done.wait()
+
+
+@pytest.mark.fault(291)
+async def test_words_of_which_no_captions_were_to_be_posted_are_not_posted(tmp_path: Path, fault: Fault) -> None:
+    thinker = Thinker()
+    async with a_call(tmp_path, thinker, **{"stt.captions.where": "none"}) as call:
+        bot = call.bot
+        await call.start()
+        assert "no captions are posted" in (await call.notice(1))["content"]
+        await bot.say("lv_0880")
+        async with asyncio.timeout(10):
+            await thinker.thinks.wait()
+        with fault.clock(scaled=False):
+            await bot.slash("/config set", member="Mod", plugin="stt", key="captions.where", value="channel")
+            thinker.is_done.set()
+            assert "becomes captions" in (await call.notice(2))["content"]
+        await bot.slash("/transcribe stop", wait_s=20)
+        assert not await call.captioned("Ada")
+        assert "1 lines" in (await bot.slash("/transcript list")).content
 
 
 @pytest.mark.fault(210)

@@ -1,4 +1,4 @@
-"""Members who withdraw while their words are on their way: rows 200 to 204, whole bots."""
+"""Members who withdraw while their words are on their way: rows 200 to 204 and 290, whole bots."""
 
 from __future__ import annotations
 
@@ -278,6 +278,24 @@ async def test_withdrawn_words_go_although_discord_takes_no_edit_for_a_while(tmp
             await call.bot.slash("/transcribe stop", member="Ada", wait_s=20.0)
             text = await call.until(lambda text: "**Ben**" not in text)
         assert "**Ada**: words" in text
+
+
+@pytest.mark.fault(290)
+async def test_last_words_of_a_message_go_although_an_edit_of_it_is_on_its_way(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path, stt__captions__mode="edited") as call:
+        bot = call.bot
+        await bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "**Ben**: words" in text)
+        armed = await bot.control.fault("rest_delay", method="PATCH", path_prefix=posts(call), delay_s=1.0)
+        await bot.say("lv_0880", member="Ben")
+        async with asyncio.timeout(20):
+            while any(each["id"] == armed for each in (await bot.control.call("GET", "/faults"))["armed"]):
+                await asyncio.sleep(0.01)
+        with fault.clock(scaled=False):
+            await withdraw(bot, "/privacy opt-out")
+            await call.until(lambda text: "**Ben**" not in text)
+        await bot.slash("/transcribe stop", member="Ada", wait_s=20.0)
+        assert "**Ben**" not in await call.texts()
 
 
 @pytest.mark.fault(201)
