@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
+from roost.blocking import OPENING_LIMIT_S
 from roost.config import core_sections
 from roost.dispatch import Dispatcher
 from roost.entrypoints import installed_points, name_of, remedy, version_of
@@ -184,12 +185,14 @@ def inspect_plugins(
         ConfigError: A table of the configuration belongs to no plugin (not when validating).
     """
     # What a plugin prints while it is imported must not get into what a program reads from standard output.
-    with contextlib.redirect_stdout(sys.stderr):
-        return _inspected(config, validate, models)
-
-
-def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]] | None) -> list[dict[str, Any]]:
     dispatcher = Dispatcher(list, lambda _plugin, _guild: True)
+    with contextlib.redirect_stdout(sys.stderr), dispatcher.guard.watching():
+        return _inspected(dispatcher, config, validate, models)
+
+
+def _inspected(
+    dispatcher: Dispatcher, config: Config, validate: bool, models: dict[str, type[BaseModel]] | None
+) -> list[dict[str, Any]]:
     records = discover(config)
     if not validate:
         refuse_unknown_tables(config, records)
@@ -208,11 +211,11 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
                 callers = dispatcher.manager.get_hookcallers(code.instance) or []
                 hooks = tuple(sorted(caller.name for caller in callers))
                 if (validate or models is not None) and "register_config" in hooks:
-                    model = code.instance.register_config()
-                    if models is not None:
-                        models[record.name] = model
-                    if validate:
-                        with taming():
+                    with dispatcher.guard.inside(OPENING_LIMIT_S), taming():
+                        model = code.instance.register_config()
+                        if models is not None:
+                            models[record.name] = model
+                        if validate:
                             made[record.name] = config.plugin(record.name, model)
             except IncompatibleError as error:
                 record.state, record.detail = State.INCOMPATIBLE, error.detail
@@ -226,10 +229,16 @@ def _inspected(config: Config, validate: bool, models: dict[str, type[BaseModel]
     for row in rows:
         name = str(row["name"])
         if name in made and row["state"] == State.FOUND.value:
-            errors = unmet(made[name], name, partial(others_with, dispatcher, name))
+            errors: list[Exception] = []
+            try:
+                with dispatcher.guard.inside(OPENING_LIMIT_S), taming():
+                    errors += unmet(made[name], name, partial(others_with, dispatcher, name))
+            except Exception as error:  # noqa: BLE001 - a broken plugin is a row, not an end
+                errors.append(error)
             if errors:
-                row.update(state=State.FAILED.value, detail=str(errors[0]), problems=[str(each) for each in errors])
-                row["wrong_setting"] = True
+                told = [str(each) if isinstance(each, ConfigError) else describe(each) for each in errors]
+                row.update(state=State.FAILED.value, detail=told[0], problems=told)
+                row["wrong_setting"] = isinstance(errors[0], ConfigError)
     return sorted(rows, key=lambda row: str(row["name"]))
 
 

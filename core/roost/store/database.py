@@ -129,6 +129,8 @@ class Database:
         """Of SQLite."""
         self.backup_dir = self.file.parent if self.file is not None else data_dir
         self._opened = self.file.stat() if self.file is not None else None
+        self._has_pages = False
+        """Whether SQLite's file was seen with content: a new one has none yet."""
         self._writable = asyncio.Event()
         """Cleared while `alone` keeps writes waiting."""
         self._writable.set()
@@ -153,13 +155,17 @@ class Database:
         if self.file is None or self._opened is None:
             return ""
         try:
-            if os.path.samestat(self.file.stat(), self._opened):
+            now = self.file.stat()
+            emptied = self._has_pages and not now.st_size
+            self._has_pages = self._has_pages or now.st_size > 0
+            if os.path.samestat(now, self._opened) and not emptied:
                 return ""
         except FileNotFoundError:
             return f"the database {self.file} vanished while the bot ran; put it back, or start with an empty one"
         except OSError:
             return ""  # the next statement fails with the reason
-        return f"the database {self.file} was replaced while the bot ran; stop the bot first, then replace the file"
+        what = "emptied" if emptied and os.path.samestat(now, self._opened) else "replaced"
+        return f"the database {self.file} was {what} while the bot ran; stop the bot first, then replace the file"
 
     async def session(self, *, command_s: float = CONNECT_S) -> AsyncConnection:
         """A connection outside the pool and outside any transaction, which the caller closes. PostgreSQL only.

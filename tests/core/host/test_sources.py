@@ -71,6 +71,35 @@ def test_an_empty_allow_list_loads_none(tmp_path: Path, drop: Drop) -> None:
     assert rows(tmp_path, "plugins.deny=single")["single"]["state"] == "disabled"
 
 
+HANGS = {
+    "model": """
+@hookimpl
+def register_config(): time.sleep(3600)
+""",
+    "check": """
+class Settings(BaseModel):
+    @model_validator(mode="after")
+    def check(self): time.sleep(3600)
+
+@hookimpl
+def register_config(): return Settings
+""",
+}
+
+
+@pytest.mark.parametrize("what", HANGS)
+def test_settings_that_hang_are_a_row_too(
+    what: str, tmp_path: Path, drop: Drop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost.plugins.discovery.OPENING_LIMIT_S", 0.5)
+    drop("hangs", f"import time\nfrom pydantic import BaseModel, model_validator\n{HANGS[what]}")
+    config = load(environ={}, sets=[f"plugins.dir={tmp_path / 'plugins'}"], data_dir=tmp_path / "data")
+    found = {row["name"]: row for row in inspect_plugins(config, validate=True)}
+    assert found["hangs"]["state"] == "failed"
+    assert "it took too long" in found["hangs"]["detail"]
+    assert found["voice"]["state"] == "found"
+
+
 def test_an_import_that_hangs_is_a_row_too(tmp_path: Path, drop: Drop) -> None:
     drop("hangs", code="import time\nwhile True: time.sleep(0.05)\n")
     found = rows(tmp_path, "plugins.load_timeout_s=0.3")["hangs"]

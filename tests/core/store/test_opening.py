@@ -62,15 +62,24 @@ async def test_a_file_that_was_cut_or_overwritten_in_the_middle_is_named(tmp_pat
         assert f"the database {file} is damaged (" in str(error)
 
 
-@pytest.mark.parametrize("replaced", [True, False], ids=["replaced", "removed"])
-async def test_a_database_that_is_taken_away_takes_nothing_more(replaced: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("replaced", "was replaced"), ("exchanged", "was replaced"), ("emptied", "was emptied"), ("removed", "vanished")],
+)
+async def test_a_database_that_is_taken_away_takes_nothing_more(how: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "roost.sqlite3"
     async with open_store(tmp_path) as store:
         await store.set_setting("some", 1, "key", "kept")
-        file.unlink()
-        if replaced:
+        content = file.read_bytes()
+        if how == "emptied":
+            os.truncate(file, 0)
+        else:
+            file.unlink()
+        if how == "replaced":
             file.touch()
-        with pytest.raises(ResourceError, match=f"{file} (was replaced|vanished) while the bot ran"):
+        if how == "exchanged":
+            file.write_bytes(content)
+        with pytest.raises(ResourceError, match=f"{file} {said} while the bot ran"):
             await store.set_setting("some", 1, "key", "lost")
         with pytest.raises(ResourceError, match="while the bot ran"):
             await store.get_setting("some", 1, "key")
