@@ -752,8 +752,8 @@ MUTATIONS = [
         "NOTICE",
         "who comes after the notice is heard at once",
         VOICE + "session.py",
-        "sees_all and user_id in self._shown and self._consent.mode",
-        "sees_all and self._consent.mode",
+        "told = sees_all and user_id in self._shown and not",
+        "told = sees_all and not",
         ("tests/voice/actor/test_session.py::test_only_who_was_there_when_the_notice_was_posted_is_heard",),
     ),
     Mutation(
@@ -917,6 +917,14 @@ MUTATIONS = [
         "            self._leave_behind(checked, board)\n            return None\n",
         "            pass\n",
         ("tests/stt/test_captions_kept.py::test_message_on_its_way_at_a_move_is_not_edited_after_it",),
+    ),
+    Mutation(
+        "NOTICE",
+        "takes a notice for an agreement that others read along",
+        VOICE + "session.py",
+        " in self._shown and not self._has_onlookers\n",
+        " in self._shown\n",
+        ("tests/voice/actor/test_session.py::test_where_others_read_along_members_agree_to_that",),
     ),
 ]
 

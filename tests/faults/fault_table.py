@@ -53,6 +53,7 @@ GROUPS: dict[str, range] = {
     "Who reads along": range(215, 220),
     "Deleted is deleted": range(220, 225),
     "Guards that fail closed": range(225, 230),
+    "What was told counts": range(230, 240),
     "Answers and captions in time": range(270, 280),
     "Changes while captions are on their way": range(290, 300),
 }
@@ -382,6 +383,8 @@ ROWS: tuple[Row, ...] = (
         "The reply names the plugin; an admin can switch it off."),
     Row(229, 15, "a check of a plugin's settings raises, exits or hangs", "fails the plugin, or leaves the server's own value out; everything else works",
         "The plugin is missing, or `/config` says that its check failed."),
+    Row(230, 10, "in the mode `notice`, somebody who manages the server accepts that others read along who cannot be in the room",
+        "hears only members who agree to this notice, as in the mode `opt-in`", "The notice says that they have to press Agree, and why."),
     Row(270, 2, "a command is used while the database is locked and several plugins take their time to check it",
         "asks the plugins at the same time, and defers every answer that needs the database", "The answer comes later; Discord shows that the bot is thinking."),
     Row(271, 1, "the speech engine takes long to start, or many members have to be asked who may read along", "defers the answer after a second, and says after 8 s what it waits for",

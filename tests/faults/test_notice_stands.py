@@ -1,4 +1,4 @@
-"""Everybody heard was shown the notice, where they are: rows 205 to 214 and 291, whole bots at a simulated Discord."""
+"""Everybody heard was shown the notice, where they are: rows 205 to 214, 230 and 291, whole bots."""
 
 from __future__ import annotations
 
@@ -339,3 +339,16 @@ async def test_notice_of_a_test_is_none_for_captions(tmp_path: Path, fault: Faul
         # What measures only is covered by it.
         await call.bot.slash("/voice test", seconds=2, wait_s=20)
         assert len(await call.notices()) == 2
+
+
+@pytest.mark.fault(230)
+async def test_where_others_read_along_a_notice_alone_is_not_enough(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path) as call:
+        bot = call.bot
+        room = bot.channel("perch").id
+        await bot.control.permissions(member_id=bot.member("Cleo"), channel_id=room, deny=["CONNECT"])
+        with fault.clock(scaled=False):
+            assert "heard only after they press **Agree**" in await call.start(member="Mod")
+            assert await call.heard() == set()
+            await call.agree("Ada", await call.notice(1))
+            await call.heard_is("Ada")

@@ -53,4 +53,7 @@ async def audience(bot: hikari.GatewayBot, guild_id: int, voice_id: int, text_id
             f"There may be people who can read <#{text_id}> and cannot be in <#{voice_id}>, so only those who manage "
             "the server can have it transcribed there. Choose another channel, such as the voice channel's own chat."
         )
-    return f" Mind that <#{text_id}> can be read by people who cannot be in <#{voice_id}>."
+    return (
+        f" Mind that <#{text_id}> can be read by people who cannot be in <#{voice_id}>: "
+        "members are heard only after they press **Agree** under the notice."
+    )

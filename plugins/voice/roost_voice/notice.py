@@ -37,7 +37,10 @@ STORED = (
     "The text is stored until {days} after the end. Everybody who can read <#{text}> and may join <#{channel}> can "
     "read and export it, and so can everybody who manages the server."
 )
-ONLOOKERS = "Members who may not join <#{channel}> can read the captions too."
+ONLOOKERS = (
+    "Members who may not join <#{channel}> can read the captions too, so you are heard only after you press **Agree** "
+    "here."
+)
 NOT_STORED = "The text is not stored."
 STAYS = "Your voice stays on the bot's machine and is not stored."
 STAYS_ELSE = "Apart from that, your voice stays on the bot's machine and is not stored."

@@ -5,7 +5,7 @@ dropped here, before any sink or hook, and counted. A member may be heard if
 
 - consent and every plugin allow it, and
 - they agreed to terms that cover what the consumers do now; or, in the mode ``notice``, they were in the channel when
-  a notice that tells it was posted, and can see every channel where it stands.
+  a notice that tells it was posted, can see every channel where it stands, and nobody reads along who may not be there.
 """
 
 from __future__ import annotations
@@ -226,8 +226,7 @@ class Session:
 
         It counts for everybody once others can read along.
         """
-        facts = self.facts
-        onlookers = any(each.onlookers for each in facts)
+        facts, onlookers = self.facts, self._has_onlookers
         # With the blank, no name of a host looks like this.
         plugins = (f"plugin {each.plugin}" for each in facts if each.use is Use.PLUGIN)
         places = [*map(str, self.places), *(["onlookers"] if onlookers else [])]
@@ -236,6 +235,11 @@ class Session:
             digest((*(each.sends_to for each in facts), *plugins)),
             digest(places) if onlookers or not sees_all else "",
         )
+
+    @property
+    def _has_onlookers(self) -> bool:
+        """Whether people who may not be in the channel can read what becomes of the sound."""
+        return any(each.onlookers for each in self.facts)
 
     def attach(self, sink: FrameSink, *, facts: NoticeFacts = UNSAID) -> Callable[[], None]:
         """Start delivering consented frames; see `roost.audio.VoiceSession.attach`."""
@@ -361,9 +365,10 @@ class Session:
     def _is_covered(self, user_id: int) -> bool:
         """Whether a member knows what they are heard for: by their agreement, or by a notice that is enough."""
         sees_all = self._sees_all(user_id)
-        return self._has_agreed(user_id, sees_all) or (
-            sees_all and user_id in self._shown and self._consent.mode(self.guild_id) == "notice"
-        )
+        if self._has_agreed(user_id, sees_all):
+            return True
+        told = sees_all and user_id in self._shown and not self._has_onlookers
+        return told and self._consent.mode(self.guild_id) == "notice"
 
     def _sees_all(self, user_id: int) -> bool:
         """Whether a member sees where the text goes, and the notice where they are.

@@ -38,6 +38,7 @@ FACTS = (
     NoticeFacts(use=Use.TEXT, channel_id=TEXT, shown=True, kept_days=7, sends_to="speech.example"),
     NoticeFacts(use=Use.TEXT, channel_id=ROOM, shown=True, kept_days=0),
     NoticeFacts(plugin="recorder"),
+    NoticeFacts(use=Use.TEXT, channel_id=TEXT, shown=True, kept_days=7, onlookers=True),
 )
 
 
@@ -462,6 +463,8 @@ class World:
             return "they agreed to less"
         if self.mode == "notice" and user in self.blind and self._text_unseen() and not covered:
             return "they cannot see where the text goes"
+        if self._others_read() and not covered:
+            return "they have not agreed that others read along"
         return ""
 
     def _covers(self, terms: Terms, user: int) -> bool:
@@ -469,11 +472,16 @@ class World:
             return False
         if any(each.kept_days > terms.kept_days for each in self.sinks):
             return False
-        return not (user in self.blind and self._text_unseen() and not terms.places)
+        named = self._others_read() or (user in self.blind and self._text_unseen())
+        return bool(terms.places) or not named
 
     def _named(self) -> bool:
         """Whether a service or a plugin gets the sound, which an agreement has to name."""
         return any(each.sends_to or each.use is Use.PLUGIN for each in self.sinks)
+
+    def _others_read(self) -> bool:
+        """Whether people who cannot be in the room read along, which an agreement has to name."""
+        return any(each.onlookers for each in self.sinks)
 
     def _text_unseen(self) -> bool:
         return any(each.channel_id == TEXT for each in self.sinks)
@@ -501,7 +509,8 @@ class World:
                 raise Breach(f"{user} has decided nothing, and the database has {held!r}")
             heard = self.hears(user)
             if person.word is Say.AGREE and self.sinks and not self._forbidden(user) and user not in self.blind:
-                enough = person.last == self.session.terms if self._named() else self._covers(person.last, user)
+                by_name = self._named() or self._others_read()
+                enough = person.last == self.session.terms if by_name else self._covers(person.last, user)
                 if enough and not heard:
                     raise Breach(f"{user} agreed and is not heard")
 
@@ -513,8 +522,8 @@ OPERATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "arrive": {"user": PEOPLE},
     "go": {"user": PEOPLE},
     "blinded": {"user": PEOPLE, "on": (True, False, False)},
-    "listen": {"what": (0, 0, 1, 2, 3)},
-    "unlisten": {"what": (0, 1, 2, 3)},
+    "listen": {"what": (0, 0, 1, 2, 3, 4)},
+    "unlisten": {"what": (0, 1, 2, 3, 4)},
     "move": {},
     "posting": {"works": (True, True, False), "at_once": (True, True, False)},
     "asked": {},

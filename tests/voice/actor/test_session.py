@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -677,6 +678,26 @@ async def test_who_cannot_see_the_notice_agrees_to_this_one(mode: str, unseen: i
     await settle()
     assert len(bench.notices) == 1, "another notice would tell nobody more"
     assert sink.purged == [], "what was said while they saw it is not taken back"
+    await scope.aclose()
+
+
+@pytest.mark.parametrize("mode", ["opt-in", "notice"])
+async def test_where_others_read_along_members_agree_to_that(mode: str) -> None:
+    scope = Scope("test")
+    bench = Bench(scope, mode)
+    await bench.consent.agree(GUILD, ALICE)
+    detach = bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    detach()
+    bench.session.attach(sink := SinkRecorder(), facts=dataclasses.replace(FACTS, onlookers=True))
+    assert await bench.session.capturing()
+    assert bench.notices == [CHANNEL, CHANNEL]
+    assert not bench.hears(ALICE, sink), "what she agreed to named no others"
+    assert not bench.hears(BOB, sink), "the notice alone is not enough"
+    assert bench.session.unheard(ALICE) is Unheard.UNTOLD
+    assert "heard only after you press **Agree**" in notice_words(bench.session, opt_in=False)
+    await bench.agrees(BOB)
+    assert bench.hears(BOB, sink)
     await scope.aclose()
 
 
