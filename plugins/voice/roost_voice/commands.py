@@ -20,6 +20,7 @@ from roost_voice.sessions import JoinResult, SessionManager
 NOT_HERE = "This works in a server only."
 NOT_READY = "Voice is not running; try again in a moment."
 NOT_YOURS = "I am in a voice channel that you cannot join, so I do not say more about it."
+OVERTAKEN = "I did not join <#{asked}>: a later request won, and has ended meanwhile. Try again."
 
 JOIN_WORDS = {
     Told.JOINED: "Joined <#{channel}>.",
@@ -49,10 +50,10 @@ def join_words(result: JoinResult, asked: int, user_id: int = 0) -> str:
     return JOIN_WORDS[told].format(channel=channel, asked=asked, reason=result.reason.rstrip("."))
 
 
-def leave_words(result: JoinResult) -> str:
-    """The reply to ``/voice leave``."""
+def leave_words(result: JoinResult, *, named: bool = True) -> str:
+    """The reply to ``/voice leave``; it names the channel if the member could be there (`named`)."""
     words = LEAVE_WORDS.get(result.told, "I could not leave: {reason}.")
-    if not result.channel_id and result.told in (Told.LEFT, Told.UNCONFIRMED):
+    if result.told in (Told.LEFT, Told.UNCONFIRMED) and not (named and result.channel_id):
         return "Left."
     return words.format(channel=result.channel_id, reason=result.reason.rstrip("."))
 
@@ -60,6 +61,11 @@ def leave_words(result: JoinResult) -> str:
 def in_their_room(bot: hikari.GatewayBot, member: hikari.Member, session: Session, words: str) -> str:
     """Words that name the room of a session, for a member who could be there; others are not told where it is."""
     return words if can_be_in(bot.cache, member, session.channel_id) else NOT_YOURS
+
+
+def is_elsewhere(bot: hikari.GatewayBot, member: hikari.Member, result: JoinResult, asked: int) -> bool:
+    """Whether a join came to its end with a channel that a member did not ask for, and could not be in."""
+    return result.channel_id not in (0, asked) and not can_be_in(bot.cache, member, result.channel_id)
 
 
 async def reply(ctx: lightbulb.Context, text: str, *, ephemeral: bool = False) -> None:
@@ -153,9 +159,9 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
             await ctx.defer()
             result = await sessions.join(request, may_move_others=mover)
             words = join_words(result, channel_id, user_id)
-            busy = sessions.session(guild_id) if result.told is Told.BUSY else None
-            if busy is not None:
-                await answer_alone(ctx, in_their_room(bot, ctx.member, busy, words))
+            if is_elsewhere(bot, ctx.member, result, channel_id):
+                is_over = result.told in (Told.REFUSED, Told.FAILED)
+                await answer_alone(ctx, OVERTAKEN.format(asked=channel_id) if is_over else NOT_YOURS)
             elif result.told in (Told.REFUSED, Told.BUSY):
                 await answer_alone(ctx, words)
             else:
@@ -190,7 +196,8 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 return
             leave = sessions.leave(guild_id, "somebody sent me out with /voice leave", user_id=user_id)
             result = await defer_during(ctx, leave)
-            await reply(ctx, leave_words(result))
+            named = can_be_in(bot.cache, ctx.member, result.channel_id)
+            await reply(ctx, leave_words(result, named=named))
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Where I am, since when, and whom I hear"):

@@ -18,6 +18,7 @@ from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost_voice import session as session_module
 from roost_voice.commands import NOT_YOURS, join_words
+from roost_voice.moves import State
 from roost_voice.signalling import Signalling
 
 pytestmark = pytest.mark.sim
@@ -99,6 +100,23 @@ async def test_where_the_bot_is_is_told_to_nobody_who_cannot_be_there(rig: Rig, 
     for command in ("/voice join", "/voice leave", "/voice test", "/voice status"):
         assert await elsewhere.types(command) == NOT_YOURS
     assert rig.place == rig.channels[0]
+
+
+async def test_whose_request_gave_way_is_not_told_of_a_channel_where_they_cannot_be(
+    rig: Rig, control: ControlClient
+) -> None:
+    here, elsewhere = Member(rig, control, 0), Member(rig, control, 1)
+    await here.enters(0)
+    await elsewhere.enters(1)
+    await control.permissions(member_id=elsewhere.id, channel_id=rig.channels[0], deny=("CONNECT",))
+    await eventually(lambda: bool(_overwrites(rig, rig.channels[0])))
+    rig.sim.faults.arm("drop_op4", rig.guild_id, {}, times=1)
+    waiting = asyncio.create_task(elsewhere.types("/voice join"))
+    await eventually(lambda: rig.manager.state(rig.guild_id) is not State.IDLE)
+    assert await here.types("/voice join") == f"Joined <#{rig.channels[0]}>."
+    assert await waiting == NOT_YOURS
+    await here.enters(None)
+    assert await elsewhere.types("/voice leave") == "Left."
 
 
 async def test_permissions_are_checked_before_anything_is_sent(rig: Rig, control: ControlClient) -> None:
