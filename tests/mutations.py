@@ -926,6 +926,14 @@ MUTATIONS = [
         " in self._shown\n",
         ("tests/voice/actor/test_session.py::test_where_others_read_along_members_agree_to_that",),
     ),
+    Mutation(
+        "captions",
+        "what waited is posted where its speaker cannot see it",
+        STT + "captioner.py",
+        "        lines = deque(line for line in self._lines if not line.user_id or sees(line.user_id))\n",
+        "        lines = self._lines\n",
+        ("tests/stt/test_captions_kept.py::test_words_do_not_move_to_where_their_speaker_cannot_see_them",),
+    ),
 ]
 
 

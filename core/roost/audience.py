@@ -87,6 +87,23 @@ def can_read(cache: Cache, member: hikari.Member, text_id: int, *, within: int =
     return theirs & READS == READS
 
 
+def can_see(cache: Cache, guild_id: int, channel_id: int, user_id: int) -> bool:
+    """Whether a member can read what is posted in a channel or a public thread; False where it is unknown.
+
+    Of a member who is not in the cache no role is known. They count as seeing a channel that is open to everybody and
+    closed to nobody.
+    """
+    guild, place = cache.get_guild(guild_id), place_of(cache, channel_id)
+    if guild is None or place is None or place.private:
+        return False
+    member = cache.get_member(guild_id, user_id)
+    if member is not None:
+        return bool(effective_in(member, guild, place.channel))
+    needed, everyone = entering(place.channel), guild.get_roles().get(guild.id)
+    denied = any(each.deny & needed for each in place.channel.permission_overwrites.values())
+    return not denied and everyone is not None and not needed & ~everyone.permissions
+
+
 # All members ---------------------------------------------------------------------------------------------------------
 
 

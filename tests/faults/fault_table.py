@@ -385,6 +385,8 @@ ROWS: tuple[Row, ...] = (
         "The plugin is missing, or `/config` says that its check failed."),
     Row(230, 10, "in the mode `notice`, somebody who manages the server accepts that others read along who cannot be in the room",
         "hears only members who agree to this notice, as in the mode `opt-in`", "The notice says that they have to press Agree, and why."),
+    Row(231, 10, "captions wait because the bot may not post them, and are sent on to a channel that a speaker cannot see",
+        "leaves the words of that speaker out", "The channel reads how many captions are missing."),
     Row(270, 2, "a command is used while the database is locked and several plugins take their time to check it",
         "asks the plugins at the same time, and defers every answer that needs the database", "The answer comes later; Discord shows that the bot is thinking."),
     Row(271, 1, "the speech engine takes long to start, or many members have to be asked who may read along", "defers the answer after a second, and says after 8 s what it waits for",

@@ -1,4 +1,4 @@
-"""Everybody heard was shown the notice, where they are: rows 205 to 214, 230 and 291, whole bots."""
+"""Everybody heard was shown the notice, where they are: rows 205 to 214, 230, 231 and 291, whole bots."""
 
 from __future__ import annotations
 
@@ -352,3 +352,27 @@ async def test_where_others_read_along_a_notice_alone_is_not_enough(tmp_path: Pa
             assert await call.heard() == set()
             await call.agree("Ada", await call.notice(1))
             await call.heard_is("Ada")
+
+
+@pytest.mark.fault(231)
+async def test_words_that_wait_do_not_go_where_their_speaker_cannot_see_them(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path, **{"stt.script": "words number {count}"}) as call:
+        bot = call.bot
+        hidden = bot.channel("captions").id
+        await bot.control.permissions(member_id=bot.member("Ada"), channel_id=hidden, deny=["VIEW_CHANNEL"])
+        await bot.join_voice("Ben")
+        await call.start()
+        me = bot.discord.world.bots[0].user.id
+        await bot.control.permissions(member_id=me, channel_id=bot.channel("general").id, deny=["SEND_MESSAGES"])
+        for member in ("Ada", "Ben"):
+            await bot.say("lv_0880", member=member)
+        async with asyncio.timeout(20):
+            while "2 lines" not in (await bot.slash("/transcript list")).content:
+                await asyncio.sleep(0.1)
+        with fault.clock(scaled=False):
+            assert "Transcribing" in await call.start(member="Mod", options={"channel": str(hidden)})
+            async with asyncio.timeout(10):
+                while "**Ben**" not in (said := "\n".join(await bot.messages("captions"))):
+                    await asyncio.sleep(0.05)
+        assert "**Ada**" not in said
+        assert "1 caption is missing" in said

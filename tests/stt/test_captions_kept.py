@@ -215,6 +215,32 @@ class Slow(Moody):
         await self.answer.wait()
 
 
+@pytest.mark.parametrize("waits", ["line", "message", "sent"])
+async def test_words_do_not_move_to_where_their_speaker_cannot_see_them(scope: Scope, waits: str) -> None:
+    old, new = Slow(), Moody()
+    old.is_lost = True
+    captioner, _ = begin(scope, old)
+    if waits == "message":
+        old.mood = Refusal.FORBIDDEN
+    elif waits == "line":
+        captioner.hold()
+    captioner.add(Line("Ada", "for the old channel alone", 7))
+    if waits != "line":
+        await tried(old, 1)
+    captioner.add(Line("Ben", "words", 8))
+    captioner.move(new, ChannelRate(1000), lambda user_id: user_id == 8)
+    captioner.release()
+    old.answer.set()
+    async with asyncio.timeout(5):
+        while not any("words" in text for text in new.texts):
+            await asyncio.sleep(0.01)
+    captioner.add(Line("Ada", "later ones", 7))
+    assert await captioner.flush(soon(5))
+    assert "old channel" not in "".join(new.texts)
+    assert "1 caption is missing" in "".join(new.texts)
+    assert "later ones" in "".join(new.texts), "said under the new channel's notice"
+
+
 @pytest.mark.parametrize("end", ["move", "close"])
 async def test_message_on_its_way_at_a_move_is_not_edited_after_it(scope: Scope, end: str) -> None:
     old, new = Slow(), Moody()

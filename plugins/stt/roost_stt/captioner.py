@@ -137,6 +137,8 @@ class Captioner:
         """Captions that gave way to newer ones while Discord took them."""
         self._board = board
         self._may_show = may_show
+        self._sees: Callable[[int], bool] = lambda _user_id: True
+        """Whether a speaker can see the place where captions moved last."""
         self._edited = edited
         self._rate = rate
         self._edit_every_s = edit_every_s
@@ -181,11 +183,33 @@ class Captioner:
         self._lines.append(line)
         self._has_work()
 
-    def move(self, board: Board, rate: ChannelRate) -> None:
-        """Post elsewhere from now on, beginning with what waits."""
+    def move(self, board: Board, rate: ChannelRate, sees: Callable[[int], bool] = lambda _user_id: True) -> None:
+        """Post elsewhere from now on, beginning with what waits.
+
+        Args:
+            board: Of the new place.
+            rate: Of its channel.
+            sees: Whether a speaker can see that place. Words of others that wait were said for another one and are
+                dropped.
+        """
         self.close()
-        self._board, self._rate = board, rate
+        self._board, self._rate, self._sees = board, rate, sees
+        lines = deque(line for line in self._lines if not line.user_id or sees(line.user_id))
+        self._count_lost(len(self._lines) - len(lines))
+        self._lines = lines
+        self._unsent = deque(filter(None, map(self._moved, self._unsent)))
         self.try_again()
+
+    def _moved(self, message: Message) -> Message:
+        """What goes on of a message of the place before."""
+        left = [entry for entry in message if not entry[0] or self._sees(entry[0])]
+        self._count_lost(_captions_in(message) - _captions_in(left))
+        return left
+
+    def _count_lost(self, captions: int) -> None:
+        """Note that captions are dropped; the next message tells so."""
+        self.dropped += captions
+        self._lost += captions
 
     def try_again(self) -> None:
         """Try at once what a refusal made wait."""
@@ -488,7 +512,7 @@ class Captioner:
             if self._ended == ended:
                 self._was_refused(refusal, kept, loop)
                 return None
-            self._keep(kept, given_up)
+            self._keep(kept, given_up, board)
             if refusal is Refusal.UNKNOWN and not doubt.is_withdrawn and doubt.speakers & self._withdrawn:
                 self._look_for(doubt, board)
             return None
@@ -544,21 +568,25 @@ class Captioner:
             if not done:
                 if self._page is page:
                     self._page = None
-                self._keep(page.give_back(), given_up)
+                self._keep(page.give_back(), given_up, board)
                 self._recaller.add(page, board)
             elif self._ended != ended:
                 self._leave_behind(page, board)
         return done
 
-    def _keep(self, message: Message, given_up: int) -> None:
-        """Post something later, unless what waited was given up since."""
-        if message and self._given_up == given_up:
+    def _keep(self, message: Message, given_up: int, board: Board) -> None:
+        """Post something later that was for a board, unless what waited was given up since."""
+        if self._given_up != given_up:
+            return
+        if board is not self._board:
+            message = self._moved(message)
+        if message:
             self._unsent.appendleft(message)
 
     async def _rewrite(self, page: Page, board: Board) -> Refusal | None:
         """Have Discord show what is to stand in a page; return why it was refused, if it was."""
         if self.held:
-            self._keep(page.give_back(), self._given_up)
+            self._keep(page.give_back(), self._given_up, board)
         # Words can be withdrawn while the answer is awaited; they stand there until the next time.
         written = page.speakers
         refusal = await tried(lambda: page.rewrite(board), self._post_timeout_s)
@@ -625,7 +653,7 @@ class Captioner:
             return
         self._partials.clear()
         if self._ended != ended:
-            self._keep(page.give_back(), given_up)
+            self._keep(page.give_back(), given_up, board)
             if refusal is not Refusal.GONE:
                 # Whatever stands in it now.
                 page.partials = []

@@ -18,7 +18,7 @@ from typing import Any, cast
 import hikari
 import lightbulb
 
-from roost.audience import can_be_in, is_wider, onlookers_of, place_of
+from roost.audience import can_be_in, can_see, is_wider, onlookers_of, place_of
 from roost.audio import SessionStats, VoiceSession
 from roost.confirming import Confirmations
 from roost.context import PluginContext
@@ -907,7 +907,13 @@ class SttPlugin:
             transcription.accepts_wide = accepts_wide
             transcription.audience.doubt()
             try:
-                transcription.move(channel_id, keeper, self._board(session, channel_id), self._rates.of(channel_id))
+                transcription.move(
+                    channel_id,
+                    keeper,
+                    self._board(session, channel_id),
+                    self._rates.of(channel_id),
+                    lambda user_id: can_see(self.bot.cache, guild_id, channel_id, user_id),
+                )
             finally:
                 await before.close()
             if transcription.paused or await session.capturing():

@@ -80,8 +80,8 @@ class Transcription:
         self.channel_id = channel_id
         self.shown_in = channel_id
         """Where captions are posted: after a move, the old channel until the notice stands in the new one."""
-        self._destination: tuple[Board, ChannelRate] | None = None
-        """Of the new channel until then."""
+        self._destination: tuple[Board, ChannelRate, Callable[[int], bool]] | None = None
+        """Of the new channel until then, and whether a speaker can see it."""
         self.room_id = session.channel_id
         """Where what is shown was said: after a move, the old room until all of that is done with."""
         self.changing = asyncio.Lock()
@@ -226,14 +226,23 @@ class Transcription:
         self._decoded_before[user_id] = self._worker.stats()["decoded"].get(user_id, 0)
         self.captioner.forget(user_id)
 
-    def move(self, channel_id: int, keeper: Keeper, board: Board, rate: ChannelRate) -> None:
+    def move(
+        self, channel_id: int, keeper: Keeper, board: Board, rate: ChannelRate, sees: Callable[[int], bool]
+    ) -> None:
         """Hear people for another channel from now on; the notice comes first, then `arrive`.
+
+        Args:
+            channel_id: That channel.
+            keeper: Of the transcript for it.
+            board: Posts there.
+            rate: Of the channel.
+            sees: Whether a speaker can see it.
 
         Raises:
             ClosedError: The session has ended.
         """
         self.channel_id, self.thread_id, self.keeper = channel_id, None, keeper
-        self._destination = board, rate
+        self._destination = board, rate, sees
         self.stop_intake()
         self.go_on()
 

@@ -1,11 +1,10 @@
-"""Who may bring the bot into a voice channel, and who can see its notice, by the cache at the moment of the action."""
+"""Who may bring the bot into a voice channel, by the cache at the moment of the action."""
 
 from __future__ import annotations
 
 import hikari
 
-from roost.audience import place_of
-from roost.permissions import effective_in, entering
+from roost.permissions import effective_in
 
 
 def what_keeps_me_out(bot: hikari.GatewayBot, guild_id: int, channel_id: int) -> str | None:
@@ -52,20 +51,3 @@ def why_not_for(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) 
             "me into a channel they are not in."
         )
     return None
-
-
-def can_see(bot: hikari.GatewayBot, guild_id: int, channel_id: int, user_id: int) -> bool:
-    """Whether a member can read what is posted in a channel or a public thread, by the cache; False if unknown.
-
-    Of a member who is not in the cache no role is known. They count as seeing a channel that is open to everybody and
-    closed to nobody.
-    """
-    guild, place = bot.cache.get_guild(guild_id), place_of(bot.cache, channel_id)
-    if guild is None or place is None or place.private:
-        return False
-    member = bot.cache.get_member(guild_id, user_id)
-    if member is not None:
-        return bool(effective_in(member, guild, place.channel))
-    needed, everyone = entering(place.channel), guild.get_roles().get(guild.id)
-    denied = any(each.deny & needed for each in place.channel.permission_overwrites.values())
-    return not denied and everyone is not None and not needed & ~everyone.permissions

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import hikari
 
+from roost.audience import can_see
 from roost.audio import JoinRequest, Timing, VoiceDriver
 from roost.errors import BusyError, ClosedError
 from roost.hooks import Deny
@@ -26,7 +27,7 @@ from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
 from roost_voice.notice import notice_poster, say_deafness, say_no_notice, say_why
 from roost_voice.op4 import ROOM, Op4Sender
-from roost_voice.permissions import can_see, what_keeps_me_out
+from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
 from roost_voice.session import PostNotice, Session
 
@@ -100,7 +101,7 @@ class SessionManager:
             consent=ctx.consent,
             hooks=ctx.hooks,
             post_notice=post_notice or notice_poster(ctx.bot.rest, ctx.consent),
-            can_see=lambda guild_id, channel_id, user_id: can_see(ctx.bot, guild_id, channel_id, user_id),
+            can_see=lambda guild_id, channel_id, user_id: can_see(ctx.bot.cache, guild_id, channel_id, user_id),
             mark_stop=ctx.mark_stop,
             members_of=self._members_of,
             is_stage=self._is_stage,
