@@ -14,6 +14,7 @@ from roost.errors import RoostError
 from roost.hooks import NO_VERSION
 from roost.logs import redact
 from roost.plugins import State
+from roost.plugins.guards import HOOKS as GUARD_HOOKS
 from roost.plugins.records import FailureKind
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ STATE_WORDS = {
 REFUSES = (
     "It decides whether some things may happen, and until it works again they are refused here. `/plugins disable` "
     "ends that in this server."
+)
+REFUSES_AT_TIMES = (
+    "It decides whether some things may happen, and when it fails they are refused here. `/plugins disable` ends that "
+    "in this server."
 )
 KIND_WORDS = {
     FailureKind.RAISED: "it ran into an error",
@@ -146,12 +151,23 @@ def reasons(host: PluginHost, name: str, guild_id: int, *, owner: bool = False) 
         return said + _for_owners(pause.failure.id, f"{pause.failure.source}: {pause.failure.detail}", owner=owner)
     blocker = host.switches.blocked_by(name, guild_id)
     if blocker is None:
-        return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
+        return _working(host, name, guild_id, owner=owner)
     if blocker == name:
         return (
             f"**{name}** is off here: somebody who manages this server switched it off. `/plugins enable` undoes that."
         )
     return f"**{name}** is off here because it needs {blocker}, which is off here. Enable that first."
+
+
+def _working(host: PluginHost, name: str, guild_id: int, *, owner: bool) -> str:
+    """What there is to say about a plugin that is called in a guild."""
+    failed = host.last_failures.of(name, guild_id)
+    if failed is None:
+        return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
+    said = f"**{name}** is on here, but failed in this server <t:{int(failed.at)}:R>, because {KIND_WORDS[failed.kind]}"
+    more = f", in {failed.source}" if owner else ""
+    text = f"{said}{more}. The owner of this bot can find the details in its log."
+    return f"{text}\n{REFUSES_AT_TIMES}" if failed.source in GUARD_HOOKS else text
 
 
 def _for_owners(failure_id: str, detail: str, *, owner: bool) -> str:

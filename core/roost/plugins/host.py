@@ -42,7 +42,16 @@ from roost.plugins.order import load_order, stop_levels, with_needed
 from roost.plugins.pauses import Pauses
 from roost.plugins.plugin_context import Context
 from roost.plugins.quarantine import Breakers, Limits, Verdict
-from roost.plugins.records import RUNNING, PluginRecord, State, describe, failure_of
+from roost.plugins.records import (
+    RUNNING,
+    LastFailure,
+    LastFailures,
+    PluginRecord,
+    State,
+    describe,
+    failure_of,
+    kind_of,
+)
 from roost.plugins.residue import Ledger
 from roost.plugins.switches import Switches
 from roost.schema import unmet
@@ -107,6 +116,7 @@ class PluginHost:
             self._owner_of,
         )
         self.pauses = Pauses(self, self._breakers)
+        self.last_failures = LastFailures()
         self.switches = Switches(self)
         self.dispatcher = Dispatcher(lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called)
         self.guards = Guards(self.dispatcher)
@@ -550,6 +560,7 @@ class PluginHost:
         await self._ask_handlers(plugin, "quarantine", error, guild_id, None)
 
     def _count(self, record: PluginRecord, source: str, error: Exception, place: Place | None) -> None:
+        self.last_failures.note(record.name, place, LastFailure(time.time(), kind_of(error), source))
         at_once = is_error(error, OverBudget)
         verdict = self._breakers.add(record.name, place, time.monotonic(), at_once=at_once)
         if verdict is Verdict.COUNTED:
@@ -746,6 +757,7 @@ class PluginHost:
             raise
         self._order.append(record.name)
         self._breakers.forget(record.name)
+        self.last_failures.forget(record.name)
         self.pauses.forget(record.name)
         record.ended_tasks = 0
         self.guards.works(record.name)

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,14 @@ from roost.strays import StrayError
 if TYPE_CHECKING:
     from roost.hooks import Meta
     from roost.leaks import Holdings
+    from roost.places import Place
     from roost.plugins.plugin_context import Context
     from roost.store import Backup
 
 _log = logging.getLogger("roost.plugins")
+
+MOST_FAILURES = 4096
+"""Plugins and places whose last failure is remembered."""
 
 
 class State(enum.Enum):
@@ -80,14 +85,53 @@ class Failure:
 
 def failure_of(source: str, error: Exception) -> Failure:
     """What there is to know about an error, under a new id."""
-    kind = FailureKind.RAISED
+    return Failure(new_id(), kind_of(error), source, redact(describe(error)))
+
+
+def kind_of(error: Exception) -> FailureKind:
+    """What kind of failure an error is."""
     if is_error(error, BlockedError):
-        kind = FailureKind.BLOCKED
-    elif is_error(error, OverBudget):
-        kind = FailureKind.OVER_BUDGET
-    elif is_error(error, TimeoutError):
-        kind = FailureKind.TIMED_OUT
-    return Failure(new_id(), kind, source, redact(describe(error)))
+        return FailureKind.BLOCKED
+    if is_error(error, OverBudget):
+        return FailureKind.OVER_BUDGET
+    return FailureKind.TIMED_OUT if is_error(error, TimeoutError) else FailureKind.RAISED
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The last failure of a plugin in a place, which may not have stopped it.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        kind: See `FailureKind`.
+        source: What failed: the name of a hook, or words such as "its command /join".
+    """
+
+    at: float
+    kind: FailureKind
+    source: str
+
+
+class LastFailures:
+    """Remembers the last failure of each plugin in each place; the oldest of very many are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, Place | None], LastFailure] = OrderedDict()
+
+    def note(self, plugin: str, place: Place | None, failure: LastFailure) -> None:
+        self._known[plugin, place] = failure
+        self._known.move_to_end((plugin, place))
+        if len(self._known) > MOST_FAILURES:
+            self._known.popitem(last=False)
+
+    def of(self, plugin: str, place: Place | None) -> LastFailure | None:
+        """The last one since the plugin was loaded."""
+        return self._known.get((plugin, place))
+
+    def forget(self, plugin: str) -> None:
+        """The plugin was loaded anew."""
+        for key in [key for key in self._known if key[0] == plugin]:
+            del self._known[key]
 
 
 def new_id() -> str:
