@@ -123,6 +123,45 @@ async def test_a_record_is_made_with_its_first_line(book: TranscriptBook) -> Non
 
 
 @pytest.mark.sim
+async def test_a_transcript_in_which_nobodys_words_are_left_is_gone(book: TranscriptBook) -> None:
+    ended, shared, going_on = (book.begin(GUILD, VOICE, TEXT, BEN) for _ in range(3))
+    for keeper in (ended, shared, going_on):
+        await keeper.keep(line(ADA), "Ada")
+    await shared.keep(line(BEN), "Ben")
+    await ended.close()
+    await shared.close()
+    await book.forget(ADA)
+    assert [head.id for head, _ in await book.newest(GUILD, lambda _head: True)] == [shared.head.id]
+    assert await book.find(GUILD, ended.head.id) is None
+    kept = await going_on.keep(line(BEN), "Ben")
+    assert kept is not None
+    assert len(await book.newest(GUILD, lambda _head: True)) == 2
+    await going_on.drop(kept)
+    await going_on.close()
+    assert await book.find(GUILD, going_on.head.id) is None
+
+
+@pytest.mark.sim
+async def test_a_transcript_is_gone_with_its_last_line_that_is_withdrawn_late(book: TranscriptBook) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    kept = await keeper.keep(line(), "Ada")
+    assert kept is not None
+    await keeper.close()
+    await keeper.drop(kept)
+    assert await book.find(GUILD, keeper.head.id) is None
+
+
+@pytest.mark.sim
+async def test_a_transcript_without_words_that_a_crash_left_open_is_gone(book: TranscriptBook) -> None:
+    keeper = book.begin(GUILD, VOICE, TEXT, BEN)
+    await keeper.keep(line(), "Ada")
+    await book.forget(ADA)
+    assert await book.find(GUILD, keeper.head.id) is not None
+    assert await book.end_interrupted() == [], "there is nothing to tell of"
+    assert await book.find(GUILD, keeper.head.id) is None
+
+
+@pytest.mark.sim
 async def test_where_none_are_kept_none_are(book: TranscriptBook) -> None:
     keeper = book.begin(2, VOICE, TEXT, ADA)
     assert await keeper.keep(line(), "Ada") is None

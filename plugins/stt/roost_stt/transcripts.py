@@ -46,6 +46,8 @@ class Keeper:
         self.head = head
         self.key = f"{round(head.started_at * 1000):014d}-{head.id}"
         self._made = made
+        self._keeping = False
+        """Whether a line is being stored."""
 
     async def keep(self, line: Transcript, name: str) -> str | None:
         """Store a line; it is on disk when this returns. One caller at a time.
@@ -58,13 +60,16 @@ class Keeper:
         """
         if not self._book.days_for(self.head):
             return None
-        if not self._made:
-            await self._book.make(self)
-            self._made = True
-            if self.head.ended_at is not None:
-                # The transcription ended while the record was made.
-                await self._book.end(self.key, self.head.ended_at)
-        return await self._book.add(self.key, line, name)
+        self._keeping = True
+        try:
+            if not self._made:
+                await self._book.make(self)
+                self._made = True
+            return await self._book.add(self.key, line, name)
+        finally:
+            self._keeping = False
+            # It may have ended meanwhile. Its end is noted after its last line, or it would pass for an empty one.
+            await self._note_end()
 
     async def drop(self, kept: str) -> None:
         """Take a line back; later, where the store cannot now."""
@@ -77,10 +82,12 @@ class Keeper:
 
     async def close(self) -> None:
         """The transcription has ended; noted later, where the store cannot now."""
-        ended_at = time.time()
-        self.head = dataclasses.replace(self.head, ended_at=ended_at)
-        if self._made:
-            await self._book.end(self.key, ended_at)
+        self.head = dataclasses.replace(self.head, ended_at=time.time())
+        await self._note_end()
+
+    async def _note_end(self) -> None:
+        if self.head.ended_at is not None and self._made and not self._keeping:
+            await self._book.end(self.key, self.head.ended_at)
 
 
 class TranscriptBook:
@@ -179,6 +186,15 @@ class TranscriptBook:
     async def _erase(self, line: str) -> None:
         async with self._store.erasure.soon():
             await self._lines.delete(line)
+        await self._drop_empty(_record_of(line))
+
+    async def _drop_empty(self, record: str) -> None:
+        """Delete a transcript that has ended if nobody's words are left in it."""
+        async with self._changing:
+            found = await self._records.document(record)
+            head = head_of(found) if found is not None else None
+            if head is not None and head.ended_at is not None and not await self._lines.count(prefix=f"{record}/"):
+                await self._records.delete(record)
 
     async def catch_up_forever(self) -> None:
         """Delete the withdrawn lines, and note the ends, that the store did not take at once."""
@@ -199,20 +215,27 @@ class TranscriptBook:
             await self._erase(line)
             del self._withdrawn[line]
         for record, at in list(self._unended.items()):
-            await self._change(record, ended_at=at)
+            await self._note_end(record, at)
             del self._unended[record]
 
     async def end(self, record: str, at: float) -> None:
-        """Note when a transcription ended: until then nothing of it expires. Later, where the store cannot now."""
+        """Note when a transcription ended: until then nothing of it expires. Later, where the store cannot now.
+
+        The record is deleted if nobody's words are left in it.
+        """
         try:
-            await self._change(record, ended_at=at)
+            await self._note_end(record, at)
         except RoostError as error:
             _log.warning("the end of a transcript is not stored yet: %s", error)
             self._unended[record] = at
             self._owes.set()
 
+    async def _note_end(self, record: str, at: float) -> None:
+        await self._change(record, ended_at=at)
+        await self._drop_empty(record)
+
     async def end_interrupted(self) -> list[Head]:
-        """End the records that a crash left open, at their last line; gives them."""
+        """End the records that a crash left open, at their last line; return those that have any."""
         ended = []
         async for each in self._records.scan():
             head = head_of(each)
@@ -221,7 +244,8 @@ class TranscriptBook:
                 line = line_of(last[0]) if last else None
                 at = line.ended_at if line is not None else head.started_at
                 await self.end(each.key, at)
-                ended.append(dataclasses.replace(head, ended_at=at))
+                if last:
+                    ended.append(dataclasses.replace(head, ended_at=at))
         return ended
 
     # Reading ----------------------------------------------------------------------------------------------------
@@ -229,15 +253,17 @@ class TranscriptBook:
     async def newest(
         self, guild_id: int, may_read: Callable[[Head], bool], limit: int = LIST_LIMIT
     ) -> list[tuple[Head, int]]:
-        """A server's transcripts, the newest first, with their numbers of lines."""
+        """A server's transcripts that have lines, the newest first, with the numbers of those."""
         found: list[tuple[Head, int]] = []
         after: str | None = None
         while len(found) < limit:
             page = await self._records.query(guild_id=guild_id, newest_first=True, after=after)
             for each in page:
                 head = head_of(each)
-                if head is not None and may_read(head) and len(found) < limit:
-                    found.append((head, await self._lines.count(prefix=f"{each.key}/")))
+                if head is None or not may_read(head) or len(found) >= limit:
+                    continue
+                if count := await self._lines.count(prefix=f"{each.key}/"):
+                    found.append((head, count))
             if not page:
                 break
             after = page[-1].key
@@ -313,15 +339,23 @@ class TranscriptBook:
         return await self._store.about_user(user_id)
 
     async def forget(self, user_id: int) -> None:
-        """Delete a person's lines, and that they began a transcript."""
+        """Delete a person's lines, transcripts in which nobody else said anything, and that they began others."""
         # First of all: what is written from now on is without them.
         for keeper in list(self._keepers):
             keeper.forget(user_id)
+        spoken_in = {_record_of(each.key) async for each in self._lines.scan(user_id=user_id)}
         await self._store.forget_user(user_id)
+        for record in spoken_in:
+            await self._drop_empty(record)
         async with self._changing:
             begun = [each.key async for each in self._records.scan() if _is_begun_by(each, user_id)]
         for record in begun:
             await self._change(record, started_by=0)
+
+
+def _record_of(line: str) -> str:
+    """The key of the record that a line with this key belongs to."""
+    return line.rpartition("/")[0]
 
 
 def _is_begun_by(record: Document, user_id: int) -> bool:
