@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from roost.audio import AudioFrame, FrameSink, JoinRequest, SessionStats, VoiceDriver, VoiceSession
+from roost.audio import (
+    AudioFrame,
+    CallStatus,
+    FrameSink,
+    JoinRequest,
+    NotHeard,
+    SessionStats,
+    Unheard,
+    Unshown,
+    VoiceDriver,
+    VoiceSession,
+)
 from roost.authoring import Hooks, Plugin
 from roost.context import PluginContext
 from roost.errors import (
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AudioFrame",
     "BusyError",
+    "CallStatus",
     "ClosedError",
     "CommandContext",
     "ConfigError",
@@ -46,6 +58,7 @@ __all__ = [
     "JoinRequest",
     "Leftover",
     "Meta",
+    "NotHeard",
     "Plugin",
     "PluginContext",
     "PluginError",
@@ -59,6 +72,8 @@ __all__ = [
     "SwitchCause",
     "Texts",
     "Transcript",
+    "Unheard",
+    "Unshown",
     "UsageError",
     "Utterance",
     "VoiceDriver",

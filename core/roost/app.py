@@ -22,6 +22,7 @@ import hikari
 import lightbulb
 
 from roost.audience import count_members
+from roost.audio import CallStatus
 from roost.backstop import Backstop
 from roost.commands.access import Access
 from roost.commands.configure import Configure, config_loader
@@ -179,7 +180,7 @@ class App:
                 stack.push_async_callback(registry.aclose)
                 count_members(bot)
                 bot.subscribe(hikari.StoppingEvent, self._on_stopping)
-                bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent).on_interaction)
+                bot.subscribe(hikari.InteractionCreateEvent, ConsentButtons(consent, self._ask_call).on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, confirmations.on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, configure.on_interaction)
                 bot.subscribe(hikari.InteractionCreateEvent, registry.on_interaction)
@@ -190,7 +191,9 @@ class App:
                 stack.enter_context(self._host.dispatcher.guard.watching())
                 try:
                     loaders = [
-                        privacy_loader(consent, PersonalData(self._host, consent, access), confirmations),
+                        privacy_loader(
+                            consent, PersonalData(self._host, consent, access), confirmations, self._ask_call
+                        ),
                         plugins_loader(self._host, failures.owns),
                         config_loader(configure, access, registry),
                         bot_loader(self._host, self.request_stop),
@@ -334,6 +337,11 @@ class App:
             may_close=self._may_close,
             **options,
         )
+
+    async def _ask_call(self, guild_id: int, user_id: int) -> list[CallStatus]:
+        """What plugins know of a member in a call."""
+        found: list[CallStatus] = await self.plugins.dispatcher.call("call_status", guild_id=guild_id, user_id=user_id)
+        return found
 
     def _enabled(self, owner: str, guild_id: int) -> bool:
         return owner == CORE or self.plugins.switches.takes_commands(owner, guild_id)

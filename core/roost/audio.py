@@ -100,6 +100,77 @@ UNSAID = NoticeFacts()
 """Of a consumer that says nothing of itself."""
 
 
+class Unheard(enum.Enum):
+    """Why a member of a voice channel is not heard there."""
+
+    REFUSED = "refused"
+    UNDECIDED = "undecided"
+    """They have not agreed, where members are heard only if they do."""
+    FORBIDDEN = "forbidden"
+    """By a plugin, which was asked."""
+    GUARD_FAILS = "guard-fails"
+    """A plugin that decides about it does not work, so nobody can say that it allows it."""
+    GUARD_LOADS = "guard-loads"
+    """A plugin that decides about it is being loaded, and works in a moment."""
+    IDLE = "idle"
+    """Nobody listens."""
+    NOTICE_COMING = "notice-coming"
+    """The notice is being posted."""
+    NOTICE_FAILS = "notice-fails"
+    """Discord does not accept the notice; it is tried again."""
+    ASKED_MORE = "asked-more"
+    """The notice asks for more than they agreed to."""
+    UNSEEN = "unseen"
+    """They cannot see where the notice stands or where the text goes, and have not agreed to that."""
+    ONLOOKERS = "onlookers"
+    """Members who cannot be in the voice channel can read along, and they have not agreed to that."""
+    UNTOLD = "untold"
+    """No notice was posted since they came; one is on its way."""
+    FORGOTTEN = "forgotten"
+    """They asked to be forgotten during this call, and have not agreed since."""
+    DEAF = "deaf"
+    """A moderator has deafened the bot."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NotHeard:
+    """Why a member is not heard, with what a plugin said.
+
+    Attributes:
+        why: The reason.
+        plugin: The plugin that refuses, or that is refused in the place of; empty for other reasons.
+        reason: What the plugin said, for the member alone; empty where it was not asked.
+    """
+
+    why: Unheard
+    plugin: str = ""
+    reason: str = ""
+
+
+class Unshown(enum.Enum):
+    """Why the words of members who are heard are not shown."""
+
+    ONLOOKERS = "onlookers"
+    """Somebody could read along who cannot be in the voice channel."""
+    CUT_OFF = "cut-off"
+    """The text channel takes no messages of the bot, or is gone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallStatus:
+    """What holds for one member in the call that they are in, as far as one plugin knows.
+
+    Attributes:
+        channel_id: The voice channel.
+        unheard: Why they are not heard; None: nothing that the plugin knows of keeps them from being heard.
+        unshown: Why captions wait; None: nothing that the plugin knows of keeps them back.
+    """
+
+    channel_id: int
+    unheard: NotHeard | None = None
+    unshown: Unshown | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Credentials:
     """What Discord hands out for one voice connection.

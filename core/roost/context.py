@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -38,6 +39,34 @@ class Asked:
     answer: Any = None
 
 
+class Unasked(enum.Enum):
+    """Why there is no answer of a plugin that decides about something."""
+
+    STOPPED = "stopped"
+    """It is paused or quarantined."""
+    LOADING = "loading"
+    """It is being loaded, perhaps anew."""
+    MISSING = "missing"
+    """It could not be loaded."""
+    FAILED = "failed"
+    """It was asked, and failed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """A plugin that decides about something has refused, or was refused in its place.
+
+    Attributes:
+        plugin: Its name.
+        reason: What it said, or why it said nothing; for the member concerned.
+        unasked: Why it said nothing; None where it refused.
+    """
+
+    plugin: str
+    reason: str
+    unasked: Unasked | None = None
+
+
 class HookCaller(Protocol):
     """Calls hooks of other plugins, in the way their kind prescribes, failures isolated and counted."""
 
@@ -66,6 +95,11 @@ class HookCaller(Protocol):
 
     def call_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> list[Any]:
         """For sync hooks; a raise is answered as a `Deny`."""
+        ...
+
+    def refusal_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Refusal | None:
+        """Ask the plugins that decide about something, through a sync hook; the first refusal, or one in the place of
+        a plugin that does not work. None: all allow it."""
         ...
 
     def frame_sink(self, guild_id: int, session: Any) -> FrameSink:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import inspect
 import logging
 import time
@@ -23,7 +22,7 @@ import pluggy
 
 from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
-from roost.context import Asked
+from roost.context import Asked, Refusal, Unasked
 from roost.errortext import error_line, is_error, own, text_of
 from roost.frames import FrameFan
 from roost.hook_answers import checked
@@ -50,23 +49,13 @@ ENDING_S = 1.0
 """How long each plugin may take to say something against a command that ends something."""
 
 
-class Unasked(enum.Enum):
-    """Why a plugin that decides about something cannot be asked."""
-
-    STOPPED = "stopped"
-    """It is paused or quarantined."""
-    LOADING = "loading"
-    """It is being loaded, perhaps anew."""
-    MISSING = "missing"
-    """It could not be loaded."""
-
-
 REASONS = {
     Unasked.STOPPED: (
         "the plugin {plugin} decides about this, and is stopped because it failed too often; tell the owner of this bot"
     ),
     Unasked.LOADING: "the plugin {plugin} decides about this, and is being loaded; try again in a moment",
     Unasked.MISSING: "the plugin {plugin} decides about this, and does not work; tell the owner of this bot",
+    Unasked.FAILED: "the plugin {plugin} failed",
 }
 """Reasons of refusals in the place of such plugins."""
 
@@ -234,18 +223,36 @@ class Dispatcher:
         """For sync hooks: the non-None answers; a failure, and a guard that is not called, is answered as a `Deny`."""
         answers: list[Any] = self._refusals(hook, guild_id)
         for impl in self._implementations(hook, guild_id):
-            before = self.guard.enter()
-            try:
-                with self._traced(hook, impl, arguments):
-                    answer = checked(hook, impl.function, impl.function(*[arguments[name] for name in impl.argnames]))
-            except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
-                self.failed(impl.plugin_name, hook, tamed(error), guild_id)
-                answer = Deny(f"the plugin {impl.plugin_name} failed")
-            finally:
-                self.guard.leave(before)
-            if answer is not None:
+            answer = self._answer_sync(hook, impl, guild_id, arguments)
+            if answer is _FAILED:
+                answers.append(Deny(REASONS[Unasked.FAILED].format(plugin=impl.plugin_name)))
+            elif answer is not None:
                 answers.append(answer)
         return answers
+
+    def refusal_sync(self, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Refusal | None:
+        """See `roost.context.HookCaller.refusal_sync`."""
+        for name, why in self._unasked(hook, guild_id).items():
+            return Refusal(name, REASONS[why].format(plugin=name), why)
+        for impl in self._implementations(hook, guild_id):
+            answer, name = self._answer_sync(hook, impl, guild_id, arguments), impl.plugin_name
+            if answer is _FAILED:
+                return Refusal(name, REASONS[Unasked.FAILED].format(plugin=name), Unasked.FAILED)
+            if isinstance(answer, Deny):
+                return Refusal(name, answer.reason)
+        return None
+
+    def _answer_sync(self, hook: str, impl: Any, guild_id: int | None, arguments: dict[str, Any]) -> Any:
+        """The answer of one plugin to a sync hook, or `_FAILED`."""
+        before = self.guard.enter()
+        try:
+            with self._traced(hook, impl, arguments):
+                return checked(hook, impl.function, impl.function(*[arguments[name] for name in impl.argnames]))
+        except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
+            self.failed(impl.plugin_name, hook, tamed(error), guild_id)
+            return _FAILED
+        finally:
+            self.guard.leave(before)
 
     async def call_plugin(self, plugin: str, hook: str, *, guild_id: int | None = None, **arguments: Any) -> Any:
         """Call one plugin's implementation, isolated; None if it has none, failed or is disabled in the guild."""

@@ -11,6 +11,7 @@ from typing import Any
 import lightbulb
 from pydantic import BaseModel
 
+from roost.audio import CallStatus
 from roost.errors import UsageError
 from roost.errortext import repr_of
 from roost.hooks import Deny, Leftover, Report
@@ -108,6 +109,7 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "diagnostics": (lambda answer: isinstance(answer, Mapping), "a mapping"),
     "user_data_export": (lambda answer: isinstance(answer, Mapping), "a mapping"),
     "user_data_leftover": (_is_leftover, "a Leftover"),
+    "call_status": (lambda answer: isinstance(answer, CallStatus), "a CallStatus"),
     "voice_driver": (_is_driver, "a VoiceDriver"),
     "stt_engine": (_is_engine, "an EngineSpec whose factory is module:callable and whose config is JSON"),
     "transcript_process": (_is_transcript, "a Transcript"),

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     import lightbulb
     from pydantic import BaseModel
 
-    from roost.audio import AudioFrame, DriverSettings, JoinRequest, SessionStats, VoiceDriver, VoiceSession
+    from roost.audio import (
+        AudioFrame,
+        CallStatus,
+        DriverSettings,
+        JoinRequest,
+        SessionStats,
+        VoiceDriver,
+        VoiceSession,
+    )
     from roost.context import PluginContext
     from roost.speech import EngineSpec, Transcript
     from roost.store import PluginStore
@@ -170,6 +178,7 @@ INFO: dict[str, HookInfo] = {
     "voice_member_joined": HookInfo(Kind.PAR),
     "voice_member_left": HookInfo(Kind.PAR),
     "voice_speaking": HookInfo(Kind.PAR),
+    "call_status": HookInfo(Kind.PAR, deadline_s=0.5),
     "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None, guard=True),
     "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None),
     "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True, always=True),
@@ -337,6 +346,12 @@ class RoostSpec:
     @hookspec
     async def voice_speaking(self, session: VoiceSession, user_id: int, speaking: bool) -> None:
         """Someone started or stopped speaking, by their client's word."""
+
+    @hookspec
+    async def call_status(self, guild_id: int, user_id: int) -> CallStatus | None:
+        """Say what holds for a member in the call that they are in now, as far as you know it: whether they are heard,
+        and whether captions are shown. None if they are in none of yours. The member reads it in ``/privacy status``
+        and in the replies to their decisions."""
 
     @hookspec
     def voice_consent(self, session: VoiceSession, user_id: int) -> Deny | None:

@@ -121,7 +121,7 @@ async def test_the_voice_test_tells_how_long_somebody_spoke(rig: Rig, fault: Fau
     assert 0.8 < heard.seconds < 1.3
     assert heard.frames < 12
     assert heard.lost == 0
-    assert f"{heard.seconds:.1f} s of speech" in hearing.words
+    assert f"{heard.seconds:.1f} s of speech" in hearing.words(0)
     assert heard.level is not None
     assert heard.level.damaged == 0
 

@@ -16,7 +16,7 @@ from stt_rig import packets_of
 
 from roost.audio import VoiceSession
 from roost.config import build
-from roost.dispatch import Unasked
+from roost.context import Unasked
 from roost.errors import ClosedError, ConfigError, ResourceError, RoostError, StoreError
 from roost.hooks import hookimpl
 from roost.speech import Transcript

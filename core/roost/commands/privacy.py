@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import hikari
 import lightbulb
 
 from roost import confirming
+from roost.audio import CallStatus, Unheard, Unshown
 from roost.commands.personal_data import Outcome, PersonalData, as_file
 from roost.confirming import Confirmations
 from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
@@ -52,6 +53,58 @@ UNDECIDED_OPT_IN = (
 UNDECIDED_NOTICE = (
     "You have not decided. This server hears everybody who does not opt out; `/privacy opt-out` does that."
 )
+HEARD = "You are heard in <#{channel}> now."
+UNHEARD = "In <#{channel}> you are not heard now:"
+AGREED_UNHEARD = (
+    "You agreed to be heard in this server, but that is not enough here. Change your mind any time with "
+    "`/privacy opt-out`."
+)
+WHY_UNHEARD = {
+    Unheard.REFUSED: "you do not want to be. `/privacy opt-in` agrees.",
+    Unheard.UNDECIDED: "you have not agreed. Press **Agree** under the notice there, or use `/privacy opt-in`.",
+    Unheard.FORBIDDEN: "{plugin} does not allow it. Ask those who manage this server about it.",
+    Unheard.GUARD_FAILS: (
+        "{plugin}, which decides about that, does not work. Tell the owner of this bot. Those who manage this server "
+        "can do without it: `/plugins disable`."
+    ),
+    Unheard.GUARD_LOADS: "{plugin}, which decides about that, is being loaded. Look again in a moment.",
+    Unheard.NOTICE_COMING: "the notice has to stand first, and is being posted. Look again in a moment.",
+    Unheard.NOTICE_FAILS: (
+        "Discord does not accept the notice that has to stand first. I keep trying. Those who manage this server "
+        "should check that I have View Channel and Send Messages in <#{channel}>, and where the text goes."
+    ),
+    Unheard.ASKED_MORE: (
+        "the notice there asks for more than you agreed to. Read it in the chat of <#{channel}>, and press **Agree** "
+        "under it if you want to be heard."
+    ),
+    Unheard.UNSEEN: (
+        "you cannot see every channel where the notice stands. Press **Agree** under it in the chat of <#{channel}>; "
+        "if you cannot see that either, ask those who manage this server."
+    ),
+    Unheard.ONLOOKERS: (
+        "members who cannot be in <#{channel}> can read along. Press **Agree** under the notice there if you want to be "
+        "heard all the same."
+    ),
+    Unheard.UNTOLD: "you came after the notice. Another one is on its way, and you are heard once it stands.",
+    Unheard.FORGOTTEN: (
+        "your decision was deleted during this call. To be heard again, press **Agree** under the notice there, or use "
+        "`/privacy opt-in`."
+    ),
+    Unheard.DEAF: "a moderator has deafened me, so I hear nobody. Undeafen me.",
+}
+"""What keeps a member from being heard, and what they can do."""
+PLUGIN_SAYS = "It says: {reason}"
+A_PLUGIN = "a plugin"
+THE_PLUGIN = "the plugin `{plugin}`"
+WHY_UNSHOWN = {
+    Unshown.ONLOOKERS: (
+        "Your captions are not shown for now, because somebody could read along who cannot be in <#{channel}>."
+    ),
+    Unshown.CUT_OFF: (
+        "Your captions are not shown for now, because I cannot write where they belong. `/transcribe start` in another "
+        "channel moves them."
+    ),
+}
 BOT_ITSELF = "the bot itself"
 EXPORTED = "Everything that is held about you, as a file. It covers {reached}."
 FORGET = (
@@ -94,11 +147,16 @@ MOST_NAMED = 5
 """Of the backups in a reply."""
 
 
+AskCall = Callable[[int, int], Awaitable[Sequence[CallStatus]]]
+"""What plugins know of a member in a call; by (guild id, user id)."""
+
+
 class ConsentButtons:
     """Answers presses of the notice's buttons."""
 
-    def __init__(self, consent: StoredConsent) -> None:
+    def __init__(self, consent: StoredConsent, ask_call: AskCall) -> None:
         self._consent = consent
+        self._ask_call = ask_call
 
     async def on_interaction(self, event: hikari.InteractionCreateEvent) -> None:
         interaction = event.interaction
@@ -109,7 +167,7 @@ class ConsentButtons:
             return
         # The decision counts from now on, whether or not Discord takes the answer.
         text, _ = await asyncio.gather(
-            decide(self._consent, interaction, terms),
+            decide(self._consent, self._ask_call, interaction, terms),
             interaction.create_initial_response(
                 hikari.ResponseType.DEFERRED_MESSAGE_CREATE,
                 flags=hikari.MessageFlag.EPHEMERAL,
@@ -122,7 +180,10 @@ class ConsentButtons:
 
 
 async def decide(
-    consent: StoredConsent, interaction: hikari.ComponentInteraction | hikari.CommandInteraction, terms: Terms | None
+    consent: StoredConsent,
+    ask_call: AskCall,
+    interaction: hikari.ComponentInteraction | hikari.CommandInteraction,
+    terms: Terms | None,
 ) -> str:
     """Record a decision; return the words that say what holds now, in the member's language.
 
@@ -143,26 +204,55 @@ async def decide(
         if isinstance(error, StoreError) and error.cause is StoreCause.BUSY:
             return TEXTS(interaction, "not-stored", NOT_STORED)
         return TEXTS(interaction, "not-storable", NOT_STORABLE)
-    return _holding(consent, guild_id, user_id, interaction)
+    return _holding(consent, guild_id, user_id, interaction, await ask_call(guild_id, user_id))
 
 
-def _holding(consent: StoredConsent, guild_id: int, user_id: int, reader: Any) -> str:
-    """What holds for a member now, in their language."""
+def _holding(consent: StoredConsent, guild_id: int, user_id: int, reader: Any, call: Sequence[CallStatus]) -> str:
+    """What holds for a member now, in the call that they are in too, in their language."""
     decision = consent.decision(guild_id, user_id)
-    if decision is not None:
-        return TEXTS(reader, "agreed", AGREED) if decision else TEXTS(reader, "refused", REFUSED)
-    if consent.mode(guild_id) == "opt-in":
+    if decision is False:
+        return TEXTS(reader, "refused", REFUSED)
+    if decision is None and consent.mode(guild_id) == "opt-in":
         return TEXTS(reader, "undecided-opt-in", UNDECIDED_OPT_IN)
-    return TEXTS(reader, "undecided-notice", UNDECIDED_NOTICE)
+    lines = [TEXTS(reader, "agreed", AGREED) if decision else TEXTS(reader, "undecided-notice", UNDECIDED_NOTICE)]
+    if (why := _why_unheard(call, reader)) is not None:
+        if decision:
+            lines = [TEXTS(reader, "agreed-unheard", AGREED_UNHEARD)]
+        return "\n".join([*lines, why])
+    if call and all(each.unheard is None for each in call):
+        lines.append(TEXTS(reader, "heard", HEARD, channel=call[0].channel_id))
+    for each in call:
+        if each.unshown is not None:
+            key = f"unshown-{each.unshown.value}"
+            lines.append(TEXTS(reader, key, WHY_UNSHOWN[each.unshown], channel=each.channel_id))
+    return "\n".join(lines)
 
 
-async def _decide_here(consent: StoredConsent, ctx: lightbulb.Context, terms: Terms | None) -> None:
+def _why_unheard(call: Sequence[CallStatus], reader: Any) -> str | None:
+    """Why a member is not heard in the call that they are in, and what they can do; None: they are, or nobody is."""
+    for each in call:
+        found = each.unheard
+        if found is None or found.why is Unheard.IDLE:
+            continue
+        plugin = TEXTS(reader, "a-plugin", A_PLUGIN)
+        if found.plugin:
+            plugin = TEXTS(reader, "the-plugin", THE_PLUGIN, plugin=found.plugin)
+        key, channel = f"unheard-{found.why.value}", each.channel_id
+        why = TEXTS(reader, key, WHY_UNHEARD[found.why], channel=channel, plugin=plugin)
+        said = [TEXTS(reader, "plugin-says", PLUGIN_SAYS, reason=found.reason)] if found.reason else []
+        return " ".join([TEXTS(reader, "unheard", UNHEARD, channel=channel), why, *said])
+    return None
+
+
+async def _decide_here(consent: StoredConsent, ask_call: AskCall, ctx: lightbulb.Context, terms: Terms | None) -> None:
     """Carry out ``opt-in`` or ``opt-out``: the decision counts from now on, whether or not Discord takes the answer."""
-    text = await defer_during(ctx, decide(consent, ctx.interaction, terms), ephemeral=True)
+    text = await defer_during(ctx, decide(consent, ask_call, ctx.interaction, terms), ephemeral=True)
     await _reply(ctx, text)
 
 
-def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Confirmations) -> lightbulb.Loader:
+def privacy_loader(
+    consent: StoredConsent, data: PersonalData, confirmations: Confirmations, ask_call: AskCall
+) -> lightbulb.Loader:
     """``/privacy status | opt-in | opt-out | my-data | forget-me``."""
     group = lightbulb.Group("privacy", "Who may hear you in this server")
     one_at_a_time = asyncio.Lock()
@@ -173,19 +263,20 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            await _reply(ctx, _holding(consent, ctx.guild_id, ctx.user.id, ctx))
+            call = await ask_call(ctx.guild_id, ctx.user.id)
+            await _reply(ctx, _holding(consent, ctx.guild_id, ctx.user.id, ctx, call))
 
     @group.register
     class OptIn(lightbulb.SlashCommand, name="opt-in", description="Agree to be heard and transcribed"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _decide_here(consent, ctx, USUAL)
+            await _decide_here(consent, ask_call, ctx, USUAL)
 
     @group.register
     class OptOut(lightbulb.SlashCommand, name="opt-out", description="Stop being heard, at once"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _decide_here(consent, ctx, None)
+            await _decide_here(consent, ask_call, ctx, None)
 
     @group.register
     class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):
@@ -211,7 +302,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             what, label = TEXTS(ctx, "forget", FORGET), TEXTS(ctx, "delete", DELETE)
-            await confirmations.ask(ctx, what, label, functools.partial(_forget, data, confirmations))
+            await confirmations.ask(ctx, what, label, functools.partial(_forget, data, confirmations, ask_call))
 
     loader = lightbulb.Loader()
     loader.command(group)
@@ -219,7 +310,7 @@ def privacy_loader(consent: StoredConsent, data: PersonalData, confirmations: Co
 
 
 async def _forget(
-    data: PersonalData, confirmations: Confirmations, interaction: hikari.ComponentInteraction
+    data: PersonalData, confirmations: Confirmations, ask_call: AskCall, interaction: hikari.ComponentInteraction
 ) -> confirming.Outcome:
     try:
         outcome = await data.forget(int(interaction.user.id))
@@ -229,6 +320,9 @@ async def _forget(
             return confirming.Outcome(TEXTS(interaction, "not-forgotten", NOT_FORGOTTEN))
         return confirming.Outcome(TEXTS(interaction, "not-forgettable", NOT_FORGETTABLE))
     lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=_reached(interaction, outcome))]
+    call = [] if interaction.guild_id is None else await ask_call(interaction.guild_id, interaction.user.id)
+    if (why := _why_unheard(call, interaction)) is not None:
+        lines.append(why)
     if outcome.kept_refusals:
         lines.append(TEXTS(interaction, "kept", KEPT, count=len(outcome.kept_refusals)))
     if outcome.silent:

@@ -29,7 +29,7 @@ GROUPS: Sequence[tuple[str, str]] = (
     ("The bot's life", r"on_started|on_stopping|plugin_.*|guild_.*|.*config.*"),
     ("Commands and errors", r"command_check|handle_error"),
     ("Health and people's data", r"health|diagnostics|user_data_.*|migrate.*"),
-    ("Voice", r"voice_.*"),
+    ("Voice", r"voice_.*|call_status"),
     ("Speech", r"stt_.*|transcript_.*"),
     ("More", r".*"),
 )

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roost.dispatch import Dispatcher, Unasked
+from roost.context import Unasked
+from roost.dispatch import Dispatcher
 from roost.hooks import INFO
 from roost.plugins.declared import source_files
 from roost.plugins.importing import implementations

@@ -19,7 +19,7 @@ import hikari
 import lightbulb
 
 from roost.audience import can_be_in, can_see, is_wider, onlookers_of, place_of
-from roost.audio import SessionStats, VoiceSession
+from roost.audio import CallStatus, SessionStats, Unshown, VoiceSession
 from roost.confirming import Confirmations
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
@@ -212,6 +212,21 @@ class SttPlugin:
         await self.book.forget(user_id)
         self.languages.forget(user_id)
         self._wish_of_user(user_id)
+
+    @hookimpl
+    async def call_status(self, guild_id: int, user_id: int) -> CallStatus | None:
+        transcription = self._running.get(guild_id)
+        if transcription is None or user_id not in transcription.session.members:
+            return None
+        return CallStatus(transcription.session.channel_id, unshown=self._unshown(transcription))
+
+    def _unshown(self, transcription: Transcription) -> Unshown | None:
+        """Why captions wait; None where they do not, or where the server wants none."""
+        if self.config_of(transcription.guild_id).captions.where == "none":
+            return None
+        if transcription.audience.wide:
+            return Unshown.ONLOOKERS
+        return Unshown.CUT_OFF if self._is_cut_off(transcription.guild_id) else None
 
     @hookimpl
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: SttConfig, new: SttConfig) -> None:

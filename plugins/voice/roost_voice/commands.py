@@ -241,7 +241,7 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 return
             await ctx.defer(ephemeral=True)
             try:
-                words = (await sessions.test(guild_id, float(self.seconds))).words
+                words = (await sessions.test(guild_id, float(self.seconds))).words(user_id)
             except (BusyError, ClosedError) as error:
                 words = str(error)
             await reply(ctx, words, ephemeral=True)

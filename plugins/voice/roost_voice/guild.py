@@ -86,6 +86,7 @@ class ActorHost:
     """Tell people that a session ended that nobody here asked to end, and why."""
     say_deafness: Callable[[Session], Awaitable[None]]
     say_no_notice: Callable[[Session], Coroutine[Any, Any, None]]
+    say_no_guard: Callable[[Session, str], Coroutine[Any, Any, None]]
     sessions_changed: Callable[[], None]
     since_ready_s: Callable[[int], float]
     barred: Callable[[int, int], str]
@@ -419,6 +420,7 @@ class GuildActor:
                 on_speaking=self._speaking,
                 say_deafness=self._host.say_deafness,
                 say_no_notice=self._host.say_no_notice,
+                say_no_guard=self._host.say_no_guard,
             )
             session.deafened_is(self._deafened)
         session.begin_link(action.gen, action.channel_id, self._host.members_of(self.guild_id, action.channel_id))

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from roost import processes
-from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats, NoticeFacts, Use
+from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats, NotHeard, NoticeFacts, Unheard, Use
 from roost_voice.levels import FRAME
-from roost_voice.session import Unheard
 
 if TYPE_CHECKING:
     from roost_voice.session import Session
@@ -33,13 +32,25 @@ MAX_BYTES_EACH = 512 * 1024
 MEASURE_S = 10.0
 """How long the measuring process may take."""
 QUIET_DB = -45.0
+CLIPPED_DB = -0.5
 WHY = {
     Unheard.REFUSED: "they do not want to be",
     Unheard.UNDECIDED: "they have not agreed",
-    Unheard.FORBIDDEN: "a plugin does not allow it",
-    Unheard.UNTOLD: "they have not agreed to all that the notice says",
+    Unheard.FORBIDDEN: "{plugin} does not allow it",
+    Unheard.GUARD_FAILS: "{plugin}, which decides about it, does not work",
+    Unheard.GUARD_LOADS: "{plugin}, which decides about it, is being loaded",
+    Unheard.IDLE: "nobody listens any more",
+    Unheard.NOTICE_COMING: "a new notice has to stand first",
+    Unheard.NOTICE_FAILS: "Discord does not accept the notice",
+    Unheard.ASKED_MORE: "they have not agreed to all that the notice says",
+    Unheard.UNSEEN: "they cannot see every channel where the notice stands, and have not agreed",
+    Unheard.ONLOOKERS: "others can read along, and they have not agreed to that",
+    Unheard.UNTOLD: "no notice was posted since they came",
+    Unheard.FORGOTTEN: "they asked to be forgotten and have not agreed since",
+    Unheard.DEAF: "a moderator has deafened me",
 }
-CLIPPED_DB = -0.5
+MEANWHILE = "they withdrew, and decided anew after that"
+NEXT = "`/privacy status` says what you can do to be heard."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +97,7 @@ class Hearing:
         seconds: How long it listened.
         link: What the link counted meanwhile, but for the state of the encryption, which is that of the end.
         heard: By user, everybody in the channel who may be heard; None: nothing came of them.
-        refused: Members who are not heard, and why.
+        refused: Members who were not heard, and why; None: they withdrew, and are heard since.
         capturing: The notice stood; else nobody was listened to.
         deafened: A moderator has deafened the bot.
     """
@@ -95,13 +106,12 @@ class Hearing:
     channel_id: int
     link: LinkStats
     heard: dict[int, Heard | None]
-    refused: dict[int, Unheard]
+    refused: dict[int, NotHeard | None]
     capturing: bool
     deafened: bool = False
 
-    @property
-    def words(self) -> str:
-        """For the member who asked."""
+    def words(self, reader_id: int) -> str:
+        """For the member who asked, who alone reads what plugins say of them."""
         link = self.link
         if not self.capturing:
             return (
@@ -125,11 +135,21 @@ class Hearing:
         for user_id, found in sorted(self.heard.items()):
             said = found.words if found is not None else "nothing came: muted, or silent"
             lines.append(f"- <@{user_id}>: {said}")
-        lines += [f"- <@{user_id}>: not heard, because {WHY[why]}" for user_id, why in sorted(self.refused.items())]
+        for user_id in sorted(self.refused):
+            lines.append(f"- <@{user_id}>: not heard, because {self._why(user_id, reader_id)}")
+        if self.refused.get(reader_id) is not None:
+            lines.append(NEXT)
         if not self.heard and not self.refused:
             lines.append("Nobody is there; bots are never listened to.")
         text = "\n".join(lines)
         return text if len(text) <= 1900 else text[:1900].rsplit("\n", 1)[0] + "\n…"
+
+    def _why(self, user_id: int, reader_id: int) -> str:
+        found = self.refused[user_id]
+        if found is None:
+            return MEANWHILE
+        said = f": {found.reason}" if found.reason and user_id == reader_id else ""
+        return WHY[found.why].format(plugin=f"the plugin `{found.plugin}`" if found.plugin else "a plugin") + said
 
 
 class Ear:

@@ -65,6 +65,10 @@ NO_NOTICE = (
     "I hear nobody in <#{channel}>: Discord does not accept the notice that I have to post first. I keep trying. "
     "Please check that I have View Channel and Send Messages in {places}."
 )
+NO_GUARD = (
+    "I do not hear everybody in <#{channel}>: the plugin `{plugin}`, which decides who is heard, does not work. "
+    "Members who manage this server can see more with `/plugins why`, and do without it with `/plugins disable`."
+)
 HEARS_AGAIN = "I am no longer deafened in <#{channel}> and hear again."
 
 
@@ -85,6 +89,11 @@ async def say_no_notice(rest: hikari.api.RESTClient, session: Session) -> None:
     for place in dict.fromkeys((session.text_channel_id or session.channel_id, session.channel_id)):
         if await _post_line(rest, session, place, text):
             return
+
+
+async def say_no_guard(rest: hikari.api.RESTClient, session: Session, plugin: str) -> None:
+    """Post one line on a plugin that decides who is heard and does not work; what Discord refuses is logged."""
+    await _say(rest, session, NO_GUARD.format(channel=session.channel_id, plugin=plugin))
 
 
 async def _say(rest: hikari.api.RESTClient, session: Session, text: str) -> None:

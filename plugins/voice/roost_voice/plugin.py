@@ -11,7 +11,7 @@ import hikari
 import lightbulb
 from pydantic import BaseModel
 
-from roost.audio import DriverSettings, Timing, VoiceDriver
+from roost.audio import CallStatus, DriverSettings, Timing, VoiceDriver
 from roost.entrypoints import installed_points
 from roost.errors import PluginError
 from roost.errortext import error_line, repr_of
@@ -150,6 +150,10 @@ class VoicePlugin:
         """Forget that the notice was shown to somebody: they are not heard again without a new one or their word."""
         if self.manager is not None:
             self.manager.forget(user_id)
+
+    @hookimpl
+    async def call_status(self, guild_id: int, user_id: int) -> CallStatus | None:
+        return self.manager.call_status(guild_id, user_id) if self.manager is not None else None
 
     @hookimpl
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: BaseModel, new: BaseModel) -> None:

@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import logging
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from roost.audio import UNSAID, AudioFrame, FrameSink, LinkStats, NoticeFacts, SessionStats, Use, VoiceLink
+from roost.audio import (
+    UNSAID,
+    AudioFrame,
+    FrameSink,
+    LinkStats,
+    NotHeard,
+    NoticeFacts,
+    SessionStats,
+    Unheard,
+    Use,
+    VoiceLink,
+)
 from roost.consent import Terms, digest
+from roost.context import Unasked
 from roost.errors import ClosedError
 from roost.errortext import repr_of
-from roost.hooks import Deny
 from roost.scopes import Scope
 from roost_voice.moves import Wish
 
@@ -55,15 +65,8 @@ CAPTURE_ON = "on"
 CAPTURE_FAILED = "failed"
 
 
-class Unheard(enum.Enum):
-    """Why a member of the channel is not heard."""
-
-    REFUSED = "refused"
-    UNDECIDED = "undecided"
-    FORBIDDEN = "forbidden"
-    """By a plugin, or because one that decides about it does not work."""
-    UNTOLD = "untold"
-    """No notice reached them, or it asks for more than they agreed to."""
+BROKEN = (Unasked.STOPPED, Unasked.MISSING, Unasked.FAILED)
+"""Why a plugin that decides who is heard says nothing, in cases that do not mend themselves at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +88,8 @@ class Session:
         on_speaking: Called with (user id, on) when someone starts or stops.
         say_deafness: Tells people that `deafened` has changed.
         say_no_notice: Tells people that nobody is heard because the notice fails again and again.
+        say_no_guard: Tells people that members are not heard because a plugin that decides about it does not work;
+            called with its name.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Session:
         on_speaking: Callable[[int, bool], None],
         say_deafness: Callable[[Session], Awaitable[None]] | None = None,
         say_no_notice: Callable[[Session], Coroutine[Any, Any, None]] | None = None,
+        say_no_guard: Callable[[Session, str], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.guild_id = guild_id
@@ -135,10 +141,11 @@ class Session:
         self._allowed: set[int] = set()
         self._delivered_of: set[int] = set()
         """Members whose sound the sinks have received since they were purged of it."""
-        self._denied: set[int] = set()
+        self._denied: dict[int, NotHeard] = {}
+        """Members whom consent or a plugin forbids to hear, as far as was asked."""
         self._asked_of = hooks.generation
         """The set of plugins that `_allowed`, `_denied` and `_uncovered` are answers of."""
-        self._uncovered: set[int] = set()
+        self._uncovered: dict[int, NotHeard] = {}
         """Members whom no notice and no agreement covers, as far as was asked."""
         self._notice: asyncio.Task[None] | None = None
         self._taken: set[int] = set()
@@ -149,6 +156,9 @@ class Session:
         self._say_no_notice = say_no_notice
         self._failure: asyncio.Task[None] | None = None
         """Tells people of the failures."""
+        self._say_no_guard = say_no_guard
+        self._guards_told: dict[str, asyncio.Task[None]] = {}
+        """By plugin that decides who is heard and does not work: what tells people, once."""
         self._notices = 0
         """Number of the notice that stands or is being posted."""
         self._facts_told: frozenset[NoticeFacts] = frozenset()
@@ -157,6 +167,9 @@ class Session:
         """Members who were in the channel when that notice was posted there, and could see it."""
         self._here: set[int] = set()
         """Members for whom the notice that is being posted counts once it stands."""
+        self._forgotten: set[int] = set()
+        """Members who asked to be forgotten after a notice was posted in their presence. No other one is posted for
+        them alone, so nobody can fill the chat with notices."""
         self._gone: set[int] = set()
         """Channels that were deleted after that notice was posted there."""
         self._ending = False
@@ -201,6 +214,7 @@ class Session:
     @property
     def heard(self) -> frozenset[int]:
         """Members whose frames would be delivered now."""
+        self._take_up_plugins()
         if self.capture_state != CAPTURE_ON:
             return frozenset()
         return frozenset(user_id for user_id in self.humans if self._may_hear(user_id))
@@ -266,7 +280,7 @@ class Session:
     def revoke(self, user_id: int) -> None:
         """Stop delivering this user's frames and have every sink purge them."""
         self._allowed.discard(user_id)
-        self._denied.add(user_id)
+        self._denied[user_id] = NotHeard(Unheard.FORBIDDEN)
         self._purge(user_id)
 
     def _purge(self, user_id: int) -> None:
@@ -316,11 +330,7 @@ class Session:
                 self._sink_failed(sink)
 
     def _hears(self, user_id: int) -> bool:
-        if self._asked_of != self._hooks.generation:
-            if self._hook_ear is not None:
-                # A further plugin may listen, which the notice does not tell of.
-                self.attach_hooks()
-            self.ask_again()
+        self._take_up_plugins()
         if user_id in self._allowed:
             return True
         if self.capture_state == CAPTURE_OFF:
@@ -334,6 +344,14 @@ class Session:
             self._delivered_of &= self.humans
         return True
 
+    def _take_up_plugins(self) -> None:
+        """Ask anew about everybody if plugins came, went or stopped since the last time."""
+        if self._asked_of != self._hooks.generation:
+            if self._hook_ear is not None:
+                # A further plugin may listen, which the notice does not tell of.
+                self.attach_hooks()
+            self.ask_again()
+
     def _count_refused(self, user_id: int) -> None:
         """Count a frame under its speaker; under 0 for those not in the channel, and for the earliest of very many."""
         refused = self._refused
@@ -343,32 +361,51 @@ class Session:
             refused[0] += refused.pop(first)
 
     def _may_hear(self, user_id: int) -> bool:
-        """Ask the store, every plugin and the notice; refusals are remembered until something of it changes."""
-        is_bot = self._members.get(user_id)
-        if is_bot is None or is_bot or user_id in self._denied or user_id in self._uncovered:
-            return False
-        if self._is_refused(user_id):
-            self._denied.add(user_id)
-            return False
-        if not self._is_covered(user_id):
-            self._uncovered.add(user_id)
-            return False
-        return True
+        return self._members.get(user_id) is False and self._obstacle(user_id) is None
 
-    def _is_refused(self, user_id: int) -> bool:
-        """Whether consent or a plugin forbids to hear a member."""
-        return not self._consent.allows(self.guild_id, user_id) or any(
-            isinstance(answer, Deny)
-            for answer in self._hooks.call_sync("voice_consent", guild_id=self.guild_id, session=self, user_id=user_id)
-        )
+    def _obstacle(self, user_id: int) -> NotHeard | None:
+        """What keeps a member of the channel from being heard while capture is on; None: nothing.
 
-    def _is_covered(self, user_id: int) -> bool:
-        """Whether a member knows what they are heard for: by their agreement, or by a notice that is enough."""
+        Asks the store, every plugin and the notice; the answer is remembered until something of it changes.
+        """
+        return _remembered(self._denied, user_id, self._refusal) or _remembered(self._uncovered, user_id, self._gap)
+
+    def _refusal(self, user_id: int) -> NotHeard | None:
+        """Who forbids to hear a member: they themselves, or a plugin; None: nobody."""
+        if self._consent.decision(self.guild_id, user_id) is False:
+            return NotHeard(Unheard.REFUSED)
+        if not self._consent.allows(self.guild_id, user_id):
+            return NotHeard(Unheard.UNDECIDED)
+        refusal = self._hooks.refusal_sync("voice_consent", guild_id=self.guild_id, session=self, user_id=user_id)
+        if refusal is None:
+            return None
+        if refusal.unasked is None:
+            return NotHeard(Unheard.FORBIDDEN, refusal.plugin, refusal.reason)
+        if refusal.unasked not in BROKEN:
+            return NotHeard(Unheard.GUARD_LOADS, refusal.plugin)
+        self._tell_no_guard(refusal.plugin)
+        return NotHeard(Unheard.GUARD_FAILS, refusal.plugin)
+
+    def _gap(self, user_id: int) -> NotHeard | None:
+        """What an agreement or a notice lacks for a member to be heard; None: nothing."""
         sees_all = self._sees_all(user_id)
         if self._has_agreed(user_id, sees_all):
-            return True
+            return None
         told = sees_all and user_id in self._shown and not self._has_onlookers
-        return told and self._consent.mode(self.guild_id) == "notice"
+        if told and self._consent.mode(self.guild_id) == "notice":
+            return None
+        if self._consent.agreed_to(self.guild_id, user_id) is not None:
+            return NotHeard(Unheard.ASKED_MORE)
+        if not sees_all:
+            return NotHeard(Unheard.UNSEEN)
+        if self._has_onlookers:
+            return NotHeard(Unheard.ONLOOKERS)
+        return NotHeard(Unheard.FORGOTTEN if user_id in self._forgotten else Unheard.UNTOLD)
+
+    def _tell_no_guard(self, plugin: str) -> None:
+        if self._say_no_guard is None or self.closed or self._ending or plugin in self._guards_told:
+            return
+        self._guards_told[plugin] = self._scope.spawn(self._say_no_guard(self, plugin), f"no guard {self.id[:8]}")
 
     def _sees_all(self, user_id: int) -> bool:
         """Whether a member sees where the text goes, and the notice where they are.
@@ -384,13 +421,23 @@ class Session:
         agreed = self._consent.agreed_to(self.guild_id, user_id)
         return agreed is not None and agreed.covers(self.terms_for(sees_all=sees_all))
 
-    def unheard(self, user_id: int) -> Unheard:
-        """Why somebody in the channel, who is not in `heard`, is not heard."""
-        if self._consent.decision(self.guild_id, user_id) is False:
-            return Unheard.REFUSED
-        if not self._consent.allows(self.guild_id, user_id):
-            return Unheard.UNDECIDED
-        return Unheard.FORBIDDEN if self._is_refused(user_id) else Unheard.UNTOLD
+    def unheard(self, user_id: int) -> NotHeard | None:
+        """Why somebody in the channel is not heard now; None: they are."""
+        self._take_up_plugins()
+        found = None
+        if user_id not in self._allowed:
+            # First what they, or others, would have to change about them.
+            found = _remembered(self._denied, user_id, self._refusal)
+        if found is None and (not self._ears or self._ending or self.closed):
+            found = NotHeard(Unheard.IDLE)
+        if found is None and self.capture_state != CAPTURE_ON:
+            failed = self.capture_state == CAPTURE_FAILED
+            found = NotHeard(Unheard.NOTICE_FAILS if failed else Unheard.NOTICE_COMING)
+        if found is None and user_id not in self._allowed:
+            found = self._obstacle(user_id)
+        if found is None and self.deafened:
+            found = NotHeard(Unheard.DEAF)
+        return found
 
     def consent_changed(self, user_id: int) -> None:
         """Ask anew before the next frame of this user; purge what is queued if they may no longer be heard.
@@ -406,10 +453,15 @@ class Session:
     def forget(self, user_id: int) -> None:
         """Purge what is queued of somebody who asked to be forgotten.
 
-        In the mode ``notice`` they are heard again after a new notice; one that is on its way does not count.
+        In the mode ``notice`` they are heard again after a new notice; one that is on its way does not count, and none
+        is posted for them alone if there was one for them before.
         """
         for informed in (self._shown, self._here):
-            informed.discard(user_id)
+            if user_id in informed:
+                informed.discard(user_id)
+                self._forgotten.add(user_id)
+        if len(self._forgotten) > MAX_REMEMBERED:
+            self._forgotten &= self.humans
         if not self._ask_anew(user_id) and self._consent.decision(self.guild_id, user_id) is None:
             # Where nobody has to agree they are not refused, so nothing else purges them.
             self._purge(user_id)
@@ -417,21 +469,28 @@ class Session:
 
     def _ask_anew(self, user_id: int) -> bool:
         """Drop the answers about a user, and revoke them if they may not be heard; whether that was done."""
-        for known in (self._denied, self._uncovered, self._allowed):
-            known.discard(user_id)
+        self._drop_answers(user_id)
         # Members who have left the channel may still have words in the sinks.
-        refused = not self._consent.allows(self.guild_id, user_id) or (
-            user_id in self._members and self._is_refused(user_id)
-        )
-        if refused:
-            self.revoke(user_id)
-        return refused
+        if self._consent.allows(self.guild_id, user_id) and user_id not in self._members:
+            return False
+        refusal = self._refusal(user_id)
+        if refusal is None:
+            return False
+        self._denied[user_id] = refusal
+        self._purge(user_id)
+        return True
+
+    def _drop_answers(self, user_id: int) -> None:
+        self._allowed.discard(user_id)
+        self._denied.pop(user_id, None)
+        self._uncovered.pop(user_id, None)
 
     def ask_again(self) -> None:
         """Ask anew about everybody: permissions changed, or a plugin that decides who is heard came or went."""
         self._asked_of = self._hooks.generation
-        for known in (self._denied, self._uncovered, self._allowed):
-            known.clear()
+        self._allowed.clear()
+        self._denied.clear()
+        self._uncovered.clear()
         # Of the others there is nothing to purge.
         for user_id in tuple(self._delivered_of):
             self._ask_anew(user_id)
@@ -527,7 +586,9 @@ class Session:
         self._shown.update(user_id for user_id in user_ids if self._can_see(self._channel_id, user_id))
         if len(self._shown) > MAX_REMEMBERED:
             self._shown &= self.humans
-        self._uncovered -= self._shown
+        self._forgotten -= self._shown
+        for user_id in self._shown & self._uncovered.keys():
+            del self._uncovered[user_id]
 
     def deafened_is(self, on: bool) -> None:
         """A moderator has deafened the bot, or made it hear again: said where its words go, if it is to hear."""
@@ -554,6 +615,7 @@ class Session:
         self._allowed.clear()
         self._uncovered.clear()
         self._shown.clear()
+        self._forgotten.clear()
         self._gone.clear()
         self._facts_told = frozenset()
         self._notices += 1
@@ -612,13 +674,14 @@ class Session:
     def _uninformed(self) -> bool:
         """Whether a notice is due: for somebody here whom neither an agreement nor a notice covers, and who may agree.
 
-        Who refused knows of it, and who cannot see it there would learn nothing.
+        Members who refused know of it, those who were forgotten read it in a reply, and those who cannot see it there
+        would learn nothing.
         """
         return any(
             self._consent.decision(self.guild_id, user_id) is not False
             and self._can_see(self._channel_id, user_id)
             and not self._has_agreed(user_id, self._sees_all(user_id))
-            for user_id in self.humans - self._shown
+            for user_id in self.humans - self._shown - self._forgotten
         )
 
     def _seek_late(self) -> None:
@@ -646,8 +709,7 @@ class Session:
 
     def member_left(self, user_id: int) -> bool:
         """Note that somebody is gone; True when they were here."""
-        for known in (self._allowed, self._denied, self._uncovered):
-            known.discard(user_id)
+        self._drop_answers(user_id)
         return self._members.pop(user_id, None) is not None
 
     def close(self, now: float) -> None:
@@ -662,7 +724,7 @@ class Session:
         self._allowed.clear()
         self._link = None
         self._drop_retry()
-        for task in (self._late, self._deafness, self._failure):
+        for task in (self._late, self._deafness, self._failure, *self._guards_told.values()):
             if task is not None:
                 task.cancel()
         if self._notice is not None:
@@ -714,6 +776,13 @@ class SessionEvents:
 
     def state(self, name: str) -> None:
         _log.debug("guild %d link %d: %s", self._session.guild_id, self._generation, name)
+
+
+def _remembered(known: dict[int, NotHeard], user_id: int, ask: Callable[[int], NotHeard | None]) -> NotHeard | None:
+    """An obstacle that is known, or else what the asking finds, which is known from then on."""
+    if (found := known.get(user_id)) is None and (found := ask(user_id)) is not None:
+        known[user_id] = found
+    return found
 
 
 def _added(past: LinkStats, link: LinkStats) -> LinkStats:

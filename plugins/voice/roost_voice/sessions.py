@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import hikari
 
 from roost.audience import can_see
-from roost.audio import JoinRequest, Timing, VoiceDriver
+from roost.audio import CallStatus, JoinRequest, Timing, VoiceDriver
 from roost.errors import BusyError, ClosedError
 from roost.hooks import Deny
 from roost.scopes import Scope
@@ -25,7 +25,7 @@ from roost_voice.journal import Journal
 from roost_voice.limits import JoinLimits, Limits
 from roost_voice.metrics import VoiceMetrics
 from roost_voice.moves import Told, Wish
-from roost_voice.notice import notice_poster, say_deafness, say_no_notice, say_why
+from roost_voice.notice import notice_poster, say_deafness, say_no_guard, say_no_notice, say_why
 from roost_voice.op4 import ROOM, Op4Sender
 from roost_voice.permissions import what_keeps_me_out
 from roost_voice.reaper import Reaper
@@ -110,6 +110,7 @@ class SessionManager:
             say_why=self._say_why,
             say_deafness=lambda session: say_deafness(ctx.bot.rest, session),
             say_no_notice=lambda session: say_no_notice(ctx.bot.rest, session),
+            say_no_guard=lambda session, plugin: say_no_guard(ctx.bot.rest, session, plugin),
             sessions_changed=self._sessions_changed,
             since_ready_s=self._since_ready_s,
             barred=self._barred,
@@ -258,6 +259,13 @@ class SessionManager:
 
     def session(self, guild_id: int) -> Session | None:
         return self.sessions.get(guild_id)
+
+    def call_status(self, guild_id: int, user_id: int) -> CallStatus | None:
+        """Whether a member is heard in the call that they are in; None: they are in none."""
+        session = self.session(guild_id)
+        if session is None or user_id not in session.humans:
+            return None
+        return CallStatus(session.channel_id, session.unheard(user_id))
 
     def state(self, guild_id: int) -> moves.State:
         actor = self._actors.get(guild_id)

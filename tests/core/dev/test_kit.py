@@ -64,6 +64,17 @@ async def test_the_example_hears_a_member_speak(roost_bot: RoostBot) -> None:
     assert int(said.split()[2]) % 2 == 0
 
 
+@pytest.mark.roost(str(EXAMPLES / "quietrooms.py"), installed=("voice",))
+async def test_the_example_of_a_guard_refuses(roost_bot: RoostBot) -> None:
+    example = EXAMPLES / "quietrooms.py"
+    assert example.read_text() in (EXAMPLES.parent / "plugin-host.md").read_text(), "the page shows another one"
+    quiet = int((await roost_bot.control.channel(name="quiet room", type="voice"))["id"])
+    for room, answer in ((roost_bot.channel("perch").id, "You agreed: Roost may"), (quiet, "This is a quiet room.")):
+        await roost_bot.control.voice(member_id=roost_bot.member("Ada"), channel_id=room)
+        assert str(room) in (await roost_bot.slash("/voice join", wait_s=15)).content
+        assert answer in (await roost_bot.slash("/privacy opt-in")).content
+
+
 async def test_a_leak_fails_the_test_that_made_it(tmp_path: Path) -> None:
     stop = threading.Event()
     with pytest.raises(LeakError, match="thread left alone"):

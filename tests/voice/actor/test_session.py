@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from context import MemoryConsent, SinkRecorder, eventually
 
-from roost.audio import AudioFrame, LinkStats, NoticeFacts, Use
+from roost.audio import AudioFrame, LinkStats, NotHeard, NoticeFacts, Unheard, Use
+from roost.context import Unasked
 from roost.dispatch import Dispatcher
 from roost.errors import ClosedError
 from roost.hooks import Deny, hookimpl
@@ -17,7 +18,7 @@ from roost.scopes import Scope
 from roost_voice import session as session_module
 from roost_voice.moves import Wish
 from roost_voice.notice import EARLIER, notice_words
-from roost_voice.session import Session, SessionEvents, Unheard
+from roost_voice.session import Session, SessionEvents
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +44,8 @@ class Bench:
         """Channels that take no notice."""
         self.told: list[str] = []
         """States of the capture in which people were told that the notice fails."""
+        self.no_guards: list[str] = []
+        """Plugins that decide who is heard and of which people were told that they do not work."""
         self.may_post = asyncio.Event()
         self.may_post.set()
         self.session = Session(
@@ -57,6 +60,7 @@ class Bench:
             state_of=lambda: "live",
             on_speaking=lambda _user, _on: None,
             say_no_notice=self.tell,
+            say_no_guard=self.tell_no_guard,
         )
         self.session.begin_link(1, CHANNEL, [(ALICE, False), (BOB, False), (ROBOT, True)])
 
@@ -73,6 +77,9 @@ class Bench:
 
     async def tell(self, session: Session) -> None:
         self.told.append(session.capture_state)
+
+    async def tell_no_guard(self, _session: Session, plugin: str) -> None:
+        self.no_guards.append(plugin)
 
     def let_one_through(self) -> None:
         """Have Discord take the notice that waits for `may_post`, and no later one."""
@@ -513,6 +520,7 @@ async def test_members_who_come_and_go_leave_little_behind(bench: Bench, monkeyp
     assert bench.session.members == {ALICE, BOB, ROBOT}
 
 
+SENT = NoticeFacts(use=Use.TEXT, channel_id=CHANNEL, sends_to="speech.example")
 FACTS = NoticeFacts(Use.TEXT, channel_id=6, shown=True, kept_days=7)
 
 
@@ -585,15 +593,34 @@ async def test_members_who_came_while_the_link_was_down_are_told(noticed: Bench)
     assert noticed.hears(21, sink)
 
 
-async def test_who_is_forgotten_needs_a_new_notice(noticed: Bench) -> None:
+async def test_who_is_forgotten_needs_another_notice_or_agrees(noticed: Bench) -> None:
     noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
     assert await noticed.session.capturing()
-    noticed.session.forget(ALICE)
-    assert not noticed.hears(ALICE, sink)
+    for member in (ALICE, BOB):
+        noticed.session.forget(member)
+        noticed.session.member_left(member)
+        noticed.session.member_is(member, False)
+        await settle()
+        assert not noticed.hears(member, sink)
+        assert noticed.session.unheard(member) == NotHeard(Unheard.FORGOTTEN)
+    assert len(noticed.notices) == 1, "members could fill the chat with notices"
+    await noticed.agrees(BOB)
     assert noticed.hears(BOB, sink)
+    noticed.session.member_is(21, False)
     await settle()
     assert len(noticed.notices) == 2
-    assert noticed.hears(ALICE, sink)
+    assert noticed.hears(21, sink)
+    assert noticed.hears(ALICE, sink), "the notice for others was posted while she was there"
+
+
+async def test_who_was_forgotten_before_they_came_is_told_once(noticed: Bench) -> None:
+    noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    noticed.session.forget(21)
+    noticed.session.member_is(21, False)
+    await settle()
+    assert len(noticed.notices) == 2
+    assert noticed.hears(21, sink)
 
 
 async def test_a_forgotten_member_is_purged_although_nobody_has_to_agree(noticed: Bench) -> None:
@@ -607,7 +634,9 @@ async def test_a_forgotten_member_is_purged_although_nobody_has_to_agree(noticed
     noticed.session.forget(BOB)
     assert (sink.purged, other.purged) == ([ALICE, BOB], [ALICE, BOB]), "whoever has left may have words there"
     await settle()
-    assert noticed.hears(ALICE, sink), "she is told anew and heard again"
+    assert not noticed.hears(ALICE, sink)
+    await noticed.agrees(ALICE)
+    assert noticed.hears(ALICE, sink)
 
 
 @pytest.mark.parametrize("how", ["forget", "consent_changed"])
@@ -622,7 +651,8 @@ async def test_a_notice_on_its_way_does_not_count_for_who_is_forgotten_meanwhile
     assert not noticed.hears(ALICE, sink)
     noticed.may_post.set()
     await settle()
-    assert len(noticed.notices) == 2
+    assert len(noticed.notices) == 1
+    await noticed.agrees(ALICE)
     assert noticed.hears(ALICE, sink)
 
 
@@ -640,6 +670,9 @@ async def test_a_late_notice_on_its_way_does_not_count_for_who_is_forgotten_mean
     await settle()
     assert len(noticed.notices) == 2
     assert not noticed.hears(21, sink)
+    await asyncio.sleep(0.1)
+    assert len(noticed.notices) == 2
+    noticed.session.member_is(22, False)
     await eventually(lambda: noticed.hears(21, sink))
     assert len(noticed.notices) == 3
 
@@ -694,7 +727,8 @@ async def test_where_others_read_along_members_agree_to_that(mode: str) -> None:
     assert bench.notices == [CHANNEL, CHANNEL]
     assert not bench.hears(ALICE, sink), "what she agreed to named no others"
     assert not bench.hears(BOB, sink), "the notice alone is not enough"
-    assert bench.session.unheard(ALICE) is Unheard.UNTOLD
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.ASKED_MORE)
+    assert bench.session.unheard(BOB) == NotHeard(Unheard.UNDECIDED if mode == "opt-in" else Unheard.ONLOOKERS)
     assert "heard only after you press **Agree**" in notice_words(bench.session, opt_in=False)
     await bench.agrees(BOB)
     assert bench.hears(BOB, sink)
@@ -849,18 +883,100 @@ async def test_the_notice_does_not_promise_for_a_plugin_that_gets_the_sound(benc
     assert "- Your voice stays" not in text
 
 
-async def test_why_somebody_is_not_heard(bench: Bench) -> None:
-    class Guard:
-        @hookimpl
-        def voice_consent(self, user_id: int) -> Deny | None:
-            return Deny("no") if user_id == BOB else None
+class Rules:
+    """A plugin that decides who is heard."""
 
-    assert bench.session.unheard(ALICE) is Unheard.UNDECIDED
+    def __init__(self) -> None:
+        self.answer: Deny | Exception | None = None
+        self.asked = 0
+
+    @hookimpl
+    def voice_consent(self, user_id: int) -> Deny | None:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+async def test_why_somebody_is_not_heard_by_their_own_word(bench: Bench) -> None:
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.UNDECIDED)
     await bench.consent.opt_out(GUILD, ALICE)
-    assert bench.session.unheard(ALICE) is Unheard.REFUSED
+    bench.session.consent_changed(ALICE)
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.REFUSED)
+    await bench.consent.agree(GUILD, ALICE)
+    bench.session.consent_changed(ALICE)
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.IDLE)
+
+
+async def test_why_somebody_is_not_heard_by_the_notice(bench: Bench) -> None:
+    await bench.consent.agree(GUILD, ALICE)
+    bench.notice_stands = False
+    bench.may_post.clear()
+    bench.session.attach(sink := SinkRecorder(), facts=SENT)
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.NOTICE_COMING)
+    bench.may_post.set()
+    await settle()
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.NOTICE_FAILS)
+    bench.notice_stands = True
+    assert await bench.session.capturing()
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.ASKED_MORE)
+    await bench.agrees(ALICE)
+    assert bench.session.unheard(ALICE) is None
+    assert bench.hears(ALICE, sink)
+    assert bench.session.unheard(ALICE) is None
+    bench.session.deafened_is(True)
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.DEAF)
+
+
+async def test_why_somebody_is_not_heard_where_nobody_has_to_agree(noticed: Bench) -> None:
+    noticed.unseen.add((6, BOB))
+    noticed.session.attach(SinkRecorder(), facts=FACTS)
+    assert await noticed.session.capturing()
+    assert noticed.session.unheard(ALICE) is None
+    assert noticed.session.unheard(BOB) == NotHeard(Unheard.UNSEEN)
+    noticed.may_post.clear()
+    noticed.session.member_is(21, False)
+    assert noticed.session.unheard(21) == NotHeard(Unheard.UNTOLD)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Deny("Not today."), NotHeard(Unheard.FORBIDDEN, "plugin", "Not today.")),
+        (KeyError("the list"), NotHeard(Unheard.GUARD_FAILS, "plugin")),
+    ],
+)
+async def test_why_somebody_is_not_heard_by_a_plugin(bench: Bench, answer: Deny | Exception, why: NotHeard) -> None:
     await bench.consent.agree(GUILD, ALICE)
     await bench.consent.agree(GUILD, BOB)
-    bench.session.attach(SinkRecorder(), facts=NoticeFacts(use=Use.TEXT, channel_id=CHANNEL, sends_to="speech.example"))
-    assert bench.session.unheard(ALICE) is Unheard.UNTOLD
-    bench.hooks.manager.register(Guard(), "plugin")
-    assert bench.session.unheard(BOB) is Unheard.FORBIDDEN
+    rules = Rules()
+    rules.answer = answer
+    bench.hooks.manager.register(rules, "plugin")
+    assert bench.session.unheard(ALICE) == why, "also while nobody listens"
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    rules.answer = None
+    assert not bench.hears(ALICE, sink)
+    assert bench.session.unheard(ALICE) == why, "what it said when it was asked is what counts"
+    assert bench.hears(BOB, sink)
+    assert bench.session.unheard(BOB) is None
+    assert rules.asked == 2
+    await settle()
+    assert bench.no_guards == (["plugin"] if why.why is Unheard.GUARD_FAILS else [])
+
+
+@pytest.mark.parametrize("why", Unasked)
+async def test_people_are_told_once_of_a_plugin_that_decides_and_does_not_work(bench: Bench, why: Unasked) -> None:
+    await bench.consent.agree(GUILD, ALICE)
+    await bench.consent.agree(GUILD, BOB)
+    bench.hooks.hold("gate", frozenset({"voice_consent"}), why)
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    for member in (ALICE, BOB, ALICE):
+        assert not bench.hears(member, sink)
+    await settle()
+    loads = why is Unasked.LOADING
+    assert bench.no_guards == ([] if loads else ["gate"])
+    assert bench.session.unheard(BOB) == NotHeard(Unheard.GUARD_LOADS if loads else Unheard.GUARD_FAILS, "gate")
+    bench.hooks.release("gate")
+    assert bench.session.unheard(BOB) is None
