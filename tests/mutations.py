@@ -934,6 +934,30 @@ MUTATIONS = [
         "        lines = self._lines\n",
         ("tests/stt/test_captions_kept.py::test_words_do_not_move_to_where_their_speaker_cannot_see_them",),
     ),
+    Mutation(
+        "consent",
+        "posts a notice for each member who was forgotten in the call",
+        VOICE + "session.py",
+        "            for user_id in self.humans - self._shown - self._forgotten\n",
+        "            for user_id in self.humans - self._shown\n",
+        ("tests/voice/actor/test_session.py::test_who_is_forgotten_needs_another_notice_or_agrees",),
+    ),
+    Mutation(
+        "consent",
+        "tells everybody what a plugin says of one member",
+        VOICE + "hearing.py",
+        '        said = f": {found.reason}" if found.reason and user_id == reader_id else ""\n',
+        '        said = f": {found.reason}" if found.reason else ""\n',
+        ("tests/voice/actor/test_hearing.py::test_what_a_plugin_says_of_a_member_is_read_by_them_alone",),
+    ),
+    Mutation(
+        "consent",
+        "asks a plugin anew for the reply, and forgets what it refused",
+        VOICE + "session.py",
+        "            found = _remembered(self._denied, user_id, self._refusal)\n",
+        "            found = self._refusal(user_id)\n",
+        ("tests/voice/actor/test_session.py::test_why_somebody_is_not_heard_by_a_plugin",),
+    ),
 ]
 
 

@@ -148,12 +148,16 @@ class NotHeard:
 
 
 class Unshown(enum.Enum):
-    """Why the words of members who are heard are not shown."""
+    """Why the words of members who are heard are not shown, or there are none."""
 
     ONLOOKERS = "onlookers"
     """Somebody could read along who cannot be in the voice channel."""
     CUT_OFF = "cut-off"
     """The text channel takes no messages of the bot, or is gone."""
+    MUTED = "muted"
+    """What turns speech into text died of their sound, so it is not given any more of it for a while."""
+    FAILED = "failed"
+    """What turns speech into text does not work."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ class CallStatus:
     Attributes:
         channel_id: The voice channel.
         unheard: Why they are not heard; None: nothing that the plugin knows of keeps them from being heard.
-        unshown: Why captions wait; None: nothing that the plugin knows of keeps them back.
+        unshown: Why their words are not shown; None: nothing that the plugin knows of keeps them back.
     """
 
     channel_id: int

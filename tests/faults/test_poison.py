@@ -210,6 +210,7 @@ async def test_a_speaker_whose_audio_kills_is_muted_and_the_others_go_on(
         await others_speak(made, packets, range(11, 15))
         await until(lambda: made.muted)
     assert made.muted == [(1, 8)]
+    assert [user for user in (7, 8, 9) if made.worker.is_muted(1, user)] == [8]
     assert made.worker.stats()["crashes"] == 3
     # Told once; what they say from now on is not even sent.
     await made.say(poison, user=8)

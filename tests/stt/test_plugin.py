@@ -14,15 +14,16 @@ import pytest
 from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses, lines_of
 from stt_rig import packets_of
 
-from roost.audio import VoiceSession
+from roost.audio import CallStatus, Unshown, VoiceSession
 from roost.config import build
 from roost.context import Unasked
 from roost.errors import ClosedError, ConfigError, ResourceError, RoostError, StoreError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt.config import SttConfig
+from roost_stt.engine import SpeechWorker
 from roost_stt.refusals import Refusal
-from roost_stt.supervision import Trouble
+from roost_stt.supervision import State, Trouble
 
 pytestmark = pytest.mark.e2e
 
@@ -352,6 +353,19 @@ async def test_that_a_line_failed_does_not_hide_that_the_engine_did(
     await house.until(lambda: any("something went wrong in me" in text for text in house.texts))
     transcription = house.plugin._running[GUILD]
     assert not transcription.was_told(Trouble.FAILED.value)
+
+
+async def test_members_read_why_their_words_become_no_text(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    assert await house.plugin.call_status(GUILD, ADA) is None
+    await start(house)
+    assert await house.plugin.call_status(GUILD, ADA) == CallStatus(VOICE)
+    monkeypatch.setattr(SpeechWorker, "is_muted", lambda _worker, _guild, user: user == ADA)
+    assert await house.plugin.call_status(GUILD, ADA) == CallStatus(VOICE, unshown=Unshown.MUTED)
+    assert await house.plugin.call_status(GUILD, BEN) == CallStatus(VOICE)
+    monkeypatch.setattr(SpeechWorker, "state", State.FAILED)
+    assert await house.plugin.call_status(GUILD, BEN) == CallStatus(VOICE, unshown=Unshown.FAILED)
 
 
 async def test_captions_that_move_as_the_call_ends_leave_no_open_transcript(

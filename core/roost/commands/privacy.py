@@ -82,8 +82,8 @@ WHY_UNHEARD = {
         "if you cannot see that either, ask those who manage this server."
     ),
     Unheard.ONLOOKERS: (
-        "members who cannot be in <#{channel}> can read along. Press **Agree** under the notice there if you want to be "
-        "heard all the same."
+        "members who cannot be in <#{channel}> can read along. Press **Agree** under the notice there if you want to "
+        "be heard all the same."
     ),
     Unheard.UNTOLD: "you came after the notice. Another one is on its way, and you are heard once it stands.",
     Unheard.FORGOTTEN: (
@@ -103,6 +103,14 @@ WHY_UNSHOWN = {
     Unshown.CUT_OFF: (
         "Your captions are not shown for now, because I cannot write where they belong. `/transcribe start` in another "
         "channel moves them."
+    ),
+    Unshown.MUTED: (
+        "What you say becomes no text for now, because the program that turns speech into text crashed on your sound. "
+        "I try again later."
+    ),
+    Unshown.FAILED: (
+        "Nothing becomes text for now, because the program that turns speech into text does not work. "
+        "`/transcribe start` tries again."
     ),
 }
 BOT_ITSELF = "the bot itself"

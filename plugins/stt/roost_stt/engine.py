@@ -192,6 +192,10 @@ class SpeechWorker:
         """Device and compute type, by the engine's own word; empty where it says nothing."""
         return str(self._ready_info.get("runs_on", ""))
 
+    def is_muted(self, guild_id: int, user_id: int) -> bool:
+        """Whether workers died of audio that may be this speaker's, so that theirs is not taken now."""
+        return self._accounts.suspects.muted(guild_id, user_id, time.monotonic()) is not None
+
     @property
     def english_only(self) -> bool:
         """Whether the engine has said that it understands English alone."""

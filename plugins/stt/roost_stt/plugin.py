@@ -218,10 +218,14 @@ class SttPlugin:
         transcription = self._running.get(guild_id)
         if transcription is None or user_id not in transcription.session.members:
             return None
-        return CallStatus(transcription.session.channel_id, unshown=self._unshown(transcription))
+        return CallStatus(transcription.session.channel_id, unshown=self._unshown(transcription, user_id))
 
-    def _unshown(self, transcription: Transcription) -> Unshown | None:
-        """Why captions wait; None where they do not, or where the server wants none."""
+    def _unshown(self, transcription: Transcription, user_id: int) -> Unshown | None:
+        """Why a member's words are not shown; None where they are, or where the server wants no captions."""
+        if self._has_failed():
+            return Unshown.FAILED
+        if self._worker is not None and self._worker.is_muted(transcription.guild_id, user_id):
+            return Unshown.MUTED
         if self.config_of(transcription.guild_id).captions.where == "none":
             return None
         if transcription.audience.wide:
