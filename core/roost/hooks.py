@@ -278,10 +278,11 @@ class RoostSpec:
     ) -> bool | None:
         """Take over an error of your own, or of a plugin that you name in ``Meta.errors_of``: `plugin` is the one that
         failed, and is asked first. True means it is dealt with: no other plugin is asked, it is not counted, and the
-        member who ran a command gets no other answer than yours; if nobody has answered by then, a short one. `ctx` is
-        the command's, where it was one; it may have been answered before. Not called for what a check, cooldown or
-        concurrency limit refuses. Source ``quarantine`` tells the others that the plugin was paused in the guild, or
-        without a guild quarantined."""
+        member who ran a command gets no other answer than yours; if nobody has answered by then, a short one. `source`
+        is what failed: the name of a hook, or words such as ``its command /music play``. `ctx` is the command's, where
+        it was one; it may have been answered before. Not called for what a check, cooldown or concurrency limit
+        refuses. Source ``quarantine`` tells the others that the plugin was paused in the guild, or without a guild
+        quarantined."""
 
     @hookspec
     async def health(self) -> Report:
@@ -355,8 +356,9 @@ class RoostSpec:
 
     @hookspec
     def voice_consent(self, session: VoiceSession, user_id: int) -> Deny | None:
-        """Forbid hearing a user. Can only forbid; a raise forbids. The answer is kept for the session and the user
-        until a change of consent, or until plugins come, go or are switched."""
+        """Forbid hearing a user. Can only forbid; a raise forbids. The user alone reads the reason. The answer is kept
+        for the session and the user until a change of consent or permissions, or until plugins come, go or are
+        switched."""
 
     @hookspec
     def voice_audio_frame(self, session: VoiceSession, frame: AudioFrame) -> None:
