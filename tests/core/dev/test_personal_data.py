@@ -193,6 +193,8 @@ async def test_in_notice_mode_who_is_forgotten_is_heard_after_a_new_notice_alone
         finally:
             other.close()
         assert "is deleted" in (await pressed).content
+        # The notice that Ben needs is the first after that.
+        await bot.join_voice("Ben", "perch")
         assert not await is_heard()
         await bot.control.disarm(armed)
         await becomes(True, 10.0)
