@@ -229,11 +229,11 @@ async def test_who_accepts_others_elsewhere_shows_nothing_in_the_old_channel(mak
     house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
     await house.change_channel(VOICE)
     await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
     house.session.notice_works = False
     with pytest.raises(RoostError, match="could not post the notice"):
         await house.plugin.start_transcribing(GUILD, BEN, 31, True)
-    house.session.say(packets)
-    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
     assert house.session.facts.onlookers
     assert "words" not in "\n".join(house.texts)
     house.session.notice_works = True
