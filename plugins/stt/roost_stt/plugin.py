@@ -916,6 +916,11 @@ class SttPlugin:
             if is_over or not room_id == session.channel_id == transcription.room_id:
                 raise ResourceError(JUST_MOVED)
 
+        def sees(user_id: int) -> bool:
+            # Who is in the room has its chat before them, whatever else they may.
+            is_there = channel_id == room_id and user_id in session.members
+            return is_there or can_see(self.bot.cache, guild_id, channel_id, user_id)
+
         async with transcription.changing:
             check_room()
             complete = await transcription.settle_all(asyncio.get_running_loop().time() + STOP_DRAIN_S)
@@ -931,7 +936,7 @@ class SttPlugin:
                     keeper,
                     self._board(session, channel_id),
                     self._rates.of(channel_id),
-                    lambda user_id: can_see(self.bot.cache, guild_id, channel_id, user_id),
+                    sees,
                 )
             finally:
                 await before.close()
