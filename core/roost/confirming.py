@@ -169,15 +169,18 @@ class Confirmations:
             done = Outcome(str(done))
         elif isinstance(done, BaseException):
             failure, done = done, Outcome(TEXTS(interaction, "confirmed-failed", FAILED))
-        if isinstance(deferred, BaseException):
-            _log.warning("Discord did not take the answer to a confirmation: %s", type(deferred).__name__)
-        else:
-            await interaction.edit_initial_response(done.text[:2000], components=list(done.rows), **NO_PINGS)
-        if failure is not None:
-            raise failure
+        try:
+            if isinstance(deferred, BaseException):
+                _log.warning("Discord did not take the answer to a confirmation: %s", type(deferred).__name__)
+            else:
+                await interaction.edit_initial_response(done.text[:2000], components=list(done.rows), **NO_PINGS)
+        except Exception as error:  # noqa: BLE001 - raised below, once the rest of the work has begun
+            failure = failure or error
         if done.later is not None:
             assert self._spawn is not None, "its owner gave nothing to run later work with"
             self._spawn(_say_later(interaction, done.later), "confirmed work")
+        if failure is not None:
+            raise failure
 
     def _is_over(self, custom_id: str) -> bool:
         return self._buttons[custom_id].until_s < time.monotonic()
@@ -185,15 +188,16 @@ class Confirmations:
 
 async def _say_later(interaction: hikari.ComponentInteraction, work: Callable[[], Awaitable[str]]) -> None:
     failed = TEXTS(interaction, "confirmed-failed", FAILED)
+    timer = asyncio.timeout(LATER_S)
     try:
-        async with asyncio.timeout(LATER_S):
+        async with timer:
             text = await work()
-    except TimeoutError:
+    except Exception:
+        if not timer.expired():
+            await interaction.edit_initial_response(failed, components=[], **NO_PINGS)
+            raise
         _log.error("what a member confirmed was not done in %g s", LATER_S)
         text = failed
-    except Exception:
-        await interaction.edit_initial_response(failed, components=[], **NO_PINGS)
-        raise
     await interaction.edit_initial_response(text[:2000], components=[], **NO_PINGS)
 
 

@@ -144,6 +144,23 @@ async def test_work_after_the_answer_has_an_end(
         assert str(reply["content"]).startswith("Something went wrong, so not all of it may be done.")
 
 
+async def test_work_after_the_answer_is_done_although_discord_refuses_the_answer(tmp_path: Path) -> None:
+    breaker, done = Breaker(), asyncio.Event()
+
+    async def works() -> str:
+        done.set()
+        return "done"
+
+    breaker.later = works
+    async with running_bot(breaker, data_dir=tmp_path) as bot:
+        asked = await bot.slash("/ask")
+        await bot.control.fault("rest_error", method="PATCH", path_prefix="/webhooks/", status=400)
+        body = {"member_id": str(bot.member("Ada")), "message_id": str(asked.id), "label": "Break"}
+        await bot.control.call("POST", "/press", body)
+        async with asyncio.timeout(5):
+            await done.wait()
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
