@@ -429,7 +429,7 @@ class SttPlugin:
             session = self._session(guild_id)
             room_id = session.channel_id
             if not manages and not self._is_present(session, user_id):
-                raise ResourceError(f"Only people in <#{room_id}> can have it transcribed.")
+                raise self._only_those_there(session, user_id, "have it transcribed")
             transcription = self._running.get(guild_id)
             failed = session.capture_state == "failed"
             mind = ""
@@ -523,7 +523,7 @@ class SttPlugin:
             checks.is_of_use(self.config_of(guild_id))
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
-            raise ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
+            raise self._only_those_there(session, user_id, what)
         goes_on = session.capture_state != "failed" and not self._has_failed() and not self._is_cut_off(guild_id)
         if not stop and running is not None and goes_on:
             raise ResourceError(already(session, running))
@@ -546,7 +546,7 @@ class SttPlugin:
         if guild_id not in self._running:
             return "Nothing is being transcribed here."
         if not manages and not self._is_present(session, user_id):
-            raise ResourceError(f"Only people in <#{session.channel_id}> can stop its transcription.")
+            raise self._only_those_there(session, user_id, "stop its transcription")
         complete = await self._end_for_good(session, asyncio.get_running_loop().time() + STOP_DRAIN_S)
         return "Transcription has stopped." if complete else "Transcription has stopped; its end may be missing."
 
@@ -712,6 +712,14 @@ class SttPlugin:
             return True
         state = self._context().bot.cache.get_voice_state(session.guild_id, user_id)
         return state is not None and state.channel_id == session.channel_id
+
+    def _only_those_there(self, session: VoiceSession, user_id: int, what: str) -> ResourceError:
+        """For a member who is not in the room; which one it is learn those who could be there."""
+        cache = self.bot.cache
+        member = cache.get_member(session.guild_id, user_id)
+        if member is None or not can_be_in(cache, member, session.channel_id):
+            return ResourceError(f"Only people in the voice channel where I am can {what}.")
+        return ResourceError(f"Only people in <#{session.channel_id}> can {what}.")
 
     async def _begin(
         self,
