@@ -213,6 +213,8 @@ class Slow(Moody):
     async def edit(self, message: int, text: str) -> None:
         await super().edit(message, text)
         await self.answer.wait()
+        if self.is_lost:
+            raise OSError("lost")
 
 
 @pytest.mark.parametrize("waits", ["line", "message", "sent"])
@@ -439,6 +441,63 @@ async def test_another_withdrawal_reaches_a_message_that_waits_for_its_recall(
     board.mood = None
     assert await captioner.flush(soon(2))
     assert await settled(board) == ["**C**: words"]
+
+
+async def test_words_withdrawn_after_a_move_are_not_posted_in_the_new_place(scope: Scope) -> None:
+    old, new = Slow(), Moody()
+    captioner, _ = begin(scope, old, edited=True)
+    old.answer.set()
+    captioner.add(Line("Ben", "first", 8))
+    await tried(old, 1)
+    assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+    old.answer.clear()
+    old.is_lost = True
+    captioner.add(Line("Ada", "words", 7))
+    captioner.add(Line("Ben", "others", 8))
+    await tried(old, 2)
+    captioner.move(new, ChannelRate(1000))
+    captioner.forget(7)
+    old.answer.set()
+    assert await captioner.flush(asyncio.get_running_loop().time() + 2)
+    assert new.texts == ["**Ben**: others"]
+
+
+@pytest.mark.parametrize("was_posted", [False, True], ids=["new message", "message that is edited"])
+async def test_withdrawal_reaches_a_message_whose_words_are_being_taken_back(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch, was_posted: bool
+) -> None:
+    """The edit that takes one member's words back fails, and another member withdraws before it does."""
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.01,) * 3)
+    editing, may_fail = asyncio.Event(), asyncio.Event()
+
+    class Failing(Slow):
+        async def edit(self, message: int, text: str) -> None:
+            if may_fail.is_set():
+                await Moody.edit(self, message, text)
+                return
+            editing.set()
+            await may_fail.wait()
+            raise RefusedError("no", Refusal.REJECTED)
+
+    board = Failing()
+    captioner, _ = begin(scope, board, edited=True)
+    for user_id, name in enumerate(("Ada", "Ben", "Cleo"), 7):
+        captioner.add(Line(name, "words", user_id))
+    await tried(board, 1)
+    if was_posted:
+        board.answer.set()
+        async with asyncio.timeout(5):
+            await captioner._idle.wait()
+    captioner.forget(7)
+    board.answer.set()
+    async with asyncio.timeout(5):
+        await editing.wait()
+    captioner.forget(8)
+    may_fail.set()
+    async with asyncio.timeout(5):
+        while board.texts != ["**Cleo**: words"]:
+            await asyncio.sleep(0.01)
+        assert await settled(board) == ["**Cleo**: words"]
 
 
 @pytest.mark.parametrize("from_where", ["board", "told"])

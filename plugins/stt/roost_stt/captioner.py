@@ -161,7 +161,7 @@ class Captioner:
         """Nothing that was said is posted."""
         self._written_s = float("-inf")
         self._withdrawn: set[int] = set()
-        """Who was forgotten while a message was on its way."""
+        """Who was forgotten since the last message, or change of one, went on its way."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -364,10 +364,23 @@ class Captioner:
 
     def _leave_behind(self, page: Page, board: Board) -> None:
         """Leave a message of a place that has ended; what may not stand in it, the recaller takes out."""
-        left = [entry for entry in self._shown(page.pieces) if entry[0] not in self._withdrawn]
-        if page.partials or left != page.pieces:
-            page.pieces, page.partials = left, []
-            self._recaller.add(page, board)
+        if self._lose_withdrawn(page) or page.partials:
+            self._hand_over(page, board)
+
+    def _hand_over(self, page: Page, board: Board) -> None:
+        """Have the recaller write a message without what may not stand in it."""
+        # While it was written others may have withdrawn, of whom the recaller has not heard.
+        self._lose_withdrawn(page)
+        page.partials = []
+        self._recaller.add(page, board)
+
+    def _lose_withdrawn(self, page: Page) -> bool:
+        """Take out what may not be shown any more, although it was when it was sent; whether there was any."""
+        speakers = page.speakers
+        for user_id in set(speakers):
+            if user_id in self._withdrawn or (user_id and not self._may_show(user_id)):
+                page.lose(user_id)
+        return page.speakers != speakers
 
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
@@ -542,11 +555,7 @@ class Captioner:
     async def _checked(self, page: Page, board: Board) -> Page | None:
         """Take back what may not be shown any more, although it was when it was sent."""
         while True:
-            sent = [*page.pieces, *page.partials]
-            for user_id in {user_id for user_id, _ in sent}:
-                if user_id in self._withdrawn or (user_id and not self._may_show(user_id)):
-                    page.lose(user_id)
-            if len(page.pieces) + len(page.partials) < len(sent):
+            if self._lose_withdrawn(page):
                 self.recalled += 1
                 page.is_dirty = True
             if not page.is_dirty:
@@ -569,15 +578,16 @@ class Captioner:
                 if self._page is page:
                     self._page = None
                 self._keep(page.give_back(), given_up, board)
-                self._recaller.add(page, board)
+                self._hand_over(page, board)
             elif self._ended != ended:
                 self._leave_behind(page, board)
         return done
 
     def _keep(self, message: Message, given_up: int, board: Board) -> None:
-        """Post something later that was for a board, unless what waited was given up since."""
+        """Post something later that was for a board, unless what waited was given up since, or its speaker withdrew."""
         if self._given_up != given_up:
             return
+        message = [entry for entry in message if entry[0] not in self._withdrawn]
         if board is not self._board:
             message = self._moved(message)
         if message:
@@ -585,6 +595,7 @@ class Captioner:
 
     async def _rewrite(self, page: Page, board: Board) -> Refusal | None:
         """Have Discord show what is to stand in a page; return why it was refused, if it was."""
+        self._withdrawn.clear()
         if self.held:
             self._keep(page.give_back(), self._given_up, board)
         # Words can be withdrawn while the answer is awaited; they stand there until the next time.
@@ -656,8 +667,7 @@ class Captioner:
             self._keep(page.give_back(), given_up, board)
             if refusal is not Refusal.GONE:
                 # Whatever stands in it now.
-                page.partials = []
-                self._recaller.add(page, board)
+                self._hand_over(page, board)
             return
         if refusal in (Refusal.LATER, Refusal.UNKNOWN):
             # The same edit again does no harm; in another message, what it was to add might stand twice.
