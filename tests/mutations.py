@@ -736,7 +736,7 @@ MUTATIONS = [
         "consent",
         "gives withdrawn words up after one edit that Discord did not take",
         STT + "captioner.py",
-        "                self._recaller.add(page, board)\n            elif self._ended",
+        "                self._hand_over(page, board)\n            elif self._ended",
         "                pass\n            elif self._ended",
         ("tests/stt/test_captions_kept.py::test_withdrawn_words_are_taken_back_although_the_next_edits_fail",),
     ),
@@ -957,6 +957,22 @@ MUTATIONS = [
         "            found = _remembered(self._denied, user_id, self._refusal)\n",
         "            found = self._refusal(user_id)\n",
         ("tests/voice/actor/test_session.py::test_why_somebody_is_not_heard_by_a_plugin",),
+    ),
+    Mutation(
+        "consent",
+        "takes a message for deleted whose last words go while it is edited",
+        STT + "captioner.py",
+        "            if not written and self._page is page:\n",
+        "            if not page.text and self._page is page:\n",
+        ("tests/stt/test_captions.py::test_a_page_is_deleted_when_its_last_words_are_withdrawn_during_an_edit",),
+    ),
+    Mutation(
+        "NOTICE",
+        "posts what was said before captions were switched on",
+        STT + "transcription.py",
+        "return self._told_facts is not None and self._told_facts.shown and self._shown()",
+        "return self._shown()",
+        ("tests/stt/test_caption_modes.py::test_what_was_said_while_no_captions_were_posted_is_not_posted_later",),
     ),
 ]
 
