@@ -974,6 +974,22 @@ MUTATIONS = [
         "return self._shown()",
         ("tests/stt/test_caption_modes.py::test_what_was_said_while_no_captions_were_posted_is_not_posted_later",),
     ),
+    Mutation(
+        "captions",
+        "a plugin gives a member's words to somebody else",
+        STT + "transcription.py",
+        "                if _whose(asked.answer) != _whose(draft):\n",
+        "                if False:\n",
+        ("tests/stt/test_transcripts.py::test_a_line_that_a_plugin_gives_to_somebody_else_is_dropped",),
+    ),
+    Mutation(
+        "captions",
+        "the words that a plugin removed are kept with their times",
+        STT + "transcription.py",
+        "    if after.text != before.text and after.words == before.words:\n",
+        "    if False:\n",
+        ("tests/stt/test_transcripts.py::test_the_times_of_words_are_kept_only_with_the_text_they_belong_to",),
+    ),
 ]
 
 

@@ -386,7 +386,8 @@ class RoostSpec:
     @hookspec
     async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript | None:
         """Change a final transcript before anyone sees it; return one with empty text to drop it, None to keep it. It
-        is dropped, too, if you raise or run out of time, and its speaker's withdrawal cancels you."""
+        is dropped, too, if you raise, run out of time or change ``utterance_id``, ``guild_id`` or ``user_id``. If you
+        change the text and leave `words`, they are dropped. Its speaker's withdrawal cancels you."""
 
     @hookspec
     async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:

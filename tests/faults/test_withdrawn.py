@@ -1,9 +1,11 @@
-"""Members who withdraw while their words are on their way: rows 200 to 204 and 290, whole bots."""
+"""Members who withdraw while their words are on their way: rows 200 to 204, 240 and 290, whole bots."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,39 @@ async def test_line_that_its_plugin_did_not_see_through_is_dropped(tmp_path: Pat
         assert text.count("which checks it, failed") == 1
         assert censor.asked == (2 if how == "stopped" else 1)
         assert "words of" not in await call.stored()
+
+
+class Redactor:
+    """A plugin that changes lines, and on demand gives them to another member."""
+
+    def __init__(self) -> None:
+        self.to: int | None = None
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("redactor")
+
+    @hookimpl
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript:
+        text = draft.text.replace("words", "...")
+        return dataclasses.replace(draft, text=text, user_id=draft.user_id if self.to is None else self.to)
+
+
+@pytest.mark.fault(240)
+async def test_plugin_changes_no_more_of_a_line_than_its_text(tmp_path: Path, fault: Fault) -> None:
+    redactor = Redactor()
+    async with a_call(tmp_path, redactor, stt__word_timestamps=True) as call:
+        await call.bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "... of" in text)
+        redactor.to = int(call.bot.member("Ada"))
+        await call.bot.say("lv_0880", member="Ben")
+        with fault.clock(scaled=False):
+            await call.until(lambda text: "the plugin redactor, which checks it, failed" in text)
+        listed = await call.bot.slash("/transcript list")
+        reply = await call.bot.slash(EXPORT, transcript=listed.content.split("`")[1], format="json")
+        (line,) = json.loads(reply.files[0].content)["lines"]
+        assert (line["user_id"], line["words"]) == (str(call.bot.member("Ben")), [])
+        assert "words" not in line["text"]
 
 
 EXPORT, SHOW = "/transcript export", "/transcript show"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import time
@@ -407,6 +408,48 @@ async def test_a_reload_goes_on_in_the_same_transcript(make: Any, packets: list[
     await house.until(lambda: len(house.texts) == 2)
     ((head, count),) = await house.plugin.book.newest(GUILD, lambda _head: True)
     assert (head.ended_at, count) == (None, 2)
+
+
+class Changes:
+    """A plugin that changes some fields of each line."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    @hookimpl
+    async def transcript_process(self, session: VoiceSession, draft: Transcript) -> Transcript:
+        return dataclasses.replace(draft, **self.fields)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("fields", [{"user_id": 0}, {"user_id": BEN}, {"guild_id": GUILD + 1}])
+async def test_a_line_that_a_plugin_gives_to_somebody_else_is_dropped(
+    make: Any, packets: list[bytes], fields: dict[str, int]
+) -> None:
+    house: House = await make(script=["hello"])
+    house.dispatcher.manager.register(Changes(**fields), "guest")
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: any("which checks it, failed" in text for text in house.texts))
+    assert await stored(house) == []
+    assert not any("hello" in text for text in house.texts)
+    assert house.dispatcher.failures["guest", "transcript_process"] == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("changed", [True, False])
+async def test_the_times_of_words_are_kept_only_with_the_text_they_belong_to(
+    make: Any, packets: list[bytes], *, changed: bool
+) -> None:
+    house: House = await make(script=["my card number"], word_timestamps=True)
+    house.dispatcher.manager.register(Changes(text="my ...") if changed else Changes(), "guest")
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) == 1)
+    (line,) = await stored(house)
+    assert [word for _start, _end, word in line.words] == ([] if changed else ["my", "card", "number"])
 
 
 @pytest.mark.e2e

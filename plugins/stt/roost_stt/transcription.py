@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 
 from roost.audio import SILENCE_FRAME, AudioFrame, NoticeFacts, VoiceSession
 from roost.context import Asked, HookCaller
-from roost.errors import RoostError
+from roost.errors import RoostError, UsageError
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt.audience_watch import AudienceWatch
@@ -34,6 +35,7 @@ AFTER_FAULT_S = 60.0
 """Before the watch goes on after an error that nobody foresaw."""
 MAX_HEARD = 4096
 """Users remembered as heard; when there are more, the callback for a first word runs again, which does no harm."""
+OTHERS = "it answered the words of another utterance; utterance_id, guild_id and user_id may not change"
 
 
 class Transcription:
@@ -523,7 +525,12 @@ class Transcription:
                 self._unchecked(plugin)
                 return None
             if isinstance(asked.answer, Transcript):
-                final = asked.answer
+                if _whose(asked.answer) != _whose(draft):
+                    # Kept as somebody else's, it would stay when its speaker withdraws it.
+                    self._hooks.failed(plugin, hook, UsageError(OTHERS), self.guild_id)
+                    self._unchecked(plugin)
+                    return None
+                final = _with_own_words(final, asked.answer)
             if not final.text:
                 return None
         stopped = self._hooks.stopped_guards(hook, self.guild_id)
@@ -569,3 +576,14 @@ class Transcription:
             self.tell("unstored", "What follows could not be stored, so it will be missing from the transcript.")
             return self._in_hand == user_id and self._may_show(user_id)
         return False
+
+
+def _whose(line: Transcript) -> tuple[int, int, int]:
+    return line.utterance_id, line.guild_id, line.user_id
+
+
+def _with_own_words(before: Transcript, after: Transcript) -> Transcript:
+    """A line that a plugin has changed, without the times of words that are no longer its text."""
+    if after.text != before.text and after.words == before.words:
+        return dataclasses.replace(after, words=())
+    return after
