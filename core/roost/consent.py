@@ -252,6 +252,13 @@ class StoredConsent:
         await self._ended(numbers.values())
         return kept
 
+    def kept_refusals(self, user_id: int) -> tuple[int, ...]:
+        """The guilds in which `forget` keeps a user's refusal."""
+        refused = (
+            guild_id for (guild_id, user), word in self._decisions.held.items() if user == user_id and word is False
+        )
+        return tuple(sorted(refused)) if self._mode == "notice" else ()
+
     def subscribe(self, callback: Changed) -> Callable[[], None]:
         self._callbacks.append(callback)
 

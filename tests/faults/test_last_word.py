@@ -1,4 +1,4 @@
-"""Rows 190 to 199: the last word of a member counts, at once and for good, whatever the store does."""
+"""Rows 190 to 199 and 232: the last word of a member counts, at once and for good, whatever the store does."""
 
 from __future__ import annotations
 
@@ -285,6 +285,25 @@ async def test_every_answer_is_there_or_deferred_at_once(
         assert len(answers) == len(replies)
         for after_s in answers:
             fault.note(after_s, scaled=False)
+
+
+@pytest.mark.sim
+@pytest.mark.fault(232)
+async def test_refusal_that_a_failed_deletion_keeps_is_told(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MS", 100)
+    async with running_bot(data_dir=tmp_path, settings={"consent.mode": "notice"}, guilds=1) as bot:
+        await bot.slash("/privacy opt-out")
+        with locked(tmp_path):
+            for member, kept in (("Ada", True), ("Ben", False)):
+                question = await bot.slash("/privacy forget-me", member=member)
+                with fault.clock(scaled=False):
+                    reply = await bot.press(question, "Delete", member=member)
+                assert "could not be deleted" in reply.content
+                assert ("refuse to be heard stays noted in 1 server" in reply.content) is kept
+                assert "decisions" not in reply.content, "a refusal is one, and it counts"
+            assert "You are not heard" in (await bot.slash("/privacy status")).content
 
 
 @pytest.mark.sim

@@ -142,6 +142,10 @@ class PersonalData:
             denials=sum(not rule.allowed for _guild_id, rule in self._access.about(user_id)),
         )
 
+    def kept_refusals(self, user_id: int) -> tuple[int, ...]:
+        """Guilds in which a deletion leaves the user's refusal to be heard, because without it the user would be."""
+        return self._consent.kept_refusals(user_id)
+
     async def _leftovers(self, user_id: int) -> tuple[Leftover, ...]:
         """What the deletion will leave; asked before it, because only what is stored tells."""
         found: list[Leftover] = []

@@ -39,11 +39,11 @@ REFUSED_NOT_STORED = (
     "owner of this bot, and use `/privacy opt-out` again if I was restarted meanwhile."
 )
 NOT_FORGOTTEN = (
-    "Your decisions about being heard do not count any more, and I will delete them. But the rest could not be "
+    "Your agreements to be heard do not count any more, and I will delete them. But the rest could not be "
     "deleted: my database is busy or cannot be reached. Use `/privacy forget-me` again in a moment."
 )
 NOT_FORGETTABLE = (
-    "Your decisions about being heard do not count any more, and I will delete them. But the rest could not be "
+    "Your agreements to be heard do not count any more, and I will delete them. But the rest could not be "
     "deleted: my database cannot be written, for example because its disk is full. Tell the owner of this bot, and use "
     "`/privacy forget-me` again later."
 )
@@ -325,8 +325,12 @@ async def _forget(
     except StoreError as error:
         _log.error("the data of user %d is not deleted: %s", interaction.user.id, error)
         if error.cause is StoreCause.BUSY:
-            return confirming.Outcome(TEXTS(interaction, "not-forgotten", NOT_FORGOTTEN))
-        return confirming.Outcome(TEXTS(interaction, "not-forgettable", NOT_FORGETTABLE))
+            lines = [TEXTS(interaction, "not-forgotten", NOT_FORGOTTEN)]
+        else:
+            lines = [TEXTS(interaction, "not-forgettable", NOT_FORGETTABLE)]
+        if kept := data.kept_refusals(int(interaction.user.id)):
+            lines.append(TEXTS(interaction, "kept", KEPT, count=len(kept)))
+        return confirming.Outcome("\n".join(lines))
     lines = [TEXTS(interaction, "forgotten", FORGOTTEN, reached=_reached(interaction, outcome))]
     call = [] if interaction.guild_id is None else await ask_call(interaction.guild_id, interaction.user.id)
     if (why := _why_unheard(call, interaction)) is not None:
