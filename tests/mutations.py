@@ -954,7 +954,7 @@ MUTATIONS = [
         "consent",
         "asks a plugin anew for the reply, and forgets what it refused",
         VOICE + "session.py",
-        "            found = _remembered(self._denied, user_id, self._refusal)\n",
+        "            found = self._refused_by(user_id)\n",
         "            found = self._refusal(user_id)\n",
         ("tests/voice/actor/test_session.py::test_why_somebody_is_not_heard_by_a_plugin",),
     ),

@@ -356,9 +356,9 @@ class RoostSpec:
 
     @hookspec
     def voice_consent(self, session: VoiceSession, user_id: int) -> Deny | None:
-        """Forbid hearing a user. Can only forbid; a raise forbids. The user alone reads the reason. The answer is kept
-        for the session and the user until a change of consent or permissions, or until plugins come, go or are
-        switched."""
+        """Forbid hearing a user. Can only forbid; a raise forbids, and you are asked again 30 s later. The user alone
+        reads the reason. An answer is kept for the session and the user until a change of consent or permissions, or
+        until plugins come, go or are switched."""
 
     @hookspec
     def voice_audio_frame(self, session: VoiceSession, frame: AudioFrame) -> None:

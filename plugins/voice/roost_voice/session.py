@@ -53,6 +53,8 @@ LATE_NOTICE_S = 10.0
 """At most one notice for members who came later in so many seconds; who needs it is not heard before it stands."""
 LATE_RETRIES = 5
 """Refusals by Discord after which the time between two such notices, which doubles with each, grows no more."""
+GUARD_AGAIN_S = 30.0
+"""After a plugin failed to decide about a member, it is asked about them again."""
 TOLD_AFTER = 2
 """Failures of the notice for everybody after which people are told that nobody is heard, once."""
 
@@ -143,6 +145,8 @@ class Session:
         """Members whose sound the sinks have received since they were purged of it."""
         self._denied: dict[int, NotHeard] = {}
         """Members whom consent or a plugin forbids to hear, as far as was asked."""
+        self._ask_guard_at: dict[int, float] = {}
+        """Of those about whom a plugin failed to decide: when it is asked again."""
         self._asked_of = hooks.generation
         """The set of plugins that `_allowed`, `_denied` and `_uncovered` are answers of."""
         self._uncovered: dict[int, NotHeard] = {}
@@ -368,7 +372,28 @@ class Session:
 
         Asks the store, every plugin and the notice; the answer is remembered until something of it changes.
         """
-        return _remembered(self._denied, user_id, self._refusal) or _remembered(self._uncovered, user_id, self._gap)
+        found = self._refused_by(user_id) or self._uncovered.get(user_id)
+        if found is None and (found := self._gap(user_id)) is not None:
+            self._uncovered[user_id] = found
+        return found
+
+    def _refused_by(self, user_id: int) -> NotHeard | None:
+        """`_refusal`, remembered; a failure of a plugin is no answer, so it is not remembered for good."""
+        found = self._denied.get(user_id)
+        if found is not None and found.why is Unheard.GUARD_FAILS:
+            if asyncio.get_running_loop().time() < self._ask_guard_at.get(user_id, 0.0):
+                return found
+            self._drop_answers(user_id)
+            found = None
+        if found is None and (found := self._refusal(user_id)) is not None:
+            self._deny(user_id, found)
+        return found
+
+    def _deny(self, user_id: int, why: NotHeard) -> None:
+        """Remember why a member is refused."""
+        self._denied[user_id] = why
+        if why.why is Unheard.GUARD_FAILS:
+            self._ask_guard_at[user_id] = asyncio.get_running_loop().time() + GUARD_AGAIN_S
 
     def _refusal(self, user_id: int) -> NotHeard | None:
         """Who forbids to hear a member: they themselves, or a plugin; None: nobody."""
@@ -427,7 +452,7 @@ class Session:
         found = None
         if user_id not in self._allowed:
             # First what they, or others, would have to change about them.
-            found = _remembered(self._denied, user_id, self._refusal)
+            found = self._refused_by(user_id)
         if found is None and (not self._ears or self._ending or self.closed):
             found = NotHeard(Unheard.IDLE)
         if found is None and self.capture_state != CAPTURE_ON:
@@ -476,13 +501,14 @@ class Session:
         refusal = self._refusal(user_id)
         if refusal is None:
             return False
-        self._denied[user_id] = refusal
+        self._deny(user_id, refusal)
         self._purge(user_id)
         return True
 
     def _drop_answers(self, user_id: int) -> None:
         self._allowed.discard(user_id)
         self._denied.pop(user_id, None)
+        self._ask_guard_at.pop(user_id, None)
         self._uncovered.pop(user_id, None)
 
     def ask_again(self) -> None:
@@ -490,6 +516,7 @@ class Session:
         self._asked_of = self._hooks.generation
         self._allowed.clear()
         self._denied.clear()
+        self._ask_guard_at.clear()
         self._uncovered.clear()
         # Of the others there is nothing to purge.
         for user_id in tuple(self._delivered_of):
@@ -776,13 +803,6 @@ class SessionEvents:
 
     def state(self, name: str) -> None:
         _log.debug("guild %d link %d: %s", self._session.guild_id, self._generation, name)
-
-
-def _remembered(known: dict[int, NotHeard], user_id: int, ask: Callable[[int], NotHeard | None]) -> NotHeard | None:
-    """An obstacle that is known, or else what the asking finds, which is known from then on."""
-    if (found := known.get(user_id)) is None and (found := ask(user_id)) is not None:
-        known[user_id] = found
-    return found
 
 
 def _added(past: LinkStats, link: LinkStats) -> LinkStats:

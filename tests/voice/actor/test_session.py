@@ -965,6 +965,22 @@ async def test_why_somebody_is_not_heard_by_a_plugin(bench: Bench, answer: Deny 
     assert bench.no_guards == (["plugin"] if why.why is Unheard.GUARD_FAILS else [])
 
 
+async def test_a_plugin_that_failed_once_is_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "GUARD_AGAIN_S", 0.05)
+    await bench.consent.agree(GUILD, ALICE)
+    rules = Rules()
+    rules.answer = KeyError("the list")
+    bench.hooks.manager.register(rules, "plugin")
+    bench.session.attach(sink := SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    assert not bench.hears(ALICE, sink)
+    rules.answer = None
+    assert not bench.hears(ALICE, sink)
+    await eventually(lambda: bench.hears(ALICE, sink))
+    assert rules.asked == 2
+    assert bench.session.unheard(ALICE) is None
+
+
 @pytest.mark.parametrize("why", Unasked)
 async def test_people_are_told_once_of_a_plugin_that_decides_and_does_not_work(bench: Bench, why: Unasked) -> None:
     await bench.consent.agree(GUILD, ALICE)
