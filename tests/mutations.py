@@ -990,6 +990,14 @@ MUTATIONS = [
         "    if False:\n",
         ("tests/stt/test_transcripts.py::test_the_times_of_words_are_kept_only_with_the_text_they_belong_to",),
     ),
+    Mutation(
+        "consent",
+        "hears members while a plugin has yet to decide about the session",
+        VOICE + "session.py",
+        "        if self._asked:\n",
+        "        if False:\n",
+        ("tests/faults/test_guards.py::test_nobody_is_heard_until_a_plugin_has_decided_about_a_running_session",),
+    ),
 ]
 
 

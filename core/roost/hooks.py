@@ -318,7 +318,8 @@ class RoostSpec:
     @hookspec
     async def voice_session_opening(self, session: VoiceSession) -> Deny | None:
         """A session is connected and hears nothing yet: warm up, or refuse it. A raise or a time-out refuses too.
-        Called for the sessions that are open when you are loaded or switched on, too: a refusal ends them."""
+        Called for the sessions that are open when you are loaded or switched on, too: nobody is heard in them until you
+        have answered, and a refusal ends them."""
 
     @hookspec
     async def voice_session_opened(self, session: VoiceSession) -> None:

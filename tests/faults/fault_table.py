@@ -394,6 +394,8 @@ ROWS: tuple[Row, ...] = (
         "The reply says that the refusal stays, and what could not be deleted yet."),
     Row(240, 6, "`transcript_process` answers with the line of another speaker, or changes its text and leaves the times of its words",
         "drops the line, as row 204; drops the times of the words", "As row 204. `/privacy forget-me` reaches every line that is stored."),
+    Row(241, 6, "a plugin that decides whether a session opens is loaded, loaded anew or switched on in mid-call, and takes its time",
+        "hears nobody until it has decided about the session that runs", "A gap in what the bot hears."),
     Row(260, 2, "a member agreed to less than the notice of the running call asks for", "`/privacy status` and the replies to their decision say so",
         "The reply says that they are not heard in this call, why, and what to press."),
     Row(261, 2, "a plugin does not allow a member to be heard, and the member asks", "shows its reason to this member alone, in `/privacy` and `/voice test`",

@@ -134,6 +134,23 @@ async def test_a_session_is_put_before_a_plugin_that_comes_in_mid_call(does: str
             assert "voice_session_opened" not in said_of(bot, "gate")
 
 
+@pytest.mark.fault(241)
+async def test_nobody_is_heard_until_a_plugin_has_decided_about_a_running_session(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(
+        tmp_path, {"ear": EAR, "gate": CHECK.format(hook="voice_session_opening", does="await asyncio.sleep(1.5)")}
+    )
+    later = (folder / "gate.py").rename(tmp_path / "gate.py")
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder), **HEARS_ALL):
+        assert "Joined" in await scene.join()
+        async with ada_speaks(scene):
+            await is_heard(scene)
+            later.rename(folder / "gate.py")
+            assert "is loaded" in await owner_says(scene, "/bot plugins load", plugin="gate")
+            await is_silent(scene)
+            with fault.clock(scaled=False):
+                await is_heard(scene)
+
+
 @pytest.mark.fault(226)
 @pytest.mark.parametrize("how", BREAKS)
 async def test_a_guard_that_breaks_refuses_everything_but_the_end(how: str, fault: Fault, tmp_path: Path) -> None:

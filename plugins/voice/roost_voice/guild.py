@@ -226,8 +226,10 @@ class GuildActor:
 
     def replay_opened(self, plugin: str) -> None:
         """Have a plugin that came late decide about the session that is open, and tell it of the session."""
-        if self.opened:
-            self._announce_call("opened", plugin=plugin)
+        if self.session is not None and self.opened:
+            if plugin in self._host.hooks.implementers("voice_session_opening", self.guild_id):
+                self.session.asks(plugin)
+            self._announce_call("opened", plugin=plugin, session=self.session)
 
     def _ask(self, make: Callable[[int], moves.Input], room: int) -> tuple[int, asyncio.Future[Outcome]]:
         if len(self._mail) >= room or len(self._waiting) >= room:
@@ -576,7 +578,7 @@ class GuildActor:
         while self._announcements:
             hook, arguments = self._announcements.popleft()
             if hook == "opened":
-                await self._replay(arguments["plugin"])
+                await self._replay(**arguments)
             elif hook == "closed":
                 session: Session = arguments["session"]
                 await hooks.call(
@@ -590,13 +592,14 @@ class GuildActor:
             else:
                 await hooks.call(hook, guild_id=self.guild_id, **arguments)
 
-    async def _replay(self, plugin: str) -> None:
+    async def _replay(self, plugin: str, session: Session) -> None:
         """Put the open session before a plugin that came late; its refusal ends the session."""
         hooks = self._host.hooks
-        denied = await hooks.ask_strict(plugin, "voice_session_opening", guild_id=self.guild_id, session=self.session)
+        denied = await hooks.ask_strict(plugin, "voice_session_opening", guild_id=self.guild_id, session=session)
         if denied is None:
-            await hooks.call_plugin(plugin, "voice_session_opened", guild_id=self.guild_id, session=self.session)
-        elif self.opened:
+            session.is_allowed_by(plugin)
+            await hooks.call_plugin(plugin, "voice_session_opened", guild_id=self.guild_id, session=session)
+        elif self.opened and self.session is session:
             self._asked = False
             self._post(moves.Unwant(0, denied.reason))
 

@@ -161,6 +161,8 @@ class Session:
         self._failure: asyncio.Task[None] | None = None
         """Tells people of the failures."""
         self._say_no_guard = say_no_guard
+        self._asked: list[str] = []
+        """Plugins that have yet to decide whether this session, which is open, may be; one again if asked again."""
         self._guards_told: dict[str, asyncio.Task[None]] = {}
         """By plugin that decides who is heard and does not work: what tells people, once."""
         self._notices = 0
@@ -401,6 +403,8 @@ class Session:
             return NotHeard(Unheard.REFUSED)
         if not self._consent.allows(self.guild_id, user_id):
             return NotHeard(Unheard.UNDECIDED)
+        if self._asked:
+            return NotHeard(Unheard.GUARD_LOADS, self._asked[0])
         refusal = self._hooks.refusal_sync("voice_consent", guild_id=self.guild_id, session=self, user_id=user_id)
         if refusal is None:
             return None
@@ -666,6 +670,18 @@ class Session:
         self._listen(others if self._hook_ear is None else (*others, self._hook_ear))
 
     # Of the actor ---------------------------------------------------------------------------------------------------
+
+    def asks(self, plugin: str) -> None:
+        """A plugin that came late decides about this session: nobody is heard until `is_allowed_by` says so."""
+        self._asked.append(plugin)
+        self._allowed.clear()
+        self._denied.clear()
+
+    def is_allowed_by(self, plugin: str) -> None:
+        """A plugin has nothing against this session, or has no say any more."""
+        if plugin in self._asked:
+            self._asked.remove(plugin)
+            self._denied.clear()
 
     def begin_link(self, generation: int, channel_id: int, members: Iterable[tuple[int, bool]]) -> None:
         """A link is about to be opened. A new channel means new ears: its own notice before any capture."""
