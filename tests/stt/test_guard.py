@@ -482,6 +482,7 @@ async def test_silence_is_told_once_and_not_during_a_pause(make: Any, packets: l
     house.session.say([SILENCE_FRAME])
     await house.until(lambda: bool(house.messages))
     assert "I have heard nobody for" in house.texts[0]
+    assert "`/privacy status` says whether you are heard" in house.texts[0]
     house.session.say(packets)
     await house.until(lambda: len(house.messages) == 2)
     await house.plugin.stop_transcribing(GUILD, ADA, False)

@@ -339,7 +339,10 @@ class Transcription:
                 too_long(cap_s)
                 return
             if finding is Finding.SILENT:
-                why = "I hear only members who agreed and are not muted."
+                why = (
+                    "I hear only members who agreed and are not muted. `/privacy status` says whether you are heard, "
+                    "and why not."
+                )
                 if self.session.capture_state == "failed":
                     why = "Discord does not accept the notice that I have to post first; I keep trying."
                 self.tell("silence", f"I have heard nobody for {duration(silence_s)}. {why}")
