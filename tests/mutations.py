@@ -998,6 +998,22 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/faults/test_guards.py::test_nobody_is_heard_until_a_plugin_has_decided_about_a_running_session",),
     ),
+    Mutation(
+        "E1",
+        "a leave where foreign software took the bot's place",
+        VOICE + "actor/core.py",
+        "        return session_id not in self._own_session_ids\n",
+        "        return False\n",
+        ("tests/voice/actor/test_shared_token.py",),
+    ),
+    Mutation(
+        "E2",
+        "a join that takes the place of foreign software",
+        VOICE + "sessions.py",
+        "        return there and not self._holds(guild_id)\n",
+        "        return False\n",
+        ("tests/faults/test_joining.py::test_foreign_software_takes_the_place_and_keeps_it",),
+    ),
 ]
 
 

@@ -108,6 +108,30 @@ async def test_another_deployment_of_the_token_is_left_alone(
         assert rig.op4()[len(asked) :] == [str(rig.channels[0])], "only the other's own request is to be seen"
 
 
+@pytest.mark.fault(250)
+@pytest.mark.parametrize("place", [0, 1], ids=["same channel", "other channel"])
+async def test_foreign_software_takes_the_place_and_keeps_it(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault, place: int
+) -> None:
+    async with running(sim, tmp_path, exclusive=False) as rig:
+        await rig.join(0)
+        asked = len(rig.op4())
+        with fault.clock():
+            await leave_ghost(sim, rig.channels[place])
+            reason, _stats = await rig.recorder.until("closed")
+            await rig.at_rest()
+        assert "took my place" in reason
+        refused = await rig.join(0)
+        assert refused.told is Told.REFUSED
+        assert "other software" in words(rig, refused)
+        assert (await rig.leave()).told is Told.NOT_IN_VOICE
+        assert rig.op4()[asked:] == [str(rig.channels[place])], "only the other's own request is to be seen"
+        assert rig.place == rig.channels[place]
+        rig.sim.voice.remove(rig.guild, rig.bot_id)
+        await eventually(lambda: rig.ctx.bot.cache.get_voice_state(rig.guild_id, rig.bot_id) is None)
+        assert (await rig.join(0)).told is Told.JOINED
+
+
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("order", ["state first", "server first"])
 async def test_the_events_come_before_the_request_returns(

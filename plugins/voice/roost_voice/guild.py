@@ -131,6 +131,7 @@ class GuildActor:
             self._host.timing,
             drain_s=config.drain_s + DRAIN_GRACE_S,
             follow_moves=self._host.config_for(self.guild_id).follow_moves,
+            exclusive=config.exclusive,
         )
 
     def reconfigured(self) -> None:
@@ -459,7 +460,7 @@ class GuildActor:
             self._post(moves.LinkGone(gen, end, detail, self._host.barred(self.guild_id, cred.channel_id)))
 
     async def _ask_rest(self, action: moves.AskRest) -> None:
-        presence, channel_id = Presence.UNKNOWN, None
+        presence, channel_id, session_id = Presence.UNKNOWN, None, None
         try:
             async with asyncio.timeout(REST_S):
                 if action.kick:
@@ -470,12 +471,13 @@ class GuildActor:
                 presence = Presence.OUT
             else:
                 presence, channel_id = Presence.IN, int(state.channel_id)
+                session_id = state.session_id if isinstance(state.session_id, str) else None
         except hikari.NotFoundError as error:
             if error.code == UNKNOWN_VOICE_STATE:
                 presence = Presence.OUT
         except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything; unknown, never "nobody"
             _log.info("guild %d: REST did not say where I am: %s", self.guild_id, type(error).__name__)
-        self._post(moves.RestAnswer(action.ask, presence, channel_id))
+        self._post(moves.RestAnswer(action.ask, presence, channel_id, session_id))
 
     # Hooks ----------------------------------------------------------------------------------------------------------
 

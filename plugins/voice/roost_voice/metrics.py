@@ -10,9 +10,15 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from roost_voice.actor.leaving import CHANNEL_GONE, KICKED, REMOVED
+from roost_voice.actor.orphan import TAKEN
 
 _CODE = re.compile(r"\((\d{4})\)")
-_CAUSES = {KICKED: "disconnected", CHANNEL_GONE: "channel_deleted", REMOVED: "removed_from_server"}
+_CAUSES = {
+    KICKED: "disconnected",
+    CHANNEL_GONE: "channel_deleted",
+    REMOVED: "removed_from_server",
+    TAKEN: "taken",
+}
 
 
 def cause_of(reason: str, *, asked: bool, stopping: bool) -> str:

@@ -244,6 +244,12 @@ class RestAnswer:
     ask: int
     presence: Presence
     channel_id: int | None = None
+    session_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taken:
+    """Foreign software of the same token has taken our place; the core makes it out of what Discord shows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -280,6 +286,7 @@ Input = (
     | OpeningDone
     | Drained
     | RestAnswer
+    | Taken
     | Reap
     | Tick
 )

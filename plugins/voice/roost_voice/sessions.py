@@ -19,7 +19,7 @@ from roost.scopes import Scope
 from roost_voice import moves
 from roost_voice.actor.linking import NO_ANSWER
 from roost_voice.config import VoiceConfig
-from roost_voice.guild import ActorHost, GuildActor, Outcome
+from roost_voice.guild import REST_S, UNKNOWN_VOICE_STATE, ActorHost, GuildActor, Outcome
 from roost_voice.hearing import Hearing, hear
 from roost_voice.journal import Journal
 from roost_voice.limits import JoinLimits, Limits
@@ -42,6 +42,11 @@ ANSWER_S = 120.0
 STOPPING = "the bot is shutting down"
 NO_JOURNAL = (
     "I cannot note that I join, because my disk is full or cannot be written, so I stay out. Tell the owner of this bot"
+)
+
+FOREIGN = (
+    "other software that runs this bot is in a voice channel here, and I would take its place. Ask a moderator to "
+    "disconnect it first"
 )
 
 
@@ -134,6 +139,8 @@ class SessionManager:
         for answer in await self._hooks.call_strict("voice_join_check", guild_id=request.guild_id, request=request):
             if isinstance(answer, Deny):
                 return JoinResult(Told.REFUSED, request.channel_id, answer.reason)
+        if not self._config.exclusive and await self._is_foreign_there(request.guild_id):
+            return JoinResult(Told.REFUSED, request.channel_id, FOREIGN)
         if self.is_stopping():
             return JoinResult(Told.FAILED, 0, STOPPING)
         # From here to the mailbox nothing is awaited: the guild's slot is taken in one go.
@@ -155,6 +162,28 @@ class SessionManager:
             # Discord says nothing to a join it does not let happen; what it may mean can have changed since the asking.
             reason = what_keeps_me_out(self._bot, request.guild_id, request.channel_id) or reason
         return JoinResult(outcome.told, outcome.channel_id or request.channel_id, reason, session)
+
+    async def _is_foreign_there(self, guild_id: int) -> bool:
+        """Whether Discord shows the bot in voice though this process is not: a join would end that session."""
+        state = self._bot.cache.get_voice_state(guild_id, self._host.user_id)
+        if state is None or state.channel_id is None or self._holds(guild_id):
+            return False
+        # What the cache shows may have ended without an event.
+        try:
+            async with asyncio.timeout(REST_S):
+                state = await self._bot.rest.fetch_my_voice_state(guild_id)
+            there = state.channel_id is not None
+        except hikari.NotFoundError as error:
+            there = error.code != UNKNOWN_VOICE_STATE
+        except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything; the cache says "there"
+            _log.info("guild %d: REST did not say where I am: %s", guild_id, type(error).__name__)
+            there = True
+        return there and not self._holds(guild_id)
+
+    def _holds(self, guild_id: int) -> bool:
+        """Whether the guild's actor wants or holds something."""
+        actor = self._actors.get(guild_id)
+        return actor is not None and not actor.at_rest
 
     def _can_note(self, request: JoinRequest) -> bool:
         """Whether the journal takes another guild: without it the next process could not tell a ghost from the

@@ -108,7 +108,7 @@ class Driver:
     def begin_process(self) -> None:
         """A fresh process, whose gateway has just said READY and GUILD_CREATE."""
         self.starts += 1
-        self.core = ActorCore(GUILD, self.timing)
+        self.core = ActorCore(GUILD, self.timing, exclusive=self.exclusive)
         self.queue = Op4Queue(self.timing)
         self.sent: deque[tuple[float, int]] = deque(maxlen=self.timing.op4_per_window + 1)
         self.links: dict[int, str] = {}

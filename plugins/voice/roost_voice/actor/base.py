@@ -40,8 +40,10 @@ class Base:
         drain_s: float = 2.5,
         opening_s: float = 30.0,
         follow_moves: bool = True,
+        exclusive: bool = True,
     ) -> None:
         self.guild_id = guild_id
+        self._exclusive = exclusive
         self._timing = timing
         self._drain_s = drain_s
         self._opening_s = opening_s
@@ -71,6 +73,10 @@ class Base:
         """Inputs dropped, by name."""
 
         self._session_id: str | None = None
+        self._own_session_ids: set[str] = set()
+        """Ours since the link was last live: each session of the main gateway has another one."""
+        self._own_is_known = False
+        """A link was live with one of them, so no other voice session is ours."""
         self._seen_state = False
         self._server: tuple[str, str] | None = None
         self._server_renewed = False
@@ -182,6 +188,16 @@ class Base:
         """Whoever waits now will hear where the later wish, or the moderator's move, led."""
         self._superseded |= self._tickets
         self._tickets.clear()
+
+    def _forget_session(self) -> None:
+        """Out of voice: what Discord shows next is no voice session of ours."""
+        self._session_id = None
+        self._own_session_ids.clear()
+        self._own_is_known = False
+
+    def _learn_session(self, session_id: str) -> None:
+        self._session_id = session_id
+        self._own_session_ids.add(session_id)
 
     def _ours(self, session_id: str) -> bool:
         return self._session_id is None or session_id == self._session_id

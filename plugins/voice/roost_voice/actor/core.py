@@ -30,6 +30,7 @@ from roost_voice.moves import (
     State,
     Stop,
     Stray,
+    Taken,
     Tell,
     Tick,
     Told,
@@ -49,11 +50,14 @@ class ActorCore(Linking):
         drain_s: How long the closing hooks may take while still connected.
         opening_s: How long the opening hooks may take.
         follow_moves: Stay in a session that a moderator moves; otherwise leave.
+        exclusive: No foreign software uses the token. Otherwise a voice session that is not ours is left alone.
     """
 
     def handle(self, event: Input, now: float) -> list[Action]:
         """Take one input; give the actions to carry out in order."""
         self._out = []
+        if self._is_foreign(event):
+            event = Taken()
         self._note_gateway(event)
         if self._is_stale(event, now):
             self.stale[type(event).__name__] += 1
@@ -69,6 +73,25 @@ class ActorCore(Linking):
         handler(self, event, now)
         return self._out
 
+    def _is_foreign(self, event: Input) -> bool:
+        """Whether Discord shows a voice session of foreign software in our place."""
+        if self._exclusive or self.at_rest or self.state is State.FAILED:
+            return False
+        match event:
+            case OwnState(channel_id=channel_id, session_id=str() as session_id):
+                pass
+            case GuildHere(channel_id=int() as channel_id, session_id=str() as session_id):
+                pass
+            case RestAnswer(ask=ask, channel_id=int() as channel_id, session_id=str() as session_id):
+                if ask != self._ask:
+                    return False
+            case _:
+                return False
+        if not self._own_is_known or channel_id in self._joins_unseen:
+            # What Discord shows may be the answer to a join, or a ghost of ours.
+            return False
+        return session_id not in self._own_session_ids
+
     def _note_gateway(self, event: Input) -> None:
         if isinstance(event, GatewayDown):
             self.gateway_up = False
@@ -77,6 +100,8 @@ class ActorCore(Linking):
             if isinstance(event, GatewayReady):
                 self.unacked_nulls = 0
                 self._asked_in = False
+                # What came of an unanswered join is of a voice session that nothing has named.
+                self._own_is_known = self._own_is_known and not self._joins_unseen
                 self._joins_unseen.clear()
         elif isinstance(event, GuildHere):
             self.unacked_nulls = 0
@@ -222,6 +247,7 @@ _ACTIVE: dict[type, tuple[object, frozenset[State]]] = {
     GatewayDown: (_C._gateway_down, _STAY),
     OpeningDone: (_C._opening_done, _OUT),
     Reap: (_C._ghost_seen, _STAY),
+    Taken: (_C._taken, _OUT),
 }
 """The same in SIGNALLING, CONNECTING, LIVE, AWAIT_SERVER and SUSPENDED."""
 
@@ -297,6 +323,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         Drained: (_C._leaving_drained, _OUT),
         OpeningDone: (_C._leaving_opening, _STAY),
         Reap: (_C._ghost_seen, _STAY),
+        Taken: (_C._leaving_taken, _OUT),
         RestAnswer: (_C._leaving_rest, _OUT),
         Tick: (_C._leaving_tick, _OUT),
     },
@@ -309,6 +336,7 @@ _ROWS: dict[State, dict[type, tuple[object, frozenset[State]]]] = {
         OwnNull: (_C._orphan_out, _OUT),
         GuildHere: (_C._orphan_here, _OUT),
         GuildGone: (_C._orphan_gone, _OUT),
+        Taken: (_C._orphan_taken, _OUT),
         GatewayReady: (_C._orphan_ready, _STAY),
         GatewayResumed: (_C._orphan_again, _STAY),
         Op4Sent: (_C._orphan_sent, _STAY),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roost_voice.actor.base import AWAY
-from roost_voice.actor.orphan import Orphaned
+from roost_voice.actor.orphan import TAKEN, Orphaned
 from roost_voice.moves import (
     CancelOpening,
     ChannelGone,
@@ -27,6 +27,7 @@ from roost_voice.moves import (
     Stage,
     State,
     Stop,
+    Taken,
     Tell,
     Tick,
     Told,
@@ -120,6 +121,16 @@ class Leaving(Orphaned):
     def _leaving_state(self, event: OwnState, now: float) -> None:
         self.server_channel = event.channel_id
         self.maybe_in = True
+
+    def _leaving_taken(self, event: Taken, now: float) -> None:
+        """A leave would end the session of the other software."""
+        self._give_up_wish(TAKEN, Told.FAILED)
+        self._begin_end(TAKEN)
+        self._drop_op4()
+        self.maybe_in = False
+        self.server_channel = None
+        if self.phase in (Phase.NULL, Phase.ACK, Phase.ASK):
+            self._leave_step(now)
 
     def _leaving_sent(self, event: Op4Sent, now: float) -> None:
         if self.phase is Phase.NULL:
@@ -272,7 +283,7 @@ class Leaving(Orphaned):
         self._close_session(Told.LEFT if confirmed else Told.UNCONFIRMED, confirmed=confirmed)
         self.maybe_in = False
         self.server_channel = None
-        self._session_id = None
+        self._forget_session()
         self._joins_unseen.clear()
         self._server = None
         self._next(now, cooldown=ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from roost.audio import LinkEnd, Retry
 from roost_voice.actor.base import AWAY
 from roost_voice.actor.leaving import CHANNEL_GONE, KICKED, Leaving
+from roost_voice.actor.orphan import TAKEN
 from roost_voice.moves import (
     ChannelGone,
     GatewayDown,
@@ -30,6 +31,7 @@ from roost_voice.moves import (
     Stage,
     StartOpening,
     State,
+    Taken,
     Tick,
     Told,
 )
@@ -94,7 +96,8 @@ class Linking(Leaving):
         elif not self._attempt(now):
             self._trip(now, reason)
         elif self.maybe_in:
-            self._leave(reason, now, end=False)
+            # Foreign software may have taken our place and so ended the link: the leave would be its end.
+            self._leave(reason, now, end=False, ask_first=not self._exclusive)
         else:
             self._signal(now)
 
@@ -133,7 +136,7 @@ class Linking(Leaving):
         self.server_channel = event.channel_id
         if event.channel_id == self.wish.channel_id:
             self._seen_state = True
-            self._session_id = event.session_id
+            self._learn_session(event.session_id)
             self._connect_if_known(now)
         elif self._seen_state:
             self._moved_by_others(event.channel_id, now)
@@ -196,6 +199,13 @@ class Linking(Leaving):
         self.server_channel = None
         self._leave(reason, now)
 
+    def _taken(self, event: Taken, now: float) -> None:
+        """Discord ended our stay for the one of the other software, which a leave would end."""
+        self._drop_op4()
+        self.maybe_in = bool(self._joins_unseen)
+        self.server_channel = None
+        self._leave(TAKEN, now)
+
     def _moved_by_others(self, channel_id: int, now: float) -> None:
         assert self.wish is not None
         if not self.follow_moves:
@@ -248,6 +258,9 @@ class Linking(Leaving):
             return
         self._set_state(State.LIVE)
         self.link_live = True
+        if self._session_id is not None:
+            self._own_session_ids = {self._session_id}
+            self._own_is_known = True
         self._server_renewed = False
         self.deadline = None
         channel_id = self.wish.channel_id
@@ -343,10 +356,10 @@ class Linking(Leaving):
         self.server_channel = event.channel_id
         if event.channel_id == self.wish.channel_id:
             self._seen_state = True
-            self._session_id = event.session_id
+            self._learn_session(event.session_id)
         elif self._ours(event.session_id):
             self._seen_state = True
-            self._session_id = event.session_id
+            self._learn_session(event.session_id)
             self._moved_by_others(event.channel_id, now)
 
     def _await_new_server(self, event: Server, now: float) -> None:

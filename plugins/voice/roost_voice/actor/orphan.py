@@ -22,12 +22,15 @@ from roost_voice.moves import (
     Rung,
     State,
     Stop,
+    Taken,
     Tell,
     Tick,
     Told,
     Unwant,
     Want,
 )
+
+TAKEN = "other software that runs this bot took my place"
 
 
 class Orphaned(Base):
@@ -76,6 +79,12 @@ class Orphaned(Base):
             # Perhaps the ghost has run out, perhaps it is an older stay's.
             self._orphan_ask(now)
 
+    def _orphan_taken(self, _event: Taken, now: float) -> None:
+        if self.wish is not None:
+            channel_id, self.wish = self.wish.channel_id, None
+            self._tell_all(Told.FAILED, channel_id, TAKEN)
+        self._orphan_done(now)
+
     def _orphan_gone(self, _event: GuildGone, now: float) -> None:
         self.wish = None
         self._tell_all(Told.FAILED, 0, "I am no longer in this server")
@@ -89,7 +98,7 @@ class Orphaned(Base):
         self._emit(JournalRemove())
         self.maybe_in = False
         self.server_channel = None
-        self._session_id = None
+        self._forget_session()
         self._joins_unseen.clear()
         self._next(now)
 
