@@ -62,7 +62,7 @@ def command_data(guild: Guild, channel: Channel, member_id: int, commands: list[
     if any(each["type"] in (SUBCOMMAND, SUBGROUP) for each in level.get("options") or []):
         raise BadRequest(f"/{' '.join(path)} needs a subcommand: {_subcommands(level)}")
     resolved: Body = {}
-    options = _options(guild, level, typed, resolved)
+    options = _options(guild, member_id, level, typed, resolved)
     for kind, word in reversed(words):
         options = [{"type": kind, "name": word, "options": options}]
     data: Body = {"id": command["id"], "name": command["name"], "type": 1, "options": options}
@@ -78,7 +78,7 @@ def _subcommands(level: Body) -> str:
     return ", ".join(each["name"] for each in options if each["type"] in (SUBCOMMAND, SUBGROUP)) or "none"
 
 
-def _options(guild: Guild, level: Body, typed: Invocation, resolved: Body) -> list[Body]:
+def _options(guild: Guild, member_id: int, level: Body, typed: Invocation, resolved: Body) -> list[Body]:
     declared = {each["name"]: each for each in level.get("options") or []}
     options = []
     for name, value in typed.options.items():
@@ -89,7 +89,7 @@ def _options(guild: Guild, level: Body, typed: Invocation, resolved: Body) -> li
         if name == typed.focused:  # What is being typed is text, whatever it shall become.
             options.append({"name": name, "type": spec["type"], "value": str(value), "focused": True})
             continue
-        options.append({"name": name, "type": spec["type"], "value": _value(guild, spec, value, resolved)})
+        options.append({"name": name, "type": spec["type"], "value": _value(guild, member_id, spec, value, resolved)})
     if typed.focused is None:
         missing = [name for name, spec in declared.items() if spec.get("required") and name not in typed.options]
         if missing:
@@ -99,10 +99,10 @@ def _options(guild: Guild, level: Body, typed: Invocation, resolved: Body) -> li
     return options
 
 
-def _value(guild: Guild, spec: Body, value: Any, resolved: Body) -> Any:
+def _value(guild: Guild, member_id: int, spec: Body, value: Any, resolved: Body) -> Any:
     kind = spec["type"]
     if kind == CHANNEL:
-        return _channel(guild, spec, value, resolved)
+        return _channel(guild, member_id, spec, value, resolved)
     if kind in (USER, ROLE, MENTIONABLE):
         return _mention(guild, kind, value, resolved)
     if kind == BOOLEAN:
@@ -128,14 +128,15 @@ def _value(guild: Guild, spec: Body, value: Any, resolved: Body) -> Any:
     return typed
 
 
-def _channel(guild: Guild, spec: Body, value: Any, resolved: Body) -> str:
-    channel = guild.channels.get(int(value))
+def _channel(guild: Guild, member_id: int, spec: Body, value: Any, resolved: Body) -> str:
+    """A channel or thread, told with what the member who chose it may do there."""
+    channel = guild.channels.get(int(value)) or guild.threads.get(int(value))
     if channel is None:
         raise BadRequest(f"there is no channel {value} in guild {guild.id}")
     kinds = spec.get("channel_types") or []
     if kinds and channel.type not in kinds:
         raise BadRequest(f"channel {channel.name} is not of a type that {spec['name']} takes")
-    shown = channel.payload() | {"permissions": str(int(hikari.Permissions.all_permissions()))}
+    shown = channel.payload() | {"permissions": str(guild.permissions(member_id, channel))}
     resolved.setdefault("channels", {})[str(value)] = shown
     return str(value)
 
