@@ -474,7 +474,7 @@ MUTATIONS = [
         "blame",
         "blames the plugin for answers of Discord that cannot be read",
         "core/roost/plugins/blame.py",
-        "    return Blame.DISCORD if _is_unreadable_answer(error) else Blame.PLUGIN\n",
+        "    return Blame.DISCORD if is_unreadable_answer(error) else Blame.PLUGIN\n",
         "    return Blame.PLUGIN\n",
         ("tests/faults/test_blame.py::test_an_answer_of_another_shape_is_no_failure_of_the_plugin",),
     ),

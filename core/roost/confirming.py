@@ -21,6 +21,7 @@ from hikari.impl import MessageActionRowBuilder
 
 from roost.errors import RoostError, StoreCause, StoreError
 from roost.i18n import FOLDER, Texts
+from roost.unreadable import is_unread_reply
 
 _log = logging.getLogger("roost.commands")
 
@@ -175,7 +176,10 @@ class Confirmations:
             else:
                 await interaction.edit_initial_response(done.text[:2000], components=list(done.rows), **NO_PINGS)
         except Exception as error:  # noqa: BLE001 - raised below, once the rest of the work has begun
-            failure = failure or error
+            if is_unread_reply(error):
+                _log.warning("what Discord says of the answer to a confirmation cannot be read")
+            else:
+                failure = failure or error
         if done.later is not None:
             assert self._spawn is not None, "its owner gave nothing to run later work with"
             self._spawn(_say_later(interaction, done.later), "confirmed work")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import inspect
 import logging
 import math
@@ -17,8 +18,12 @@ from hikari.impl import buckets, rate_limits
 from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
+from roost.unreadable import was_carried_out
+
 _log = logging.getLogger("roost.rest")
 
+DEFAULT_PAUSE_S = 1.0
+"""After a 429 that does not say in numbers how long."""
 FIRST_PAUSE_S = 0.5
 """The least pause after the second 429 in a row of one request; it doubles with each more."""
 MOST_PAUSE_S = 30.0
@@ -129,7 +134,8 @@ def pause_after_refusals() -> None:
 
     hikari waits for as long as the answer says and tries again without a limit. An answer that says nothing, or less
     than nothing, makes that a loop of hundreds of requests a second, which Discord counts towards a ban of the
-    machine's address. Where hikari's insides have changed, everything stays as it is.
+    machine's address. One that says it in no number ends the request with an error, as if Discord had carried it out.
+    Where hikari's insides have changed, everything stays as it is.
     """
     client = hikari_rest.RESTClientImpl
     original: Any = getattr(client, "_parse_ratelimits", None)
@@ -148,7 +154,13 @@ def pause_after_refusals() -> None:
     async def parse_ratelimits(
         self: Any, compiled_route: routes.CompiledRoute, authentication: str | None, response: Any
     ) -> float | None:
-        asked_s: float | None = await original(self, compiled_route, authentication, response)
+        asked_s: float | None
+        try:
+            asked_s = await original(self, compiled_route, authentication, response)
+        except (AssertionError, TypeError, ValueError) as error:
+            _log.warning("%s: an answer's limit cannot be read (%s)", compiled_route.route, type(error).__name__)
+            # What Discord has carried out is not repeated because of it.
+            asked_s = DEFAULT_PAUSE_S if response.status == http.HTTPStatus.TOO_MANY_REQUESTS else None
         task = asyncio.current_task()
         assert task is not None
         if asked_s is None:
@@ -176,12 +188,12 @@ def pause_after_refusals() -> None:
 
 
 def believe_first_answers() -> None:
-    """Have a first answer to an interaction count as given when Discord took it and its confirmation was lost.
+    """Have a first answer to an interaction count as given when Discord took it, whatever became of its confirmation.
 
     hikari sends a request again after a broken connection or a 5xx. If Discord had taken the first one, it refuses the
     second one with code 40060, and the command ends there: its member sees "thinking" for good. A 40060 to an answer
-    that was sent once is still an error, for then other software with the same token has answered. Where hikari's
-    insides have changed, everything stays as it is.
+    that was sent once is still an error, for then other software with the same token has answered. A confirmation that
+    cannot be read ends no command either. Where hikari's insides have changed, everything stays as it is.
     """
     client, pauses = hikari_rest.RESTClientImpl, rate_limits.ExponentialBackOff
     request: Any = getattr(client, "_request", None)
@@ -211,16 +223,23 @@ def believe_first_answers() -> None:
         repeats: list[float] = []
         mark = _repeats.set(repeats)
         try:
-            return await request(self, compiled_route, **options)
+            confirmation = await request(self, compiled_route, **options)
+            if confirmation is not None:
+                self._entity_factory.deserialize_interaction_callback_response(confirmation)
+            return confirmation
         except hikari.BadRequestError as error:
             if error.code != ALREADY_ANSWERED or not repeats:
                 raise
             _log.info("Discord took the first answer to an interaction, though its confirmation was lost")
-            # The confirmation would have said of what kind the interaction was; nothing here reads that.
-            interaction_id = compiled_route.compiled_path.split("/")[2]
-            return {"interaction": {"id": interaction_id, "type": int(hikari.InteractionType.APPLICATION_COMMAND)}}
+        except Exception as error:
+            if not was_carried_out(error):
+                raise
+            _log.info("Discord took the first answer to an interaction, though its confirmation cannot be read")
         finally:
             _repeats.reset(mark)
+        # The confirmation would have said of what kind the interaction was; nothing here reads that.
+        interaction_id = compiled_route.compiled_path.split("/")[2]
+        return {"interaction": {"id": interaction_id, "type": int(hikari.InteractionType.APPLICATION_COMMAND)}}
 
     believing.believes = True  # type: ignore[attr-defined]
     setattr(client, "_request", believing)  # noqa: B010 - mypy holds it for final

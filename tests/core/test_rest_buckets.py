@@ -97,7 +97,7 @@ class Limiting:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.body: dict[str, object] = {}
+        self.body: object = {}
         self.refusals = 10**9
         self.headers: dict[str, str] = {}
 
@@ -207,14 +207,21 @@ async def test_no_limit_lasts_longer_than_an_hour(limiting: tuple[Limiting, hika
 
 @pytest.mark.parametrize(
     "body",
-    [{"retry_after": -1}, {"retry_after": 0}, {"retry_after": 0.0, "global": True}],
-    ids=["less than nothing", "nothing", "global"],
+    [
+        {"retry_after": -1},
+        {"retry_after": 0},
+        {"retry_after": 0.0, "global": True},
+        {"retry_after": "soon"},
+        ["soon"],
+    ],
+    ids=["less than nothing", "nothing", "global", "text", "no object"],
 )
 async def test_refusals_without_a_usable_pause_are_no_hot_loop(
-    limiting: tuple[Limiting, hikari.api.RESTClient], body: dict[str, object]
+    limiting: tuple[Limiting, hikari.api.RESTClient], body: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, client = limiting
     server.body = body
+    monkeypatch.setattr(rest_buckets, "DEFAULT_PAUSE_S", 0.2)
     pause_after_refusals()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.4):

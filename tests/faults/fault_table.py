@@ -415,6 +415,7 @@ ROWS: tuple[Row, ...] = (
         "asks the plugins at the same time, and defers every answer that needs the database", "The answer comes later; Discord shows that the bot is thinking."),
     Row(271, 1, "the speech engine takes long to start, or many members have to be asked who may read along", "defers the answer after a second, and says after 8 s what it waits for",
         "A reply that changes when the transcription begins."),
+    Row(276, 2, "what Discord says of a reply that it took cannot be read", "takes the reply for given, goes on with what follows it, and complains of nothing", NOTHING),
     Row(290, 5, "a member withdraws the last words of a message with captions while an edit of it is on its way",
         "deletes the message once that edit is answered", "The message vanishes."),
     Row(291, 5, "captions are switched on while something is said of which the notice told that it is not posted",

@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_report import Fault
@@ -83,10 +84,17 @@ async def test_answers_of_another_shape_end_no_captions(tmp_path: Path, fault: F
 
 @pytest.mark.fault(125)
 @pytest.mark.parametrize(
-    "answer", [{"status": 429, "retry_after_s": 400.0}, {"status": 503}, {"status": 500}], ids=["429", "503", "500"]
+    "answer",
+    [
+        {"status": 429, "retry_after_s": 400.0},
+        {"status": 429, "body": {"message": "no", "retry_after": "soon", "global": False}},
+        {"status": 503},
+        {"status": 500},
+    ],
+    ids=["429", "429 without a number", "503", "500"],
 )
 async def test_captions_that_are_not_taken_come_later_together(
-    tmp_path: Path, fault: Fault, answer: dict[str, float]
+    tmp_path: Path, fault: Fault, answer: dict[str, Any]
 ) -> None:
     async with a_call(tmp_path) as call:
         before = len(await call.bot.messages("general"))

@@ -23,6 +23,7 @@ from roost.places import Place, current, place_of
 from roost.plugins import State
 from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.strays import taming
+from roost.unreadable import is_unread_reply
 
 if TYPE_CHECKING:
     from roost.commands.access import Access
@@ -172,6 +173,9 @@ class CommandFailures:
             if offered is not None and await asyncio.shield(offered) and await is_answered(ctx):
                 return ""
         if whose is Blame.TOO_LATE:
+            return ""
+        if is_unread_reply(error) and await is_answered(ctx, unsaid=False):
+            # The member has read it; only what Discord says of that makes no sense.
             return ""
         return refusals.ANSWERS.get(whose, refusals.WENT_WRONG).format(command=path)
 

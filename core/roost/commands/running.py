@@ -159,10 +159,13 @@ async def _over(runs: Iterable[_Run], within_s: float) -> None:
         pass
 
 
-async def is_answered(ctx: lightbulb.Context) -> bool:
+async def is_answered(ctx: lightbulb.Context, *, unsaid: bool = True) -> bool:
     """Whether the member who ran a command has an answer, by Discord's word; a deferral alone is none.
 
-    lightbulb does not know what a plugin answered through the interaction itself. True where Discord does not say.
+    lightbulb does not know what a plugin answered through the interaction itself.
+
+    Args:
+        unsaid: What to return where Discord does not say.
     """
     try:
         first = await ctx.interaction.fetch_initial_response()
@@ -171,7 +174,7 @@ async def is_answered(ctx: lightbulb.Context) -> bool:
         return error.code != _NO_RESPONSE
     except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
         _log.debug("Discord does not say whether a failed command was answered: %s", error_line(error))
-        return True
+        return unsaid
 
 
 async def answer(ctx: lightbulb.Context, text: str) -> None:

@@ -7,14 +7,11 @@ plugin that was at work.
 from __future__ import annotations
 
 import enum
-import json
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import hikari
-import hikari.internal.net
 
 import roost.store
 from roost.blocking import BlockedError, StalledError
@@ -22,18 +19,12 @@ from roost.dispatch import hung_trace
 from roost.errors import StoreCause, StoreError
 from roost.errortext import is_error, own
 from roost.strays import StrayError
+from roost.unreadable import is_unreadable_answer
 
 DEPTH = 8
 """How many causes of causes are looked at."""
 
 _HIKARI = str(Path(hikari.__file__).parent)
-_REST = hikari.impl.rest.__file__
-_HIKARI_REST = frozenset(
-    {_REST, hikari.impl.entity_factory.__file__, hikari.internal.net.__file__, hikari.internal.data_binding.__file__}
-)
-_READERS = ("deserialize_", "_deserialize_")
-_READING = frozenset({"_parse_ratelimits", "generate_error_response"})
-"""Functions of hikari that read what Discord answered."""
 _STORE = str(Path(roost.store.__file__).parent)
 
 _UNANSWERABLE = frozenset({10062, 40060})
@@ -118,23 +109,7 @@ def _judge(error: BaseException) -> Blame:
         return Blame.DISCORD
     if is_error(error, TimeoutError) and not is_error(error, BlockedError):
         return _hung_in(error)
-    return Blame.DISCORD if _is_unreadable_answer(error) else Blame.PLUGIN
-
-
-def _is_unreadable_answer(error: BaseException) -> bool:
-    """Whether hikari raised an error because it cannot read what Discord answered.
-
-    hikari lets whatever it meets there escape. What it raises while it writes a request is the plugin's.
-    """
-    code = [frame.f_code for frame, _line in traceback.walk_tb(error.__traceback__)]
-    names = {each.co_name for each in code if each.co_filename in _HIKARI_REST}
-    if not names:
-        return False
-    if any(name in _READING or name.startswith(_READERS) for name in names):
-        return True
-    if isinstance(error, aiohttp.ClientError | json.JSONDecodeError | UnicodeDecodeError):
-        return True
-    return isinstance(error, AssertionError | LookupError) and code[-1].co_filename == _REST
+    return Blame.DISCORD if is_unreadable_answer(error) else Blame.PLUGIN
 
 
 def _hung_in(error: TimeoutError) -> Blame:
