@@ -1014,6 +1014,22 @@ MUTATIONS = [
         "        return False\n",
         ("tests/faults/test_joining.py::test_foreign_software_takes_the_place_and_keeps_it",),
     ),
+    Mutation(
+        "captions",
+        "hears people though nobody will read it",
+        STT + "plugin.py",
+        "        if not checks.serves(new):\n",
+        "        if False:\n",
+        ("tests/faults/test_where_captions_go.py::test_nobody_is_heard_for_nothing",),
+    ),
+    Mutation(
+        "captions",
+        "posts captions for members where they may not write",
+        STT + "commands.py",
+        "    checks.asker_can_write(plugin.bot, ctx.member, channel_id, permissions, within=int(ctx.channel_id))\n",
+        "",
+        ("tests/faults/test_where_captions_go.py::test_the_bot_writes_nowhere_for_members_who_may_not",),
+    ),
 ]
 
 

@@ -82,6 +82,7 @@ class NoticeFacts:
         plugin: Name of the plugin, for `Use.PLUGIN`; empty if it is not known.
         channel_id: Channel of the text. Its readers can read, and export, what is stored. 0: there is none.
         shown: The text is posted in that channel.
+        in_thread: It is posted in a thread of that channel.
         onlookers: Members who cannot be in the voice channel may be able to read it there.
         kept_days: Days for which text is stored after the end of the session; 0: not at all.
         sends_to: Host of the service that the sound is sent to; empty: it stays on the bot's machine.
@@ -91,6 +92,7 @@ class NoticeFacts:
     plugin: str = ""
     channel_id: int = 0
     shown: bool = False
+    in_thread: bool = False
     onlookers: bool = False
     kept_days: int = 0
     sends_to: str = ""

@@ -60,7 +60,15 @@ async def test_one_growing_message_in_a_thread_and_back_in_the_channel(tmp_path:
             assert row["edits"] == 1
             assert not any(WORDS in text for text in await scene.posted())
 
+            async def told_anew() -> bool:
+                return "becomes captions in a thread" not in (await notices())[-1] and len(await notices()) == 2
+
+            async def notices() -> list[str]:
+                found = await discord.messages(channel_id=scene.voice)
+                return [str(each["content"]) for each in found if each["components"]]
+
             await set_to("captions.where", "channel")
+            await until(told_anew, "no new notice came")
             await set_to("captions.mode", "messages")
             await scene.speak()
             assert len(await discord.messages(channel_id=int(thread["id"]))) == 1

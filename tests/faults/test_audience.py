@@ -93,8 +93,7 @@ async def test_captions_pause_when_a_role_may_not_connect_and_go_on_when_it_is_g
         assert REFUSED in await call.start()
         with fault.clock(scaled=False):
             await call.control.role(role_id=str(role), delete=True)
-            await call.until(lambda text: "words number 2" in text)
-        await call.until(lambda text: "Captions go on" in text)
+            await call.until(lambda text: "words number 2" in text and "Captions go on" in text)
 
         barred = await call.role("barred")
         await call.control.permissions(role_id=barred, channel_id=call.room, deny=["VIEW_CHANNEL"])

@@ -230,7 +230,7 @@ async def test_start_says_what_keeps_it_from_working(make: Any, packets: list[by
     house.session.notice_works = False
     with pytest.raises(RoostError, match="could not post the notice"):
         await start(house)
-    assert "The notice could not be posted" in house.status
+    assert "Discord did not take the notice. I keep trying" in house.status
     house.session.notice_works = True
     assert "The notice stands now." in await start(house)
     assert house.session.facts.channel_id == TEXT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ LOOK_AGAIN_S = 30.0
 LOOK_EVERY_S = 0.5
 """Between two looks when it tells of many, or when a look failed."""
 TELL_EVERY_S = 10.0
-"""At most one message about it in so many seconds."""
+"""At most `TELL_AT_ONCE` messages about it in so many seconds."""
+TELL_AT_ONCE = 2
+"""That captions pause, and that they go on."""
 
 CHANGES: tuple[type[hikari.Event], ...] = (
     hikari.GuildChannelUpdateEvent,
@@ -75,7 +78,7 @@ class AudienceWatch:
         self._doubts = asyncio.Event()
         self._looking = asyncio.Lock()
         self._told = False
-        self._told_at = float("-inf")
+        self._told_at: deque[float] = deque(maxlen=TELL_AT_ONCE)
         self._telling: asyncio.Task[None] | None = None
         self.accepted = accepted
         self.wide = False
@@ -134,7 +137,9 @@ class AudienceWatch:
     async def _tell_people(self) -> None:
         loop = asyncio.get_running_loop()
         while self._told is not self.wide:
-            await asyncio.sleep(max(0.0, self._told_at + TELL_EVERY_S - loop.time()))
+            if len(self._told_at) == TELL_AT_ONCE:
+                await asyncio.sleep(max(0.0, self._told_at[0] + TELL_EVERY_S - loop.time()))
             if self._told is not self.wide:
-                self._told, self._told_at = self.wide, loop.time()
+                self._told = self.wide
+                self._told_at.append(loop.time())
                 await self._tell(self.wide)

@@ -96,7 +96,8 @@ class ChannelBoard:
         where: Asked for each message.
         voice_channel: Which one is heard now; the thread is named after it.
         thread_id: The thread of before, where a transcription goes on after a reload.
-        opened: Called with the id of a thread that was made, before anything stands in it.
+        opened: Called with the id of a thread that was made, before anything stands in it; with None when it takes
+            nothing any more.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class ChannelBoard:
         voice_channel: Callable[[], int],
         *,
         thread_id: int | None = None,
-        opened: Callable[[int], Awaitable[None]] | None = None,
+        opened: Callable[[int | None], Awaitable[None]] | None = None,
     ) -> None:
         self._bot = bot
         self._channel_id = channel_id
@@ -131,6 +132,8 @@ class ChannelBoard:
                 raise
         # The thread is gone, locked or closed to the bot.
         self.thread_id = None
+        if self._opened is not None:
+            await self._opened(None)
         await self._refuse()
         return self._channel_id, await say(self._bot, self._channel_id, text, nonce)
 

@@ -12,8 +12,8 @@ import hikari
 import lightbulb
 
 from roost.deferral import answer_alone, defer_during, defer_if_late
-from roost.errors import ResourceError, RoostError
-from roost_stt.checks import NEEDED
+from roost.errors import RoostError
+from roost_stt import checks
 from roost_stt.languages import language_code, suggestions
 
 if TYPE_CHECKING:
@@ -159,14 +159,14 @@ async def _check_start(
     if language is not None:
         language_code(language)
     plugin.check(int(ctx.guild_id), int(ctx.user.id), _rank(ctx), stop=False)
+    channel_id = int(chosen.id if chosen is not None else ctx.channel_id)
     permissions = ctx.member.permissions if ctx.member is not None else hikari.Permissions.NONE
     if isinstance(chosen, hikari.InteractionChannel):
         permissions = chosen.permissions
-    if NEEDED & ~permissions and not permissions & hikari.Permissions.ADMINISTRATOR:
-        where = chosen.id if chosen is not None else ctx.channel_id
-        raise ResourceError(f"You cannot write in <#{where}>, so I do not put transcripts there.")
-    channel_id = chosen.id if chosen is not None else ctx.channel_id
-    await plugin.check_channel(int(ctx.guild_id), int(channel_id), _rank(ctx))
+    if permissions & hikari.Permissions.ADMINISTRATOR:
+        permissions = hikari.Permissions.all_permissions()
+    checks.asker_can_write(plugin.bot, ctx.member, channel_id, permissions, within=int(ctx.channel_id))
+    await plugin.check_channel(int(ctx.guild_id), channel_id, _rank(ctx))
 
 
 async def _check_stop(plugin: SttPlugin, ctx: lightbulb.Context) -> None:

@@ -48,7 +48,18 @@ from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import CUT_OFF, Refusal
-from roost_stt.reports import TROUBLES, already, cut_off, muted, notice_facts, onlookers, report, status
+from roost_stt.reports import (
+    TROUBLES,
+    already,
+    cut_off,
+    muted,
+    no_notice,
+    notice_facts,
+    onlookers,
+    place_words,
+    report,
+    status,
+)
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
@@ -65,6 +76,10 @@ STOP_DRAIN_S = 10.0
 DISABLED_DRAIN_S = 3.0
 PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
 MOVED = "I was moved to another channel, so transcription of <#{room}> ends. `/transcribe start` begins anew."
+NO_USE = (
+    "Captions are switched off here now and transcripts are not kept, so transcription ends and I hear nobody. "
+    "Change `captions.where` or `retention_days` with `/config set stt`, and use `/transcribe start` to begin anew."
+)
 JUST_MOVED = "I have just been moved to another channel. Use `/transcribe start` again in a moment."
 _ACTIVE = "active"
 
@@ -236,7 +251,11 @@ class SttPlugin:
     async def config_changed(self, ctx: PluginContext, guild_id: int, old: SttConfig, new: SttConfig) -> None:
         self._wish_of_guild(guild_id)
         transcription = self._running.get(guild_id)
-        if transcription is not None and transcription.notice_is_old:
+        if transcription is None:
+            return
+        if not checks.serves(new):
+            self._end_because(transcription.session, transcription, NO_USE)
+        elif transcription.notice_is_old:
             # At once: from now on nobody is heard who was told something else.
             transcription.stop_intake()
             ctx.task(self._tell_anew(transcription), f"tell-anew:{guild_id}", guild_id=guild_id)
@@ -370,7 +389,11 @@ class SttPlugin:
     def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
         """Hear nothing more at once, and end with the reason said."""
         transcription.end_intake()
-        transcription.tell("end", why)
+        if self._is_closed(transcription) or not checks.writable(self.bot, session.guild_id, transcription.channel_id):
+            places = dict.fromkeys((transcription.room_id, session.channel_id))
+            self._context().task(self._say_somewhere(list(places), why), f"say-end:{session.guild_id}")
+        else:
+            transcription.tell("end", why)
         deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
         self._context().task(self._end_for_good(session, deadline), f"end:{session.guild_id}")
 
@@ -436,15 +459,15 @@ class SttPlugin:
             if transcription is not None and self._has_failed():
                 await self._worker_owner().ready()
                 transcription.forget_told(Trouble.FAILED.value)
-                return f"Transcribing <#{session.channel_id}> into <#{transcription.channel_id}> again."
+                return f"Transcribing <#{session.channel_id}> into {self._into(transcription)} again."
             if transcription is not None and self._is_cut_off(guild_id):
                 mind = await self.check_channel(guild_id, channel_id, manages)
                 await self._move(transcription, channel_id, room_id=room_id, accepts_wide=bool(mind))
                 if transcription.paused:
                     await self._remember(session)
-                    return already(session, transcription)
+                    return already(session, transcription, self._into(transcription))
             elif transcription is not None and not failed:
-                return already(session, transcription)
+                return already(session, transcription, self._into(transcription))
             if transcription is None:
                 mind = await self.check_channel(guild_id, channel_id, manages)
                 await self._begin(session, channel_id, room_id=room_id, language=language, accepts_wide=bool(mind))
@@ -454,15 +477,15 @@ class SttPlugin:
         if not await session.capturing():
             checks.can_write(self.bot, guild_id, channel_id)
             checks.can_write(self.bot, guild_id, session.channel_id)
-            raise ResourceError(
-                f"I could not post the notice in <#{channel_id}> and <#{session.channel_id}>, so I hear nobody. "
-                "Discord did not take the notice: use `/transcribe start` again in a moment."
-            )
+            raise ResourceError(no_notice(session, channel_id))
         again = " The notice stands now." if transcription is not None else ""
+        into = place_words(
+            self.config_of(guild_id).captions.where, channel_id, None, is_thread=self._is_thread(channel_id)
+        )
         spoken = self._config.language if language is None else language
         deaf = f" {ENGLISH_ONLY}" if self._is_deaf_to(language) else ""
         said = f" Language: {language_name(spoken)}." if language is not None and not deaf else ""
-        return f"Transcribing <#{session.channel_id}> into <#{channel_id}>.{said}{again}{deaf}{mind}"
+        return f"Transcribing <#{session.channel_id}> into {into}.{said}{again}{deaf}{mind}"
 
     def start_waits_for(self, guild_id: int) -> str:
         """What a start that takes long is waiting for, in words."""
@@ -503,10 +526,7 @@ class SttPlugin:
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
         if not await session.capturing():
-            raise ResourceError(
-                f"I could not post the notice in <#{transcription.channel_id}> and <#{session.channel_id}>, so I hear "
-                "nobody."
-            )
+            raise ResourceError(no_notice(session, transcription.channel_id))
         return f"Transcription of <#{session.channel_id}> goes on."
 
     def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
@@ -526,7 +546,7 @@ class SttPlugin:
             raise self._only_those_there(session, user_id, what)
         goes_on = session.capture_state != "failed" and not self._has_failed() and not self._is_cut_off(guild_id)
         if not stop and running is not None and goes_on:
-            raise ResourceError(already(session, running))
+            raise ResourceError(already(session, running, self._into(running)))
 
     async def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
         """Whether captions may go there; gives what to say about it.
@@ -560,7 +580,9 @@ class SttPlugin:
         if member is None or not all(can_be_in(self.bot.cache, member, room_id) for room_id in rooms):
             return "I transcribe a voice channel that you cannot join, so I do not say more about it."
         report("asked for the status", worker)
-        return status(transcription, worker, lambda user_id: self._name_of(guild_id, user_id))
+        return status(
+            transcription, worker, lambda user_id: self._name_of(guild_id, user_id), self._into(transcription)
+        )
 
     # ---- what the owners of the bot ask
 
@@ -738,6 +760,8 @@ class SttPlugin:
         if self._stopping or self._sessions.get(session.guild_id) is not session:
             raise ClosedError("The voice session ended before the transcription could begin.")
         guild_id = session.guild_id
+        # The server may have changed that while the engine was loaded, or while this plugin was switched off.
+        checks.is_of_use(self.config_of(guild_id))
         keeper = await self.book.resume(record) if record is not None else None
         if keeper is None:
             keeper = self.book.begin(guild_id, room_id, channel_id, self._asker)
@@ -771,7 +795,11 @@ class SttPlugin:
             tell_audience=lambda wide: self._tell_audience(session, wide),
             accepts_wide=accepts_wide,
             facts=lambda text_id: notice_facts(
-                self.config_of(guild_id), text_id, worker, onlookers=transcription.accepts_wide
+                self.config_of(guild_id),
+                text_id,
+                worker,
+                onlookers=transcription.accepts_wide,
+                is_thread=self._is_thread(text_id),
             ),
             shown=lambda: self.config_of(guild_id).captions.where != "none",
             first_heard=self._wish_of_user,
@@ -803,6 +831,14 @@ class SttPlugin:
             thread_id=thread_id,
             opened=lambda opened: self._has_thread(session, channel_id, opened),
         )
+
+    def _is_thread(self, channel_id: int) -> bool:
+        return self.bot.cache.get_thread(channel_id) is not None
+
+    def _into(self, transcription: Transcription) -> str:
+        """Where the text of a transcription goes, in words."""
+        where, channel_id = self.config_of(transcription.guild_id).captions.where, transcription.channel_id
+        return place_words(where, channel_id, transcription.thread_id, is_thread=self._is_thread(channel_id))
 
     def _room_of(self, session: VoiceSession) -> int:
         """The room whose captions are shown: after a move, the old one until what was said there is done with."""
@@ -841,7 +877,7 @@ class SttPlugin:
                 await say(self.bot, place, text)
                 return
             except ResourceError as error:
-                _log.warning("channel %d could not be told of words that are left: %s", place, error)
+                _log.warning("channel %d could not be told: %s", place, error)
 
     # ---- a channel that takes no captions any more
 
@@ -862,11 +898,11 @@ class SttPlugin:
     def _is_cut_off(self, guild_id: int) -> bool:
         """Whether captions cannot be posted until somebody does something."""
         transcription = self._running.get(guild_id)
-        if transcription is None:
-            return False
-        if transcription.captioner.refusal in CUT_OFF or transcription.audience.wide:
-            return True
-        return not checks.is_there(self.bot, transcription.channel_id)
+        return transcription is not None and (transcription.audience.wide or self._is_closed(transcription))
+
+    def _is_closed(self, transcription: Transcription) -> bool:
+        """Whether the place of the captions is gone, or takes nothing from the bot."""
+        return transcription.captioner.refusal in CUT_OFF or not checks.is_there(self.bot, transcription.channel_id)
 
     # ---- who reads along
 
@@ -900,7 +936,7 @@ class SttPlugin:
         transcription = self._running.get(session.guild_id)
         if transcription is None:
             return
-        text = onlookers(transcription.shown_in, transcription.room_id, wide=wide)
+        text = onlookers(transcription.thread_id or transcription.shown_in, transcription.room_id, wide=wide)
         if not checks.is_there(self.bot, transcription.shown_in):
             await self._tell_voice_chat(session, cut_off(Refusal.GONE, transcription.shown_in))
             return
@@ -984,6 +1020,10 @@ class SttPlugin:
             self._asker = 0
             room_id = int(before.get("room") or session.channel_id)
             try:
+                if not checks.serves(self.config_of(session.guild_id)):
+                    await self._remember(session)
+                    await say(self.bot, int(before["channel"]), NO_USE)
+                    return
                 if session.channel_id != room_id:
                     # Nobody knows any more whether members have asked for it.
                     await self._remember(session)
@@ -1023,7 +1063,7 @@ class SttPlugin:
             if self._owner is not None and not self._stopping:
                 self._owner.arm_idle()
 
-    async def _has_thread(self, session: VoiceSession, channel_id: int, thread_id: int) -> None:
+    async def _has_thread(self, session: VoiceSession, channel_id: int, thread_id: int | None) -> None:
         transcription = self._running.get(session.guild_id)
         # After a move it is the old channel's.
         if transcription is not None and (transcription.session, transcription.channel_id) == (session, channel_id):

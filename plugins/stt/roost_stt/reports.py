@@ -8,7 +8,7 @@ from typing import Any
 
 from roost.audio import FRAME_MS, NoticeFacts, Use, VoiceSession
 from roost_stt.captions import display_name
-from roost_stt.config import SttConfig
+from roost_stt.config import SttConfig, Where
 from roost_stt.engine import SpeechWorker
 from roost_stt.refusals import Refusal
 from roost_stt.supervision import Trouble
@@ -26,6 +26,10 @@ TROUBLES = {
     Trouble.FAILED: "The speech engine keeps failing, so there are no more captions. Try `/transcribe start` "
     "again later.",
 }
+
+
+KEEPS_TRYING = "I keep trying, with growing pauses; `/transcribe start` tries at once."
+"""Said of the notice."""
 
 
 def muted(name: str | None) -> str:
@@ -54,6 +58,12 @@ def cut_off(refusal: Refusal, channel_id: int) -> str:
     )
 
 
+def no_notice(session: VoiceSession, channel_id: int) -> str:
+    """Why nobody is heard yet, and what the bot does about it."""
+    places = " and ".join(f"<#{place}>" for place in dict.fromkeys((channel_id, session.channel_id)))
+    return f"I could not post the notice in {places}, so I hear nobody: Discord did not take the notice. {KEEPS_TRYING}"
+
+
 def onlookers(text_id: int, voice_id: int, *, wide: bool) -> str:
     """Why captions pause, and what to do about it; or that they go on."""
     if not wide:
@@ -65,40 +75,59 @@ def onlookers(text_id: int, voice_id: int, *, wide: bool) -> str:
     )
 
 
-def already(session: VoiceSession, running: Transcription) -> str:
+def already(session: VoiceSession, running: Transcription, into: str) -> str:
     """Why a second start does nothing."""
     if running.paused:
         return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
-    return f"I am already transcribing <#{session.channel_id}> into <#{running.channel_id}>."
+    return f"I am already transcribing <#{session.channel_id}> into {into}."
 
 
-def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str]) -> str:
-    """The state of a transcription."""
+def place_words(where: Where, channel_id: int, thread_id: int | None, *, is_thread: bool) -> str:
+    """Where the text goes, to stand after "into".
+
+    Args:
+        where: What the server has set.
+        channel_id: The channel that was chosen.
+        thread_id: The thread of it that was made for the captions, if there is one.
+        is_thread: The channel that was chosen is a thread itself.
+    """
+    if where == "none":
+        return "the transcript alone"
+    if where == "channel" or is_thread:
+        return f"<#{channel_id}>"
+    return f"<#{thread_id}>" if thread_id is not None else f"a thread of <#{channel_id}>"
+
+
+def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str], into: str) -> str:
+    """The state of a transcription; `into`: see `place_words`."""
     heard = ", ".join(
         f"{display_name(name_of(user_id))} {frames * FRAME_MS / 1000:.1f} s"
         for user_id, frames in sorted(running.decoded().items())
         if user_id in running.session.members
     )
     failed = running.session.capture_state == "failed"
-    trouble = " The notice could not be posted, so nobody is heard; use `/transcribe start` again." if failed else ""
+    trouble = f" Nobody is heard, because Discord did not take the notice. {KEEPS_TRYING}" if failed else ""
     state = "Paused: transcribing" if running.paused else "Transcribing"
     if running.captioner.refusal is not None:
         trouble += " Captions wait, because Discord does not take them."
     elif running.audience.wide:
         trouble += " Captions pause, because people may be able to read them who cannot be there."
     return (
-        f"{state} <#{running.session.channel_id}> into <#{running.channel_id}>: "
+        f"{state} <#{running.session.channel_id}> into {into}: "
         f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "
         f"Decoded: {heard or 'nobody'}.{trouble}"
     )
 
 
-def notice_facts(config: SttConfig, channel_id: int, worker: SpeechWorker, *, onlookers: bool) -> NoticeFacts:
-    """What the notice tells members of a transcription into a channel."""
+def notice_facts(
+    config: SttConfig, channel_id: int, worker: SpeechWorker, *, onlookers: bool, is_thread: bool
+) -> NoticeFacts:
+    """What the notice tells members of a transcription into a channel, which may be a thread itself."""
     return NoticeFacts(
         Use.TEXT,
         channel_id=channel_id,
         shown=config.captions.where != "none",
+        in_thread=config.captions.where == "thread" and not is_thread,
         onlookers=onlookers,
         kept_days=config.retention_days,
         sends_to=next((each.sends_to for each in worker.ladder.steps if each.sends_to), ""),

@@ -32,6 +32,7 @@ NOTICE = (
     "heard."
 )
 CAPTIONS = "What you say becomes captions in <#{text}>, where they stay until somebody deletes them."
+IN_THREAD = "What you say becomes captions in a thread of <#{text}>, where they stay until somebody deletes them."
 NO_CAPTIONS = "What you say becomes text, of which no captions are posted."
 STORED = (
     "The text is stored until {days} after the end. Everybody who can read <#{text}> and may join <#{channel}> can "
@@ -135,7 +136,8 @@ def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str
     days = f"{facts.kept_days} day{'s' if facts.kept_days != 1 else ''}"
     match facts.use:
         case Use.TEXT:
-            yield CAPTIONS.format(text=facts.channel_id) if facts.shown else NO_CAPTIONS
+            shown = IN_THREAD if facts.in_thread else CAPTIONS
+            yield shown.format(text=facts.channel_id) if facts.shown else NO_CAPTIONS
             if facts.onlookers:
                 yield ONLOOKERS.format(channel=channel_id)
             if facts.kept_days:

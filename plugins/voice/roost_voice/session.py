@@ -56,7 +56,7 @@ LATE_RETRIES = 5
 GUARD_AGAIN_S = 30.0
 """After a plugin failed to decide about a member, it is asked about them again."""
 TOLD_AFTER = 2
-"""Failures of the notice for everybody after which people are told that nobody is heard, once."""
+"""Failures of the notice for everybody after which people are told that nobody is heard, once; after a move, one."""
 
 MAX_REMEMBERED = 4096
 """Users that a session remembers as informed by the notice, and users whose refused frames it counts separately."""
@@ -155,6 +155,8 @@ class Session:
         self._taken: set[int] = set()
         """Channels that took that notice for everybody."""
         self._failures = 0
+        self._moved = False
+        """The notice has not stood since the bot was moved to another channel."""
         """Notices that Discord has refused since the last one that stands."""
         self._retry: asyncio.Task[None] | None = None
         self._say_no_notice = say_no_notice
@@ -586,10 +588,11 @@ class Session:
             self.capture_state = CAPTURE_FAILED
             self._failures += 1
             self._retry = self._scope.spawn(self._post_again(), f"notice again {self.id[:8]}")
-            if self._failures == TOLD_AFTER and self._say_no_notice is not None:
+            if self._failures == (1 if self._moved else TOLD_AFTER) and self._say_no_notice is not None:
                 self._failure = self._scope.spawn(self._say_no_notice(self), f"no notice {self.id[:8]}")
             return
         self.capture_state, self._failures = CAPTURE_ON, 0
+        self._moved = False
         self._inform(here)
         self._seek_late()
         self._tell_deafness()
@@ -687,6 +690,7 @@ class Session:
         """A link is about to be opened. A new channel means new ears: its own notice before any capture."""
         self._generation = generation
         if channel_id != self._channel_id:
+            self._moved = True
             self._channel_id = channel_id
             self._denied.clear()
             self._drop_notice()
