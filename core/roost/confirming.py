@@ -28,6 +28,8 @@ _log = logging.getLogger("roost.commands")
 TEXTS = Texts(Path(__file__).parent / "commands" / FOLDER)
 
 EXPIRES_S = 120.0
+SLOW_S = 15.0
+"""When work that is not done yet is said to go on; a database that is locked has refused by then."""
 LATER_S = 840.0
 """The longest work after an answer; Discord takes a change of it for 15 minutes."""
 MOST_WAITING = 1000
@@ -38,6 +40,10 @@ CANCEL = "Cancel"
 CANCELLED = "Nothing was deleted."
 EXPIRED = "This question has expired, and nothing was done. Use the command again."
 NOT_YOURS = "Only the member who used the command can answer this."
+SLOW = (
+    "That is not done yet: something that I need for it does not answer, such as my database. I go on trying, and this "
+    "message changes when it is done. If it has not changed in 15 minutes, use the command again."
+)
 FAILED = "Something went wrong, so not all of it may be done. Use the command again."
 STORE_BUSY = "My database is busy, so not all of it is done. Use the command again in a moment."
 STORE_UNUSABLE = (
@@ -156,13 +162,22 @@ class Confirmations:
             await self._carry_out(interaction, button.work)
 
     async def _carry_out(self, interaction: hikari.ComponentInteraction, work: Work) -> None:
+        over = asyncio.Event()
+
+        async def carry_out() -> Outcome:
+            try:
+                return await work(interaction)
+            finally:
+                over.set()
+
         # What was confirmed is done, whether or not Discord takes the answer.
-        deferred, done = await asyncio.gather(
+        deferred, done, told = await asyncio.gather(
             interaction.create_initial_response(hikari.ResponseType.DEFERRED_MESSAGE_UPDATE),
-            work(interaction),
+            carry_out(),
+            _say_slow(interaction, over),
             return_exceptions=True,
         )
-        failure: BaseException | None = None
+        failure = told
         if isinstance(done, StoreError):
             _log.error("what a member confirmed failed: %s", done)
             done = Outcome(_of_store(interaction, done))
@@ -188,6 +203,20 @@ class Confirmations:
 
     def _is_over(self, custom_id: str) -> bool:
         return self._buttons[custom_id].until_s < time.monotonic()
+
+
+async def _say_slow(interaction: hikari.ComponentInteraction, over: asyncio.Event) -> None:
+    """Tell the member when work takes long; what Discord refuses is logged."""
+    try:
+        async with asyncio.timeout(SLOW_S):
+            await over.wait()
+            return
+    except TimeoutError:
+        _log.warning("what a member confirmed is not done after %g s, and goes on", SLOW_S)
+    try:
+        await interaction.edit_initial_response(TEXTS(interaction, "confirmed-slow", SLOW), components=[], **NO_PINGS)
+    except hikari.HikariError as error:
+        _log.warning("a member could not be told that it goes on: %s", type(error).__name__)
 
 
 async def _say_later(interaction: hikari.ComponentInteraction, work: Callable[[], Awaitable[str]]) -> None:

@@ -161,6 +161,23 @@ async def test_work_after_the_answer_is_done_although_discord_refuses_the_answer
             await done.wait()
 
 
+async def test_work_that_takes_long_is_said_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirming, "SLOW_S", 0.1)
+    breaker = Breaker()
+    breaker.waits.clear()
+    async with running_bot(breaker, data_dir=tmp_path) as bot:
+        asked = await bot.slash("/ask")
+        slow = await bot.press(asked, "Break", wait_s=10.0)
+        assert slow.content.startswith("That is not done yet")
+        assert not slow.buttons
+        assert breaker.broken == 0
+        asyncio.get_running_loop().call_later(0.2, breaker.waits.set)
+        body = {"member_id": str(bot.member("Ada")), "message_id": str((await bot.slash("/ask")).id), "label": "Break"}
+        (reply,) = (await bot.control.call("POST", "/press", {**body, "settle_s": 0.5}))["replies"]
+        assert reply["content"] == "broken"
+        assert breaker.broken == 2
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -393,6 +393,8 @@ ROWS: tuple[Row, ...] = (
     Row(232, 3, "a member who refuses asks to be forgotten in the mode `notice` while the database is locked",
         "withdraws their agreements at once, and keeps the refusal, without which they would be heard",
         "The reply says that the refusal stays, and what could not be deleted yet."),
+    Row(233, 2, "a member confirms a deletion while the database does not answer at all", "goes on, and says so after 15 s",
+        "The reply says that it is not done yet, and changes when it is."),
     Row(240, 6, "`transcript_process` answers with the line of another speaker, or changes its text and leaves the times of its words",
         "drops the line, as row 204; drops the times of the words", "As row 204. `/privacy forget-me` reaches every line that is stored."),
     Row(241, 6, "a plugin that decides whether a session opens is loaded, loaded anew or switched on in mid-call, and takes its time",

@@ -1,4 +1,4 @@
-"""Rows 190 to 199 and 232: the last word of a member counts, at once and for good, whatever the store does."""
+"""Rows 190 to 199, 232 and 233: the last word of a member counts, at once and for good, whatever the store does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot_scene import Scene, scenes
 from fault_report import Fault
 from pg_server import Server, servers
 
-from roost import consent
+from roost import confirming, consent
 from roost.consent import AGREE_ID, REFUSE_ID
 from roost.demo.bot_process import descendants_of
 from roost.store import database, withdrawals
@@ -304,6 +304,24 @@ async def test_refusal_that_a_failed_deletion_keeps_is_told(
                 assert ("refuse to be heard stays noted in 1 server" in reply.content) is kept
                 assert "decisions" not in reply.content, "a refusal is one, and it counts"
             assert "You are not heard" in (await bot.slash("/privacy status")).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(233)
+async def test_deletion_that_gets_no_answer_is_said_to_go_on(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirming, "SLOW_S", 0.3)
+    async with running_bot(data_dir=tmp_path, guilds=1) as bot:
+        await bot.slash("/privacy opt-in")
+        question = await bot.slash("/privacy forget-me")
+        with locked(tmp_path):
+            with fault.clock(scaled=False):
+                reply = await bot.press(question, "Delete")
+            assert reply.content.startswith("That is not done yet")
+        async with asyncio.timeout(10):
+            while rows(tmp_path):
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.sim
