@@ -1030,6 +1030,14 @@ MUTATIONS = [
         "",
         ("tests/faults/test_where_captions_go.py::test_the_bot_writes_nowhere_for_members_who_may_not",),
     ),
+    Mutation(
+        "E3",
+        "one pool of threads for the bot and all plugins",
+        "core/roost/threads.py",
+        "        return self._run(executor or self._pool_for(sys._getframe(1), func), func, *args)\n",
+        "        return self._run(executor, func, *args)\n",
+        ("tests/core/test_threads.py",),
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from roost.signals import NameOf, plugin_at
+from roost.threads import Pools
 
 T = TypeVar("T")
 _log = logging.getLogger("roost.app")
@@ -30,6 +31,7 @@ def run_whole(work: Coroutine[Any, Any, T], name_of: NameOf) -> T:
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         stops = _Stops(loop, name_of)
+        pools = Pools(loop, name_of)
         main = loop.create_task(work)
         try:
             while True:
@@ -46,6 +48,7 @@ def run_whole(work: Coroutine[Any, Any, T], name_of: NameOf) -> T:
                     plugin, place = stops.last
                     _tell(plugin, f"stop the event loop ({place})")
         finally:
+            pools.close()
             stops.close()
 
 

@@ -402,6 +402,8 @@ ROWS: tuple[Row, ...] = (
     Row(250, 5, "foreign software takes the bot's place in voice, or is in voice when somebody asks the bot to join, and `voice.exclusive` is off",
         "ends its own session without a voice request, and does not join while Discord shows the other one",
         "The bot leaves and says why; the reply to the command says why it does not join."),
+    Row(251, 3, "a plugin keeps all threads that asyncio has for blocking calls busy",
+        "has a pool of threads for each plugin and one for itself, which look-ups of names use", "Nothing in other servers."),
     Row(260, 2, "a member agreed to less than the notice of the running call asks for", "`/privacy status` and the replies to their decision say so",
         "The reply says that they are not heard in this call, why, and what to press."),
     Row(261, 2, "a plugin does not allow a member to be heard, and the member asks", "shows its reason to this member alone, in `/privacy` and `/voice test`",

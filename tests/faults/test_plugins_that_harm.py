@@ -330,6 +330,23 @@ async def on_started(bot):
         assert scene.journals() == []
 
 
+@pytest.mark.fault(251)
+async def test_plugin_that_keeps_its_threads_busy_holds_up_no_join(fault: Fault, tmp_path: Path) -> None:
+    code = """
+import time
+@plugin.hook
+async def on_started(bot):
+    global busy
+    busy = [asyncio.create_task(asyncio.to_thread(time.sleep, 3)) for _ in range(8)]
+    busy += [asyncio.create_task(wait()) for _ in range(8)]
+async def wait(): await asyncio.to_thread(lambda: time.sleep(3))
+"""
+    folder = folder_of(tmp_path, {"greedy": code})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)):
+        with fault.clock(scaled=False):
+            assert "Joined" in await scene.join()
+
+
 async def joined(scene: Scene) -> str:
     """The reply to ``/voice join``, once Discord has the command."""
     async with asyncio.timeout(10):
