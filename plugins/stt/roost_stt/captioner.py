@@ -33,6 +33,8 @@ AFTER_FAULT_S = 1.0
 EDIT_EVERY_S = 2.0
 NONCE_S = 120.0
 """For so long a nonce keeps a message from being posted twice; Discord says "the past few minutes"."""
+MAY_STAND = (Refusal.UNKNOWN, Refusal.UNREADABLE)
+"""After these a message that was to be posted may stand there."""
 MOST_RATES = 1000
 """Channels and threads whose rates are in memory; Discord's own limits hold for all the others."""
 
@@ -192,6 +194,8 @@ class Captioner:
             sees: Whether a speaker can see that place. Words of others that wait were said for another one and are
                 dropped.
         """
+        if self._page is not None and self._page.is_dirty:
+            self._keep(self._page.give_back(), self._given_up, self._board)
         self.close()
         self._board, self._rate, self._sees = board, rate, sees
         lines = deque(line for line in self._lines if not line.user_id or sees(line.user_id))
@@ -345,8 +349,9 @@ class Captioner:
 
     def close(self) -> None:
         """End the messages of this place: what has yet to be taken back is left to the recaller."""
-        if self._page is not None and self._page_stale:
-            self._recaller.add(self._page, self._board)
+        page = self._page
+        if page is not None and (self._page_stale or page.is_dirty or page.partials):
+            self._hand_over(page, self._board)
         self._ended += 1
         self._drop_doubt()
         self._page, self._page_stale = None, False
@@ -354,7 +359,7 @@ class Captioner:
     def _drop_doubt(self) -> None:
         """Post the message in doubt no more; where withdrawn words may stand in it, the recaller looks for it."""
         doubt, self._doubt = self._doubt, None
-        if doubt is not None and doubt.is_withdrawn:
+        if doubt is not None and (doubt.is_withdrawn or WITHDRAWN in doubt.texts):
             self._look_for(doubt, self._board)
 
     def _look_for(self, doubt: _Doubt, board: Board) -> None:
@@ -364,14 +369,14 @@ class Captioner:
 
     def _leave_behind(self, page: Page, board: Board) -> None:
         """Leave a message of a place that has ended; what may not stand in it, the recaller takes out."""
-        if self._lose_withdrawn(page) or page.partials:
+        if self._lose_withdrawn(page) or page.partials or page.is_dirty:
             self._hand_over(page, board)
 
     def _hand_over(self, page: Page, board: Board) -> None:
         """Have the recaller write a message without what may not stand in it."""
         # While it was written others may have withdrawn, of whom the recaller has not heard.
         self._lose_withdrawn(page)
-        page.partials = []
+        page.partials, page.is_dirty = [], False
         self._recaller.add(page, board)
 
     def _lose_withdrawn(self, page: Page) -> bool:
@@ -427,7 +432,8 @@ class Captioner:
     def _has_to_write(self) -> bool:
         if self.held:
             doubtful = self._doubt is not None and self._doubt.is_withdrawn
-            return self._page_stale or doubtful or any(_is_for_all(line) for line in self._lines)
+            dirty = self._page is not None and self._page.is_dirty
+            return self._page_stale or dirty or doubtful or any(_is_for_all(line) for line in self._lines)
         page = self._page
         if self._lines or self._unsent or self._page_stale or self._doubt is not None:
             return True
@@ -526,7 +532,7 @@ class Captioner:
                 self._was_refused(refusal, kept, loop)
                 return None
             self._keep(kept, given_up, board)
-            if refusal is Refusal.UNKNOWN and not doubt.is_withdrawn and doubt.speakers & self._withdrawn:
+            if refusal in MAY_STAND and not doubt.is_withdrawn and doubt.speakers & self._withdrawn:
                 self._look_for(doubt, board)
             return None
         self._was_taken()
@@ -600,10 +606,15 @@ class Captioner:
             self._keep(page.give_back(), self._given_up, board)
         # Words can be withdrawn while the answer is awaited; they stand there until the next time.
         written = page.speakers
-        refusal = await tried(lambda: page.rewrite(board), self._post_timeout_s)
+        try:
+            refusal = await tried(lambda: page.rewrite(board), self._post_timeout_s)
+        except BaseException:
+            # Cancelled: `close` leaves it to the recaller.
+            page.is_dirty = True
+            raise
         if refusal in DONE:
             self._stands(page.message, written)
-            page.is_dirty, page.unsure = False, []
+            page.is_dirty, page.unsure = page.speakers != written, []
             if not written and self._page is page:
                 self._page = None
         return refusal
@@ -627,6 +638,10 @@ class Captioner:
         if self._unsent or page is None or self._doubt is not None:
             self._written_s = loop.time()
             self._page = await self._send(self._next(merge=True), loop)
+            if self._is_stale() and page is not None:
+                # The one before, which was still the page when somebody withdrew.
+                self._page_stale = False
+                self._hand_over(page, self._board)
             return
         pieces = [entry for message in pack(self._taken(len(self._lines))) for entry in message]
         fitting, rest = fit(self._shown(pieces), _room_below(page.pieces))
@@ -648,7 +663,7 @@ class Captioner:
             loop: The running one.
         """
         self._written_s = loop.time()
-        fresh = page.unsure
+        fresh, was_dirty = page.unsure, page.is_dirty
         board, ended, given_up = self._board, self._ended, self._given_up
         refusal = await self._rewrite(page, board)
         if refusal in DONE:
@@ -682,10 +697,11 @@ class Captioner:
         elif kept:
             self._unsent.appendleft(kept)
         withdrawn = self._is_stale()
-        if shown or withdrawn:
+        if shown or withdrawn or was_dirty:
             # If it is there after all, what is not final or was taken back may not stay in it.
             page.partials = []
-            await self._take_back(page, board)
+            if await self._take_back(page, board):
+                self._leave_behind(page, board)
 
 
 def _is_for_all(line: Line) -> bool:

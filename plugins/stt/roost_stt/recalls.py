@@ -106,7 +106,8 @@ class Recaller:
             return
         text = recall.page.text
         refusal = await tried(lambda: recall.page.rewrite(recall.board))
-        if refusal in DONE or refusal is Refusal.GONE:
+        # Where the answer does not say which message it is, nothing in it was changed.
+        if (refusal in DONE and recall.page.message is not None) or refusal is Refusal.GONE:
             self._stands(recall.page.message, recall.page.speakers if refusal is not Refusal.GONE else ())
             # More may have been withdrawn meanwhile.
             if recall.page.text == text or refusal is Refusal.GONE:
