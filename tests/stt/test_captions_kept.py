@@ -172,6 +172,19 @@ async def test_whoever_withdraws_is_not_kept(scope: Scope) -> None:
     assert board.texts == ["**B**: yours"]
 
 
+async def test_every_caption_that_is_given_up_is_counted(scope: Scope) -> None:
+    board = Moody()
+    board.mood = Refusal.FORBIDDEN
+    captioner, _ = begin(scope, board)
+    captioner.add(Line("Ada", "x", 7))
+    await tried(board, 1)
+    for word in ("y", "z"):
+        captioner.add(Line("Ada", word, 7))
+    await tried(board, 2)
+    captioner.give_up()
+    assert captioner.dropped == 3
+
+
 async def test_a_session_does_not_wait_for_a_channel_that_is_gone(scope: Scope) -> None:
     board = Moody()
     board.mood = Refusal.GONE

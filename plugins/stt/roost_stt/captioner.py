@@ -390,7 +390,7 @@ class Captioner:
     def give_up(self) -> None:
         """Post nothing of what still waits; it is counted as dropped."""
         self._given_up += 1
-        self.dropped += len(self._lines) + len(self._unsent)
+        self.dropped += len(self._lines) + sum(len(message) for message in self._unsent)
         self._lines.clear()
         self._unsent.clear()
 

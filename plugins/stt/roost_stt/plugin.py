@@ -865,7 +865,7 @@ class SttPlugin:
         places += [transcription.channel_id] if transcription is not None else []
         places += [session.channel_id] if session is not None else []
         text = (
-            "Discord did not let me remove the words of a member who withdrew them. "
+            "Discord did not let me remove words that may not stay, such as those of a member who withdrew. "
             f"Please delete {_link(guild_id, message)}."
         )
         self._context().task(self._say_somewhere(list(dict.fromkeys(places)), text), f"not-recalled:{guild_id}")

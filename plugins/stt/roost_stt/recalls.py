@@ -126,6 +126,6 @@ class Recaller:
         self._give_up(recall, why)
 
     def _give_up(self, recall: _Recall, why: str) -> None:
-        _log.error("withdrawn words still stand in message %s: %s", recall.page.message, why)
+        _log.error("words that may not stay still stand in message %s: %s", recall.page.message, why)
         self._recalls.remove(recall)
         self._gave_up(recall.page.message)
