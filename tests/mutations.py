@@ -1038,6 +1038,14 @@ MUTATIONS = [
         "        return self._run(executor, func, *args)\n",
         ("tests/core/test_threads.py",),
     ),
+    Mutation(
+        "E4",
+        "a plugin that takes every connection of the database",
+        "core/roost/store/__init__.py",
+        "        turns = self._turns.setdefault(plugin, Turns(self._database))\n",
+        "        turns = self._database\n",
+        ("tests/faults/test_fair_shares.py::test_decisions_do_not_wait_for_a_plugin_that_floods_the_database",),
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One member or one server asks for a lot, and others are served all the same: rows 132 to 137."""
+"""One member or one server asks for a lot, and others are served all the same: rows 132 to 137, and 252."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from roost.audio import JoinRequest
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
+from roost.store import open_store
 from roost.testing.leftovers import leak_check
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker.backlog import Backlog
@@ -343,3 +344,27 @@ async def test_a_bot_answers_fifty_members_who_ask_at_once(tmp_path: Path, fault
             replies = await asyncio.gather(*(joins(member) for member in people))
         here = f"<#{scene.voice[0]}>."
         assert sorted(set(replies)) == [f"Already in {here}", f"Joined {here}"]
+
+
+@pytest.mark.fault(252)
+@pytest.mark.parametrize("what", ["reads", "writes"])
+async def test_decisions_do_not_wait_for_a_plugin_that_floods_the_database(
+    what: str, tmp_path: Path, fault: Fault
+) -> None:
+    async with open_store(tmp_path) as store:
+        things = store.of_plugin("greedy").collection("things")
+        await things.put("first", "x" * 2000)
+        flood = [
+            asyncio.ensure_future(things.put(str(number), "x" * 2000) if what == "writes" else things.query(limit=10))
+            for number in range(4000)
+        ]
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            with fault.clock(scaled=False):
+                await store.set_consents({(1, 2): ""})
+                await store.consents()
+                await store.of_plugin("modest").collection("things").get("a")
+        assert not all(each.done() for each in flood)
+        for each in flood:
+            each.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)

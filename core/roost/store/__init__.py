@@ -23,6 +23,7 @@ from roost.store.backups import Backups, DeletedBackups
 from roost.store.database import (
     Address,
     Database,
+    Turns,
     check_url,
     damaged,
     exclusive,
@@ -82,6 +83,7 @@ class Store:
         self.backups = Backups(database)
         self.erasure = Erasure(self.traces, self.backups)
         self._plugin_tables: dict[str, PluginTable] = {}
+        self._turns: dict[str, Turns] = {}
 
     @property
     def address(self) -> Address:
@@ -92,7 +94,8 @@ class Store:
         table = self._plugin_tables.get(plugin)
         if table is None:
             table = self._plugin_tables[plugin] = PluginTable(self._database, plugin)
-        return PluginStore(self._database, table, plugin, self.erasure)
+        turns = self._turns.setdefault(plugin, Turns(self._database))
+        return PluginStore(turns, table, plugin, self.erasure)
 
     async def migrate(self, plugin: str, new: int, call: migrations.Migrate | None, **options: Any) -> Backup | None:
         """See `roost.store.migrations.migrate`."""

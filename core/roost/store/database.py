@@ -43,6 +43,10 @@ CONNECT_S = 10.0
 COMMAND_S = 600.0
 """The longest statement; a migration may take that long."""
 POOL_S = 15.0
+TURNS = 4
+"""Reads and writes of one plugin at a time."""
+TURN_S = 30.0
+"""How long a plugin's request waits for its others."""
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _OPTIONS = ("host", "port", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs")
 """Of the URL of PostgreSQL."""
@@ -243,6 +247,41 @@ class Database:
             finally:
                 if connection.sync_connection is not None:
                     await finished(connection.close())
+
+
+class Turns:
+    """A `Door` for one plugin: at most `TURNS` of its reads and writes are under way, the others wait for each other.
+
+    Otherwise a plugin that asks for thousands of things at once takes every connection, and the decisions of members
+    wait behind them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._free = asyncio.Semaphore(TURNS)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Connection]:
+        async with self._turn(), self._database.read() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Connection]:
+        async with self._turn(), self._database.write() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._free.acquire()
+        except TimeoutError:
+            words = f"the database was busy with this plugin's other requests for {TURN_S:.0f} s; ask for fewer at once"
+            raise StoreError(words, retryable=True) from None
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class OpenTransaction:

@@ -278,3 +278,17 @@ async def test_readers_and_writers_that_are_cancelled_leave_nothing_open(tmp_pat
         finally:
             gc.enable()
         assert await collection.count() == 20
+
+
+async def test_a_plugin_that_asks_too_much_at_once_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roost.store.database.TURN_S", 0.05)
+    async with open_store(tmp_path) as store:
+        things = store.of_plugin("greedy").collection("things")
+        await things.put("first", 1)
+        answers = await asyncio.gather(*(things.put(str(number), 1) for number in range(500)), return_exceptions=True)
+        refused = [each for each in answers if each is not None]
+        assert refused
+        assert {str(each) for each in refused} == {
+            "the database was busy with this plugin's other requests for 0 s; ask for fewer at once"
+        }
+        assert await things.count() == 1 + len(answers) - len(refused)
