@@ -117,6 +117,17 @@ def _filled(text: str, fields: Mapping[str, object]) -> str:
     return "".join(parts)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its English noun: ``1 line``, ``3 lines``.
+
+    Args:
+        count: How many.
+        one: The noun for one.
+        many: The noun for any other number, where that is more than an added "s".
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def locales_of(reader: Any) -> tuple[str, ...]:
     """The locales of a reader, the user's own first, then the guild's."""
     if isinstance(reader, str):

@@ -53,7 +53,7 @@ async def test_what_is_deleted_is_in_no_file_of_the_bot(tmp_path: Path) -> None:
             await scene.ask("/transcript export", scene.ben, transcript=name)
             assert "that you may read" in await scene.said("/transcript show", scene.ben, transcript=WORDS.decode())
             reply = await sure(scene, "/transcript delete", scene.ben, transcript=name)
-            assert "its 1 lines are deleted" in reply["content"]
+            assert "its 1 line is deleted" in reply["content"]
             assert files_with(data, WORDS) == [], "while the bot runs"
 
             await scene.ask("/transcribe start", scene.ben)

@@ -29,7 +29,7 @@ async def test_a_killed_bot_tells_and_the_transcript_so_far_is_there(tmp_path: P
             await discord.press(member_id=scene.ben, message_id=int(notice["id"]), label="Agree")
             await scene.speak()
             listed = await scene.said("/transcript list", scene.ben)
-            assert "1 lines, still going on" in listed
+            assert "1 line, still going on" in listed
             name = listed.split("`")[1]
             assert "still going on" in await scene.said("/transcript delete", scene.ben, transcript=name)
             bot.kill()
@@ -70,7 +70,7 @@ async def test_a_killed_bot_tells_and_the_transcript_so_far_is_there(tmp_path: P
 
             asked = await scene.ask("/transcript delete", scene.ben, transcript=name)
             answer = await discord.press(member_id=scene.ben, message_id=int(asked["id"]), label="Delete")
-            assert "its 1 lines are deleted" in answer["replies"][-1]["content"]
+            assert "its 1 line is deleted" in answer["replies"][-1]["content"]
             assert "There is no transcript" in await scene.said("/transcript list", scene.ada)
             bot.terminate()
             assert await bot.wait(10) == 0

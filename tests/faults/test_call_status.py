@@ -175,7 +175,7 @@ async def test_a_transcript_is_gone_with_the_last_words_in_it(fault: Fault, tmp_
             await presses(bot, "Agree")
             await bot.say("lv_0880")
             async with asyncio.timeout(20):
-                while "1 lines" not in await says(bot, "/transcript list"):
+                while "1 line," not in await says(bot, "/transcript list"):
                     await asyncio.sleep(0.05)
             if ends_first:
                 await says(bot, "/transcribe stop")

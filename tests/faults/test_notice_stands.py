@@ -233,7 +233,7 @@ async def test_longer_keeping_in_mid_call_asks_anew(tmp_path: Path, fault: Fault
         await bot.say("lv_0880", member="Ben")
         await call.until_captioned("Ben")
         listed = (await bot.slash("/transcript list")).content
-        assert listed.count("1 lines") == 2, "what was said under another promise is another transcript"
+        assert listed.count("1 line,") == 2, "what was said under another promise is another transcript"
 
 
 class Thinker:
@@ -268,7 +268,7 @@ async def test_words_of_which_no_captions_were_to_be_posted_are_not_posted(tmp_p
             assert "becomes captions" in (await call.notice(2))["content"]
         await bot.slash("/transcribe stop", wait_s=20)
         assert not await call.captioned("Ada")
-        assert "1 lines" in (await bot.slash("/transcript list")).content
+        assert "1 line," in (await bot.slash("/transcript list")).content
 
 
 @pytest.mark.fault(210)

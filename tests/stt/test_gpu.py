@@ -105,7 +105,7 @@ async def test_the_card_is_used_and_given_back(make: Make, card: PretendCard) ->
     assert card.used == 4800
     status = await house.plugin.gpu_status()
     (pid,) = house.workers()
-    assert f"The speech worker (process {pid}) runs on cuda float16 for 1 transcriptions." in status
+    assert f"The speech worker (process {pid}) runs on cuda float16 for 1 transcription." in status
     assert f"Pretend Card {UUID}: 4800 of 24000 MiB in use, 4300 MiB of that by the speech worker." in status
     assert figures(house)["roost_gpu_held"] == 1.0
     assert figures(house)[f'roost_gpu_worker_memory_bytes{{gpu="{UUID}"}}'] == 4300 * MIB
@@ -235,7 +235,7 @@ async def test_nothing_is_left_on_the_card(make: Make, card: PretendCard, how: s
         assert house.workers() != [pid]
         assert card.used == 4300
     elif how == "release":
-        with pytest.raises(ResourceError, match=r"1 transcriptions are going on\. `/bot gpu release force:True`"):
+        with pytest.raises(ResourceError, match=r"1 transcription is going on\. `/bot gpu release force:True`"):
             await house.plugin.release_gpu(force=False)
         assert house.workers() == [pid]
         assert "The card is free after" in await house.plugin.release_gpu(force=True)
@@ -349,7 +349,7 @@ async def test_a_whole_bot_gives_the_card_back(card: PretendCard, tmp_path: Path
                 lambda event: event.get("event") == "gpu_release" and event.get("outcome") == "clean", 10, "release"
             )
         else:
-            assert "are going on" in await ask("/bot gpu release")
+            assert "is going on" in await ask("/bot gpu release")
             assert "The card is free after" in await ask("/bot gpu release", force=True)
         assert await wait_gone([worker], 5.0) is not None
         assert card.used == 0

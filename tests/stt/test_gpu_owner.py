@@ -123,7 +123,7 @@ async def test_a_release_without_force_ends_nothing_that_began_meanwhile(make: M
     await asyncio.sleep(0)
     elsewhere.release()
     await starting
-    with pytest.raises(ResourceError, match="are going on"):
+    with pytest.raises(ResourceError, match="is going on"):
         await release
     assert "cuda float16" in await heard(house)
 

@@ -176,10 +176,10 @@ async def test_a_whole_bot_gives_a_real_card_back(tmp_path: Path, torch_settings
         worker = stage.worker
         assert gpu.look("0").used > before.used + GIB
         status = await ask(stage, "/bot gpu status")
-        assert f"process {worker}) runs on cuda torch for 1 transcriptions" in status
+        assert f"process {worker}) runs on cuda torch for 1 transcription" in status
         assert before.uuid in status
         if how == "release":
-            assert "are going on" in await ask(stage, "/bot gpu release")
+            assert "is going on" in await ask(stage, "/bot gpu release")
             assert "The card is free after" in await ask(stage, "/bot gpu release", force=True)
             assert await wait_gone([worker], 0.0) is not None
         elif how == "SIGTERM":

@@ -418,7 +418,7 @@ async def test_the_status_is_for_those_who_can_be_in_the_room(make: Any) -> None
     assert "Transcribing <#20>" in house.status
     house.voice_overwrites = {GUILD: NO_CONNECT}
     assert house.status == "I transcribe a voice channel that you cannot join, so I do not say more about it."
-    assert "Decoded" not in house.plugin.describe(GUILD, None)
+    assert "Heard" not in house.plugin.describe(GUILD, None)
     for stop in (True, False):
         with pytest.raises(RoostError, match=r"Only people in the voice channel where I am can"):
             house.plugin.check(GUILD, 99, False, stop=stop)

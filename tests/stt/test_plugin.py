@@ -60,10 +60,10 @@ async def test_start_speak_caption_stop(make: Any, packets: list[bytes]) -> None
     assert (channel, text) == (TEXT, "**Ada\\***: hello \\<\\@1\\>")
     assert options["mentions_everyone"] is options["user_mentions"] is options["role_mentions"] is False
     assert options["flags"] == hikari.MessageFlag.SUPPRESS_EMBEDS
-    assert "1 captions so far, speech engine ready" in house.status
-    await house.until(lambda: "Decoded: nobody" not in house.status)
+    assert "1 caption so far. The speech engine is ready" in house.status
+    await house.until(lambda: "Heard: nobody" not in house.status)
     next(iter(house.plugin._running.values())).forget(ADA)
-    assert "Decoded: nobody" in house.status
+    assert "Heard: nobody" in house.status
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Transcription has stopped."
     assert house.session.sinks == []
     assert await house.plugin.stop_transcribing(GUILD, ADA, False) == "Nothing is being transcribed here."
@@ -244,7 +244,7 @@ async def test_the_status_counts_this_transcription_alone(make: Any, packets: li
     await house.plugin.stop_transcribing(GUILD, ADA, False)
     await start(house)
     assert "0 captions so far" in house.status
-    assert "Decoded: nobody." in house.status
+    assert "Heard: nobody." in house.status
 
 
 async def test_a_move_by_a_moderator_ends_it_and_one_by_request_does_not(make: Any, packets: list[bytes]) -> None:

@@ -14,6 +14,7 @@ from roost.commands.plain_json import LIMIT_S, plain
 from roost.errors import PluginError
 from roost.errortext import error_line
 from roost.hooks import Leftover
+from roost.i18n import counted
 from roost.places import current
 from roost.plugins.forgetting import DELETE, REASON
 from roost.store import DeletedBackups
@@ -151,9 +152,8 @@ class PersonalData:
         found: list[Leftover] = []
         allowances = sum(rule.allowed for _guild_id, rule in self._access.about(user_id))
         if allowances:
-            found.append(
-                Leftover(f"{allowances} rule(s) of servers that allow you commands", self._drop_rules(user_id))
-            )
+            what = f"{counted(allowances, 'rule')} of servers, by which you may use commands"
+            found.append(Leftover(what, self._drop_rules(user_id)))
         for plugin in self._implementers(LEFTOVER):
             asked = await self._host.dispatcher.ask_plugin(plugin, LEFTOVER, user_id=user_id)
             if asked.worked and asked.answer is not None:
@@ -166,7 +166,7 @@ class PersonalData:
             mine = [(guild_id, rule) for guild_id, rule in self._access.about(user_id) if rule.allowed]
             for guild_id, rule in mine:
                 await self._access.remove(guild_id, rule)
-            return f"{len(mine)} rule(s) that allowed you commands are deleted."
+            return f"{counted(len(mine), 'rule')} by which you could use commands: deleted."
 
         return drop
 

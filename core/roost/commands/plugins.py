@@ -378,4 +378,4 @@ def _loaded(record: PluginRecord) -> str:
 def _unloaded(record: PluginRecord) -> str:
     if record.state is State.LEAKED:
         return f"**{record.name}** is unloaded but left something behind: {record.detail}"
-    return f"**{record.name}** is unloaded; {len(record.released)} things were released, nothing is left."
+    return f"**{record.name}** is unloaded, and nothing of it is left."

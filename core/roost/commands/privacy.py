@@ -134,14 +134,14 @@ ABSENT = (
     "they are loaded: {plugins}."
 )
 FAILED = "These plugins failed; ask whoever runs this bot: {plugins}."
-KEPT = "That you refuse to be heard stays noted in {count} server(s) that hear everybody else."
+KEPT = "Servers that hear everybody else, in which it stays noted that you refuse: {count}."
 BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
 BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."
 TRACES = "The last traces of it are still being removed from the files of my database."
 STAYS = "Out of my reach are what others copied or exported, and backups that whoever runs this bot made on their own."
 DENIALS = (
-    "{count} rule(s) that keep you from commands stay, because they are the servers': those who manage them can delete "
-    "them with `/config access`."
+    "Rules that keep you from commands stay, because they are the servers': {count}. Those who manage a server can "
+    "delete them with `/config access`."
 )
 LEFTOVERS = "This is still there: {what}. For ten minutes the button below deletes it."
 DELETE_TOO = "Delete that too"

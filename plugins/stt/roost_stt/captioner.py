@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from roost.i18n import counted
 from roost.rest_buckets import new_nonce
 from roost_stt.captions import MESSAGE_LIMIT, Line, Message, fill, fit, pack, text_of, units_of
 from roost_stt.pages import ANSWER_S, DONE, WITHDRAWN, Board, Page, tried
@@ -479,15 +480,16 @@ class Captioner:
         self.merged += max(0, count - 1)
         if lines and self._crowded_out and not self._told_overflow:
             self._told_overflow = True
-            lines.insert(0, Line("Roost", f"{self._crowded_out} captions were left out: too much was said at once."))
+            what = counted(self._crowded_out, "caption was", "captions were")
+            lines.insert(0, Line("Roost", f"{what} left out: too much was said at once."))
         return lines
 
     def _with_the_lost(self, message: Message) -> Message:
         """A message, above it how many captions are missing, if it has room for that."""
         if not self._lost or not message:
             return message
-        what = "1 caption is" if self._lost == 1 else f"{self._lost} captions are"
-        told = pack([Line("Roost", f"{what} missing above: they could not be posted.", own=True)])[0]
+        what = counted(self._lost, "caption is", "captions are")
+        told = pack([Line("Roost", f"{what} missing above, because posting failed.", own=True)])[0]
         return [*told, *message] if len(fill([*told, *message])) == 1 else message
 
     # Messages -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from roost.i18n import counted
 from roost_stt.gpu import MIB, Card, Release
 from roost_stt.ladder import named
 from roost_stt.supervision import State
@@ -28,7 +29,7 @@ def status(owner: WorkerOwner, in_use: int) -> str:
         lines = [f"The speech worker (process {worker.pid}) is starting on {named(worker.ladder.spec)}."]
     else:
         where = worker.runs_on or ("a GPU" if worker.ladder.spec.needs_gpu else "the CPU")
-        lines = [f"The speech worker (process {worker.pid}) runs on {where} for {in_use} transcriptions."]
+        lines = [f"The speech worker (process {worker.pid}) runs on {where} for {counted(in_use, 'transcription')}."]
     if worker is not None and worker.pid is not None and worker.ladder.why:
         lines.append(f"Mind: {worker.ladder.why}.")
     if card is None:

@@ -24,6 +24,7 @@ from roost.confirming import Confirmations
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
 from roost.hooks import Leftover, Meta, Report, SwitchCause, hookimpl
+from roost.i18n import counted
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
 from roost_stt.addresses import outside_host
@@ -207,7 +208,7 @@ class SttPlugin:
             await asyncio.wait({work})
             return posted_words(Deleted(late=len(found)) if work.cancelled() else work.result())
 
-        messages = "1 message" if len(found) == 1 else f"{len(found)} messages"
+        messages = counted(len(found), "message")
         return Leftover(f"your captions in {messages} at Discord", delete)
 
     @hookimpl
@@ -621,7 +622,8 @@ class SttPlugin:
     def _check_release(self, *, force: bool) -> None:
         if self._running and not force:
             raise ResourceError(
-                f"{len(self._running)} transcriptions are going on. `/bot gpu release force:True` ends them."
+                f"{counted(len(self._running), 'transcription is', 'transcriptions are')} going on. "
+                "`/bot gpu release force:True` ends all."
             )
 
     # ---- how it is done

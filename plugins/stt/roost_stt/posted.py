@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import hikari
 
 from roost.errors import ResourceError, RoostError
+from roost.i18n import counted
 from roost.store import Document, PluginStore
 from roost_stt.boards import Standing, refused
 from roost_stt.refusals import Refusal, RefusedError
@@ -320,7 +321,7 @@ def words(result: Deleted) -> str:
 
 
 def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count} messages"
+    return counted(count, "message")
 
 
 def _members(speakers: Sequence[int]) -> frozenset[int]:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from roost.audio import FRAME_MS, NoticeFacts, Use, VoiceSession
+from roost.i18n import counted
 from roost_stt.captions import display_name
 from roost_stt.config import SttConfig, Where
 from roost_stt.engine import SpeechWorker
 from roost_stt.refusals import Refusal
-from roost_stt.supervision import Trouble
+from roost_stt.supervision import State, Trouble
 from roost_stt.transcription import Transcription
 
 _log = logging.getLogger("roost.stt")
@@ -28,6 +29,14 @@ TROUBLES = {
 }
 
 
+ENGINE = {
+    State.STOPPED: "has stopped",
+    State.STARTING: "is starting",
+    State.READY: "is ready",
+    State.WAITING: "failed and starts again in a moment",
+    State.FAILED: "keeps failing",
+}
+"""What the speech engine does, after its name."""
 KEEPS_TRYING = "I keep trying, with growing pauses; `/transcribe start` tries at once."
 """Said of the notice."""
 
@@ -114,8 +123,8 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
         trouble += " Captions pause, because people may be able to read them who cannot be there."
     return (
         f"{state} <#{running.session.channel_id}> into {into}: "
-        f"{running.captioner.captions} captions so far, speech engine {worker.state.value}. "
-        f"Decoded: {heard or 'nobody'}.{trouble}"
+        f"{counted(running.captioner.captions, 'caption')} so far. "
+        f"The speech engine {ENGINE[worker.state]}. Heard: {heard or 'nobody'}.{trouble}"
     )
 
 

@@ -17,6 +17,7 @@ import lightbulb
 from roost.audience import can_be_in, can_read
 from roost.confirming import Outcome
 from roost.errors import ResourceError, RoostError, UsageError
+from roost.i18n import counted
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
 from roost_stt.reading import WITHDRAWN, AbandonedError, ExportFile, Pager, Part, Reading
@@ -167,9 +168,12 @@ async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     lines = []
     for head, count in found:
         length = "still going on" if head.ended_at is None else _length(head.ended_at - head.started_at)
-        lines.append(f"`{head.id}` <t:{int(head.started_at)}:f> in <#{head.voice_channel_id}>: {count} lines, {length}")
+        size = f"{counted(count, 'line')}, {length}"
+        lines.append(f"`{head.id}` <t:{int(head.started_at)}:f> in <#{head.voice_channel_id}>: {size}")
     days = plugin.days_of(asker.guild_id)
-    kept = f"Kept for at most {days} days after their end." if days else "New ones are not kept in this server."
+    kept = "New ones are not kept in this server."
+    if days:
+        kept = f"Kept for at most {counted(days, 'day')} after their end."
     return "\n".join([*lines, kept])
 
 
@@ -204,7 +208,7 @@ async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: st
                     await asyncio.to_thread(file.add, reading.lines(lines))
                     reading.check()
                 parts = await asyncio.to_thread(file.finish, limit)
-                text = f"Transcript `{head.id}`, {file.lines} lines.{_how(parts, limit)}"
+                text = f"Transcript `{head.id}`, {counted(file.lines, 'line')}.{_how(parts, limit)}"
                 async with _sent(ctx, reading) as sent:
                     for number, part in enumerate(parts, 1):
                         data = hikari.Bytes(await asyncio.to_thread(file.read, part), part.name)
@@ -303,7 +307,8 @@ async def _deletable(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, H
 async def _delete(plugin: SttPlugin, asker: Asker, name: str) -> str:
     key, head = await _deletable(plugin, asker, name)
     lines, erased = await plugin.book.erase(key)
-    said = [f"Transcript `{head.id}` and its {lines} lines are deleted.{'' if erased.traceless else TRACES}"]
+    what = counted(lines, "line is", "lines are")
+    said = [f"Transcript `{head.id}` and its {what} deleted.{'' if erased.traceless else TRACES}"]
     said.append("Captions that were posted stay where they are, and so do files that members exported.")
     if erased.backups.deleted:
         said.append(f"Backups from before updates went with it: {', '.join(erased.backups.deleted)}.")

@@ -11,6 +11,7 @@ from roost.audience import can_be_in
 from roost.audio import JoinRequest
 from roost.deferral import answer_alone, defer_during
 from roost.errors import BusyError, ClosedError
+from roost.i18n import counted
 from roost.permissions import effective_in
 from roost_voice.moves import State, Told
 from roost_voice.permissions import what_keeps_me_out, why_not_for
@@ -94,7 +95,7 @@ def status_words(state: State, session: Session | None) -> str:
     stats = session.stats()
     minutes, seconds = divmod(int(stats.duration_s), 60)
     link = stats.link
-    dave = f"on, version {link.dave_version}, epoch {link.dave_epoch}" if link.dave_version else "off"
+    dave = f"on (version {link.dave_version})" if link.dave_version else "off"
     heard = ", ".join(f"<@{user_id}>" for user_id in sorted(session.heard)) or "nobody"
     if session.deafened:
         heard = "nobody: a moderator has deafened me"
@@ -105,7 +106,7 @@ def status_words(state: State, session: Session | None) -> str:
         )
     expected = link.packets_in + link.lost
     share = f" ({100 * link.lost / expected:.1f} %)" if expected else ""
-    broke = f" The connection was resumed {link.resumes} times." if link.resumes else ""
+    broke = f" The connection broke and was resumed {counted(link.resumes, 'time')}." if link.resumes else ""
     return (
         f"In <#{session.channel_id}> for {minutes} min {seconds} s: {session.state}.{broke}\n"
         f"End-to-end encryption: {dave}.\n"

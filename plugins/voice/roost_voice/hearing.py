@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from roost import processes
 from roost.audio import SAMPLE_RATE_HZ, SILENCE_FRAME, AudioFrame, LinkStats, NotHeard, NoticeFacts, Unheard, Use
+from roost.i18n import counted
 from roost_voice.levels import FRAME
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Level:
     @property
     def words(self) -> str:
         verdict = "very quiet" if self.level_db < QUIET_DB else "too loud" if self.peak_db > CLIPPED_DB else "good"
-        return f"level {self.level_db:.0f} dBFS ({verdict})"
+        return f"loudness {verdict} ({self.level_db:.0f} dB)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class Heard:
     @property
     def words(self) -> str:
         share = f" ({100 * self.lost / (self.frames + self.lost):.1f} %)" if self.lost else ""
-        level = self.level.words if self.level is not None else "level unknown"
-        return f"{self.seconds:.1f} s of speech, {self.lost} packets lost{share}, {level}"
+        level = self.level.words if self.level is not None else "loudness unknown"
+        return f"{self.seconds:.1f} s of speech, {counted(self.lost, 'packet')} lost{share}, {level}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,8 +123,8 @@ class Hearing:
         dave = "off"
         if link.dave_version:
             dave = (
-                f"on, version {link.dave_version}, epoch {link.dave_epoch}; {link.frames_decrypted} frames decrypted, "
-                f"{link.decrypt_failures} failed"
+                f"on (version {link.dave_version}); {counted(link.frames_decrypted, 'packet')} could be decrypted, "
+                f"{link.decrypt_failures} could not"
             )
         expected = link.packets_in + link.lost
         share = f" ({100 * link.lost / expected:.1f} %)" if expected else ""

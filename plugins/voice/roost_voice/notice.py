@@ -12,6 +12,7 @@ from hikari.impl import MessageActionRowBuilder
 
 from roost.audio import NoticeFacts, Use
 from roost.consent import REFUSE_ID, USUAL, agree_id
+from roost.i18n import counted
 from roost.rest_buckets import new_nonce
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def notice_words(session: Session, *, opt_in: bool) -> str:
 
 def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str]:
     """What the notice tells of one consumer."""
-    days = f"{facts.kept_days} day{'s' if facts.kept_days != 1 else ''}"
+    days = counted(facts.kept_days, "day")
     match facts.use:
         case Use.TEXT:
             shown = IN_THREAD if facts.in_thread else CAPTIONS

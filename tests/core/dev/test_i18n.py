@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roost.i18n import Texts
+from roost.i18n import Texts, counted
 from roost.testing import RoostBot, running_bot
 
 GERMAN = """
@@ -126,3 +126,10 @@ async def test_the_cores_own_replies_are_german_for_germans(roost_bot: RoostBot)
     assert status.startswith("Du hast dich nicht entschieden.")
     assert (await roost_bot.slash("/privacy status")).content.startswith("You have not decided.")
     assert (await roost_bot.slash("/privacy opt-out", locale="de")).content.startswith("Du wirst nicht gehört")
+
+
+@pytest.mark.unit
+def test_numbers_come_with_their_noun() -> None:
+    assert [counted(count, "line") for count in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
+    assert counted(1, "caption is", "captions are") == "1 caption is"
+    assert counted(3, "caption is", "captions are") == "3 captions are"

@@ -120,7 +120,7 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
 @pytest.mark.roost(settings={"consent.mode": "notice"})
 async def test_who_refuses_is_not_heard_again_because_they_are_forgotten(roost_bot: RoostBot) -> None:
     await roost_bot.slash("/privacy opt-out")
-    assert "stays noted in 1 server" in (await forgets(roost_bot)).content
+    assert "stays noted that you refuse: 1." in (await forgets(roost_bot)).content
     assert (await roost_bot.slash("/privacy status")).content.startswith("You are not heard")
 
 
@@ -534,11 +534,11 @@ async def test_what_stays_is_said_and_can_be_deleted(tmp_path: Path) -> None:
         rules = json.loads(file.content)["data"]["core"]["command_rules"]
         assert [(each["command"], each["allowed"]) for each in rules] == [("config", False), ("plugins", True)]
         reply = await forgets(bot)
-        assert "This is still there: 1 rule(s) of servers that allow you commands; a poster." in reply.content
-        assert "1 rule(s) that keep you from commands stay" in reply.content
+        assert "This is still there: 1 rule of servers, by which you may use commands; a poster." in reply.content
+        assert "they are the servers': 1." in reply.content
         assert poster.deleted == []
         said = await deletes_too(bot, reply)
-        assert said == "1 rule(s) that allowed you commands are deleted.\nThe poster is gone."
+        assert said == "1 rule by which you could use commands: deleted.\nThe poster is gone."
         assert poster.deleted == [ada]
         listed = (await bot.slash("/config access list", member="Mod")).content
         assert f"allow /plugins to the member <@{ben}>" in listed
