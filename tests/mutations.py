@@ -1046,6 +1046,14 @@ MUTATIONS = [
         "        turns = self._database\n",
         ("tests/faults/test_fair_shares.py::test_decisions_do_not_wait_for_a_plugin_that_floods_the_database",),
     ),
+    Mutation(
+        "captions",
+        "logs the words that a plugin's error holds",
+        "core/roost/dispatch.py",
+        "    return info is not None and info.private and not is_error(error, *OWN_ERRORS)\n",
+        "    return False\n",
+        ("tests/faults/test_withdrawn.py::test_errors_of_plugins_bring_no_words_into_the_log",),
+    ),
 ]
 
 

@@ -23,9 +23,9 @@ import pluggy
 from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
 from roost.context import Asked, Refusal, Unasked
-from roost.errortext import error_line, is_error, own, text_of
-from roost.frames import FrameFan
-from roost.hook_answers import checked
+from roost.errortext import class_name, error_line, is_error, own, text_of
+from roost.frames import FrameFan, OverBudget
+from roost.hook_answers import WrongAnswerError, checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.places import Place, current, guild_in
 from roost.strays import StrayError, tamed, taming
@@ -39,6 +39,10 @@ _NO_TRACE = contextlib.nullcontext()
 _FAILED = object()
 _WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
 _SLOW_HOOKS = frozenset({"migrate_data", "on_load", "on_unload"})
+
+OWN_ERRORS = (WrongAnswerError, BlockedError, StalledError, OverBudget)
+"""Errors whose text is the bot's own."""
+LEFT_OUT = "its text is left out because it may hold what members said"
 
 OnFailure = Callable[[str, str, Exception, Place | None], asyncio.Task[bool] | None]
 """Counts and logs a failure: plugin, source (such as "its hook on_started"), error and place.
@@ -451,8 +455,11 @@ def log_failure(plugin: str, source: str, error: Exception, place: Place | None 
         place: Where it failed.
         excuse: Why it is not the plugin's, such as "Discord refused"; empty where it is.
     """
+    private = is_private(source, error)
     if is_error(error, TimeoutError):
         what = text_of(error) if is_error(error, BlockedError, StalledError) else "ran out of time"
+    elif private:
+        what = f"{raised_class(error)}, {LEFT_OUT}"
     else:
         what = text_of(error) if is_error(error, StrayError) else error_line(error)
     _log.log(
@@ -464,8 +471,23 @@ def log_failure(plugin: str, source: str, error: Exception, place: Place | None 
         where(error),
         what,
         extra={"plugin": plugin, "hook": source, "guild": guild_in(place)},
-        exc_info=(type(error), error, own(error, "__traceback__")) if _log.isEnabledFor(logging.DEBUG) else None,
+        exc_info=(
+            (type(error), error, own(error, "__traceback__"))
+            if _log.isEnabledFor(logging.DEBUG) and not private
+            else None
+        ),
     )
+
+
+def is_private(source: str, error: BaseException) -> bool:
+    """Whether the text of an error may hold words, sound or data of members, so that nobody may be told it."""
+    info = INFO.get(source)
+    return info is not None and info.private and not is_error(error, *OWN_ERRORS)
+
+
+def raised_class(error: BaseException) -> str:
+    """The class of what was raised."""
+    return class_name(error.original if is_error(error, StrayError) else error)
 
 
 def where(error: BaseException) -> str:

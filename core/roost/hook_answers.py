@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from roost.audio import CallStatus
 from roost.errors import UsageError
-from roost.errortext import repr_of
-from roost.hooks import Deny, Leftover, Report
+from roost.errortext import class_name, repr_of
+from roost.hooks import INFO, Deny, Leftover, Report
 from roost.speech import EngineSpec, Transcript
 
 REASON_CHARS = 500
@@ -36,7 +36,9 @@ def checked(hook: str, function: Callable[..., Any], answer: Any) -> Any:
         return answer
     fits, wanted = _WANTED[hook]
     if not fits(answer):
-        raise WrongAnswerError(f"it answered {repr_of(answer)} ({_place(function)}), and must answer {wanted} or None")
+        # What members said stays out of the error.
+        given = f"a {class_name(answer)}" if INFO[hook].private else repr_of(answer)
+        raise WrongAnswerError(f"it answered {given} ({_place(function)}), and must answer {wanted} or None")
     if isinstance(answer, Deny):
         # A subclass of str may overwrite anything; a copy does not.
         reason = str.__str__(answer.reason)

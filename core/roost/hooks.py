@@ -62,6 +62,7 @@ class HookInfo:
         guard: It allows something. A plugin that implements it and does not work has refused: one that is paused,
             quarantined, being loaded or could not be loaded.
         personal: It is about the member who asked for it, so a failure counts where they asked.
+        private: It handles words, sound or data of members, so the text of its errors is told to nobody.
     """
 
     kind: Kind
@@ -72,6 +73,7 @@ class HookInfo:
     always: bool = False
     guard: bool = False
     personal: bool = False
+    private: bool = False
 
 
 EVERY_PLUGIN = "*"
@@ -165,9 +167,9 @@ INFO: dict[str, HookInfo] = {
     "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
-    "user_data_export": HookInfo(Kind.ALL, personal=True),
-    "user_data_leftover": HookInfo(Kind.ALL, personal=True),
-    "user_data_delete": HookInfo(Kind.ALL, personal=True),
+    "user_data_export": HookInfo(Kind.ALL, personal=True, private=True),
+    "user_data_leftover": HookInfo(Kind.ALL, personal=True, private=True),
+    "user_data_delete": HookInfo(Kind.ALL, personal=True, private=True),
     "voice_driver": HookInfo(Kind.FIRST),
     "voice_join_check": HookInfo(Kind.ALL, guard=True),
     "voice_session_opening": HookInfo(Kind.ALL, guard=True),
@@ -180,13 +182,13 @@ INFO: dict[str, HookInfo] = {
     "voice_speaking": HookInfo(Kind.PAR),
     "call_status": HookInfo(Kind.PAR, deadline_s=0.5),
     "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None, guard=True),
-    "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None),
+    "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None, private=True),
     "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True, always=True),
     "voice_session_closed": HookInfo(Kind.PAR, always=True),
     "voice_idle": HookInfo(Kind.PAR),
     "stt_engine": HookInfo(Kind.FIRST, sync=True, deadline_s=None),
-    "transcript_process": HookInfo(Kind.ALL, guard=True),
-    "transcript_ready": HookInfo(Kind.PAR),
+    "transcript_process": HookInfo(Kind.ALL, guard=True, private=True),
+    "transcript_ready": HookInfo(Kind.PAR, private=True),
 }
 
 

@@ -3,15 +3,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import logging
 import types
 from typing import Any
 
 import pytest
 
 from roost import hooks
-from roost.dispatch import Asked, Dispatcher
+from roost.dispatch import Asked, Dispatcher, log_failure
+from roost.errors import ResourceError
 from roost.hooks import INFO, Deny, RoostSpec, hookimpl
+from roost.plugins.records import failure_of
 from roost.speech import EngineSpec
+from roost.strays import StrayError
 
 pytestmark = pytest.mark.unit
 
@@ -247,6 +251,20 @@ async def test_cancelling_the_caller_passes_through() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not calls.failures
+
+
+@pytest.mark.parametrize("hook", [name for name, info in INFO.items() if info.private])
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_the_text_of_an_error_about_members_words_is_told_to_nobody(
+    caplog: pytest.LogCaptureFixture, hook: str, level: int
+) -> None:
+    caplog.set_level(level, "roost")
+    for error in (KeyError("card number"), StrayError(SystemExit("card number")), ResourceError("card number")):
+        log_failure("guest", hook, error)
+        assert "card number" not in failure_of(hook, error).detail
+    assert "guest failed in" in caplog.text
+    assert "KeyError" in caplog.text
+    assert "card number" not in caplog.text
 
 
 def test_every_hook_is_documented_typed_and_has_calling_rules() -> None:

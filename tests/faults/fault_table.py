@@ -399,6 +399,8 @@ ROWS: tuple[Row, ...] = (
         "drops the line, as row 204; drops the times of the words", "As row 204. `/privacy forget-me` reaches every line that is stored."),
     Row(241, 6, "a plugin that decides whether a session opens is loaded, loaded anew or switched on in mid-call, and takes its time",
         "hears nobody until it has decided about the session that runs", "A gap in what the bot hears."),
+    Row(242, 6, "a plugin that was given words, sound or data of a member raises them, or answers them wrongly",
+        "leaves the text of such errors out of the log and of `/plugins why`; class, file and line stand there", NOTHING),
     Row(250, 5, "foreign software takes the bot's place in voice, or is in voice when somebody asks the bot to join, and `voice.exclusive` is off",
         "ends its own session without a voice request, and does not join while Discord shows the other one",
         "The bot leaves and says why; the reply to the command says why it does not join."),

@@ -1,4 +1,4 @@
-"""Members who withdraw while their words are on their way: rows 200 to 204, 240 and 290, whole bots."""
+"""Members who withdraw while their words are on their way: rows 200 to 204, 240, 242 and 290, whole bots."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,42 @@ async def test_plugin_changes_no_more_of_a_line_than_its_text(tmp_path: Path, fa
         (line,) = json.loads(reply.files[0].content)["lines"]
         assert (line["user_id"], line["words"]) == (str(call.bot.member("Ben")), [])
         assert "words" not in line["text"]
+
+
+class Leaky:
+    """A plugin whose errors and wrong answers hold the words that it was given."""
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta("leaky")
+
+    @hookimpl
+    async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:
+        raise ValueError(f"cannot file {transcript.text!r}")
+
+    @hookimpl
+    async def user_data_export(self, user_id: int) -> Any:
+        return ["words of mine"]
+
+
+@pytest.mark.fault(242)
+async def test_errors_of_plugins_bring_no_words_into_the_log(
+    tmp_path: Path, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "roost")
+    async with a_call(tmp_path, Leaky(), plugins__quarantine_failures=1) as call:
+        await call.bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "words of" in text)
+        with fault.clock(scaled=False):
+            async with asyncio.timeout(5):
+                while "plugin leaky: paused" not in caplog.text:
+                    await asyncio.sleep(0.02)
+        why = await call.bot.slash("/plugins why", member="Mod", plugin="leaky")
+        assert "ValueError" in why.content
+        assert "leaky" in (await call.bot.slash("/privacy my-data")).content
+        assert "leaky failed in transcript_ready" in caplog.text
+        assert "it answered a list" in caplog.text
+        assert "words of" not in caplog.text + why.content
 
 
 EXPORT, SHOW = "/transcript export", "/transcript show"

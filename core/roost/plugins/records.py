@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from roost.blocking import BlockedError
-from roost.dispatch import where
+from roost.dispatch import LEFT_OUT, is_private, raised_class, where
 from roost.errors import RoostError
 from roost.errortext import class_name, is_error, text_of
 from roost.frames import OverBudget
@@ -85,7 +85,9 @@ class Failure:
 
 def failure_of(source: str, error: Exception) -> Failure:
     """What there is to know about an error, under a new id."""
-    return Failure(new_id(), kind_of(error), source, redact(describe(error)))
+    private = is_private(source, error) and not is_error(error, TimeoutError)
+    detail = f"{raised_class(error)} at {where(error)}, {LEFT_OUT}" if private else describe(error)
+    return Failure(new_id(), kind_of(error), source, redact(detail))
 
 
 def kind_of(error: Exception) -> FailureKind:

@@ -13,7 +13,8 @@ from typing import Any
 
 from roost.audio import SILENCE_FRAME, AudioFrame, NoticeFacts, VoiceSession
 from roost.context import Asked, HookCaller
-from roost.errors import RoostError, UsageError
+from roost.errors import RoostError
+from roost.hook_answers import WrongAnswerError
 from roost.scopes import Scope
 from roost.speech import Transcript
 from roost_stt.audience_watch import AudienceWatch
@@ -530,7 +531,7 @@ class Transcription:
             if isinstance(asked.answer, Transcript):
                 if _whose(asked.answer) != _whose(draft):
                     # Kept as somebody else's, it would stay when its speaker withdraws it.
-                    self._hooks.failed(plugin, hook, UsageError(OTHERS), self.guild_id)
+                    self._hooks.failed(plugin, hook, WrongAnswerError(OTHERS), self.guild_id)
                     self._unchecked(plugin)
                     return None
                 final = _with_own_words(final, asked.answer)
