@@ -36,6 +36,12 @@ IGNORED_SIGNALS = (
     signal.SIGIO,
 )
 """They end a process that does not handle them, at once: a bot would stay in voice. Plugins may handle them."""
+_TIMERS = {
+    signal.SIGALRM: signal.ITIMER_REAL,
+    signal.SIGVTALRM: signal.ITIMER_VIRTUAL,
+    signal.SIGPROF: signal.ITIMER_PROF,
+}
+"""One that a plugin left running would end the process after the stop, before its own end."""
 GUARD_SIGNAL = signal.SIGVTALRM
 """Interrupts plugin code that blocks; see `roost.blocking`, which alone handles it."""
 _GUARDS = "roost.blocking"
@@ -176,7 +182,9 @@ def _give_back() -> None:
     _before.clear()
     for number in IGNORED_SIGNALS:
         if signal.getsignal(number) is _on_ignored:
-            _set_handler(number, signal.SIG_DFL)
+            timer = _TIMERS.get(number)
+            goes_on = timer is not None and signal.getitimer(timer) != (0.0, 0.0)
+            _set_handler(number, signal.SIG_IGN if goes_on else signal.SIG_DFL)
 
 
 def _guarded_signal(number: int, handler: Any) -> Any:

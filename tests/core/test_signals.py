@@ -45,4 +45,15 @@ async def test_signals_that_are_ignored_are_given_back_unless_a_plugin_handles_t
         signal.signal(signal.SIGUSR2, handles)
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGUSR2) is handles
+    assert signal.getsignal(signal.SIGPROF) == signal.SIG_DFL
     signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+
+async def test_a_timer_that_a_plugin_left_running_does_not_end_the_process() -> None:
+    with KeptSignals(lambda _number: None, lambda _module: None).held():
+        signal.setitimer(signal.ITIMER_PROF, 60)
+    try:
+        assert signal.getsignal(signal.SIGPROF) == signal.SIG_IGN
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
