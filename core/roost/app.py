@@ -42,7 +42,7 @@ from roost.identifies import Identifies, Limit, Turns
 from roost.instances import hold_instance
 from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
-from roost.preflight import Preflight, start_error
+from roost.preflight import Preflight, fetch_application, fetch_gateway, start_error
 from roost.proxies import find_proxy
 from roost.rest_buckets import believe_first_answers, check_windows, learn_apart, pause_after_refusals
 from roost.scopes import Scope, outlive_cancellation
@@ -370,7 +370,7 @@ class App:
         self.request_stop("the data was lost")
 
     async def _claim_data(self, folder: Folder, hold: StoreHold) -> None:
-        application = await self._preflight.ask(lambda client: client.fetch_application())
+        application = await self._preflight.ask(fetch_application)
         owner = Owner(self._bot_id(), int(application.id), application.name)
         folder.claim(owner)
         await hold.claim(owner)
@@ -481,7 +481,7 @@ class App:
 
     async def _ask_limit(self, *, waits: bool = True) -> tuple[Limit, int]:
         """Ask Discord for its session start limit and the number of shards, before hikari's own client has started."""
-        info = await self._preflight.ask(lambda client: client.fetch_gateway_bot_info(), waits=waits)
+        info = await self._preflight.ask(fetch_gateway, waits=waits)
         left = info.session_start_limit
         return (
             Limit(left.total, left.remaining, left.reset_after.total_seconds(), max(left.max_concurrency, 1)),

@@ -24,6 +24,17 @@ _log = logging.getLogger("roost.start")
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0
 REST_URL = "discord.rest_url"
+_UNREADABLE = (
+    aiohttp.InvalidURL,
+    AssertionError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What hikari raises for an answer of another shape."""
 CERTIFICATE_NOT_YET_VALID = 9
 CERTIFICATE_EXPIRED = 10
 """OpenSSL's verification results: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -63,7 +74,7 @@ class Preflight:
         while True:
             try:
                 answer = await self._once(question)
-            except (aiohttp.InvalidURL, AssertionError, AttributeError, KeyError, TypeError, ValueError):
+            except _UNREADABLE:
                 failure: Exception = _not_discord("something that is not Discord's")
             except Exception as error:  # noqa: BLE001 - translated and raised again
                 failure = start_error(error)
@@ -96,6 +107,30 @@ class Preflight:
                     return await question(client)
             finally:
                 await rest.close()
+
+
+async def fetch_application(client: hikari.api.RESTClient) -> hikari.Application:
+    """The bot's application.
+
+    Raises:
+        ValueError: The answer makes no sense.
+    """
+    application = await client.fetch_application()
+    if not int(application.id):
+        raise ValueError("an application without an id")
+    return application
+
+
+async def fetch_gateway(client: hikari.api.RESTClient) -> hikari.GatewayBotInfo:
+    """Address of the gateway, number of shards and what Discord still allows.
+
+    Raises:
+        ValueError: The answer makes no sense.
+    """
+    info = await client.fetch_gateway_bot_info()
+    if info.shard_count < 1:
+        raise ValueError("a bot without shards")
+    return info
 
 
 def start_error(error: BaseException | None) -> Exception:

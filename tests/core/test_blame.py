@@ -7,6 +7,8 @@ from typing import Any
 
 import hikari
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from roost.blocking import BlockedError
 from roost.errors import ResourceError, StoreCause, StoreError
@@ -58,6 +60,25 @@ def after(cause: BaseException) -> Exception:
 )
 def test_an_error_is_blamed_on(error: Exception, whose: Blame) -> None:
     assert blame(error) is whose
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, "9" * 5000, "{"], ids=["nesting", "digits", "torn"])
+async def test_an_answer_that_json_cannot_read_is_discords(answer: str) -> None:
+    async def respond(_request: web.Request) -> web.Response:
+        return web.Response(text=answer, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/users/@me", respond)
+    async with TestServer(app) as server:
+        rest = hikari.RESTApp(url=str(server.make_url("")))
+        await rest.start()
+        try:
+            async with rest.acquire("token", hikari.TokenType.BOT) as client:
+                with pytest.raises((RecursionError, ValueError)) as caught:
+                    await client.fetch_my_user()
+        finally:
+            await rest.close()
+    assert blame(caught.value) is Blame.DISCORD
 
 
 def test_every_verdict_but_the_plugins_has_an_excuse() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import hikari
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hikari.impl import ProxySettings
 
 from roost import preflight
@@ -83,3 +86,28 @@ async def test_rubbish_from_an_address_that_was_set_names_the_setting(error: Exc
     discord.out_of_reach, discord.error = 1, error
     with pytest.raises(ConfigError, match="is not Discord"):
         await Preflight("token", config, ProxySettings()).ask(discord.answer)
+
+
+LIMIT = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1}
+GATEWAYS = {
+    "no shards": json.dumps({"url": "wss://gateway", "shards": 0, "session_start_limit": LIMIT}),
+    "fewer than none": json.dumps({"url": "wss://gateway", "shards": -1, "session_start_limit": LIMIT}),
+    "a wait without end": json.dumps(
+        {"url": "wss://gateway", "shards": 1, "session_start_limit": {**LIMIT, "reset_after": 10**30}}
+    ),
+    "nesting without end": "[" * 100_000,
+    "a number without end": '{"shards": ' + "9" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("kind", GATEWAYS)
+async def test_gateway_that_makes_no_sense_is_not_discords(kind: str) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text=GATEWAYS[kind], content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/gateway/bot", answer)
+    async with TestServer(app) as server:
+        config = CoreConfig(discord=DiscordConfig(rest_url=str(server.make_url(""))), start=StartConfig(wait_s=WAIT_S))
+        with pytest.raises(ConfigError, match="is not Discord"):
+            await Preflight("token", config, ProxySettings()).ask(preflight.fetch_gateway)
