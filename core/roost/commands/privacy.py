@@ -87,8 +87,9 @@ WHY_UNHEARD = {
     ),
     Unheard.UNTOLD: "you came after the notice. Another one is on its way, and you are heard once it stands.",
     Unheard.FORGOTTEN: (
-        "your decision was deleted during this call. To be heard again, press **Agree** under the notice there, or use "
-        "`/privacy opt-in`."
+        "you asked to be forgotten during this call. You are heard again when you press **Agree** under the notice "
+        "there, or when another notice is posted while you are there. To stay unheard, press **Don't**, or use "
+        "`/privacy opt-out`."
     ),
     Unheard.DEAF: "a moderator has deafened me, so I hear nobody. Undeafen me.",
 }

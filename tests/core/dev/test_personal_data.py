@@ -192,7 +192,10 @@ async def test_in_notice_mode_who_is_forgotten_is_heard_after_a_new_notice_alone
             assert not pressed.done()
         finally:
             other.close()
-        assert "is deleted" in (await pressed).content
+        said = (await pressed).content
+        assert "is deleted" in said
+        assert "or when another notice is posted while you are there" in said
+        assert "To stay unheard, press **Don't**" in said
         # The notice that Ben needs is the first after that.
         await bot.join_voice("Ben", "perch")
         assert not await is_heard()
