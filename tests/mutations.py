@@ -1054,6 +1054,14 @@ MUTATIONS = [
         "    return False\n",
         ("tests/faults/test_withdrawn.py::test_errors_of_plugins_bring_no_words_into_the_log",),
     ),
+    Mutation(
+        "captions",
+        "sends a transcript that is deleted meanwhile",
+        STT + "reading.py",
+        "        if key == self._key:\n",
+        "        if False:\n",
+        ("tests/stt/test_reading.py::test_a_transcript_that_is_deleted_is_read_no_further",),
+    ),
 ]
 
 

@@ -401,6 +401,8 @@ ROWS: tuple[Row, ...] = (
         "hears nobody until it has decided about the session that runs", "A gap in what the bot hears."),
     Row(242, 6, "a plugin that was given words, sound or data of a member raises them, or answers them wrongly",
         "leaves the text of such errors out of the log and of `/plugins why`; class, file and line stand there", NOTHING),
+    Row(243, 3, "a transcript is deleted while somebody exports or reads it",
+        "abandons the answer, removes what was sent of it, and says so", "A reply that the transcript has been deleted; no file."),
     Row(250, 5, "foreign software takes the bot's place in voice, or is in voice when somebody asks the bot to join, and `voice.exclusive` is off",
         "ends its own session without a voice request, and does not join while Discord shows the other one",
         "The bot leaves and says why; the reply to the command says why it does not join."),

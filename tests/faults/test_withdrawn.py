@@ -1,4 +1,4 @@
-"""Members who withdraw while their words are on their way: rows 200 to 204, 240, 242 and 290, whole bots."""
+"""Members who withdraw while their words are on their way: rows 200 to 204, 240, 242, 243 and 290, whole bots."""
 
 from __future__ import annotations
 
@@ -325,6 +325,26 @@ async def test_answer_under_way_holds_no_withdrawn_words(
         again = await bot.slash(SHOW, transcript=keeper.head.id)
         assert "words of Ada" in again.content
         assert ("words of Ben" in again.content) is (how == "/privacy opt-out")
+
+
+@pytest.mark.fault(243)
+async def test_answer_under_way_holds_no_deleted_transcript(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path) as call:
+        await call.bot.say("lv_0880", member="Ben")
+        await call.until(lambda text: "words of" in text)
+        await call.bot.slash("/transcribe stop", wait_s=20.0)
+        name = (await call.bot.slash("/transcript list")).content.split("`")[1]
+        armed = await call.bot.control.fault("rest_delay", method="PATCH", path_prefix="/webhooks/", delay_s=2.0)
+        asked = asyncio.create_task(call.bot.slash(EXPORT, member="Ben", transcript=name, wait_s=20.0))
+        async with asyncio.timeout(10):
+            while any(each["id"] == armed for each in (await call.bot.control.call("GET", "/faults"))["armed"]):
+                await asyncio.sleep(0.01)
+        with fault.clock(scaled=False):
+            sure = await call.bot.slash("/transcript delete", transcript=name)
+            await call.bot.press(sure, "Delete", wait_s=20.0)
+            assert "has been deleted meanwhile" in (await asked).content
+        await asyncio.sleep(2.0)  # until Discord has done what it was asked first
+        assert [each for each in call.bot.discord.book.messages.values() if each.files] == []
 
 
 def posts(call: Call) -> str:

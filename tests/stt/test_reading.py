@@ -121,6 +121,20 @@ async def test_a_turn_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPa
         pass
 
 
+async def test_a_transcript_that_is_deleted_is_read_no_further() -> None:
+    room = ReadingRoom()
+    async with room.turn(1, 8) as reading, room.turn(2, 9) as other:
+        reading.reads("gone")
+        other.reads("stays")
+        with pytest.raises(ResourceError, match="has been deleted meanwhile"):
+            async with reading.uploading():
+                with room.deleting("gone"):
+                    other.check()
+                    with pytest.raises(ResourceError, match="has been deleted meanwhile"):
+                        other.reads("gone")
+                await asyncio.sleep(5)
+
+
 async def test_lines_of_who_withdraws_while_reading_are_left_out() -> None:
     room = ReadingRoom()
     async with room.turn(1, 9) as reading:

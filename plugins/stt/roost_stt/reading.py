@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from typing import IO
 
 from roost.errors import ResourceError
@@ -34,21 +34,47 @@ WITHDRAWN = (
     "Somebody whose words are in this transcript has withdrawn them meanwhile, so I send nothing. "
     "Use the command again."
 )
+DELETED = "This transcript has been deleted meanwhile, so I send nothing."
 ONE_AT_A_TIME = "I am still at your last request for a transcript. Wait until it is answered."
 
 
 class AbandonedError(ResourceError):
-    """What was being read holds words that have been withdrawn."""
+    """What was being read holds words that have been withdrawn, or is deleted."""
 
 
 class Reading:
-    """One request for a transcript, from its beginning until all of the answer is at Discord."""
+    """One request for a transcript, from its beginning until all of the answer is at Discord.
 
-    def __init__(self, guild_id: int) -> None:
+    Args:
+        guild_id: Where.
+        going: Keys of the transcripts that are being deleted.
+    """
+
+    def __init__(self, guild_id: int, going: Set[str] = frozenset()) -> None:
         self.guild_id = guild_id
+        self._going = going
+        self._key = ""
+        self._is_deleted = False
         self._shown: set[int] = set()
         self._withdrawn: set[int] = set()
         self._upload: asyncio.Timeout | None = None
+
+    def reads(self, key: str) -> None:
+        """Note which transcript it is, by its key.
+
+        Raises:
+            AbandonedError: It is being deleted.
+        """
+        self._key = key
+        if key in self._going:
+            self.delete(key)
+        self.check()
+
+    def delete(self, key: str) -> None:
+        """A transcript is being deleted; if it is this one, abandon the answer."""
+        if key == self._key:
+            self._is_deleted = True
+            self._end_upload()
 
     def shows(self, user_id: int) -> None:
         """Note that a member is named in the answer."""
@@ -64,15 +90,23 @@ class Reading:
         """Leave out a member's lines; where some are in the answer already, abandon it."""
         self._withdrawn.add(user_id)
         if self.is_abandoned:
-            # A timeout that has expired may not be moved again.
-            upload, self._upload = self._upload, None
-            if upload is not None:
-                upload.reschedule(asyncio.get_running_loop().time())
+            self._end_upload()
+
+    def _end_upload(self) -> None:
+        # A timeout that has expired may not be moved again.
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def why(self) -> str:
+        """Why it is abandoned, for the member who asked."""
+        return DELETED if self._is_deleted else WITHDRAWN
 
     def check(self) -> None:
         """Raises AbandonedError."""
         if self.is_abandoned:
-            raise AbandonedError(WITHDRAWN)
+            raise AbandonedError(self.why)
 
     @contextlib.asynccontextmanager
     async def uploading(self) -> AsyncIterator[None]:
@@ -94,8 +128,8 @@ class Reading:
 
     @property
     def is_abandoned(self) -> bool:
-        """The answer holds words that have been withdrawn."""
-        return not self._shown.isdisjoint(self._withdrawn)
+        """The answer holds words that have been withdrawn, or the transcript is deleted."""
+        return self._is_deleted or not self._shown.isdisjoint(self._withdrawn)
 
 
 class ReadingRoom:
@@ -107,6 +141,8 @@ class ReadingRoom:
         self._guilds: dict[int, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._readings: set[Reading] = set()
+        self._going: set[str] = set()
+        """Keys of the transcripts that are being deleted."""
 
     @contextlib.asynccontextmanager
     async def turn(self, guild_id: int, user_id: int) -> AsyncIterator[Reading]:
@@ -122,7 +158,7 @@ class ReadingRoom:
         self._members.add(user_id)
         self._of_guild[guild_id] += 1
         lock = self._guilds.setdefault(guild_id, asyncio.Lock())
-        reading = Reading(guild_id)
+        reading = Reading(guild_id, self._going)
         self._readings.add(reading)
         try:
             async with contextlib.AsyncExitStack() as held:
@@ -139,6 +175,17 @@ class ReadingRoom:
             self._of_guild[guild_id] -= 1
             if not self._of_guild[guild_id]:
                 del self._of_guild[guild_id], self._guilds[guild_id]
+
+    @contextlib.contextmanager
+    def deleting(self, key: str) -> Iterator[None]:
+        """Delete a transcript in this block: no answer under way, or begun meanwhile, may hold it."""
+        self._going.add(key)
+        for reading in self._readings:
+            reading.delete(key)
+        try:
+            yield
+        finally:
+            self._going.discard(key)
 
     def withdraw(self, user_id: int, guild_id: int | None = None) -> None:
         """A member has withdrawn their words, in one server or in all: no answer under way may hold them."""

@@ -20,7 +20,7 @@ from roost.errors import ResourceError, RoostError, UsageError
 from roost.i18n import counted
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
-from roost_stt.reading import WITHDRAWN, AbandonedError, ExportFile, Pager, Part, Reading
+from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
@@ -183,6 +183,7 @@ async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int)
     async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
         # Who may read it is asked when their turn comes: that may take long.
         key, head = await _find(plugin, asker, name)
+        reading.reads(key)
         async for lines in plugin.book.pages(key):
             await asyncio.to_thread(pager.add, reading.lines(lines))
         text, number = await asyncio.to_thread(pager.finish)
@@ -200,6 +201,7 @@ async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: st
     limit = file_limit_bytes(plugin.bot, asker.guild_id)
     async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
         key, head = await _find(plugin, asker, name)
+        reading.reads(key)
         reading.shows(head.started_by)
         try:
             file = await asyncio.to_thread(ExportFile, head, kind)
@@ -248,8 +250,8 @@ async def _sent(ctx: lightbulb.Context, reading: Reading) -> AsyncIterator[list[
         deletes: list[Callable[[], Awaitable[None]]] = [ctx.interaction.delete_initial_response]
         deletes += [partial(ctx.delete_response, each) for each in sent]
         if not all([await _deleted(delete) for delete in deletes]):
-            raise ResourceError(f"{WITHDRAWN} Delete what I sent: Discord did not let me.") from error
-        raise AbandonedError(WITHDRAWN) from error
+            raise ResourceError(f"{reading.why} Delete what I sent: Discord did not let me.") from error
+        raise AbandonedError(reading.why) from error
 
 
 async def _deleted(delete: Callable[[], Awaitable[None]]) -> bool:
@@ -306,7 +308,8 @@ async def _deletable(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, H
 
 async def _delete(plugin: SttPlugin, asker: Asker, name: str) -> str:
     key, head = await _deletable(plugin, asker, name)
-    lines, erased = await plugin.book.erase(key)
+    with plugin.reading.deleting(key):
+        lines, erased = await plugin.book.erase(key)
     what = counted(lines, "line is", "lines are")
     said = [f"Transcript `{head.id}` and its {what} deleted.{'' if erased.traceless else TRACES}"]
     said.append("Captions that were posted stay where they are, and so do files that members exported.")
