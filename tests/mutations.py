@@ -1062,6 +1062,14 @@ MUTATIONS = [
         "        if False:\n",
         ("tests/stt/test_reading.py::test_a_transcript_that_is_deleted_is_read_no_further",),
     ),
+    Mutation(
+        "captions",
+        "forgets which captions it offered to delete",
+        STT + "plugin.py",
+        "        self.posted.offered(user_id, found)\n",
+        "",
+        ("tests/stt/test_transcripts.py::test_captions_that_a_forgotten_member_left_are_offered_again",),
+    ),
 ]
 
 

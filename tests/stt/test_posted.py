@@ -195,6 +195,21 @@ async def test_what_was_not_deleted_in_time_is_offered_again(
     assert await captions.of(ADA) == []
 
 
+async def test_captions_whose_deletion_was_offered_are_known_until_they_are_deleted(
+    captions: PostedCaptions, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posted, "MOST_LEFT", 1)
+    channel = Channel({5: "**Ada**: a"})
+    captions.note(GUILD, (CHANNEL, 5), (ADA,))
+    found = await forget(captions, store, ADA)
+    captions.offered(BEN, found)
+    captions.offered(ADA, found)
+    assert await captions.of(BEN) == []
+    assert await captions.of(ADA) == found
+    assert (await captions.delete(cast("hikari.api.RESTClient", channel), found)).gone == 1
+    assert await captions.of(ADA) == []
+
+
 async def test_notes_for_a_store_that_is_away_are_bounded(
     captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -228,6 +228,8 @@ async def test_a_person_can_see_and_delete_all_that_is_about_them(book: Transcri
     await keeper.keep(line(BEN, "his"), "Ben")
     told = await book.about(ADA)
     assert [each["text"] for each in told["lines"].values()] == ["mine"]
+    assert [each["id"] for each in told["begun"].values()] == [keeper.head.id]
+    assert "begun" not in await book.about(BEN)
     await book.forget(ADA)
     assert await book.about(ADA) == {}
     ((head, count),) = await book.newest(GUILD, lambda _head: True)
@@ -450,6 +452,22 @@ async def test_the_times_of_words_are_kept_only_with_the_text_they_belong_to(
     await house.until(lambda: len(house.texts) == 1)
     (line,) = await stored(house)
     assert [word for _start, _end, word in line.words] == ([] if changed else ["my", "card", "number"])
+
+
+@pytest.mark.e2e
+async def test_captions_that_a_forgotten_member_left_are_offered_again(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["hello"])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    house.session.say(packets)
+    await house.until(lambda: len(house.texts) == 1)
+    await house.plugin.stop_transcribing(GUILD, ADA, False)
+    first = await house.plugin.user_data_leftover(ADA)
+    assert first is not None
+    await house.plugin.user_data_delete(ADA, "forget-me")
+    again = await house.plugin.user_data_leftover(ADA)
+    assert again is not None
+    assert again.what == first.what == "your captions in 1 message at Discord"
 
 
 @pytest.mark.e2e

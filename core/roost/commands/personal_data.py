@@ -47,6 +47,7 @@ class Outcome:
         backups: Of a deletion, the backups of migrations that went with it.
         traceless: Of a deletion, nothing of it is in the database's files any more.
         leftovers: Of a deletion, what it left elsewhere, which can be deleted too.
+        unsaid: Of a deletion, plugins that could not say what it left elsewhere.
         denials: Of a deletion, rules of servers that keep the user from commands; they stay.
         kept_refusals: Guilds in which a deletion left the refusal to be heard, because without it the user would be.
     """
@@ -60,6 +61,7 @@ class Outcome:
     backups: DeletedBackups = dataclasses.field(default_factory=DeletedBackups)
     traceless: bool = True
     leftovers: tuple[Leftover, ...] = ()
+    unsaid: tuple[str, ...] = ()
     denials: int = 0
 
 
@@ -131,7 +133,7 @@ class PersonalData:
             if any(cache.get_voice_state(guild_id, each) is not None for each in speakers):
                 self._consent.ask_again(int(guild_id), user_id)
         kept = await self._consent.forget(user_id)
-        leftovers = await self._leftovers(user_id)
+        leftovers, unsaid = await self._leftovers(user_id)
         async with self._host.store.erasure.everywhere() as erased:
             outcome = await self._delete(user_id)
         return dataclasses.replace(
@@ -140,6 +142,7 @@ class PersonalData:
             backups=erased.backups,
             traceless=erased.traceless,
             leftovers=leftovers,
+            unsaid=unsaid,
             denials=sum(not rule.allowed for _guild_id, rule in self._access.about(user_id)),
         )
 
@@ -147,18 +150,22 @@ class PersonalData:
         """Guilds in which a deletion leaves the user's refusal to be heard, because without it the user would be."""
         return self._consent.kept_refusals(user_id)
 
-    async def _leftovers(self, user_id: int) -> tuple[Leftover, ...]:
-        """What the deletion will leave; asked before it, because only what is stored tells."""
+    async def _leftovers(self, user_id: int) -> tuple[tuple[Leftover, ...], tuple[str, ...]]:
+        """What the deletion will leave, and plugins that failed to say it; asked before it, because only what is
+        stored tells."""
         found: list[Leftover] = []
+        failed: list[str] = []
         allowances = sum(rule.allowed for _guild_id, rule in self._access.about(user_id))
         if allowances:
             what = f"{counted(allowances, 'rule')} of servers, by which you may use commands"
             found.append(Leftover(what, self._drop_rules(user_id)))
         for plugin in self._implementers(LEFTOVER):
             asked = await self._host.dispatcher.ask_plugin(plugin, LEFTOVER, user_id=user_id)
-            if asked.worked and asked.answer is not None:
+            if not asked.worked:
+                failed.append(plugin)
+            elif asked.answer is not None:
                 found.append(asked.answer)
-        return tuple(found)
+        return tuple(found), tuple(failed)
 
     def _drop_rules(self, user_id: int) -> Callable[[], Awaitable[str]]:
         async def drop() -> str:
@@ -237,4 +244,5 @@ def as_file(outcome: Outcome, user_id: int) -> bytes:
         "plugins_without_export": list(outcome.silent),
         "plugins_that_failed": list(outcome.failed),
     }
-    return json.dumps(whole, indent=2, ensure_ascii=False, default=str).encode()
+    # Half a pair of surrogates is no text in UTF-8, and must not cost the member the rest.
+    return json.dumps(whole, indent=2, ensure_ascii=False, default=str).encode(errors="replace")

@@ -139,7 +139,11 @@ KEPT = "Servers that hear everybody else, in which it stays noted that you refus
 BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
 BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."
 TRACES = "The last traces of it are still being removed from the files of my database."
-STAYS = "Out of my reach are what others copied or exported, and backups that whoever runs this bot made on their own."
+STAYS = (
+    "Out of my reach are what others copied or exported, captions that I no longer know to be yours (ask those who "
+    "manage the server), and backups that whoever runs this bot made on their own."
+)
+UNSAID = "These plugins could not say what of you stays elsewhere, such as messages at Discord: {plugins}."
 DENIALS = (
     "Rules that keep you from commands stay, because they are the servers': {count}. Those who manage a server can "
     "delete them with `/config access`."
@@ -342,6 +346,8 @@ async def _forget(
         lines.append(TEXTS(interaction, "silent-delete", SILENT_DELETE, plugins=", ".join(outcome.silent)))
     if outcome.failed:
         lines.append(TEXTS(interaction, "failed-delete", FAILED_DELETE, plugins=", ".join(outcome.failed)))
+    if outcome.unsaid:
+        lines.append(TEXTS(interaction, "unsaid", UNSAID, plugins=", ".join(outcome.unsaid)))
     if outcome.absent:
         lines.append(TEXTS(interaction, "absent", ABSENT, plugins=", ".join(outcome.absent)))
     if outcome.backups.deleted:

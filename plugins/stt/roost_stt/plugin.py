@@ -201,6 +201,7 @@ class SttPlugin:
         found = await self.posted.of(user_id)
         if not found:
             return None
+        self.posted.offered(user_id, found)
         rest = self.bot.rest
 
         async def delete() -> str:

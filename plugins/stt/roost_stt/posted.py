@@ -29,7 +29,7 @@ REMEMBERED = 512
 MOST_PENDING = 10_000
 """Messages that wait for a store that is away; beyond that the oldest are not stored."""
 MOST_LEFT = 100
-"""Members whose captions are partly deleted, of whom the rest is in memory."""
+"""Members who were offered to have their captions deleted, of whom those that stand are in memory."""
 AGAIN_S = 5.0
 DAY_S = 86_400.0
 UNKNOWN = -1
@@ -89,7 +89,7 @@ class PostedCaptions:
         self._speakers: dict[Standing, tuple[int, tuple[int, ...]]] = {}
         """Of each line of the messages that were stored last, with the message's guild."""
         self._left: dict[int, list[Posted]] = {}
-        """By user: captions that could not be deleted at the last request."""
+        """By user: captions that were offered for deletion, or could not be deleted at the last request."""
         self._taking = asyncio.Lock()
         """Held while one message is changed: two members' lines can be in it."""
         self._overflows = False
@@ -164,7 +164,7 @@ class PostedCaptions:
             await self._kept.put_many(documents)
 
     async def of(self, user_id: int) -> list[Posted]:
-        """All messages with a user's captions, the newest first; also those that the last `delete` did not reach.
+        """All messages with a user's captions, the newest first; also those that were `offered` and not deleted.
 
         Raises:
             RoostError: The store failed.
@@ -176,6 +176,16 @@ class PostedCaptions:
             if posted is not None:
                 found[posted.message_id] = posted
         return [found[message_id] for message_id in sorted(found, reverse=True)]
+
+    def offered(self, user_id: int, posted: Sequence[Posted]) -> None:
+        """Remember captions whose deletion is offered to a member: the store forgets them before the member answers."""
+        self._left.pop(user_id, None)
+        self._left[user_id] = list(posted)
+        self._bound_left()
+
+    def _bound_left(self) -> None:
+        while len(self._left) > MOST_LEFT:
+            del self._left[next(iter(self._left))]
 
     async def sweep(self) -> None:
         """Delete what is older than `KEPT_DAYS`."""
@@ -218,8 +228,7 @@ class PostedCaptions:
             self._left.pop(user_id, None)
             if rest_of_it:
                 self._left[user_id] = rest_of_it
-        while len(self._left) > MOST_LEFT:
-            del self._left[next(iter(self._left))]
+        self._bound_left()
         return result
 
     async def _take_out(self, rest: hikari.api.RESTClient, posted: Posted) -> None:

@@ -335,8 +335,10 @@ class TranscriptBook:
             await asyncio.sleep(SWEEP_S)
 
     async def about(self, user_id: int) -> dict[str, Any]:
-        """Everything stored about a person."""
-        return await self._store.about_user(user_id)
+        """Everything stored about a person; under ``begun`` the heads of the transcripts that they began."""
+        found = await self._store.about_user(user_id)
+        begun = {each.key: each.value async for each in self._records.scan() if _is_begun_by(each, user_id)}
+        return found | ({"begun": begun} if begun else {})
 
     async def forget(self, user_id: int) -> None:
         """Delete a person's lines, transcripts in which nobody else said anything, and that they began others."""

@@ -555,6 +555,23 @@ async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
         assert said == "Not deleted, because something went wrong: a poster."
 
 
+async def test_a_plugin_that_cannot_say_what_stays_is_named(tmp_path: Path) -> None:
+    class Silent(Poster):
+        @hookimpl
+        async def user_data_leftover(self, user_id: int) -> Leftover:
+            raise RuntimeError("no")
+
+    async with running_bot(Silent(), data_dir=tmp_path) as bot:
+        reply = await forgets(bot)
+        assert "could not say what of you stays elsewhere, such as messages at Discord: poster." in reply.content
+
+
+def test_half_a_character_does_not_cost_the_rest_of_an_export() -> None:
+    held = {"stt": {"lines": "one \ud800 two"}}
+    file = personal_data.as_file(personal_data.Outcome((), (), (), data=held), 1)
+    assert json.loads(file)["data"]["stt"]["lines"] == "one ? two"
+
+
 async def test_a_deletion_that_hangs_is_ended_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Hangs(Poster):
         @hookimpl
