@@ -198,6 +198,9 @@ class Channel:
     def messages(self) -> list[str]:
         return list(self.rows.values())
 
+    async def prepare(self) -> bool:
+        return False
+
     async def post(self, text: str, nonce: str) -> int:
         await asyncio.sleep(self.delay_s)
         if self.refuse:

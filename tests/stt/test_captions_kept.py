@@ -33,6 +33,9 @@ class Moody:
         self.given_up: list[int] = []
         self.recaller: Recaller | None = None
 
+    async def prepare(self) -> bool:
+        return False
+
     async def post(self, text: str, nonce: str) -> int:
         self.tries += 1
         if self.mood is None or not self.is_deaf:

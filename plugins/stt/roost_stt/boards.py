@@ -14,7 +14,7 @@ from roost.permissions import permissions_in
 from roost.rest_buckets import new_nonce
 from roost_stt.captions import clean
 from roost_stt.config import Where
-from roost_stt.refusals import Refusal, RefusedError
+from roost_stt.refusals import WAITS, Refusal, RefusedError
 
 _log = logging.getLogger("roost.stt")
 
@@ -114,9 +114,35 @@ class ChannelBoard:
         self._channel_id = channel_id
         self._where = where
         self._voice_channel = voice_channel
-        self._refused = False
+        self._has_no_thread = False
+        self._owes_word = False
+        """Nobody has been told that there is no thread."""
         self._opened = opened
         self.thread_id = thread_id
+
+    async def prepare(self) -> bool:
+        """Open the thread, or tell that there is none; see `roost_stt.pages.Board`.
+
+        Raises:
+            RefusedError: Discord refused it for now.
+        """
+        wants_one = self._where() == "thread" and not self._has_no_thread and not self._is_thread()
+        opens = wants_one and self.thread_id is None
+        if opens:
+            if self._may_open():
+                await self._open()
+            else:
+                self._go_without()
+        if not self._owes_word:
+            return opens
+        try:
+            await say(self._bot, self._channel_id, NO_THREAD)
+        except RefusedError as error:
+            if error.refusal in WAITS:
+                raise
+            _log.warning("channel %d could not be told that there is no thread: %s", self._channel_id, error)
+        self._owes_word = False
+        return True
 
     async def post(self, text: str, nonce: str) -> Standing:
         """One message, where captions are to stand now; see `roost_stt.pages.Board`.
@@ -124,18 +150,20 @@ class ChannelBoard:
         Raises:
             RefusedError: Discord refused it.
         """
-        place = await self._place()
+        place = self._channel_id
+        if self._where() == "thread" and not self._has_no_thread and self.thread_id is not None:
+            place = self.thread_id
         try:
             return place, await say(self._bot, place, text, nonce)
         except RefusedError as error:
             if place == self._channel_id or error.refusal in _NOT_THE_THREADS:
                 raise
-        # The thread is gone, locked or closed to the bot.
-        self.thread_id = None
-        if self._opened is not None:
-            await self._opened(None)
-        await self._refuse()
-        return self._channel_id, await say(self._bot, self._channel_id, text, nonce)
+            # The thread is gone, locked or closed to the bot: the next try goes to the channel.
+            self.thread_id = None
+            self._go_without()
+            if self._opened is not None:
+                await self._opened(None)
+            raise RefusedError(str(error), Refusal.LATER) from error
 
     async def edit(self, message: Standing, text: str) -> None:
         """Change a message.
@@ -163,20 +191,17 @@ class ChannelBoard:
         except Exception as error:
             raise refused(f"a message in {message[0]} cannot be deleted", error) from error
 
-    async def _place(self) -> int:
-        if self._where() != "thread" or self._refused:
-            return self._channel_id
-        if self.thread_id is not None:
-            return self.thread_id
-        if self._is_thread():
-            return self._channel_id
-        if not self._may_open():
-            await self._refuse()
-            return self._channel_id
+    async def _open(self) -> None:
         voice = self._voice_channel()
         channel = self._bot.cache.get_guild_channel(voice)
         name = f"Captions of {clean((channel.name if channel is not None else None) or 'voice')}"[:THREAD_NAME_LIMIT]
-        first = await say(self._bot, self._channel_id, f"Captions of <#{voice}>")
+        try:
+            first = await say(self._bot, self._channel_id, f"Captions of <#{voice}>")
+        except RefusedError as error:
+            if error.refusal in WAITS:
+                raise
+            self._go_without()
+            return
         try:
             thread = await self._bot.rest.create_message_thread(
                 self._channel_id, first, name, auto_archive_duration=THREAD_IDLE
@@ -184,17 +209,14 @@ class ChannelBoard:
             self.thread_id = int(thread.id)
         except Exception as error:  # noqa: BLE001  see `refused`
             _log.warning("channel %d: no thread: %s", self._channel_id, type(error).__name__)
-            self._refused = True
+            self._has_no_thread = True
             await self.edit((self._channel_id, first), NO_THREAD)
-            return self._channel_id
+            return
         if self._opened is not None:
             await self._opened(self.thread_id)
-        return self.thread_id
 
-    async def _refuse(self) -> None:
-        """Say once that there is no thread."""
-        self._refused = True
-        await say(self._bot, self._channel_id, NO_THREAD)
+    def _go_without(self) -> None:
+        self._has_no_thread = self._owes_word = True
 
     def _is_thread(self) -> bool:
         return self._bot.cache.get_thread(self._channel_id) is not None

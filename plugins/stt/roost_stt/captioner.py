@@ -324,6 +324,9 @@ class Captioner:
                         await self._wake.wait()
                 continue
             began_s = loop.time()
+            if self._begins_message() and await self._prepare(loop):
+                waited |= loop.time() - began_s > SLOW_S
+                continue
             if self._edited() or self._page_stale or (page is not None and page.is_dirty):
                 await self._write_page(loop)
             else:
@@ -332,6 +335,25 @@ class Captioner:
                 await self._send(self._next(merge=waited or self._hurry), loop)
             # What came while Discord thought goes together, too.
             waited = loop.time() - began_s > SLOW_S
+
+    def _begins_message(self) -> bool:
+        """Whether what is written next is a new message."""
+        page = self._page
+        if self._page_stale or (page is not None and page.is_dirty):
+            return False
+        return not self._edited() or page is None or bool(self._unsent) or self._doubt is not None
+
+    async def _prepare(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Have the place be ready; whether that took time, in which all may have changed that is to be posted."""
+        board, ended, took = self._board, self._ended, [True]
+
+        async def prepare() -> None:
+            took[0] = await board.prepare()
+
+        refusal = await tried(prepare, self._post_timeout_s)
+        if refusal is not None and self._ended == ended:
+            self._was_blocked(refusal, loop)
+        return took[0]
 
     async def flush(self, deadline: float) -> bool:
         """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
@@ -406,6 +428,10 @@ class Captioner:
             self._unsent.appendleft(message)
         elif self._doubt is None:
             return
+        self._was_blocked(refusal, loop)
+
+    def _was_blocked(self, refusal: Refusal, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait with all that is to be posted, or give it up."""
         if self._hurry and refusal in CUT_OFF:
             # Nobody can do anything about it in the time that is left.
             self.give_up()

@@ -25,8 +25,16 @@ DONE = (None, Refusal.UNREADABLE)
 class Board(Protocol):
     """Where captions stand. What `post` returns names the message for `edit` and `delete`.
 
-    All three raise `RefusedError`, or another `RoostError`, for what was refused.
+    All four raise `RefusedError`, or another `RoostError`, for what was refused.
     """
+
+    async def prepare(self) -> bool:
+        """Have the place be there for the next message, so that `post` sends its text at once.
+
+        Returns:
+            Whether there was something to do, which takes time. What may be posted may have changed meanwhile.
+        """
+        ...
 
     async def post(self, text: str, nonce: str) -> Any:
         """Post a message; one that was posted with this nonce in the last minutes is returned instead."""
