@@ -56,7 +56,7 @@ def bot(
         get_thread={THREAD: types.SimpleNamespace(id=THREAD, parent_id=TEXT, type=kind)}.get,
         get_voice_state=lambda number, user: types.SimpleNamespace(channel_id=ROOM) if inside else None,
     )
-    return types.SimpleNamespace(cache=cache)
+    return types.SimpleNamespace(cache=cache, intents=hikari.Intents.NONE)
 
 
 CAN_BE_IN = P.VIEW_CHANNEL | P.CONNECT

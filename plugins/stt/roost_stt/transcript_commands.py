@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
-from roost.audience import can_be_in, can_read
+from roost.audience import can_be_in, can_read, place_of
 from roost.confirming import Outcome
 from roost.errors import ResourceError, RoostError, UsageError
 from roost.i18n import counted
+from roost.permissions import effective_in
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
 from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
+from roost_stt.transcripts import LIST_LIMIT
 
 if TYPE_CHECKING:
     from roost_stt.plugin import SttPlugin
@@ -45,22 +47,13 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
     group = lightbulb.Group("transcript", "Transcripts that are kept")
 
     async def choices(ctx: lightbulb.AutocompleteContext[str]) -> None:
-        member = ctx.interaction.member
-        typed = str(ctx.focused.value or "").lower()
-        if member is None or ctx.interaction.guild_id is None:
-            await ctx.respond([])
-            return
-        guild_id = int(ctx.interaction.guild_id)
-        asker = Asker(guild_id, int(ctx.interaction.channel_id), member)
-        found = await plugin.book.newest(guild_id, partial(may_read, plugin.bot, asker), CHOICES)
-        titles = {f"{_title(plugin.bot, head)} ({head.id})": head.id for head, _ in found}
-        await ctx.respond({title: name for title, name in titles.items() if typed in title.lower()})
+        await suggest_transcripts(plugin, ctx)
 
     @group.register
     class List(lightbulb.SlashCommand, name="list", description="The latest transcripts of this server"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, partial(_list, plugin, ctx))
+            await _answer(ctx, partial(list_transcripts, plugin, ctx))
 
     @group.register
     class Show(lightbulb.SlashCommand, name="show", description="Read a transcript"):
@@ -69,7 +62,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, partial(_show, plugin, ctx, self.transcript, self.page))
+            await _answer(ctx, partial(show_transcript, plugin, ctx, self.transcript, self.page))
 
     @group.register
     class Export(lightbulb.SlashCommand, name="export", description="Get a transcript as a file"):
@@ -83,7 +76,7 @@ def transcript_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, partial(_export, plugin, ctx, self.transcript, self.format))
+            await _answer(ctx, partial(export_transcript, plugin, ctx, self.transcript, self.format))
 
     @group.register
     class Delete(lightbulb.SlashCommand, name="delete", description="Delete a transcript for good"):
@@ -119,18 +112,31 @@ def may_read(bot: hikari.GatewayBot, asker: Asker, head: Head) -> bool:
     Those who manage the server need not be able to read the text channel. Where the voice channel is gone, nobody else
     can be told from those who could not hear it.
     """
-    manages = _manages(asker.member)
+    member = _as_known_now(bot, asker.member)
+    manages = _manages(bot, asker, member)
     if bot.cache.get_guild_channel(head.voice_channel_id) is None:
         return manages
-    if not can_be_in(bot.cache, asker.member, head.voice_channel_id):
+    if not can_be_in(bot.cache, member, head.voice_channel_id):
         return False
-    return manages or can_read(bot.cache, asker.member, head.text_channel_id, within=asker.channel_id)
+    return manages or can_read(bot.cache, member, head.text_channel_id, within=asker.channel_id)
 
 
-def _manages(member: hikari.Member) -> bool:
+def _as_known_now(bot: hikari.GatewayBot, member: hikari.Member) -> hikari.Member:
+    """A member with the roles that they have now, if Discord tells the bot of changes: a command can take minutes."""
+    if not bot.intents & hikari.Intents.GUILD_MEMBERS:
+        return member
+    return bot.cache.get_member(member.guild_id, member.id) or member
+
+
+def _manages(bot: hikari.GatewayBot, asker: Asker, member: hikari.Member) -> bool:
     if isinstance(member, hikari.InteractionMember):
-        return bool(member.permissions & (hikari.Permissions.MANAGE_GUILD | hikari.Permissions.ADMINISTRATOR))
-    return False
+        theirs = member.permissions
+    else:
+        guild, place = bot.cache.get_guild(asker.guild_id), place_of(bot.cache, asker.channel_id)
+        if guild is None or place is None:
+            return False
+        theirs = effective_in(member, guild, place.channel)
+    return bool(theirs & (hikari.Permissions.MANAGE_GUILD | hikari.Permissions.ADMINISTRATOR))
 
 
 async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | None]]) -> None:
@@ -156,13 +162,49 @@ def _asker(ctx: lightbulb.Context) -> Asker:
 async def _find(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, Head]:
     found = await plugin.book.find(asker.guild_id, name.strip().lower())
     if found is None or not may_read(plugin.bot, asker, found[1]):
-        raise UsageError(f"There is no transcript `{display_name(name)}` that you may read; see `/transcript list`.")
+        raise _no_such(name)
     return found
 
 
-async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
+def _no_such(name: str) -> UsageError:
+    return UsageError(f"There is no transcript `{display_name(name)}` that you may read; see `/transcript list`.")
+
+
+def _check_reader(plugin: SttPlugin, asker: Asker, head: Head) -> None:
+    """Ask once more, at the moment before something is sent: reading can take long.
+
+    Raises:
+        UsageError: The member may not read it any more.
+    """
+    if not may_read(plugin.bot, asker, head):
+        raise _no_such(head.id)
+
+
+async def suggest_transcripts(plugin: SttPlugin, ctx: lightbulb.AutocompleteContext[str]) -> None:
+    """Suggest transcripts whose titles hold what was typed, to a member who may read them."""
+    member = ctx.interaction.member
+    typed = str(ctx.focused.value or "").lower()
+    if member is None or ctx.interaction.guild_id is None:
+        await ctx.respond([])
+        return
+    asker = Asker(int(ctx.interaction.guild_id), int(ctx.interaction.channel_id), member)
+    found = await _readable(plugin, asker, CHOICES)
+    titles = {f"{_title(plugin.bot, head)} ({head.id})": head.id for head, _ in found}
+    await ctx.respond({title: name for title, name in titles.items() if typed in title.lower()})
+
+
+async def _readable(plugin: SttPlugin, asker: Asker, limit: int) -> list[tuple[Head, int]]:
+    """The newest transcripts that a member may read, with their numbers of lines."""
+    is_readable = partial(may_read, plugin.bot, asker)
+    found = await plugin.book.newest(asker.guild_id, is_readable, limit)
+    # Reading took its time.
+    return [each for each in found if is_readable(each[0])]
+
+
+async def list_transcripts(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
+    """Return the newest transcripts that the member may read, as text."""
     asker = _asker(ctx)
-    found = await plugin.book.newest(asker.guild_id, partial(may_read, plugin.bot, asker))
+    found = await _readable(plugin, asker, LIST_LIMIT)
     if not found:
         return _NONE
     lines = []
@@ -177,7 +219,8 @@ async def _list(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     return "\n".join([*lines, kept])
 
 
-async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str | None:
+async def show_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str | None:
+    """Send one page of a transcript, or return why not."""
     asker = _asker(ctx)
     pager = Pager(page, PAGE_CHARS)
     async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
@@ -187,15 +230,17 @@ async def _show(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int)
         async for lines in plugin.book.pages(key):
             await asyncio.to_thread(pager.add, reading.lines(lines))
         text, number = await asyncio.to_thread(pager.finish)
+        _check_reader(plugin, asker, head)
         if not text:
             return f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
         said = f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {pager.count}\n{text}"
         async with _sent(ctx, reading), reading.uploading():
+            _check_reader(plugin, asker, head)
             await ctx.interaction.edit_initial_response(said, **NO_PINGS)
     return None
 
 
-async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
+async def export_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
     """Send a transcript as a file, or as several. One is in memory at a time."""
     asker = _asker(ctx)
     limit = file_limit_bytes(plugin.bot, asker.guild_id)
@@ -214,6 +259,7 @@ async def _export(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: st
                 async with _sent(ctx, reading) as sent:
                     for number, part in enumerate(parts, 1):
                         data = hikari.Bytes(await asyncio.to_thread(file.read, part), part.name)
+                        _check_reader(plugin, asker, head)
                         if number == 1:
                             async with reading.uploading():
                                 await ctx.interaction.edit_initial_response(text, attachment=data, **NO_PINGS)
@@ -299,7 +345,7 @@ async def _ask_to_delete(plugin: SttPlugin, ctx: lightbulb.Context, name: str) -
 
 async def _deletable(plugin: SttPlugin, asker: Asker, name: str) -> tuple[str, Head]:
     key, head = await _find(plugin, asker, name)
-    if asker.member.id != head.started_by and not _manages(asker.member):
+    if asker.member.id != head.started_by and not _manages(plugin.bot, asker, asker.member):
         raise ResourceError("Only whoever began it, and those who manage the server, can delete a transcript.")
     if plugin.keeps_on(key):
         raise ResourceError(f"Transcript `{head.id}` is still going on. Use `/transcribe stop` first.")
