@@ -134,21 +134,27 @@ async def test_a_transcript_in_which_nobodys_words_are_left_is_gone(book: Transc
     await book.forget(ADA)
     assert [head.id for head, _ in await book.newest(GUILD, lambda _head: True)] == [shared.head.id]
     assert await book.find(GUILD, ended.head.id) is None
-    kept = await going_on.keep(line(BEN), "Ben")
-    assert kept is not None
+    await going_on.keep(line(ADA), "Ada")
     assert len(await book.newest(GUILD, lambda _head: True)) == 2
-    await going_on.drop(kept)
+    await book.forget(ADA)
+    await going_on.keep(line(BEN), "Ben", lambda: False)
     await going_on.close()
     assert await book.find(GUILD, going_on.head.id) is None
 
 
 @pytest.mark.sim
-async def test_a_transcript_is_gone_with_its_last_line_that_is_withdrawn_late(book: TranscriptBook) -> None:
+async def test_a_transcript_is_gone_with_its_last_line_that_is_withdrawn_late(
+    book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keeper = book.begin(GUILD, VOICE, TEXT, ADA)
-    kept = await keeper.keep(line(), "Ada")
-    assert kept is not None
-    await keeper.close()
-    await keeper.drop(kept)
+    put = book._lines.put
+
+    async def ends_meanwhile(*arguments: Any, **more: Any) -> None:
+        await put(*arguments, **more)
+        await keeper.close()
+
+    monkeypatch.setattr(book._lines, "put", ends_meanwhile)
+    await keeper.keep(line(), "Ada", lambda: False)
     assert await book.find(GUILD, keeper.head.id) is None
 
 
@@ -165,7 +171,7 @@ async def test_a_transcript_without_words_that_a_crash_left_open_is_gone(book: T
 @pytest.mark.sim
 async def test_where_none_are_kept_none_are(book: TranscriptBook) -> None:
     keeper = book.begin(2, VOICE, TEXT, ADA)
-    assert await keeper.keep(line(), "Ada") is None
+    await keeper.keep(line(), "Ada")
     await keeper.close()
     assert await book.newest(2, lambda _head: True) == []
 
@@ -210,7 +216,7 @@ async def test_nothing_is_kept_longer_than_its_speakers_were_told(tmp_path: Path
         told_0 = book.begin(GUILD, VOICE, TEXT, ADA)
         days[GUILD] = 30
         assert await book.resume(told_7.key) is None, "what is said now is kept for longer"
-        assert await told_0.keep(line(), "Ada") is None
+        await told_0.keep(line(), "Ada")
         now = time.time()
         assert await book.sweep(now + 7 * DAY_S - 60) == 0
         assert await book.sweep(now + 7 * DAY_S + 60) == 1
@@ -363,11 +369,13 @@ async def test_consent_taken_back_while_a_line_is_stored_takes_the_line_back(mak
     await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
     add, gone = house.plugin.book.add, asyncio.Event()
 
-    async def adds_slowly(*arguments: Any) -> str:
-        key = await add(*arguments)
-        house.opt_out(ADA)
-        gone.set()
-        return key
+    async def adds_slowly(record: str, words: Transcript, name: str, is_wanted: Callable[[], bool]) -> None:
+        def is_wanted_now() -> bool:
+            house.opt_out(ADA)
+            gone.set()
+            return is_wanted()
+
+        await add(record, words, name, is_wanted_now)
 
     house.plugin.book.add = adds_slowly  # type: ignore[method-assign]
     house.session.say(packets)
@@ -575,8 +583,6 @@ async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
         book = TranscriptBook(store.of_plugin("stt"), lambda _guild: 7)
         scope.spawn(book.catch_up_forever(), "drop")
         keeper = book.begin(GUILD, VOICE, TEXT, ADA)
-        kept = await keeper.keep(Transcript(1, GUILD, ADA, "words", 1.0, 2.0), "Ada")
-        assert kept is not None
         delete, failures = book._lines.delete, iter(range(3))
 
         async def fails(key: str) -> bool:
@@ -585,7 +591,7 @@ async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
             return await delete(key)
 
         monkeypatch.setattr(book._lines, "delete", fails)
-        await keeper.drop(kept)
+        await keeper.keep(Transcript(1, GUILD, ADA, "words", 1.0, 2.0), "Ada", lambda: False)
         assert len(await lines_of(book, keeper.key)) == 1
         async with asyncio.timeout(5):
             while await lines_of(book, keeper.key):

@@ -569,17 +569,16 @@ class Transcription:
 
     async def _keep(self, line: Transcript, name: str, user_id: int) -> bool:
         """Store a line; whether it may be posted, which its speaker may have taken back meanwhile."""
+
+        def is_wanted() -> bool:
+            return self._in_hand == user_id and self._may_show(user_id)
+
         try:
-            kept = await self.keeper.keep(line, name)
-            if self._in_hand == user_id and self._may_show(user_id):
-                return True
-            if kept is not None:
-                await self.keeper.drop(kept)
+            await self.keeper.keep(line, name, is_wanted)
         except RoostError as error:
             _log.error("guild %d: a line could not be stored: %s", self.guild_id, error)
             self.tell("unstored", "What follows could not be stored, so it will be missing from the transcript.")
-            return self._in_hand == user_id and self._may_show(user_id)
-        return False
+        return is_wanted()
 
 
 def _whose(line: Transcript) -> tuple[int, int, int]:

@@ -49,31 +49,31 @@ class Keeper:
         self._keeping = False
         """Whether a line is being stored."""
 
-    async def keep(self, line: Transcript, name: str) -> str | None:
+    async def keep(self, line: Transcript, name: str, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Store a line; it is on disk when this returns. One caller at a time.
 
-        Returns:
-            For `drop`; None where the server keeps no transcripts, or the speakers were told so.
+        Nothing is stored where the server keeps no transcripts, or the speakers were told so.
+
+        Args:
+            line: What was said.
+            name: Of the speaker.
+            is_wanted: Asked once the store has answered, or failed: if not, the line is deleted again.
 
         Raises:
-            RoostError: The store refused it.
+            RoostError: The store failed.
         """
         if not self._book.days_for(self.head):
-            return None
+            return
         self._keeping = True
         try:
             if not self._made:
                 await self._book.make(self)
                 self._made = True
-            return await self._book.add(self.key, line, name)
+            await self._book.add(self.key, line, name, is_wanted)
         finally:
             self._keeping = False
             # It may have ended meanwhile. Its end is noted after its last line, or it would pass for an empty one.
             await self._note_end()
-
-    async def drop(self, kept: str) -> None:
-        """Take a line back; later, where the store cannot now."""
-        await self._book.drop(kept)
 
     def forget(self, user_id: int) -> None:
         """Leave out that a user began the transcription, from a record that is made later too."""
@@ -158,8 +158,8 @@ class TranscriptBook:
             if head is not None:
                 await self._put(record, dataclasses.replace(head, **fields))
 
-    async def add(self, record: str, line: Transcript, name: str) -> str:
-        """Store a line; gives its key."""
+    async def add(self, record: str, line: Transcript, name: str, is_wanted: Callable[[], bool]) -> None:
+        """Store a line; see `Keeper.keep`."""
         stored = StoredLine(
             line.user_id,
             name,
@@ -171,10 +171,14 @@ class TranscriptBook:
             [(word.start_s, word.end_s, word.text) for word in line.words],
         )
         key = f"{record}/{round(line.started_at * 1000):014d}-{secrets.token_hex(3)}"
-        await self._lines.put(key, dataclasses.asdict(stored), guild_id=line.guild_id, user_id=line.user_id)
-        return key
+        try:
+            await self._lines.put(key, dataclasses.asdict(stored), guild_id=line.guild_id, user_id=line.user_id)
+        finally:
+            # A store that failed may have it all the same.
+            if not is_wanted():
+                await self._drop(key)
 
-    async def drop(self, line: str) -> None:
+    async def _drop(self, line: str) -> None:
         """Delete a line whose speaker withdrew it; where the store fails, `catch_up_forever` goes on trying."""
         try:
             await self._erase(line)
