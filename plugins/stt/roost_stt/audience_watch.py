@@ -131,7 +131,9 @@ class AudienceWatch:
                 self._captioner.hold()
             elif not self._doubts.is_set():
                 self._captioner.release()
-        if self._told is not self.wide and (self._telling is None or self._telling.done()):
+        tells = self._telling is not None and not self._telling.done()
+        # A transcription can end while another request waits for the same end.
+        if self._told is not self.wide and not tells and not self._scope.closed:
             self._telling = self._scope.spawn(self._tell_people(), "audience")
 
     async def _tell_people(self) -> None:
