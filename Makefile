@@ -15,7 +15,7 @@ help:
 	@echo "make faults what can go wrong, brought about: build/faults.json, docs/faults.md (FULL=1: at Discord's real delays; DRIVER=songbird)"
 	@echo "make fuzz   every parser of foreign bytes, 30 s each (SECONDS_EACH=)"
 	@echo "make kill-loop  a bot killed at random points, 1,000 times (N=)    make mutations  would the tests notice?"
-	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=), and who is heard, 100,000 (CONSENT_STEPS=)"
+	@echo "make soak   the voice actor in virtual time, a million steps (STEPS=), and who is heard and who reads, 100,000 each (CONSENT_STEPS=)"
 	@echo "make live-soak  a real bot under random commands and faults, an hour (SECONDS=)"
 	@echo "make setup  only install, into .venv; then .venv/bin/roost is the command"
 	@echo "make lint   style, imports and layers      make types  the strict type check"

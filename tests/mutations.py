@@ -1070,6 +1070,30 @@ MUTATIONS = [
         "",
         ("tests/stt/test_transcripts.py::test_captions_that_a_forgotten_member_left_are_offered_again",),
     ),
+    Mutation(
+        "captions",
+        "captions go on until a look has found that others read along",
+        STT + "audience_watch.py",
+        '        """Hold captions back, and look again."""\n        self._captioner.hold()\n',
+        '        """Hold captions back, and look again."""\n',
+        ("tests/stt/test_who_reads.py::test_a_short_walk[20]",),
+    ),
+    Mutation(
+        "captions",
+        "a change of the voice room alone is taken for none of the readers",
+        STT + "plugin.py",
+        "int(event.channel_id) in (room_id, int(place.channel.id))",
+        "int(event.channel_id) == int(place.channel.id)",
+        ("tests/stt/test_who_reads.py::test_a_short_walk[20]",),
+    ),
+    Mutation(
+        "captions",
+        "who may read a transcript is asked before it is read, and not after",
+        STT + "transcript_commands.py",
+        "    if not may_read(plugin.bot, asker, head):\n        raise _no_such(head.id)\n",
+        "    pass\n",
+        ("tests/faults/test_readers_in_time.py::test_reader_who_loses_the_right_meanwhile_gets_nothing",),
+    ),
 ]
 
 

@@ -58,6 +58,7 @@ GROUPS: dict[str, range] = {
     "What is shared with others": range(250, 260),
     "What members read of being heard": range(260, 270),
     "Answers and captions in time": range(270, 280),
+    "Readers and words that change in time": range(280, 290),
     "Changes while captions are on their way": range(290, 300),
 }
 
@@ -433,6 +434,12 @@ ROWS: tuple[Row, ...] = (
     Row(275, 4, "members move the bot to a voice channel in whose chat it cannot write", "hears nobody there, says so at once where its captions go, and tries again",
         "A line says what the bot needs."),
     Row(276, 2, "what Discord says of a reply that it took cannot be read", "takes the reply for given, goes on with what follows it, and complains of nothing", NOTHING),
+    Row(280, 5, "a member withdraws, or others begin to read along, while a thread for the captions is being opened",
+        "opens the thread first, and decides only then what may be posted", "The thread has the words of the others."),
+    Row(281, 5, "a member who reads a transcript loses the right to, while the transcript is being read for them",
+        "asks once more before each message and file", "The member reads that there is no such transcript for them."),
+    Row(282, 5, "the database stores the line of a member who withdraws meanwhile, and its answer is lost",
+        "deletes the line, as one whose answer has come", "The line is in no transcript."),
     Row(290, 5, "a member withdraws the last words of a message with captions while an edit of it is on its way",
         "deletes the message once that edit is answered", "The message vanishes."),
     Row(291, 5, "captions are switched on while something is said of which the notice told that it is not posted",
@@ -463,7 +470,7 @@ ADDING = """
 | command | what it does |
 |---|---|
 | `make test` | the table; cancellation at every await; every order of the events of a kick and of a move; the actor's state machine with its invariants after each of more than 10,000 steps |
-| `make soak` | the same machine for a million steps, or `STEPS=`, and the one of who is heard for 100,000, or `CONSENT_STEPS=`; a violation prints a seed that plays it again |
+| `make soak` | the same machine for a million steps, or `STEPS=`, and those of who is heard and who reads for 100,000 each, or `CONSENT_STEPS=`; a violation prints a seed that plays it again |
 | `make live-soak` | a real bot under random commands and faults for an hour, or `SECONDS=`; at the end it holds what it held after its first call |
 | `make kill-loop` | a real bot killed at random points, 1,000 times, or `N=`; no ghost 10 s after its next start, no other process's session touched |
 | `make fuzz` | every parser of foreign bytes, with an established encryption group too |

@@ -1,0 +1,123 @@
+"""Who may read, and what may be read, change while something is on its way: rows 280 to 282."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_report import Fault
+from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
+from stt_rig import packets_of
+
+from roost.errors import StoreError
+from roost.speech import Transcript
+from roost.store import open_store
+from roost.testing import running_bot
+from roost_stt.plugin import SttPlugin
+from roost_stt.transcripts import TranscriptBook
+
+pytestmark = pytest.mark.e2e
+
+
+def line(user: int, text: str) -> Transcript:
+    return Transcript(1, GUILD, user, text, 1000.0, 1001.0)
+
+
+@pytest.mark.fault(280)
+async def test_words_withdrawn_while_a_thread_is_opened_are_not_sent(fault: Fault) -> None:
+    async with houses() as make:
+        house: House = await make(script=["hello"], captions={"where": "thread"})
+        rest, opening, opens, sent = house.bot.rest, asyncio.Event(), asyncio.Event(), list[str]()
+        create, open_thread = rest.create_message, rest.create_message_thread
+
+        async def create_message(channel: int, text: str, **options: Any) -> Any:
+            sent.append(text)
+            return await create(channel, text, **options)
+
+        async def create_slowly(*arguments: Any, **options: Any) -> Any:
+            opening.set()
+            await opens.wait()
+            return await open_thread(*arguments, **options)
+
+        rest.create_message, rest.create_message_thread = create_message, create_slowly
+        await house.open()
+        await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+        packets = packets_of("lv_0880")
+        house.session.say(packets)
+        async with asyncio.timeout(10):
+            await opening.wait()
+        with fault.clock(scaled=False):
+            house.opt_out(ADA)
+            opens.set()
+            house.session.say(packets, BEN)
+            await house.until(lambda: "**Ben**: hello" in sent)
+        assert sent == ["Captions of <#20>", "**Ben**: hello"]
+        await house.plugin.stop_transcribing(GUILD, ADA, False)
+
+
+@pytest.mark.fault(281)
+@pytest.mark.parametrize("command", ["/transcript show", "/transcript export", "/transcript list"])
+async def test_reader_who_loses_the_right_meanwhile_gets_nothing(
+    tmp_path: Path, fault: Fault, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), guilds=1) as bot:
+        plugin: SttPlugin = bot.app.plugins.records["stt"].instance
+        room, text = bot.channel("perch").id, bot.channel("general").id
+        keeper = plugin.book.begin(bot.guild.id, room, text, 0)
+        user = int(bot.member("Ada"))
+        await keeper.keep(Transcript(1, bot.guild.id, user, "words of Ada", 1e9, 2e9), "Ada")
+        await keeper.close()
+        reads, goes_on = asyncio.Event(), asyncio.Event()
+        pages, newest = plugin.book.pages, plugin.book.newest
+
+        async def pages_slowly(record: str) -> AsyncIterator[Any]:
+            async for page in pages(record):
+                reads.set()
+                await goes_on.wait()
+                yield page
+
+        async def newest_slowly(*arguments: Any) -> Any:
+            found = await newest(*arguments)
+            reads.set()
+            await goes_on.wait()
+            return found
+
+        monkeypatch.setattr(plugin.book, "pages", pages_slowly)
+        monkeypatch.setattr(plugin.book, "newest", newest_slowly)
+        named = {} if command.endswith("list") else {"transcript": keeper.head.id}
+        asked = asyncio.create_task(bot.slash(command, member="Ben", wait_s=20.0, **named))
+        async with asyncio.timeout(10):
+            await reads.wait()
+        with fault.clock(scaled=False):
+            await bot.control.permissions(member_id=bot.member("Ben"), channel_id=text, deny=["VIEW_CHANNEL"])
+            async with asyncio.timeout(10):
+                while not plugin.bot.cache.get_guild_channel(text).permission_overwrites:  # type: ignore[union-attr]
+                    await asyncio.sleep(0.01)
+            goes_on.set()
+            reply = await asked
+        assert "There is no transcript" in reply.content
+
+
+@pytest.mark.fault(282)
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_withdrawn_line_is_deleted_from_a_store_that_failed_and_has_it(
+    tmp_path: Path, fault: Fault, wanted: bool
+) -> None:
+    async with open_store(tmp_path) as store:
+        kept = store.of_plugin("stt")
+        lines = kept.collection("lines")
+        put = lines.put
+
+        async def commits_and_fails(*arguments: Any, **more: Any) -> None:
+            await put(*arguments, **more)
+            raise StoreError("the connection broke", retryable=True)
+
+        lines.put = commits_and_fails  # type: ignore[method-assign]
+        kept.collection = lambda name: lines if name == "lines" else type(kept).collection(kept, name)  # type: ignore[method-assign]
+        keeper = TranscriptBook(kept, lambda _guild: 7).begin(GUILD, VOICE, TEXT, ADA)
+        with fault.clock(scaled=False), pytest.raises(StoreError):
+            await keeper.keep(line(ADA, "words"), "Ada", lambda: wanted)
+        assert len(await lines.query()) == wanted
