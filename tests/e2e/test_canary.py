@@ -1,4 +1,7 @@
-"""The sound of a member who refused is looked for in everything that a bot keeps, says, sends and has in memory."""
+"""The sound of a member who refused is looked for in everything that a bot keeps, says, sends and has in memory.
+
+Also in what passes through the pipes between bot and speech worker, and in the requests to a remote engine.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,8 @@ LAST = 12
 """Packets of the recording's end, which would be the last to be overwritten."""
 LENGTH = 24
 """Of such a sample, in bytes of Opus or samples of PCM."""
+TAP = Path(__file__).with_name("tap")
+"""What a bot's processes import first, so that the pipes of the worker can be seen."""
 WORDS = "these are the words of somebody"
 
 
@@ -125,7 +130,9 @@ async def service(bodies: list[bytes]) -> AsyncIterator[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the memory of processes is read from /proc")
 @pytest.mark.parametrize("mode", ["opt-in", "notice"])
-async def test_the_sound_of_who_refused_is_nowhere(tmp_path: Path, mode: str) -> None:
+async def test_the_sound_of_who_refused_is_nowhere(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, mode: str
+) -> None:
     yes, no = canary(AGREED), canary(REFUSED)
     assert min(map(len, (yes.opus, yes.pcm, no.opus, no.pcm))) > MOST
     bodies: list[bytes] = []
@@ -146,6 +153,11 @@ async def test_the_sound_of_who_refused_is_nowhere(tmp_path: Path, mode: str) ->
         arguments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ROOST_")}
         environ["ROOST_TOKEN"] = sim.card["bots"][0]["token"]
+        pipes = tmp_path_factory.mktemp("pipes")
+        environ |= {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(TAP), environ.get("PYTHONPATH")))),
+            "PIPE_TAP": str(pipes),
+        }
         for member in (ada, ben):
             await discord.voice(member_id=member, channel_id=channel)
         async with run_bot([*arguments, "--data-dir", str(tmp_path)], environ) as bot:
@@ -176,7 +188,12 @@ async def test_the_sound_of_who_refused_is_nowhere(tmp_path: Path, mode: str) ->
     assert left == (set(), set())
     sent = b"".join(bodies)
     assert len(found(sent, yes)[1]) > 5, "the search would find nothing anyway"
+    to_worker, from_worker = (
+        b"".join(file.read_bytes() for file in pipes.glob(f"*-{end}")) for end in ("to-worker", "from-worker")
+    )
+    assert len(found(to_worker, yes)[0]) > 5, "the search would find nothing anyway"
+    assert WORDS.encode() in from_worker
     kept = b"".join(file.read_bytes() for file in sorted(tmp_path.rglob("*")) if file.is_file())
-    for place in (sent, kept, messages, said):
+    for place in (sent, kept, messages, said, to_worker, from_worker):
         assert found(place, no) == (set(), set())
     assert b"Ben" not in messages.split(WORDS.encode(), 1)[-1]
