@@ -1094,6 +1094,14 @@ MUTATIONS = [
         "    pass\n",
         ("tests/faults/test_readers_in_time.py::test_reader_who_loses_the_right_meanwhile_gets_nothing",),
     ),
+    Mutation(
+        "E5",
+        "a store whose closing nothing bounds",
+        "core/roost/app.py",
+        "        self._backstop.start()\n",
+        "",
+        ("tests/faults/test_stops.py::test_a_database_that_hangs_does_not_keep_the_process",),
+    ),
 ]
 
 

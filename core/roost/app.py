@@ -101,6 +101,7 @@ class App:
         self._bot: hikari.GatewayBot | None = None
         self._client: lightbulb.GatewayEnabledClient | None = None
         self._failure: Exception | None = None
+        self._backstop: Backstop | None = None
         self._proxy = find_proxy(config.core.discord.rest_url)
         self._preflight = Preflight(token, config.core, self._proxy.settings)
 
@@ -214,6 +215,9 @@ class App:
                     raise self._failure
         finally:
             loop.set_exception_handler(handled_before)
+            if self._backstop is not None:
+                # Not before the store is closed, which waits for a disk or a server.
+                self._backstop.cancel()
         if self._unreached:
             raise ResourceError(f"the stop did not reach Discord: {'; '.join(self._unreached)}")
 
@@ -248,7 +252,7 @@ class App:
         )
 
     async def stop(self, reason: str) -> None:
-        """Go down in order; idempotent. Never raises and never takes longer than the backstop."""
+        """Go down in order; idempotent. Never raises. The backstop ends the process unless `run` returns in time."""
         if self._t0 is not None:
             return
         loop = asyncio.get_running_loop()
@@ -256,8 +260,8 @@ class App:
         _log.info("stopping: %s", reason)
         if self._host is not None:
             self._host.dispatcher.guard.stopping()
-        backstop = Backstop(BACKSTOP_S, lambda: os._exit(EXIT_BACKSTOP))
-        backstop.start()
+        self._backstop = Backstop(BACKSTOP_S, lambda: os._exit(EXIT_BACKSTOP))
+        self._backstop.start()
         bot = self._bot
         try:
             if bot is not None and bot.is_alive:
@@ -271,7 +275,6 @@ class App:
             if untold:
                 self.fail_stop(f"the session of shard {', '.join(map(str, untold))} is still open there")
             self.mark_stop("gateway.lost" if untold else "gateway.closed")
-            backstop.cancel()
 
     async def _close(self, bot: hikari.GatewayBot, until: float) -> None:
         closing = self._scope.spawn(bot.close(), "close", awaited=True)

@@ -411,6 +411,8 @@ ROWS: tuple[Row, ...] = (
         "has a pool of threads for each plugin and one for itself, which look-ups of names use", "Nothing in other servers."),
     Row(252, 2, "a plugin asks for thousands of reads and writes of the database at once",
         "has four of them under way at a time, the others wait for each other", "The plugin's own commands take long; decisions of members count at once."),
+    Row(253, 8, "the database's disk or server hangs when the bot stops", "leaves voice and closes the gateway first; the process ends itself",
+        "The bot is offline within 8 s, and can be started again."),
     Row(260, 2, "a member agreed to less than the notice of the running call asks for", "`/privacy status` and the replies to their decision say so",
         "The reply says that they are not heard in this call, why, and what to press."),
     Row(261, 2, "a plugin does not allow a member to be heard, and the member asks", "shows its reason to this member alone, in `/privacy` and `/voice test`",

@@ -12,6 +12,7 @@ import pytest
 from bot_scene import Scene, scenes, steps
 from fault_report import Fault
 
+from roost.app import EXIT_BACKSTOP
 from roost.demo.bot_process import BotProcess
 from roost.demo.ledger import STOP_ORDER
 
@@ -131,6 +132,25 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(fault: Fault, 
         assert "Joined" in await scene.join()
         await stopped(bot, scene, fault, signal.SIGTERM)
         assert await scene.leaves_before_the_gateway()
+
+
+@pytest.mark.fault(253)
+async def test_a_database_that_hangs_does_not_keep_the_process(fault: Fault, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir(mode=0o700)
+    (folder / "hangs.py").write_text(
+        "import asyncio, roost.app, sqlalchemy.ext.asyncio\n"
+        "from roost import Plugin\n"
+        "__roost_plugin__ = plugin = Plugin('hangs', 'Has the database hang')\n"
+        "async def hang(self): await asyncio.sleep(3600)\n"
+        "roost.app.BACKSTOP_S = 3.0\n"
+        "sqlalchemy.ext.asyncio.AsyncEngine.dispose = hang\n"
+    )
+    async with scenes(tmp_path, "--ghosts", "ignored") as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "Joined" in await scene.join()
+        assert await stopped(bot, scene, fault, signal.SIGTERM) == EXIT_BACKSTOP
+        assert await scene.leaves_before_the_gateway()
+        assert scene.journals() == []
 
 
 @pytest.mark.fault(109)
