@@ -111,12 +111,17 @@ class CommandFailures:
     async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
         """Whether the member who types an option may run the command, by the server's rules and as an owner of the bot.
 
-        ``command_check`` is not asked: that is for a command that is run.
+        ``command_check`` is not asked: that is for a command that is run. But nothing is offered while a plugin that
+        implements it does not work.
         """
         path, interaction = ctx.command._command_data.qualified_name, ctx.interaction
         guild_id, member = interaction.guild_id, interaction.member
         place = place_of(int(guild_id) if guild_id is not None else None, int(interaction.user.id))
-        if self._stopped(self._owner_of(path), path, place):
+        owner = self._owner_of(path)
+        if self._stopped(owner, path, place):
+            return False
+        guards = () if owner == CORE else self._host.dispatcher.stopped_guards("command_check", guild_id)
+        if guards and not self._ends_something(owner, path):
             return False
         if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
             return False

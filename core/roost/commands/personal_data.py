@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from roost.blocking import StalledError
 from roost.commands.plain_json import LIMIT_S, plain
+from roost.dispatch import raised_class, where
 from roost.errors import PluginError
-from roost.errortext import error_line
 from roost.hooks import Leftover
 from roost.i18n import counted
 from roost.places import current
@@ -193,7 +193,8 @@ class PersonalData:
                     with taming():
                         said.append(await leftover.delete())
             except Exception as error:  # noqa: BLE001 - what one plugin fails in must not keep the rest
-                _log.error("what a deletion left was not deleted: %s", error_line(error))
+                # Its text may hold what the member said.
+                _log.error("what a deletion left was not deleted: %s (%s)", raised_class(error), where(error))
                 wrong = f"Not deleted, because something went wrong: {leftover.what}."
                 said.append(late if timer.expired() else wrong)
         return said

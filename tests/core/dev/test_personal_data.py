@@ -549,10 +549,12 @@ async def test_what_stays_is_said_and_can_be_deleted(tmp_path: Path) -> None:
         assert f"allow /plugins to the member <@{ada}>" not in listed
 
 
-async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
+async def test_what_cannot_be_deleted_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running_bot(Poster(works=False), data_dir=tmp_path) as bot:
         said = await deletes_too(bot, await forgets(bot))
         assert said == "Not deleted, because something went wrong: a poster."
+        assert "was not deleted: RuntimeError (" in caplog.text
+        assert "RuntimeError: no" not in caplog.text, "its text may hold what the member said"
 
 
 async def test_a_plugin_that_cannot_say_what_stays_is_named(tmp_path: Path) -> None:

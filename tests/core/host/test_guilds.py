@@ -147,6 +147,17 @@ async def completions(live: Live, member: int, command: str) -> list[str]:
     return [str(each["value"]) for each in found]
 
 
+async def test_nothing_is_offered_while_a_guard_of_commands_does_not_work(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("lamps", LAMPS.replace('Group("bot"', 'Group("house"'))
+    drop("gate", "@hookimpl\nasync def command_check(): ...\nraise ValueError('no')\n")
+    async with running(tmp_path, card) as live:
+        assert await completions(live, 1, "/house lamps dim") == []
+        await live.slash("/plugins disable", plugin="gate")
+        assert await completions(live, 1, "/house lamps dim") == ["some"]
+
+
 async def test_the_core_stays_and_strangers_are_told_so(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
     drop("some", says="hi")
     drop("lamps", LAMPS)
