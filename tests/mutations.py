@@ -1102,6 +1102,14 @@ MUTATIONS = [
         "",
         ("tests/faults/test_stops.py::test_a_database_that_hangs_does_not_keep_the_process",),
     ),
+    Mutation(
+        "captions",
+        "keeps words longer than told after a change in a pause",
+        STT + "transcription.py",
+        "        return self._told_facts != facts or self.keeper.head.kept_days != facts.kept_days\n",
+        "        return self._told_facts != facts\n",
+        ("tests/faults/test_notice_stands.py::test_longer_keeping_taken_back_in_a_pause_does_not_count_later",),
+    ),
 ]
 
 

@@ -60,6 +60,7 @@ GROUPS: dict[str, range] = {
     "Answers and captions in time": range(270, 280),
     "Readers and words that change in time": range(280, 290),
     "Changes while captions are on their way": range(290, 300),
+    "Settings that change in mid-call": range(300, 305),
 }
 
 GONE = "The bot leaves and says why."
@@ -446,6 +447,8 @@ ROWS: tuple[Row, ...] = (
         "deletes the message once that edit is answered", "The message vanishes."),
     Row(291, 5, "captions are switched on while something is said of which the notice told that it is not posted",
         "stores it without posting it; hears on after a new notice", "A new notice."),
+    Row(300, 5, "an admin has transcripts kept longer and takes that back during a pause, and does it again later",
+        "keeps what was said in between as its notice told, in a transcript of its own", "A new notice, and a new transcript."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -1,4 +1,4 @@
-"""Everybody heard was shown the notice, where they are: rows 205 to 214, 230, 231 and 291, whole bots."""
+"""Everybody heard was shown the notice, where they are: rows 205 to 214, 230, 231, 291 and 300, whole bots."""
 
 from __future__ import annotations
 
@@ -234,6 +234,31 @@ async def test_longer_keeping_in_mid_call_asks_anew(tmp_path: Path, fault: Fault
         await call.until_captioned("Ben")
         listed = (await bot.slash("/transcript list")).content
         assert listed.count("1 line,") == 2, "what was said under another promise is another transcript"
+
+
+@pytest.mark.fault(300)
+async def test_longer_keeping_taken_back_in_a_pause_does_not_count_later(tmp_path: Path, fault: Fault) -> None:
+    async with a_call(tmp_path) as call:
+        bot = call.bot
+
+        async def keep(days: str) -> None:
+            await bot.slash("/config set", member="Mod", plugin="stt", key="retention_days", value=days)
+
+        await call.start()
+        await bot.slash("/transcribe pause")
+        await keep("30")
+        await keep("7")
+        await bot.slash("/transcribe resume", wait_s=15)
+        assert "until 7 days" in (await call.notice(2))["content"]
+        await bot.say("lv_0880")
+        await call.until_captioned("Ada")
+        with fault.clock(scaled=False):
+            await keep("30")
+            assert "until 30 days" in (await call.notice(3))["content"]
+        await bot.say("lv_0880")
+        async with asyncio.timeout(10):
+            while (await bot.slash("/transcript list")).content.count("1 line,") != 2:
+                await asyncio.sleep(0.05)
 
 
 class Thinker:

@@ -268,8 +268,12 @@ class Transcription:
 
     @property
     def notice_is_old(self) -> bool:
-        """Whether the notice told something else than what is done now."""
-        return self._told_facts != self._facts(self.channel_id)
+        """Whether the notice, or the transcript that lines go to, was made for something else than what is done now.
+
+        In a pause the transcript changes with the settings, and the notice does not.
+        """
+        facts = self._facts(self.channel_id)
+        return self._told_facts != facts or self.keeper.head.kept_days != facts.kept_days
 
     def end_intake(self) -> None:
         """`stop_intake` for good: the end has begun."""
