@@ -127,6 +127,20 @@ def check_windows() -> None:
 
     update_rate_limits.checks_windows = True  # type: ignore[attr-defined]
     setattr(manager, "update_rate_limits", update_rate_limits)  # noqa: B010 - mypy holds it for final
+    _check_pauses_of_all(manager)
+
+
+def _check_pauses_of_all(manager: type[buckets.RESTBucketManager]) -> None:
+    """Have a limit on all requests at once end within an hour: nothing else ends it before the next start."""
+    throttle: Any = getattr(manager, "throttle", None)
+    if throttle is None or list(inspect.signature(throttle).parameters) != ["self", "retry_after"]:
+        _log.warning("this version of hikari believes any limit on all requests")
+        return
+
+    def throttle_all(self: Any, retry_after: float) -> None:
+        throttle(self, min(retry_after, MOST_WINDOW_S) if retry_after > 0 else DEFAULT_PAUSE_S)
+
+    setattr(manager, "throttle", throttle_all)  # noqa: B010 - mypy holds it for final
 
 
 def pause_after_refusals() -> None:

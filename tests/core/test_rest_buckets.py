@@ -25,11 +25,12 @@ pytestmark = pytest.mark.unit
 def hikaris_own() -> Iterator[None]:
     """Undo what the test does to hikari."""
     before = buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits
-    updates = buckets.RESTBucketManager.update_rate_limits
+    updates, throttle = buckets.RESTBucketManager.update_rate_limits, buckets.RESTBucketManager.throttle
     request, pause = hikari_rest.RESTClientImpl._request, rate_limits.ExponentialBackOff.__next__
     yield
     buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits = before
     setattr(buckets.RESTBucketManager, "update_rate_limits", updates)  # noqa: B010 - mypy holds it for final
+    setattr(buckets.RESTBucketManager, "throttle", throttle)  # noqa: B010 - mypy holds it for final
     setattr(hikari_rest.RESTClientImpl, "_request", request)  # noqa: B010 - mypy holds it for final
     setattr(rate_limits.ExponentialBackOff, "__next__", pause)  # noqa: B010 - mypy holds it for final
 
@@ -227,6 +228,19 @@ async def test_refusals_without_a_usable_pause_are_no_hot_loop(
         async with asyncio.timeout(1.4):
             await client.fetch_channel(1)
     assert 2 <= len(server.times) <= 4
+
+
+@pytest.mark.parametrize("retry_after", ["1e9", "Infinity", "NaN", "-5"])
+async def test_a_limit_on_all_requests_ends_within_an_hour(
+    limiting: tuple[Limiting, hikari.api.RESTClient], retry_after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = limiting
+    server.body, server.refusals = {"retry_after": float(retry_after), "global": True}, 1
+    monkeypatch.setattr(rest_buckets, "MOST_WINDOW_S", 0.1)
+    monkeypatch.setattr(rest_buckets, "DEFAULT_PAUSE_S", 0.1)
+    check_windows()
+    async with asyncio.timeout(2):
+        assert await client.fetch_voice_regions()
 
 
 async def test_a_request_that_is_refused_again_and_again_fails(
