@@ -58,7 +58,8 @@ class Call:
     async def stored(self, count: int) -> None:
         """Wait until so many lines are in the transcript: they have become text."""
         async with asyncio.timeout(20.0):
-            while f"{count} lines" not in (await self.bot.slash("/transcript list")).content:
+            lines = f" {count} line{'s' if count > 1 else ''},"
+            while lines not in (await self.bot.slash("/transcript list")).content:
                 await asyncio.sleep(0.1)
 
 
