@@ -352,6 +352,7 @@ class Captioner:
 
         refusal = await tried(prepare, self._post_timeout_s)
         if refusal is not None and self._ended == ended:
+            self._partials.clear()
             self._was_blocked(refusal, loop)
         return took[0]
 
@@ -434,6 +435,7 @@ class Captioner:
         """Wait with all that is to be posted, or give it up."""
         if self._hurry and refusal in CUT_OFF:
             # Nobody can do anything about it in the time that is left.
+            self._drop_doubt()
             self.give_up()
             return
         if refusal in CUT_OFF and self.refusal is not refusal:
