@@ -281,6 +281,31 @@ async def test_a_check_that_is_loaded_anew_is_not_told_as_a_failure(make: Any, p
     assert house.plugin._running[GUILD].transcripts_dropped == 2
 
 
+async def test_captions_go_on_after_a_plugin_cancelled_the_task_that_called_it(make: Any, packets: list[bytes]) -> None:
+    class Cancels:
+        cancelled = 0
+
+        @hookimpl
+        async def transcript_process(self, session: VoiceSession, draft: Transcript) -> None:
+            if not self.cancelled:
+                self.cancelled += 1
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(1)
+
+    house: House = await make(script=["word {count}"])
+    guest = Cancels()
+    house.dispatcher.manager.register(guest, "guest")
+    await house.open()
+    await start(house)
+    house.session.say(packets)
+    await house.until(lambda: guest.cancelled == 1)
+    house.session.say(packets)
+    await house.until(lambda: bool(house.messages))
+    assert house.texts == ["**Ada\\***: word 2"]
+
+
 async def test_a_crash_is_told_once_and_the_words_come(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["here"])
     await house.open()

@@ -151,9 +151,10 @@ class Transcription:
         self.paused = paused
         if not paused:
             self._attach()
-        self._scope.spawn(self.audience.run(), "watch over the audience")
-        self._scope.spawn(self.captioner.run(), "captions")
-        self._scope.spawn(self._pump(), "transcripts")
+        # Kept, because a plugin may cancel the task that calls it, or all tasks.
+        self._scope.keep(self.audience.run, "watch over the audience")
+        self._scope.keep(self.captioner.run, "captions")
+        self._scope.keep(self._pump, "transcripts")
 
     def pause(self) -> None:
         """Hear nothing until `resume`. What was said becomes text."""
