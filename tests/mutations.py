@@ -1110,6 +1110,14 @@ MUTATIONS = [
         "        return self._told_facts != facts\n",
         ("tests/faults/test_notice_stands.py::test_longer_keeping_taken_back_in_a_pause_does_not_count_later",),
     ),
+    Mutation(
+        "captions",
+        "what waited is posted elsewhere in a pause, without a notice there",
+        STT + "plugin.py",
+        "            if not transcription.paused and await session.capturing():\n",
+        "            if transcription.paused or await session.capturing():\n",
+        ("tests/stt/test_guard.py::test_captions_that_wait_in_a_pause_go_elsewhere_after_it",),
+    ),
 ]
 
 

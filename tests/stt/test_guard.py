@@ -201,6 +201,22 @@ async def test_captions_that_wait_go_to_a_channel_for_the_same_people(make: Any,
 
 
 @pytest.mark.e2e
+async def test_captions_that_wait_in_a_pause_go_elsewhere_after_it(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["words"])
+    await start(house)
+    house.voice_overwrites = {GUILD: NO_CONNECT}
+    await house.change_channel(VOICE)
+    house.session.say(packets)
+    await house.until(lambda: house.plugin._running[GUILD].transcripts == 1)
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    await house.plugin.pause_transcribing(GUILD, ADA, False, paused=True)
+    await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
+    assert house.plugin._running[GUILD].shown_in == TEXT, "no notice stands in the other one yet"
+    await house.plugin.pause_transcribing(GUILD, ADA, False, paused=False)
+    await house.until(lambda: (VOICE, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
+
+
+@pytest.mark.e2e
 async def test_captions_that_wait_do_so_until_the_notice_stands_in_the_new_channel(
     make: Any, packets: list[bytes]
 ) -> None:

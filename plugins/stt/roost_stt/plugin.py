@@ -529,6 +529,7 @@ class SttPlugin:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
         if not await session.capturing():
             raise ResourceError(no_notice(session, transcription.channel_id))
+        transcription.arrive()
         return f"Transcription of <#{session.channel_id}> goes on."
 
     def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
@@ -987,7 +988,7 @@ class SttPlugin:
                 )
             finally:
                 await before.close()
-            if transcription.paused or await session.capturing():
+            if not transcription.paused and await session.capturing():
                 transcription.arrive()
             if not complete:
                 transcription.tell_unfinished()
