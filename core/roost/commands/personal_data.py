@@ -42,7 +42,8 @@ class Outcome:
         reached: Who answered, ``core`` first.
         silent: Plugins that do not implement the hook.
         failed: Plugins that implement it and failed.
-        absent: Of a deletion, plugins that are not loaded; they are asked when they are.
+        absent: Plugins that are not loaded: of a deletion, all, which are asked when they are loaded; of an export,
+            those of which `data` has what they stored under the user's id.
         data: Of an export, by plugin.
         backups: Of a deletion, the backups of migrations that went with it.
         traceless: Of a deletion, nothing of it is in the database's files any more.
@@ -107,7 +108,16 @@ class PersonalData:
             reached.append(plugin)
             if written:
                 data[plugin] = written
-        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), data=data)
+        absent = await self._stored_by_absent(user_id)
+        data.update(absent)
+        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), tuple(absent), data)
+
+    async def _stored_by_absent(self, user_id: int) -> dict[str, Any]:
+        """What plugins that are not loaded stored under a user's id, by plugin."""
+        loaded = {table_name(name) for name in self._host.loaded}
+        deletions, names = self._host.store.deletions, self._names()
+        found = await deletions.documents_of(user_id, await deletions.holders() - loaded)
+        return {names.get(holder, _name(holder)): stored for holder, stored in found.items()}
 
     async def _plain(self, plugin: str, answer: Any) -> Any:
         guard = self._host.dispatcher.guard
@@ -244,6 +254,7 @@ def as_file(outcome: Outcome, user_id: int) -> bytes:
         "data": outcome.data,
         "plugins_without_export": list(outcome.silent),
         "plugins_that_failed": list(outcome.failed),
+        "plugins_not_loaded": list(outcome.absent),
     }
     # Half a pair of surrogates is no text in UTF-8, and must not cost the member the rest.
     return json.dumps(whole, indent=2, ensure_ascii=False, default=str).encode(errors="replace")

@@ -123,6 +123,7 @@ FORGET = (
 DELETE = "Delete"
 FORGOTTEN = "What was held about you is deleted. That covers {reached}."
 SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
+ABSENT_EXPORT = "These plugins are not loaded, so of them the file has only what they stored under your id: {plugins}."
 SILENT_DELETE = (
     "These plugins have no deletion of their own, so only what they stored under your id is deleted: {plugins}."
 )
@@ -305,6 +306,8 @@ def privacy_loader(
             lines = [TEXTS(ctx, "exported", EXPORTED, reached=_reached(ctx, outcome))]
             if outcome.silent:
                 lines.append(TEXTS(ctx, "silent-export", SILENT_EXPORT, plugins=", ".join(outcome.silent)))
+            if outcome.absent:
+                lines.append(TEXTS(ctx, "absent-export", ABSENT_EXPORT, plugins=", ".join(outcome.absent)))
             if outcome.failed:
                 lines.append(TEXTS(ctx, "failed", FAILED, plugins=", ".join(outcome.failed)))
             whole = hikari.Bytes(file, "my-data.json", mimetype="application/json")

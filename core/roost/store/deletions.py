@@ -8,9 +8,11 @@ Plugins are told apart by the name of their table: of one that is not installed 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -58,6 +60,19 @@ class Deletions:
         query = sa.select(table.c.holder).where(table.c.user_id == user_id).order_by(table.c.holder)
         async with self._database.read() as connection:
             return [str(row.holder) for row in await connection.execute(query)]
+
+    async def documents_of(self, user_id: int, holders: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
+        """All documents about a user in these tables, as far as they are there: by table, collection and key."""
+        there = await self.holders()
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        async with self._database.read() as connection:
+            for holder in sorted(there.intersection(holders)):
+                table = tables.table_called(holder)
+                query = sa.select(table.c.collection, table.c.key, table.c.value).where(table.c.user_id == user_id)
+                rows = (await connection.execute(query.order_by(table.c.collection, table.c.key))).all()
+                if rows:
+                    found[holder] = await asyncio.to_thread(tables.by_collection, rows)
+        return found
 
     async def documents(self, user_id: int, holders: Iterable[str]) -> int:
         """Delete all documents about a user from these tables, as far as they are there; how many those were."""

@@ -314,7 +314,7 @@ class PluginStore:
         query = sa.select(table.c.collection, table.c.key, table.c.value).where(table.c.user_id == user_id)
         async with self._door.read() as connection:
             rows = (await connection.execute(query.order_by(table.c.collection, table.c.key))).all()
-        return await asyncio.to_thread(_by_collection, rows)
+        return await asyncio.to_thread(tables.by_collection, rows)
 
     async def forget_user(self, user_id: int) -> int:
         """Delete all documents about a user, in every collection; how many those were."""
@@ -335,13 +335,6 @@ async def holds_anything(connection: Connection, table: sa.Table, plugin: str) -
         if (await connection.execute(query)).first() is not None:
             return True
     return False
-
-
-def _by_collection(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault(row.collection, {})[row.key] = json.loads(row.value)
-    return found
 
 
 def _decoded(rows: Sequence[Any]) -> list[Document]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -138,6 +141,14 @@ def table_called(name: str) -> sa.Table:
         sa.PrimaryKeyConstraint("collection", "key", name=primary_key_name(name)),
         *(sa.Index(index_name(name, what), *columns) for what, columns in INDEXES.items()),
     )
+
+
+def by_collection(rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """The values of documents, by collection and key. Blocks."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row.collection, {})[row.key] = json.loads(row.value)
+    return found
 
 
 def index_name(table: str, what: str) -> str:

@@ -85,6 +85,7 @@ async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
             },
             "plugins_without_export": ["quiet"],
             "plugins_that_failed": ["broken"],
+            "plugins_not_loaded": [],
         }
         assert b"secret" not in file.content
 
@@ -417,6 +418,11 @@ async def test_what_is_not_loaded_is_reached_too(tmp_path: Path) -> None:
         await hoarder.note(ada)
         await hoarder.note(ben)
         await host.unload("hoarder", "disable")
+        told = await bot.slash("/privacy my-data")
+        assert "are not loaded, so of them the file has only what they stored under your id: hoarder." in told.content
+        held = json.loads(told.files[0].content)["data"]["hoarder"]
+        assert str(ada) in json.dumps(held)
+        assert str(ben) not in json.dumps(held)
         reply = await forgets(bot)
         assert "are not loaded; what they stored under your id is deleted, and they are asked" in reply.content
         assert "hoarder" in reply.content.rpartition("when they are loaded: ")[2]
