@@ -1118,6 +1118,22 @@ MUTATIONS = [
         "            if transcription.paused or await session.capturing():\n",
         ("tests/stt/test_guard.py::test_captions_that_wait_in_a_pause_go_elsewhere_after_it",),
     ),
+    Mutation(
+        "captions",
+        "tells no later process of withdrawn words that are still at Discord",
+        STT + "recalls.py",
+        "            self._noted(page.message, cut)\n",
+        "            pass\n",
+        ("tests/stt/test_caption_walks.py",),
+    ),
+    Mutation(
+        "captions",
+        "takes the noted lines out of a message that has others by now",
+        STT + "pages.py",
+        "        if self.count and count == self.count:\n",
+        "        if self.count:\n",
+        ("tests/stt/test_posted.py",),
+    ),
 ]
 
 

@@ -61,6 +61,7 @@ GROUPS: dict[str, range] = {
     "Readers and words that change in time": range(280, 290),
     "Changes while captions are on their way": range(290, 300),
     "Settings that change in mid-call": range(300, 305),
+    "Words that outlive the process": range(305, 310),
 }
 
 GONE = "The bot leaves and says why."
@@ -449,6 +450,8 @@ ROWS: tuple[Row, ...] = (
         "stores it without posting it; hears on after a new notice", "A new notice."),
     Row(300, 5, "an admin has transcripts kept longer and takes that back during a pause, and does it again later",
         "keeps what was said in between as its notice told, in a transcript of its own", "A new notice, and a new transcript."),
+    Row(305, 5, "the bot is killed or stopped while Discord refuses to take withdrawn words out of a message",
+        "takes them out after its next start, for it keeps which lines of which message they are", "The words vanish after the start."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -19,7 +19,7 @@ from roost_stt import captioner as captioner_module
 from roost_stt import recalls
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import Line
-from roost_stt.pages import WITHDRAWN
+from roost_stt.pages import WITHDRAWN, Cut
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
@@ -87,8 +87,15 @@ class Walk:
         """Messages, and words that may not stand in them in the end."""
         self.noted: dict[Message, tuple[int, ...]] = {}
         self.tasks: list[asyncio.Future[Any]] = []
+        self.known: set[Message] = set()
+        """Messages of which Discord said which they are."""
+        self.cuts: dict[Message, Cut] = {}
+        """What another process would take out of messages."""
         self.recaller = Recaller(
-            lambda message: pytest.fail(f"{message} is given up"), begin=self.begin, stands=self.noted.__setitem__
+            lambda message: pytest.fail(f"{message} is given up"),
+            begin=self.begin,
+            stands=self.noted.__setitem__,
+            noted=self.note_cut,
         )
         self.captioner = Captioner(
             Place(self),
@@ -100,6 +107,20 @@ class Walk:
             edit_every_s=0.0,
             stands=self.noted.__setitem__,
         )
+
+    def note_cut(self, message: Message, cut: Cut | None) -> None:
+        self.cuts.pop(message, None)
+        if cut is not None:
+            self.cuts[message] = cut
+
+    def check_killed(self) -> None:
+        """If the process were killed now, the next one would take all withdrawn words out of the known messages."""
+        for message, words in self.empty_of:
+            if message not in self.known or message not in self.messages:
+                continue
+            lines, cut = self.messages[message].split("\n"), self.cuts.get(message)
+            left = lines if cut is None else [lines[place] for place in cut.left(len(lines))]
+            assert not words_of("\n".join(left)) & words
 
     def begin(self, work: Any) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -121,7 +142,9 @@ class Walk:
         request, lot = self.random.choice(waiting), self.random.random()
         try:
             if well or lot < 0.6:
-                request.answer.set_result(self._do(request))
+                made = self._do(request)
+                request.answer.set_result(made)
+                self.known |= {made} if made is not None else set()
                 return
             if lot < 0.7:
                 self._do(request)
@@ -191,6 +214,7 @@ class Walk:
             for _ in range(STEPS):
                 self.step()
                 await self._turn()
+                self.check_killed()
             self.captioner.release()
             for _ in range(MOST_TURNS):
                 self.answer(well=True)
@@ -222,3 +246,4 @@ async def test_withdrawn_words_are_gone(monkeypatch: pytest.MonkeyPatch, edited:
             assert text != WITHDRAWN, seed
             lines = text.split("\n")
             assert len(lines) == len(walk.noted.get(message, lines)), f"{seed}: what is noted of {message} is another"
+        assert walk.cuts == {}, seed

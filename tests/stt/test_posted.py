@@ -16,7 +16,8 @@ from roost.errors import StoreCause, StoreError
 from roost.store import DocumentCollection, Store, open_store
 from roost.store.documents import QUERY_LIMIT
 from roost_stt import posted
-from roost_stt.posted import Deleted, Posted, PostedCaptions, words
+from roost_stt.pages import Cut, Page
+from roost_stt.posted import Deleted, NotedCut, Posted, PostedCaptions, words
 
 pytestmark = pytest.mark.unit
 
@@ -252,3 +253,78 @@ async def test_they_are_known_for_a_while_only(captions: PostedCaptions, monkeyp
     monkeypatch.setattr(posted, "KEPT_DAYS", 0)
     await captions.sweep()
     assert await captions.of(ADA) == []
+
+
+@pytest.mark.parametrize(
+    ("pieces", "standing", "cut"),
+    [
+        ([ADA], (ADA,), None),
+        ([ADA], (ADA, BEN), Cut(2, (1,))),
+        ([ADA], (BEN, ADA, ADA), Cut(3, (0, 2))),
+        ([], (BEN,), Cut(1, (0,))),
+        ([], None, Cut()),
+        ([ADA], None, None),
+        ([ADA, ADA], (ADA,), None),
+    ],
+)
+def test_what_has_to_go_from_a_message_is_told_without_its_words(
+    pieces: list[int], standing: tuple[int, ...] | None, cut: Cut | None
+) -> None:
+    assert Page((CHANNEL, 5), [(each, "words") for each in pieces], standing=standing).cut == cut
+
+
+def test_all_of_a_message_has_to_go_where_nobody_knows_which_lines_stand_in_it() -> None:
+    page = Page((CHANNEL, 5), [(ADA, "words"), (BEN, "words")])
+    page.lose(CAI)
+    assert page.cut is None
+    page.lose(BEN)
+    assert page.cut == Cut()
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "left"),
+    [
+        ("a\nb\nc", Cut(3, (1,)), "a\nc"),
+        ("a\nc", Cut(3, (1,)), "a\nc"),
+        ("a\nb\nc\nd", Cut(3, (1,)), None),
+        ("a\nb", Cut(2, (0, 1)), None),
+        ("a\nb", Cut(), None),
+    ],
+    ids=["others-stay", "done-already", "other-lines", "all-lines", "unknown"],
+)
+async def test_next_process_takes_out_what_an_earlier_one_noted(
+    store: Store, captions: PostedCaptions, text: str, cut: Cut, left: str | None
+) -> None:
+    channel = Channel({5: text})
+    captions.note(GUILD, (CHANNEL, 5), (ADA, BEN, CAI))
+    captions.note_cut(GUILD, (CHANNEL, 5), cut)
+    assert not captions.keeps_cut((CHANNEL, 5))
+    await captions.flush()
+    assert captions.keeps_cut((CHANNEL, 5))
+    following = PostedCaptions(store.of_plugin("stt"))
+    (noted,) = await following.earlier_cuts()
+    assert noted == NotedCut(GUILD, (CHANNEL, 5), cut)
+    await following.take_out(cast("hikari.api.RESTClient", channel), noted)
+    assert channel.messages == ({5: left} if left is not None else {})
+    places = [each.lines for each in await following.of(CAI)]
+    assert places == ([(1,)] if left is not None else [])
+    following.note_cut(GUILD, noted.message, None)
+    await following.flush()
+    assert await PostedCaptions(store.of_plugin("stt")).earlier_cuts() == []
+
+
+async def test_what_has_to_go_is_noted_for_so_many_messages_and_so_long(
+    store: Store, captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(posted, "MOST_CUTS", 2)
+    for message in (5, 6, 7):
+        captions.note_cut(GUILD, (CHANNEL, message), Cut())
+    assert "the next start misses one" in caplog.text
+    captions.note_cut(GUILD, (CHANNEL, 5), None)
+    captions.note_cut(GUILD, (CHANNEL, 8), None)
+    await captions.flush()
+    assert [each.message[1] for each in await captions.earlier_cuts()] == [6]
+    monkeypatch.setattr(posted, "KEPT_DAYS", -1)
+    await captions.sweep()
+    assert "1 message" in caplog.text
+    assert await captions.earlier_cuts() == []

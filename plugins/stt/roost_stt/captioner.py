@@ -283,10 +283,13 @@ class Captioner:
         if self._doubt is not None and user_id in self._doubt.speakers:
             self._doubt.is_withdrawn = True
         page = self._page
-        if page is not None and page.shows(user_id):
-            page.lose(user_id)
+        if page is None:
+            return
+        if page.shows(user_id):
             self._page_stale = True
             self._has_work()
+        page.lose(user_id)
+        self._recaller.note(page)
 
     async def run(self) -> None:
         """Post for ever."""
@@ -574,6 +577,9 @@ class Captioner:
         page = Page(made[0], shown, partials)
         # It may be the one of before, with other words.
         page.is_dirty = text == WITHDRAWN or doubt.texts != {text}
+        page.standing = None if page.is_dirty else page.speakers
+        page.may_stand = frozenset(doubt.speakers)
+        page.has_lost = doubt.is_withdrawn
         checked = await self._checked(page, board)
         if checked is not None and self._ended != ended:
             self._leave_behind(checked, board)
@@ -607,6 +613,7 @@ class Captioner:
         """
         done = False
         ended, given_up = self._ended, self._given_up
+        self._recaller.note(page)
         try:
             done = await self._rewrite(page, board) in DONE
         finally:
@@ -615,8 +622,10 @@ class Captioner:
                     self._page = None
                 self._keep(page.give_back(), given_up, board)
                 self._hand_over(page, board)
-            elif self._ended != ended:
-                self._leave_behind(page, board)
+            else:
+                self._recaller.note(page)
+                if self._ended != ended:
+                    self._leave_behind(page, board)
         return done
 
     def _keep(self, message: Message, given_up: int, board: Board) -> None:
@@ -645,6 +654,10 @@ class Captioner:
         if refusal in DONE:
             self._stands(page.message, written)
             page.is_dirty, page.unsure = page.speakers != written, []
+            page.has_lost = page.is_dirty
+            # An answer that cannot be read says nothing for certain about an edit.
+            page.standing = written if refusal is None or not written else None
+            page.may_stand = frozenset(written)
             if not written and self._page is page:
                 self._page = None
         return refusal
@@ -695,7 +708,11 @@ class Captioner:
         self._written_s = loop.time()
         fresh, was_dirty = page.unsure, page.is_dirty
         board, ended, given_up = self._board, self._ended, self._given_up
+        page.may_stand |= frozenset((*(page.standing or ()), *page.speakers))
+        standing, page.standing = page.standing, None
         refusal = await self._rewrite(page, board)
+        if refusal not in MAY_STAND and refusal is not None:
+            page.standing = standing
         if refusal in DONE:
             self._was_taken()
             self.edits += 1
@@ -704,8 +721,10 @@ class Captioner:
                 self._leave_behind(page, board)
                 return
             left = self._shown(page.pieces), self._shown(page.partials)
-            self._page_stale |= left != (page.pieces, page.partials)
+            page.has_lost |= left != (page.pieces, page.partials)
+            self._page_stale |= page.has_lost
             page.pieces, page.partials = left
+            self._recaller.note(page)
             return
         self._partials.clear()
         if self._ended != ended:

@@ -45,6 +45,26 @@ class Board(Protocol):
     async def delete(self, message: Any) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cut:
+    """What has to go from a message, told without its words.
+
+    Attributes:
+        count: Number of lines of the message; 0: nobody knows, so all of it has to go.
+        places: Of the lines that have to go, counted from 0.
+    """
+
+    count: int = 0
+    places: tuple[int, ...] = ()
+
+    def left(self, count: int) -> tuple[int, ...]:
+        """Places of the lines that stay of a message that has so many lines now; none: it is deleted."""
+        if self.count and count == self.count:
+            return tuple(place for place in range(count) if place not in self.places)
+        # Without them already, or changed by somebody else, so that nobody knows which lines they are.
+        return tuple(range(count)) if self.count and count == self.count - len(self.places) else ()
+
+
 @dataclasses.dataclass(slots=True)
 class Page:
     """A message, and what stands in it or is to stand in it."""
@@ -58,6 +78,12 @@ class Page:
     """The last of the pieces, whose edit Discord has not confirmed."""
     is_dirty: bool = False
     """What stands in it may differ."""
+    standing: tuple[int, ...] | None = None
+    """The speaker of each line that stands in it; None: nobody knows."""
+    may_stand: frozenset[int] = frozenset()
+    """Where nobody knows, the speakers of whom a line may stand in it."""
+    has_lost: bool = False
+    """Words may stand in it that were taken out of the page."""
     nonce: str = ""
     nonce_until_s: float = 0.0
     """Until this event loop time the nonce says which message it is."""
@@ -74,7 +100,25 @@ class Page:
     def shows(self, user_id: int) -> bool:
         return user_id in self.speakers
 
+    @property
+    def cut(self) -> Cut | None:
+        """What has to go from what stands in it; None where that is nothing."""
+        wanted = self.speakers
+        if self.standing == wanted:
+            return None
+        if self.standing is None:
+            return Cut() if self.has_lost or not wanted else None
+        places, kept = [], 0
+        # What the page has lost of a speaker who still is in it stood at the end.
+        for place, user_id in enumerate(self.standing):
+            if kept < len(wanted) and wanted[kept] == user_id:
+                kept += 1
+            else:
+                places.append(place)
+        return Cut(len(self.standing), tuple(places)) if places else None
+
     def lose(self, user_id: int) -> None:
+        self.has_lost |= user_id in self.may_stand or self.shows(user_id)
         self.pieces = [entry for entry in self.pieces if entry[0] != user_id]
         self.partials = [entry for entry in self.partials if entry[0] != user_id]
         self.unsure = [entry for entry in self.unsure if entry[0] != user_id]
@@ -85,10 +129,12 @@ class Page:
         self.pieces = self.pieces[: len(self.pieces) - len(given)]
         return given
 
+    async def find(self, board: Board) -> None:
+        """Learn by its nonce which message it is."""
+        self.message = await board.post(self.text or WITHDRAWN, self.nonce)
+
     async def rewrite(self, board: Board) -> None:
         """Have what is to stand in it stand there, or delete it if that is nothing."""
-        if self.message is None:
-            self.message = await board.post(self.text or WITHDRAWN, self.nonce)
         if self.text:
             await board.edit(self.message, self.text)
         else:

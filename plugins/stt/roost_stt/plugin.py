@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 import weakref
@@ -43,7 +44,7 @@ from roost_stt.ladder import whisper_ladder
 from roost_stt.languages import AUTO, ENGLISH_ONLY, UserLanguages, language_name
 from roost_stt.models import locate
 from roost_stt.partials import Partial
-from roost_stt.posted import Deleted, PostedCaptions
+from roost_stt.posted import Deleted, NotedCut, PostedCaptions
 from roost_stt.posted import words as posted_words
 from roost_stt.protocol.wishes import Wish
 from roost_stt.reading import ReadingRoom
@@ -110,6 +111,8 @@ class SttPlugin:
         self._posted: PostedCaptions | None = None
         self._languages: UserLanguages | None = None
         self._interrupted: list[Head] = []
+        self._earlier_cuts: list[NotedCut] = []
+        """What an earlier process did not get out of messages."""
         self._stopping = False
         self.confirmations = Confirmations("stt:confirm")
         """Of deletions."""
@@ -165,6 +168,7 @@ class SttPlugin:
         book = self._book = TranscriptBook(ctx.store, self.days_of)
         self._interrupted = await book.end_interrupted()
         posted = self._posted = PostedCaptions(ctx.store)
+        self._earlier_cuts = await posted.earlier_cuts()
         ctx.task(book.sweep_forever(posted.sweep), "retention")
         ctx.task(posted.run(), "posted captions")
         ctx.task(book.catch_up_forever(), "unstored")
@@ -176,7 +180,14 @@ class SttPlugin:
 
     @hookimpl
     async def on_started(self, bot: hikari.GatewayBot) -> None:
-        """Tell where a crash ended a transcription, and that what was said until then is kept."""
+        """Tell where a crash ended a transcription, and that what was said until then is kept.
+
+        Also take out of messages what had to go from them before the bot ended.
+        """
+        earlier, self._earlier_cuts = self._earlier_cuts, []
+        for noted in earlier:
+            take_out = functools.partial(self.posted.take_out, bot.rest, noted)
+            self._recaller_of(noted.guild_id).take_up(noted.message, take_out)
         while self._interrupted:
             head = self._interrupted[0]
             wide = await is_wider(bot, head.guild_id, head.voice_channel_id, head.text_channel_id)
@@ -270,14 +281,22 @@ class SttPlugin:
             await asyncio.gather(*(each.close() for each in running))
         finally:
             self._sessions.clear()
-            for guild_id, recaller in self._recallers.items():
-                for message in recaller.waiting:
-                    _log.error("guild %d: withdrawn words are left in %s", guild_id, _link(guild_id, message))
-            self._recallers.clear()
             if self._owner is not None:
                 await self._owner.close(stopping=reason == "shutdown")
             if self._posted is not None:
                 await self._posted.flush_within(FLUSH_S)
+                self._log_recalls(self._posted)
+            self._recallers.clear()
+
+    def _log_recalls(self, posted: PostedCaptions) -> None:
+        """Name the messages that still have withdrawn words."""
+        for guild_id, recaller in self._recallers.items():
+            for message in recaller.waiting:
+                link = _link(guild_id, message)
+                if message is not None and posted.keeps_cut(message):
+                    _log.warning("guild %d: withdrawn words go from %s after the next start", guild_id, link)
+                else:
+                    _log.error("guild %d: withdrawn words are left in %s", guild_id, link)
 
     @hookimpl
     async def on_stopping(self, bot: hikari.GatewayBot, deadline: float) -> None:
@@ -859,6 +878,7 @@ class SttPlugin:
                 lambda message: self._not_recalled(guild_id, message),
                 begin=lambda work: self._context().task(work, f"recalls:{guild_id}"),
                 stands=lambda message, speakers: self.posted.note(guild_id, message, speakers),
+                noted=lambda message, cut: self.posted.note_cut(guild_id, message, cut),
             )
         return known
 

@@ -1,6 +1,7 @@
 """Which messages hold whose captions, so that a member who is forgotten can have them deleted at Discord too.
 
-No words are kept, only the ids of messages and the places of lines in them, for `KEPT_DAYS`.
+Also, which lines of which messages have to go, so that it is done after the next start where Discord refused it until
+the end. No words are kept, only the ids of messages and the places of lines in them, for `KEPT_DAYS`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from roost.errors import ResourceError, RoostError
 from roost.i18n import counted
 from roost.store import Document, PluginStore
 from roost_stt.boards import Standing, refused
+from roost_stt.pages import Cut
 from roost_stt.refusals import Refusal, RefusedError
 
 _log = logging.getLogger("roost.stt.captions")
@@ -28,6 +30,8 @@ REMEMBERED = 512
 """Messages whose speakers are in memory; only the latest of each channel still change."""
 MOST_PENDING = 10_000
 """Messages that wait for a store that is away; beyond that the oldest are not stored."""
+MOST_CUTS = 1000
+"""Messages from which something has to go that are noted for the next start."""
 MOST_LEFT = 100
 """Members who were offered to have their captions deleted, of whom those that stand are in memory."""
 AGAIN_S = 5.0
@@ -57,6 +61,21 @@ class Posted:
     count: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NotedCut:
+    """What an earlier process noted of a message.
+
+    Attributes:
+        guild_id: Of the message's server.
+        message: The message.
+        cut: What has to go from it.
+    """
+
+    guild_id: int
+    message: Standing
+    cut: Cut
+
+
 @dataclasses.dataclass(slots=True)
 class Deleted:
     """What a deletion of captions came to, in messages."""
@@ -78,13 +97,17 @@ class _UnclearError(ResourceError):
 
 
 class PostedCaptions:
-    """The collection ``posted``: one document for each speaker of each message.
+    """Two collections: ``posted`` has a document for each speaker of each message, ``cuts`` for what has to go.
 
     Constructing it starts nothing: its owner runs `run` as a task.
     """
 
     def __init__(self, store: PluginStore) -> None:
         self._kept = store.collection("posted")
+        self._cuts = store.collection("cuts")
+        self._pending_cuts: dict[Standing, tuple[int, Cut | None]] = {}
+        self._noted_cuts: set[Standing] = set()
+        """Messages in `_cuts`, or on the way there."""
         self._pending: dict[Standing, tuple[int, tuple[int, ...]]] = {}
         self._speakers: dict[Standing, tuple[int, tuple[int, ...]]] = {}
         """Of each line of the messages that were stored last, with the message's guild."""
@@ -107,6 +130,36 @@ class PostedCaptions:
             self._overflows = True
         self._wake.set()
 
+    def note_cut(self, guild_id: int, message: Standing, cut: Cut | None) -> None:
+        """What has to go from a message, for the next process if this one does not come to it; None: nothing."""
+        if message not in self._noted_cuts:
+            if cut is None:
+                return
+            if len(self._noted_cuts) >= MOST_CUTS:
+                _log.error("what has to go from more than %d messages waits; the next start misses one", MOST_CUTS)
+                return
+            self._noted_cuts.add(message)
+        self._pending_cuts[message] = guild_id, cut
+        self._wake.set()
+
+    def keeps_cut(self, message: Standing) -> bool:
+        """Whether the store has what has to go from a message."""
+        return message in self._noted_cuts and message not in self._pending_cuts
+
+    async def earlier_cuts(self) -> list[NotedCut]:
+        """What earlier processes left, at most `MOST_CUTS`; `note_cut` with None when it is done.
+
+        Raises:
+            RoostError: The store failed.
+        """
+        found = []
+        for document in await self._cuts.query(limit=MOST_CUTS):
+            noted = _cut_of(document)
+            if noted is not None:
+                found.append(noted)
+                self._noted_cuts.add(noted.message)
+        return found
+
     async def run(self) -> None:
         """Store what is noted, for ever."""
         while True:
@@ -126,6 +179,9 @@ class PostedCaptions:
             RoostError: The store refused it; it is noted still.
         """
         async with self._storing:
+            while self._pending_cuts:
+                message, (guild_id, cut) = next(iter(self._pending_cuts.items()))
+                await self._store_cut(guild_id, message, cut)
             while self._pending:
                 message, (guild_id, speakers) = next(iter(self._pending.items()))
                 await self._store(guild_id, message, speakers)
@@ -140,6 +196,17 @@ class PostedCaptions:
                 await self.flush()
         except (RoostError, TimeoutError) as error:
             _log.warning("the places of the last captions could not be stored: %s", error or "no answer in time")
+
+    async def _store_cut(self, guild_id: int, message: Standing, cut: Cut | None) -> None:
+        key = f"{message[1]:020d}"
+        if cut is not None:
+            await self._cuts.put(key, _value(message[0], cut.places, cut.count), guild_id=guild_id)
+        else:
+            await self._cuts.delete(key)
+        if self._pending_cuts.get(message) == (guild_id, cut):
+            del self._pending_cuts[message]
+            if cut is None:
+                self._noted_cuts.discard(message)
 
     async def _store(self, guild_id: int, message: Standing, speakers: tuple[int, ...]) -> None:
         _, before = self._speakers.get(message, (guild_id, ()))
@@ -189,7 +256,11 @@ class PostedCaptions:
 
     async def sweep(self) -> None:
         """Delete what is older than `KEPT_DAYS`."""
-        await self._kept.delete_where(changed_before=time.time() - KEPT_DAYS * DAY_S)
+        before = time.time() - KEPT_DAYS * DAY_S
+        await self._kept.delete_where(changed_before=before)
+        if gone := await self._cuts.delete_where(changed_before=before):
+            messages = counted(gone, "message")
+            _log.error("withdrawn words were not taken out of %s within %d days", messages, KEPT_DAYS)
 
     async def delete(self, rest: hikari.api.RESTClient, posted: Sequence[Posted]) -> Deleted:
         """Delete captions at Discord: a whole message, or its lines where others' are in it too.
@@ -247,26 +318,46 @@ class PostedCaptions:
             if known is not None and posted.user_id not in known:
                 return
             noted = await self._noted(posted) if known is None else ()
-            try:
-                fetched = await rest.fetch_message(*message)
-            except Exception as error:
-                raise refused(f"captions in {posted.channel_id} cannot be deleted", error) from error
+            lines = await _lines_of(rest, message)
             speakers = self._known(message) or noted
-            lines = (fetched.content or "").split("\n")
             if len(lines) != len(speakers):
                 raise _UnclearError(f"message {posted.message_id} has {len(lines)} lines, not {len(speakers)}")
             kept = [place for place, speaker in enumerate(speakers) if speaker != posted.user_id]
-            try:
-                if kept:
-                    text = "\n".join(lines[place] for place in kept)
-                    await rest.edit_message(
-                        *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
-                    )
-                else:
-                    await rest.delete_message(*message)
-            except Exception as error:
-                raise refused(f"captions in {posted.channel_id} cannot be deleted", error) from error
+            await _leave(rest, message, [lines[place] for place in kept])
             await self._took_out(posted, speakers, [speakers[place] for place in kept])
+
+    async def take_out(self, rest: hikari.api.RESTClient, noted: NotedCut) -> None:
+        """Take out of a message what an earlier process noted; the whole message where its lines are others now.
+
+        Raises:
+            RefusedError: Discord refuses it.
+        """
+        async with self._taking:
+            lines = await _lines_of(rest, noted.message)
+            left = noted.cut.left(len(lines))
+            if len(left) < len(lines):
+                await _leave(rest, noted.message, [lines[place] for place in left])
+            try:
+                await self._follow(noted, is_gone=not left)
+            except RoostError as error:
+                _log.warning("the places of other members' captions are not up to date: %s", error)
+
+    async def _follow(self, noted: NotedCut, *, is_gone: bool) -> None:
+        """Note what is left of whose captions in a message after a cut."""
+        kept = [place for place in range(noted.cut.count) if place not in noted.cut.places]
+        documents = []
+        for document in await self._kept.query(prefix=f"{noted.message[1]:020d}-"):
+            posted = _posted_of(document)
+            if posted is None or (posted.count != noted.cut.count and not is_gone):
+                continue
+            lines = [] if is_gone else [kept.index(place) for place in posted.lines if place in kept]
+            if lines:
+                value = _value(posted.channel_id, lines, len(kept))
+                documents.append((document.key, value, noted.guild_id, posted.user_id))
+            else:
+                await self._kept.delete(document.key)
+        if documents:
+            await self._kept.put_many(documents)
 
     def _known(self, message: Standing) -> tuple[int, ...] | None:
         """The speakers of the lines of a message that was noted lately; () for one that was deleted."""
@@ -329,6 +420,34 @@ def words(result: Deleted) -> str:
     return " ".join(said)
 
 
+async def _lines_of(rest: hikari.api.RESTClient, message: Standing) -> list[str]:
+    """The lines of a message at Discord.
+
+    Raises:
+        RefusedError: Discord refuses it.
+    """
+    try:
+        return ((await rest.fetch_message(*message)).content or "").split("\n")
+    except Exception as error:
+        raise refused(f"captions in {message[0]} cannot be deleted", error) from error
+
+
+async def _leave(rest: hikari.api.RESTClient, message: Standing, lines: Sequence[str]) -> None:
+    """Have a message show these lines alone; without any it is deleted.
+
+    Raises:
+        RefusedError: Discord refuses it.
+    """
+    try:
+        if lines:
+            text = "\n".join(lines)
+            await rest.edit_message(*message, text, mentions_everyone=False, user_mentions=False, role_mentions=False)
+        else:
+            await rest.delete_message(*message)
+    except Exception as error:
+        raise refused(f"captions in {message[0]} cannot be deleted", error) from error
+
+
 def _messages(count: int) -> str:
     return counted(count, "message")
 
@@ -365,4 +484,15 @@ def _posted_of(document: Document) -> Posted | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         _log.error("the place of a caption is damaged: %s: %s", document.key, type(error).__name__)
+        return None
+
+
+def _cut_of(document: Document) -> NotedCut | None:
+    """A stored document; None for one that is damaged."""
+    try:
+        value = document.value
+        cut = Cut(int(value["count"]), tuple(int(each) for each in value["lines"]))
+        return NotedCut(int(document.guild_id or 0), (int(value["channel"]), int(document.key)), cut)
+    except (KeyError, TypeError, ValueError) as error:
+        _log.error("what has to go from a message is damaged: %s: %s", document.key, type(error).__name__)
         return None

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from roost_stt.pages import DONE, Board, Page, tried
+from roost_stt.pages import DONE, Board, Cut, Page, tried
 from roost_stt.refusals import Refusal
 
 _log = logging.getLogger("roost.stt.captions")
@@ -21,9 +21,11 @@ RECALL_AGAIN_S = (1.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0, 180.0)
 @dataclasses.dataclass(slots=True, eq=False)
 class _Recall:
     page: Page
-    board: Board
+    rewrite: Callable[[], Awaitable[None]]
     due_s: float
     tries: int = 0
+    is_earlier: bool = False
+    """An earlier process left it: nothing is known of the message but what has to go."""
 
 
 class Recaller:
@@ -34,6 +36,8 @@ class Recaller:
         begin: Runs its work in a task of the owner; called whenever there is some again.
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
+        noted: Called with a message and what has to go from it, before the first attempt, and with None when that is
+            done or given up: what another process needs if this one ends first.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class Recaller:
         *,
         begin: Callable[[Coroutine[Any, Any, None]], object],
         stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
+        noted: Callable[[Any, Cut | None], None] = lambda _message, _cut: None,
     ) -> None:
         self._stands = stands
+        self._noted = noted
         self._gave_up = gave_up
         self._begin = begin
         self._works = False
@@ -59,8 +65,30 @@ class Recaller:
 
     def add(self, page: Page, board: Board) -> None:
         """Have a message show no more than its page; never blocks."""
-        loop = asyncio.get_running_loop()
-        self._recalls.append(_Recall(page, board, loop.time() + RECALL_AGAIN_S[0]))
+        due_s = asyncio.get_running_loop().time() + RECALL_AGAIN_S[0]
+        self._add(_Recall(page, lambda: self._rewrite(page, board), due_s))
+        self.note(page)
+
+    def take_up(self, message: Any, take_out: Callable[[], Awaitable[None]]) -> None:
+        """Go on with what an earlier process noted of a message; never blocks.
+
+        Args:
+            message: The message.
+            take_out: Takes out of it what was noted; raises as a `Board` does.
+        """
+        now = asyncio.get_running_loop().time()
+        self._add(_Recall(Page(message, []), take_out, now, is_earlier=True))
+
+    def note(self, page: Page) -> None:
+        """Note what has to go from the message of a page, or that this is nothing; never blocks."""
+        if page.message is None:
+            return
+        cut = page.cut
+        if cut is not None or all(each.page.message != page.message for each in self._recalls):
+            self._noted(page.message, cut)
+
+    def _add(self, recall: _Recall) -> None:
+        self._recalls.append(recall)
         self._settled.clear()
         self._wake.set()
         if not self._works:
@@ -71,6 +99,8 @@ class Recaller:
         """Take another speaker's words out of the same messages."""
         for each in self._recalls:
             each.page.lose(user_id)
+            if not each.is_earlier:
+                self.note(each.page)
 
     async def settled(self) -> None:
         """Wait until no message has withdrawn words any more, or all of them were given up."""
@@ -105,17 +135,24 @@ class Recaller:
             self._give_up(recall, "nobody knows which message it is")
             return
         text = recall.page.text
-        refusal = await tried(lambda: recall.page.rewrite(recall.board))
+        refusal = await tried(recall.rewrite)
         # Where the answer does not say which message it is, nothing in it was changed.
         if (refusal in DONE and recall.page.message is not None) or refusal is Refusal.GONE:
-            self._stands(recall.page.message, recall.page.speakers if refusal is not Refusal.GONE else ())
+            if not recall.is_earlier:
+                self._stands(recall.page.message, recall.page.speakers if refusal is not Refusal.GONE else ())
             # More may have been withdrawn meanwhile.
             if recall.page.text == text or refusal is Refusal.GONE:
-                self._recalls.remove(recall)
+                self._remove(recall)
             else:
                 recall.tries += 1
             return
         self._again_or_give_up(recall, str(refusal))
+
+    async def _rewrite(self, page: Page, board: Board) -> None:
+        if page.message is None:
+            await page.find(board)
+            self.note(page)
+        await page.rewrite(board)
 
     def _again_or_give_up(self, recall: _Recall, why: str) -> None:
         """Have another try later, if there is one left."""
@@ -127,5 +164,11 @@ class Recaller:
 
     def _give_up(self, recall: _Recall, why: str) -> None:
         _log.error("words that may not stay still stand in message %s: %s", recall.page.message, why)
-        self._recalls.remove(recall)
+        self._remove(recall)
         self._gave_up(recall.page.message)
+
+    def _remove(self, recall: _Recall) -> None:
+        self._recalls.remove(recall)
+        message = recall.page.message
+        if message is not None and all(each.page.message != message for each in self._recalls):
+            self._noted(message, None)
