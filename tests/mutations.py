@@ -736,8 +736,8 @@ MUTATIONS = [
         "consent",
         "gives withdrawn words up after one edit that Discord did not take",
         STT + "captioner.py",
-        "                self._hand_over(page, board)\n            elif self._ended",
-        "                pass\n            elif self._ended",
+        "                self._hand_over(page, board)\n            else:\n",
+        "                pass\n            else:\n",
         ("tests/stt/test_captions_kept.py::test_withdrawn_words_are_taken_back_although_the_next_edits_fail",),
     ),
     Mutation(

@@ -54,6 +54,9 @@ class Place:
         self._walk = walk
         self._nonces: dict[str, Message] = {}
 
+    async def prepare(self) -> bool:
+        return False
+
     async def post(self, text: str, nonce: str) -> Message | None:
         def do() -> Message:
             if nonce not in self._nonces:
