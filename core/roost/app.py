@@ -165,7 +165,7 @@ class App:
                 )
                 await stack.enter_async_context(serve_metrics(self._host.metrics, self.config.core.metrics.listen))
                 access = await Access.load(store, bot)
-                configure = Configure(self._host)
+                configure = Configure(self._host, access)
                 confirmations = Confirmations("roost:confirm", spawn=self._scope.spawn)
                 failures = CommandFailures(self._host, access)
                 client = self._client = lightbulb.client_from_app(bot, sync_commands=False, hooks=[failures.check])

@@ -28,6 +28,8 @@ _log = logging.getLogger("roost.commands")
 LIMIT = 1900
 FORM = "roost:config:"
 """How the ``custom_id`` of our forms begins; what follows is known to whoever was shown the form."""
+EDIT = "config edit"
+"""The command that opens them."""
 FIELDS = 5
 """Discord's limit for one form."""
 OPEN_FORMS = 200
@@ -46,19 +48,23 @@ class Form:
 
     Attributes:
         shown: Key to the text it was filled with.
+        managed: Whether they managed the server then. Others may use the command because Discord's own page
+            *Integrations* allows it, and Discord does not say whether it still does.
     """
 
     guild_id: int
     user_id: int
     plugin: str
     shown: Mapping[str, str]
+    managed: bool
 
 
 class Configure:
     """What the commands do."""
 
-    def __init__(self, host: PluginHost) -> None:
+    def __init__(self, host: PluginHost, access: Access) -> None:
         self._host = host
+        self._access = access
         self._forms: dict[str, Form] = {}
 
     @property
@@ -122,8 +128,10 @@ class Configure:
         _log.info("guild %d: %s of %s changed", guild_id, ", ".join([*texts, *reset]), plugin, extra={"plugin": plugin})
         return "\n".join(lines)
 
-    def form(self, plugin: str, guild_id: int, user_id: int, page: int) -> tuple[str, list[Any]] | str:
-        """A form's ``custom_id`` and its rows, or why there is none."""
+    def form(
+        self, plugin: str, guild_id: int, user_id: int, page: int, *, managed: bool
+    ) -> tuple[str, list[Any]] | str:
+        """A form's ``custom_id`` and its rows, or why there is none; for `managed` see `Form`."""
         if refusal := self.unknown(plugin):
             return refusal
         settings = self.settings(plugin)
@@ -151,7 +159,7 @@ class Configure:
         key = secrets.token_urlsafe(16)
         while len(self._forms) >= OPEN_FORMS:
             del self._forms[next(iter(self._forms))]
-        self._forms[key] = Form(guild_id, user_id, plugin, texts)
+        self._forms[key] = Form(guild_id, user_id, plugin, texts, managed)
         return FORM + key, rows
 
     async def on_interaction(self, event: hikari.InteractionCreateEvent) -> None:
@@ -164,6 +172,9 @@ class Configure:
             await _respond(interaction, "This form is too old. Open it again with `/config edit`.")
             return
         del self._forms[interaction.custom_id.removeprefix(FORM)]
+        if refusal := self._refusal(form, interaction):
+            await _respond(interaction, refusal)
+            return
         typed = {
             str(part.custom_id): str(part.value or "")
             for row in interaction.components
@@ -187,6 +198,18 @@ class Configure:
         await interaction.edit_initial_response(
             answer[:LIMIT], mentions_everyone=False, user_mentions=False, role_mentions=False
         )
+
+    def _refusal(self, form: Form, interaction: hikari.ModalInteraction) -> str | None:
+        """Why a member may not send a form any more: they may have lost the right since it was opened."""
+        member = interaction.member
+        if member is None or (form.managed and not _manages(member)):
+            return "Nothing was changed: you do not manage this server any more."
+        return self._access.denial(EDIT, form.guild_id, member)
+
+
+def _manages(member: hikari.InteractionMember | None) -> bool:
+    managers = hikari.Permissions.MANAGE_GUILD | hikari.Permissions.ADMINISTRATOR
+    return member is not None and bool(member.permissions & managers)
 
 
 def shown(setting: Setting, config: BaseModel) -> str:
@@ -286,7 +309,8 @@ def config_loader(configure: Configure, access: Access, registry: CommandRegistr
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            form = configure.form(self.plugin, _guild(ctx), int(ctx.user.id), self.page)
+            managed = _manages(ctx.member)
+            form = configure.form(self.plugin, _guild(ctx), int(ctx.user.id), self.page, managed=managed)
             if isinstance(form, str):
                 await _reply(ctx, form)
                 return

@@ -141,9 +141,9 @@ async def test_secrets_are_never_shown(
     assert "hunter2" not in caplog.text
 
 
-async def edit(live: Live, **options: Any) -> dict[str, Any]:
+async def edit(live: Live, member: int = 0, **options: Any) -> dict[str, Any]:
     answer = await live.control.slash(
-        member_id=live.members[0], channel_id=live.texts[0], command="/config edit",
+        member_id=live.members[member], channel_id=live.texts[0], command="/config edit",
         options={"plugin": "loud", **options},
     )  # fmt: skip
     form: dict[str, Any] = answer["modal"]
@@ -183,6 +183,24 @@ async def test_a_form_of_five_fields(tmp_path: Path, drop: Drop, card: dict[str,
         assert "too old" in await send(live, second, last="y"), "a form is sent once"
         assert "too old" in await send(live, await edit(live), member=1, volume="9"), "and by whom it was shown"
         assert config(live).volume == 5
+
+
+async def test_a_form_changes_nothing_for_a_member_who_has_lost_the_right(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("loud", LOUD)
+    async with running(tmp_path, card) as live:
+        right = {"member_id": live.members[1], "guild_id": live.guilds[0]}
+        await live.control.permissions(**right, allow=["MANAGE_GUILD"])
+        first, second = await edit(live, member=1), await edit(live, member=1)
+        await live.control.permissions(**right, deny=["MANAGE_GUILD"])
+        assert "do not manage this server any more" in await send(live, first, member=1, volume="9")
+        await live.control.permissions(**right, allow=["MANAGE_GUILD"])
+        await live.slash("/config access add", command="config edit", action="deny", who=str(live.members[1]))
+        assert "You may not use /config edit here." in await send(live, second, member=1, volume="9")
+        assert config(live).volume == 5
+        await live.slash("/config access remove", command="config edit", who=str(live.members[1]))
+        assert await send(live, await edit(live, member=1), member=1, volume="9") == "`loud.volume` is `9` here now."
 
 
 async def test_what_is_typed_is_completed(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
