@@ -34,6 +34,9 @@ _MEMBERS_SIDE = frozenset({40032, 50083, 200000, 200001})
 _LIMITS = range(30000, 31000)
 """Codes of status 400: the server has as many of something as Discord allows."""
 
+_WRONG_REQUESTS = frozenset({405, 409, 411, 413, 414, 415, 422})
+"""Other statuses of the 4xx that say that the request itself was wrong; what is left comes from whatever is between."""
+
 
 class Blame(enum.Enum):
     """Who is to blame for an error."""
@@ -103,7 +106,7 @@ def _judge(error: BaseException) -> Blame:
         return Blame.REFUSED if error.code in _MEMBERS_SIDE or error.code in _LIMITS else Blame.PLUGIN
     if is_error(error, hikari.UnauthorizedError, hikari.ForbiddenError, hikari.NotFoundError):
         return Blame.REFUSED
-    if is_error(error, hikari.ClientHTTPResponseError) and error.status != 429:
+    if is_error(error, hikari.ClientHTTPResponseError) and error.status in _WRONG_REQUESTS:
         return Blame.PLUGIN
     if is_error(error, hikari.HTTPError, hikari.GatewayError):
         return Blame.DISCORD
