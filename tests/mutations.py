@@ -1134,6 +1134,14 @@ MUTATIONS = [
         "        if self.count:\n",
         ("tests/stt/test_posted.py",),
     ),
+    Mutation(
+        "captions",
+        "keeps transcripts for ever while its plugin is quarantined",
+        "core/roost/plugins/plugin_context.py",
+        "        await self._end(tasks - self._always)\n",
+        "        await self._end(tasks)\n",
+        ("tests/faults/test_deleted.py::test_transcripts_expire_while_their_plugin_is_quarantined",),
+    ),
 ]
 
 

@@ -195,8 +195,12 @@ class PluginContext(Protocol):
             always: Call it while the plugin is paused, quarantined or switched off, too: for what ends things.
         """
 
-    def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:
+    def task(
+        self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None, always: bool = False
+    ) -> asyncio.Task[T]:
         """Start a task owned by the plugin. With a guild it ends when the plugin is switched off there.
+
+        With `always` it goes on while the plugin is quarantined: for work that deletes what must not stay.
 
         Raises:
             ClosedError: The plugin is switched off in the guild; start the task in ``guild_enabled``.

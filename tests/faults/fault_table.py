@@ -450,6 +450,8 @@ ROWS: tuple[Row, ...] = (
         "stores it without posting it; hears on after a new notice", "A new notice."),
     Row(300, 5, "an admin has transcripts kept longer and takes that back during a pause, and does it again later",
         "keeps what was said in between as its notice told, in a transcript of its own", "A new notice, and a new transcript."),
+    Row(301, 5, "transcripts grow too old, or words wait to be taken back, while the plugin that has them is quarantined",
+        "deletes them all the same", NOTHING),
     Row(305, 5, "the bot is killed or stopped while Discord refuses to take withdrawn words out of a message",
         "takes them out after its next start, for it keeps which lines of which message they are", "The words vanish after the start."),
 )  # fmt: skip

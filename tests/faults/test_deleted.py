@@ -1,4 +1,4 @@
-"""What members delete is gone from every file, and what could not be deleted is said: rows 220 to 224."""
+"""What members delete is gone from every file, and what could not be deleted is said: rows 220 to 224 and 301."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import shutil
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -251,3 +252,28 @@ async def test_a_question_is_answered_once_by_the_member_who_asked(fault: Fault,
             late = await bot.press(again, "Delete")
         assert late.content.startswith("This question has expired")
         assert keeper.done == 1
+
+
+@pytest.mark.fault(301)
+async def test_transcripts_expire_while_their_plugin_is_quarantined(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost_stt.transcripts.SWEEP_S", 0.05)
+    settings = {"stt.engine": "scripted", "plugins.quarantine_failures": 1}
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=settings, guilds=1) as bot:
+        host = bot.app.plugins
+        host.failed("stt", "a test", RuntimeError("no"))
+        record = host.records["stt"]
+        async with asyncio.timeout(5):
+            while not record.ended_tasks:
+                await asyncio.sleep(0.01)
+        assert record.context is not None
+        records = record.context.store.collection("records")
+        long_ago = time.time() - 8 * 86_400
+        head = {"id": "abcdef", "guild_id": bot.guild.id, "voice_channel_id": 1, "text_channel_id": 2, "started_by": 3}
+        old = head | {"started_at": long_ago, "ended_at": long_ago}
+        with fault.clock(scaled=False):
+            await records.put("old", old, guild_id=bot.guild.id)
+            async with asyncio.timeout(5):
+                while await records.get("old") is not None:
+                    await asyncio.sleep(0.01)

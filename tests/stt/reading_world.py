@@ -665,7 +665,7 @@ class World:
             consent=self.consent,
             on_unload=self.unsubscribe.append,
             listen=self._listen,
-            task=lambda work, name, guild_id=None: self.scope.spawn(work, name),
+            task=lambda work, name, guild_id=None, always=False: self.scope.spawn(work, name),
             metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)

@@ -249,7 +249,7 @@ class House:
             on_unload=lambda callback: None,
             listen=lambda event, callback: self.listeners.append((event, callback)),
             scope=self.scope,
-            task=lambda work, name, guild_id=None: self.scope.spawn(work, name),
+            task=lambda work, name, guild_id=None, always=False: self.scope.spawn(work, name),
             metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)

@@ -41,6 +41,8 @@ class Context:
         self._config = config
         self._scope = Scope(f"plugin:{name}", self._task_failed, tames=True)
         self._guild_tasks: dict[int, set[asyncio.Task[Any]]] = {}
+        self._always: set[asyncio.Task[Any]] = set()
+        """Tasks that a quarantine does not end."""
         self._cleanups: list[Callable[[], Awaitable[None] | None]] = []
         self._listeners: list[tuple[type[hikari.Event], Callable[[Any], Coroutine[Any, Any, None]]]] = []
         self._handling: set[asyncio.Task[Any]] = set()
@@ -136,7 +138,9 @@ class Context:
         host.bot.subscribe(event, gated)
         self._listeners.append((event, gated))
 
-    def task(self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None) -> asyncio.Task[T]:
+    def task(
+        self, coro: Coroutine[Any, Any, T], name: str, *, guild_id: int | None = None, always: bool = False
+    ) -> asyncio.Task[T]:
         try:
             host = self._alive()
             if guild_id is not None and not host.enabled_in(self.name, guild_id):
@@ -154,6 +158,9 @@ class Context:
             mine = self._guild_tasks.setdefault(guild_id, set())
             mine.add(task)
             task.add_done_callback(mine.discard)
+        if always:
+            self._always.add(task)
+            task.add_done_callback(self._always.discard)
         return task
 
     def _task_failed(self, task: str, error: BaseException) -> None:
@@ -179,9 +186,9 @@ class Context:
         await self._end(self._guild_tasks.pop(guild_id, set()))
 
     async def end_tasks(self) -> int:
-        """End every task, but keep the scope open; gives how many there were."""
+        """End the tasks but those that always go on, and keep the scope open; return how many tasks there were."""
         tasks = self._scope.tasks
-        await self._end(tasks)
+        await self._end(tasks - self._always)
         return len(tasks)
 
     async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:

@@ -169,9 +169,9 @@ class SttPlugin:
         self._interrupted = await book.end_interrupted()
         posted = self._posted = PostedCaptions(ctx.store)
         self._earlier_cuts = await posted.earlier_cuts()
-        ctx.task(book.sweep_forever(posted.sweep), "retention")
-        ctx.task(posted.run(), "posted captions")
-        ctx.task(book.catch_up_forever(), "unstored")
+        ctx.task(book.sweep_forever(posted.sweep), "retention", always=True)
+        ctx.task(posted.run(), "posted captions", always=True)
+        ctx.task(book.catch_up_forever(), "unstored", always=True)
         self._languages = UserLanguages(ctx.store)
         await self._languages.load()
         if self._config.engine == "faster-whisper":
@@ -216,7 +216,7 @@ class SttPlugin:
         rest = self.bot.rest
 
         async def delete() -> str:
-            work = self._context().task(self.posted.delete(rest, found), "delete captions")
+            work = self._context().task(self.posted.delete(rest, found), "delete captions", always=True)
             await asyncio.wait({work})
             return posted_words(Deleted(late=len(found)) if work.cancelled() else work.result())
 
@@ -876,7 +876,7 @@ class SttPlugin:
         if known is None:
             known = self._recallers[guild_id] = Recaller(
                 lambda message: self._not_recalled(guild_id, message),
-                begin=lambda work: self._context().task(work, f"recalls:{guild_id}"),
+                begin=lambda work: self._context().task(work, f"recalls:{guild_id}", always=True),
                 stands=lambda message, speakers: self.posted.note(guild_id, message, speakers),
                 noted=lambda message, cut: self.posted.note_cut(guild_id, message, cut),
             )
