@@ -45,6 +45,8 @@ UNREADABLE = 3
 """Connections in a row that may end at the same unreadable event. Then a new session begins: a resume repeats it."""
 HEARTBEATS_S = (0.1, 3600.0)
 """Shortest and longest heartbeat interval, in seconds, that a HELLO may name."""
+BEAT_GAP_S = 1.0
+"""Between two heartbeats, however often Discord asks for one."""
 FINAL = frozenset(
     {
         hikari.ShardCloseCode.AUTHENTICATION_FAILED,
@@ -183,6 +185,8 @@ class Shard(GatewayShardImpl):
     """
 
     __slots__ = (
+        "_beat_at",
+        "_beat_gap_s",
         "_connecting_since",
         "_lifetime",
         "_main",
@@ -209,6 +213,8 @@ class Shard(GatewayShardImpl):
         self._unreadable: tuple[int | None, int] = (None, 0)
         self._connecting_since: float | None = None
         self._waits_for_turn = False
+        self._beat_at: float | None = None
+        self._beat_gap_s = BEAT_GAP_S
         self.said_goodbye = False
 
     @property
@@ -342,8 +348,16 @@ class Shard(GatewayShardImpl):
 
     async def _heartbeat(self, heartbeat_interval: float) -> None:
         self._join_lifetime()
+        self._beat_at, self._beat_gap_s = None, min(BEAT_GAP_S, heartbeat_interval / 2)
         with self._translated():
             await super()._heartbeat(heartbeat_interval)
+
+    async def _send_heartbeat(self) -> None:
+        """Discord may ask for heartbeats as often as it likes; each one uses up what the shard may send."""
+        if self._beat_at is not None and _now() - self._beat_at < self._beat_gap_s:
+            return
+        self._beat_at = _now()
+        await super()._send_heartbeat()
 
     def _join_lifetime(self) -> None:
         task = asyncio.current_task()

@@ -20,7 +20,7 @@ from roost.sim.world import SimSettings
 
 pytestmark = pytest.mark.sim
 
-IGNORED = frozenset({"unknown_op", "resumed_twice", "rate_limited"})
+IGNORED = frozenset({"beat", "unknown_op", "resumed_twice", "rate_limited"})
 """What hikari reads, or what costs no more than itself."""
 
 
@@ -107,6 +107,19 @@ async def test_a_damaged_frame_costs_at_most_its_connection(
                 await asyncio.sleep(0.02)
     await harness.works()
     assert not [record for record in caplog.records if record.exc_info], "one line, no traceback"
+
+
+async def test_heartbeats_that_discord_asks_for_without_end_hold_nothing_up(harness: Harness) -> None:
+    await harness.start()
+    (connection,) = [each.connection for each in harness.sim.gateway.sessions.values() if each.connection]
+    harness.arm("gateway_frame", 300, kind="beat")
+    for _ in range(299):
+        harness.sim.gateway.strike()
+    await harness.works()
+    guild = next(iter(harness.sim.world.guilds.values()))
+    async with asyncio.timeout(5):
+        await harness.bot.update_voice_state(guild.id, None)
+    assert 1 <= connection.beats <= 5
 
 
 @pytest.mark.parametrize("kind", sorted(HELLOS))

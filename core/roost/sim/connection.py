@@ -53,6 +53,8 @@ class Connection:
         self._queue: asyncio.Queue[dict[str, Any] | RawFrame] = asyncio.Queue(maxsize=4096)
         self.closed_by_us: int | None = None
         self.beat_at = time.monotonic()
+        self.beats = 0
+        """Heartbeats that the bot has sent."""
         self.commands: deque[float] = deque(maxlen=COMMANDS_PER_MINUTE)
 
     def send(self, payload: dict[str, Any] | RawFrame) -> None:

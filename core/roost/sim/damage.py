@@ -45,6 +45,7 @@ FRAMES: Mapping[str, Callable[[], RawFrame]] = {
     "number": _json(7),
     "no_op": _json({"t": "READY", "s": 1, "d": {}}),
     "op_text": _json({"op": "zero", "d": None}),
+    "beat": _json({"op": 1, "d": None}),
     "unknown_op": _json({"op": 99, "d": {"what": "ever"}}),
     "no_t": _json({"op": 0, "s": 3, "d": {}}),
     "t_number": _json({"op": 0, "s": 3, "t": 5, "d": {}}),

@@ -144,6 +144,7 @@ class Gateway:
     ) -> GatewaySession | None:
         if op == 1:
             connection.beat_at = time.monotonic()
+            connection.beats += 1
             if session is None or self._sim.faults.take_for_bot("mute_gateway", self._number(session.bot)) is None:
                 connection.send({"op": 11})
             return session
