@@ -1142,6 +1142,17 @@ MUTATIONS = [
         "        await self._end(tasks)\n",
         ("tests/faults/test_deleted.py::test_transcripts_expire_while_their_plugin_is_quarantined",),
     ),
+    Mutation(
+        "captions",
+        "ends a transcript though a withdrawn line of it is stored",
+        STT + "transcripts.py",
+        "        await self._erase_withdrawn(record)\n        await self._change",
+        "        await self._change",
+        (
+            "tests/stt/test_transcripts.py::"
+            "test_withdrawn_line_that_the_store_keeps_is_deleted_at_the_next_start[withdrawn]",
+        ),
+    ),
 ]
 
 

@@ -454,6 +454,9 @@ ROWS: tuple[Row, ...] = (
         "deletes them all the same", NOTHING),
     Row(305, 5, "the bot is killed or stopped while Discord refuses to take withdrawn words out of a message",
         "takes them out after its next start, for it keeps which lines of which message they are", "The words vanish after the start."),
+    Row(306, 20, "the bot is killed while the store refuses to delete a line that its speaker withdrew",
+        "deletes it at its next start: the line stored last of each transcript that a crash left open, if its speaker is not heard any more",
+        NOTHING),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -1,8 +1,10 @@
-"""Withdrawn words that are still at Discord when the bot ends: row 305, real processes."""
+"""Withdrawn words that are still at Discord, or in the store, when the bot ends: rows 305 and 306, real processes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,13 @@ async def both_say(scene: Scene) -> int:
     return ben
 
 
+def stored(folder: Path, user_id: int) -> int:
+    """How many lines of a member the database has."""
+    with contextlib.closing(sqlite3.connect(folder / "data" / "roost.sqlite3")) as database:
+        query = "SELECT count(*) FROM plugin_stt WHERE collection = 'lines' AND user_id = ?"
+        return int(database.execute(query, (user_id,)).fetchone()[0])
+
+
 async def refused(bot: BotProcess) -> None:
     await bot.wait_for(lambda event: "a caption could not be written" in str(event), 15.0, "a refused change")
 
@@ -74,3 +83,38 @@ async def test_withdrawn_words_that_discord_keeps_go_after_a_later_start(tmp_pat
             with fault.clock(scaled=False):
                 text = await until(scene, lambda text: "**Ben**" not in text)
         assert "**Ada**: words" in text
+
+
+@pytest.mark.fault(306)
+async def test_withdrawn_line_that_the_store_keeps_goes_after_a_kill(tmp_path: Path, fault: Fault) -> None:
+    async with scenes(tmp_path) as scene:
+        async with scene.bot(**STT) as bot:
+            ben = await both_say(scene)
+            before = stored(tmp_path, ben)
+            with contextlib.closing(
+                sqlite3.connect(tmp_path / "data" / "roost.sqlite3", isolation_level=None)
+            ) as other:
+                other.execute(
+                    "CREATE TRIGGER kept BEFORE DELETE ON plugin_stt WHEN old.collection = 'lines' "
+                    "BEGIN SELECT raise(ABORT, 'the disk is full'); END"
+                )
+                # The line waits for the store, and Ben withdraws it meanwhile.
+                other.execute("BEGIN IMMEDIATE")
+                await scene.discord.speak(member_id=ben, recording="lv_0880")
+                await asyncio.sleep(2.0)
+                withdrawn = asyncio.create_task(
+                    scene.discord.slash(member_id=ben, channel_id=scene.text, command="/privacy opt-out")
+                )
+                await asyncio.sleep(1.0)
+                other.execute("COMMIT")
+                await withdrawn
+                await bot.wait_for(lambda event: "a withdrawn line is still stored" in str(event), 15.0, "a refusal")
+                bot.kill()
+                await bot.wait(10.0)
+                other.execute("DROP TRIGGER kept")
+        assert stored(tmp_path, ben) == before + 1
+        with fault.clock(scaled=False):
+            async with scene.bot(**STT), asyncio.timeout(15):
+                while stored(tmp_path, ben) > before:
+                    await asyncio.sleep(0.05)
+        assert stored(tmp_path, scene.ada)

@@ -143,6 +143,56 @@ async def test_a_transcript_in_which_nobodys_words_are_left_is_gone(book: Transc
 
 
 @pytest.mark.sim
+@pytest.mark.parametrize("refuses", [BEN, None], ids=["withdrawn", "heard"])
+async def test_withdrawn_line_that_the_store_keeps_is_deleted_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: int | None
+) -> None:
+    async def fails(_key: str) -> bool:
+        raise StoreError("database is locked")
+
+    async with open_store(tmp_path) as store:
+        plugin_store = store.of_plugin("stt")
+        book = TranscriptBook(plugin_store, lambda _guild: 7)
+        keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+        await keeper.keep(line(BEN, "posted before", 105.0), "Ben")
+        monkeypatch.setattr(book._lines, "delete", fails)
+        await keeper.keep(line(BEN, "withdrawn", 101.0), "Ben", lambda: False)
+        with pytest.raises(StoreError):
+            await keeper.keep(line(ADA, "after it", 110.0), "Ada")
+        await keeper.close()
+        following = TranscriptBook(plugin_store, lambda _guild: 7)
+        assert len(await following.end_interrupted(lambda _guild, user: user != refuses)) == 1
+        texts = [each.text for each in await lines_of(following, keeper.key)]
+    assert texts == (["posted before"] if refuses else ["withdrawn", "posted before"])
+
+
+@pytest.mark.sim
+async def test_line_on_its_way_is_gone_when_its_speaker_is_forgotten(
+    book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, arrived, goes_on = book._lines.put, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*args: Any, **fields: Any) -> None:
+        arrived.set()
+        await goes_on.wait()
+        await put(*args, **fields)
+
+    async def fails(_key: str) -> bool:
+        raise StoreError("database is locked")
+
+    monkeypatch.setattr(book._lines, "put", slowly)
+    monkeypatch.setattr(book._lines, "delete", fails)
+    keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+    keeping = asyncio.create_task(keeper.keep(line(BEN, "withdrawn"), "Ben", lambda: False))
+    await arrived.wait()
+    forgetting = asyncio.create_task(book.forget(BEN))
+    await asyncio.sleep(0.1)
+    goes_on.set()
+    await asyncio.gather(keeping, forgetting)
+    assert await lines_of(book, keeper.key) == []
+
+
+@pytest.mark.sim
 async def test_a_transcript_is_gone_with_its_last_line_that_is_withdrawn_late(
     book: TranscriptBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ class SttPlugin:
         for event in MEMBER_CHANGES if ctx.bot.intents & hikari.Intents.GUILD_MEMBERS else ():
             ctx.listen(event, self._audience_changed)
         book = self._book = TranscriptBook(ctx.store, self.days_of)
-        self._interrupted = await book.end_interrupted()
+        self._interrupted = await book.end_interrupted(ctx.consent.allows)
         posted = self._posted = PostedCaptions(ctx.store)
         self._earlier_cuts = await posted.earlier_cuts()
         ctx.task(book.sweep_forever(posted.sweep), "retention", always=True)

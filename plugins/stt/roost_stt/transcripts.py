@@ -107,7 +107,9 @@ class TranscriptBook:
         self._changing = asyncio.Lock()
         """Held from reading a record until it is written anew, and while one is made or deleted."""
         self._withdrawn: dict[str, None] = {}
-        """Keys of lines that are to be deleted."""
+        """Keys of lines that are to be deleted; each is the last one stored of a record that is open in the store."""
+        self._adding: set[tuple[int, asyncio.Event]] = set()
+        """Lines on their way into the store: speaker, and an event for the end of it."""
         self._unended: dict[str, float] = {}
         """Records of transcriptions that have ended, and when; the store does not know it yet."""
         self._owes = asyncio.Event()
@@ -171,12 +173,20 @@ class TranscriptBook:
             [(word.start_s, word.end_s, word.text) for word in line.words],
         )
         key = f"{record}/{round(line.started_at * 1000):014d}-{secrets.token_hex(3)}"
+        # Whatever ends the process: what it still has to delete is the last line, which `end_interrupted` asks about.
+        await self._erase_withdrawn(record)
+        adding = line.user_id, asyncio.Event()
+        self._adding.add(adding)
         try:
             await self._lines.put(key, dataclasses.asdict(stored), guild_id=line.guild_id, user_id=line.user_id)
         finally:
             # A store that failed may have it all the same.
-            if not is_wanted():
-                await self._drop(key)
+            try:
+                if not is_wanted():
+                    await self._drop(key)
+            finally:
+                self._adding.remove(adding)
+                adding[1].set()
 
     async def _drop(self, line: str) -> None:
         """Delete a line whose speaker withdrew it; where the store fails, `catch_up_forever` goes on trying."""
@@ -191,6 +201,16 @@ class TranscriptBook:
         async with self._store.erasure.soon():
             await self._lines.delete(line)
         await self._drop_empty(_record_of(line))
+
+    async def _erase_withdrawn(self, record: str) -> None:
+        """Delete the withdrawn lines of a record that the store did not let go of at once.
+
+        Raises:
+            RoostError: It still does not.
+        """
+        for line in [each for each in self._withdrawn if _record_of(each) == record]:
+            await self._erase(line)
+            self._withdrawn.pop(line, None)
 
     async def _drop_empty(self, record: str) -> None:
         """Delete a transcript that has ended if nobody's words are left in it."""
@@ -216,8 +236,7 @@ class TranscriptBook:
 
     async def _catch_up(self) -> None:
         for line in list(self._withdrawn):
-            await self._erase(line)
-            del self._withdrawn[line]
+            await self._erase_withdrawn(_record_of(line))
         for record, at in list(self._unended.items()):
             await self._note_end(record, at)
             del self._unended[record]
@@ -235,15 +254,22 @@ class TranscriptBook:
             self._owes.set()
 
     async def _note_end(self, record: str, at: float) -> None:
+        await self._erase_withdrawn(record)
         await self._change(record, ended_at=at)
         await self._drop_empty(record)
 
-    async def end_interrupted(self) -> list[Head]:
-        """End the records that a crash left open, at their last line; return those that have any."""
+    async def end_interrupted(self, is_heard: Callable[[int, int], bool] = lambda _guild, _user: True) -> list[Head]:
+        """End the records that a crash left open, at their last line; return those that have any.
+
+        Args:
+            is_heard: Whether a user in a guild is heard by what they decided. If not, the line of theirs that was
+                stored last in a record is deleted: they may have withdrawn it, and the store refused to delete it.
+        """
         ended = []
         async for each in self._records.scan():
             head = head_of(each)
             if head is not None and head.ended_at is None:
+                await self._drop_last(each.key, head.guild_id, is_heard)
                 last = await self._lines.query(prefix=f"{each.key}/", newest_first=True, limit=1)
                 line = line_of(last[0]) if last else None
                 at = line.ended_at if line is not None else head.started_at
@@ -251,6 +277,13 @@ class TranscriptBook:
                 if last:
                     ended.append(dataclasses.replace(head, ended_at=at))
         return ended
+
+    async def _drop_last(self, record: str, guild_id: int, is_heard: Callable[[int, int], bool]) -> None:
+        """Delete the line that was stored last if its speaker is not heard any more."""
+        lines = await self._lines.query(prefix=f"{record}/", newest_first=True, limit=PAGE_LINES)
+        last = max(lines, key=lambda each: each.changed_at, default=None)
+        if last is not None and last.user_id is not None and not is_heard(guild_id, last.user_id):
+            await self._drop(last.key)
 
     # Reading ----------------------------------------------------------------------------------------------------
 
@@ -349,6 +382,10 @@ class TranscriptBook:
         # First of all: what is written from now on is without them.
         for keeper in list(self._keepers):
             keeper.forget(user_id)
+        # A line on its way would come after the deletion.
+        for speaker, added in list(self._adding):
+            if speaker == user_id:
+                await added.wait()
         spoken_in = {_record_of(each.key) async for each in self._lines.scan(user_id=user_id)}
         await self._store.forget_user(user_id)
         for record in spoken_in:
