@@ -1153,6 +1153,14 @@ MUTATIONS = [
             "test_withdrawn_line_that_the_store_keeps_is_deleted_at_the_next_start[withdrawn]",
         ),
     ),
+    Mutation(
+        "hooks",
+        "a plugin's coroutine that outlives its cancellation is waited for",
+        "core/roost/blocking.py",
+        "        self._overdue = True\n        self._task.cancel()\n",
+        "        self._timer = None\n",
+        ("tests/core/test_dispatch.py::test_a_hook_cannot_undo_the_cancellation_of_its_caller",),
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ that blocks.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import threading
@@ -27,6 +28,9 @@ STALL_S = 1.0
 """A process that does not run for less long is merely busy."""
 STOPPING_LIMIT_S = 0.5
 """For everything, once the bot goes down: voice must be left in less than three seconds."""
+
+GRACE_S = 0.5
+"""How long a coroutine of a plugin may go on after its cancellation, to clean up."""
 
 _SIGNAL = signal.SIGVTALRM
 
@@ -59,6 +63,56 @@ class Moment(NamedTuple):
     used_s: float
     blocked_s: float
     wakes: int | None
+
+
+class _Cancellation:
+    """What becomes of a cancellation of the current task that is handed into a coroutine of a plugin."""
+
+    __slots__ = ("_before", "_error", "_overdue", "_task", "_timer")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._before = task.cancelling()
+        self._error: BaseException | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue = False
+
+    @property
+    def _asked(self) -> bool:
+        """Whether somebody wants the task to end. A time-out inside the coroutine takes its own request back."""
+        return self._task.cancelling() > self._before
+
+    def is_overdue(self, error: BaseException) -> bool:
+        """Take what is about to be thrown into the coroutine; True when it had `GRACE_S` and is to be left behind."""
+        if self._overdue:
+            self._task.uncancel()  # the request of `_give_up`
+            return True
+        if self._timer is None and self._asked and isinstance(error, asyncio.CancelledError):
+            self._error = error
+            self._timer = self._task.get_loop().call_later(GRACE_S, self._give_up)
+        return False
+
+    def went_on(self) -> None:
+        """The coroutine awaits something again."""
+        if not self._asked:
+            self.close()
+
+    def raise_if_asked(self) -> None:
+        """Raises the cancellation that somebody still wants."""
+        if self._error is not None and self._asked:
+            raise self._error
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._error = None
+
+    def _give_up(self) -> None:
+        self._overdue = True
+        self._task.cancel()
 
 
 class Guard:
@@ -121,30 +175,46 @@ class Guard:
 
     @types.coroutine
     def stepped(self, coro: Coroutine[Any, Any, Any], limit_s: float = LIMIT_S) -> Generator[Any, Any, Any]:
-        """Await a coroutine of a plugin with each of its steps guarded; what it raises is an `Exception`."""
+        """Await a coroutine of a plugin with each of its steps guarded; what it raises is an `Exception`.
+
+        A cancellation ends this whatever the coroutine does: its answer does not count any more, and it is left behind
+        if it is not over `GRACE_S` later. An ``except BaseException`` in a loop would outlast every deadline.
+        """
+        cancellation = _Cancellation()
         error: BaseException | None = None
-        while True:
-            before = self.enter(limit_s)
-            try:
-                waits_for = coro.send(None) if error is None else coro.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            except Exception:
-                raise
-            except BaseException as stray:
-                if being_cancelled(stray):
+        try:
+            while True:
+                before = self.enter(limit_s)
+                try:
+                    waits_for = coro.send(None) if error is None else coro.throw(error)
+                except StopIteration as stop:
+                    cancellation.raise_if_asked()
+                    return stop.value
+                except Exception:
+                    cancellation.raise_if_asked()
                     raise
-                raise StrayError(stray) from stray
-            finally:
-                self.leave(before)
-            error = None
-            try:
-                yield waits_for
-            except GeneratorExit:
-                coro.close()
-                raise
-            except BaseException as thrown:  # noqa: BLE001 - handed into the coroutine, cancellation too
-                error = thrown
+                except BaseException as stray:
+                    if being_cancelled(stray):
+                        raise
+                    raise StrayError(stray) from stray
+                finally:
+                    self.leave(before)
+                error = None
+                cancellation.went_on()
+                try:
+                    yield waits_for
+                except GeneratorExit:
+                    coro.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - handed into the coroutine, cancellation too
+                    error = thrown
+                if error is not None and cancellation.is_overdue(error):
+                    with self.inside(limit_s), contextlib.suppress(BaseException):
+                        coro.close()
+                    cancellation.raise_if_asked()
+                    raise TimeoutError  # of the coroutine's own making
+        finally:
+            cancellation.close()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import time
 import traceback
 import types
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from roost.frames import FrameFan, OverBudget
 from roost.hook_answers import WrongAnswerError, checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.places import Place, current, guild_in
-from roost.strays import StrayError, tamed, taming
+from roost.strays import StrayError, tamed
 
 _log = logging.getLogger("roost.hooks")
 _trace = logging.getLogger("roost.hooks.trace")
@@ -385,8 +385,7 @@ class Dispatcher:
                 if inspect.iscoroutine(answer):
                     answer = await self.guard.stepped(answer, step_s)
                 elif inspect.isawaitable(answer):
-                    with taming():
-                        answer = await answer
+                    answer = await self.guard.stepped(_awaited(answer), step_s)
                 with self.guard.inside(step_s):  # looking at an answer may run the plugin's code
                     answer = checked(hook, impl.function, answer)
         return answer
@@ -423,6 +422,10 @@ class Dispatcher:
         """Count a failed call and pass it to `OnFailure`."""
         self.failures[plugin, hook] += 1
         return self._on_failure(plugin, hook, error, place)
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 @contextlib.contextmanager

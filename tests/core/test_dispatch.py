@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from roost import hooks
+from roost import blocking, hooks
 from roost.dispatch import Asked, Dispatcher, log_failure
 from roost.errors import ResourceError
 from roost.hooks import INFO, Deny, RoostSpec, hookimpl
@@ -301,3 +302,104 @@ async def test_a_plugin_that_is_not_open_yet_is_called_by_its_own_hooks_alone() 
     made.hide("waits", False)
     await made.call("on_stopping", bot=None, deadline=asyncio.get_running_loop().time() + 1)
     assert waits.called == ["handover", "stopping"]
+
+
+async def _stubborn() -> None:
+    for _ in range(3):
+        with contextlib.suppress(asyncio.CancelledError):  # the very mistake
+            await asyncio.sleep(2.0)
+
+
+async def test_a_coroutine_that_outlives_its_cancellation_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+    monkeypatch.setitem(
+        INFO, "voice_session_opened", dataclasses.replace(INFO["voice_session_opened"], deadline_s=0.01)
+    )
+
+    class Stubborn:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            await _stubborn()
+
+    class Waitable:
+        def __await__(self) -> Any:
+            return _stubborn().__await__()
+
+    class Future:
+        @hookimpl
+        def voice_session_opened(self, session: Any) -> Any:
+            return Waitable()
+
+    good = Good()
+    calls = dispatcher(("good", good), ("stubborn", Stubborn()), ("future", Future()))
+    async with asyncio.timeout(1):
+        await calls.call("voice_session_opened", session=None)
+    assert good.called == ["opened"]
+    assert set(calls.failures) == {("stubborn", "voice_session_opened"), ("future", "voice_session_opened")}
+
+
+@pytest.mark.parametrize("ending", ["answers", "raises", "goes on"])
+async def test_a_hook_cannot_undo_the_cancellation_of_its_caller(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+    entered = asyncio.Event()
+
+    class Catches:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            try:
+                entered.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:  # the very mistake
+                if ending == "raises":
+                    raise RuntimeError("another") from None
+                if ending == "goes on":
+                    await _stubborn()
+
+    calls = dispatcher(("catches", Catches()))
+    task = asyncio.ensure_future(calls.call("voice_session_opened", session=None))
+    await entered.wait()
+    task.cancel()
+    async with asyncio.timeout(1):
+        await asyncio.wait({task})
+    assert task.cancelled()
+    assert task.cancelling() == 1
+    assert not calls.failures
+
+
+async def test_time_outs_of_a_hook_s_own_are_no_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+
+    class Patient:
+        @hookimpl
+        async def voice_session_opening(self, session: Any) -> Deny | None:
+            for _ in range(3):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.001):
+                        await asyncio.Event().wait()
+                await asyncio.sleep(0.02)
+            return Deny("after all")
+
+    assert await dispatcher(("patient", Patient())).call_strict("voice_session_opening", session=None) == [
+        Deny("after all")
+    ]
+
+
+async def test_a_hook_that_cleans_up_after_its_cancellation_has_the_time_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        INFO, "voice_session_opened", dataclasses.replace(INFO["voice_session_opened"], deadline_s=0.01)
+    )
+    cleaned: list[str] = []
+
+    class Cleans:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                cleaned.append("up")
+
+    calls = dispatcher(("cleans", Cleans()))
+    await calls.call("voice_session_opened", session=None)
+    assert cleaned == ["up"]
+    assert calls.failures == {("cleans", "voice_session_opened"): 1}

@@ -61,7 +61,8 @@ GROUPS: dict[str, range] = {
     "Readers and words that change in time": range(280, 290),
     "Changes while captions are on their way": range(290, 300),
     "Settings that change in mid-call": range(300, 305),
-    "Words that outlive the process": range(305, 310),
+    "Words that outlive the process": range(305, 308),
+    "Hooks that outlast their deadline": range(308, 312),
 }
 
 GONE = "The bot leaves and says why."
@@ -457,6 +458,8 @@ ROWS: tuple[Row, ...] = (
     Row(306, 20, "the bot is killed while the store refuses to delete a line that its speaker withdrew",
         "deletes it at its next start: the line stored last of each transcript that a crash left open, if its speaker is not heard any more",
         NOTHING),
+    Row(308, 3, "a plugin catches the cancellation with which its time in a hook ends, and goes on",
+        "leaves its coroutine behind after half a second, counts a failure, and does without it", NOTHING),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

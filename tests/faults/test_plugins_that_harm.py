@@ -1,4 +1,4 @@
-"""Plugins that harm others by mistake: rows 100 to 109 and 165. Whole bots at a simulated Discord of their own."""
+"""Plugins that harm others by mistake: rows 100 to 109, 165 and 308. Whole bots at a simulated Discord of their own."""
 
 from __future__ import annotations
 
@@ -638,3 +638,34 @@ async def test_settings_whose_check_breaks_harm_their_plugin_alone(fault: Fault,
             assert "plain failed in its settings" in said_of(bot, "plain")
             assert "decided" in await say(scene, "/privacy status")
             fault.note(await stops(bot, scene), 3.0, scaled=False)
+
+
+OUTLASTS = """
+async def goes_on():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException:
+            pass
+@plugin.hook
+async def command_check(ctx): await goes_on()
+@plugin.hook
+async def call_status(guild_id, user_id): await goes_on()
+@plugin.hook
+async def on_stopping(bot): await goes_on()
+"""
+
+
+@pytest.mark.fault(308)
+async def test_hook_that_catches_its_cancellation_delays_nothing(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"outlasts": OUTLASTS})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        with fault.clock(scaled=False):
+            assert "I am in no voice channel" in await say(scene, "/voice leave")
+        with fault.clock(scaled=False):
+            assert "You are not heard" in await say(scene, "/privacy opt-out")
+        assert "outlasts failed in command_check" in said_of(bot, "outlasts")
+        assert "outlasts failed in call_status" in said_of(bot, "outlasts")
+        with fault.clock(5.0, scaled=False):
+            os.kill(bot.pid, signal.SIGTERM)
+            assert await bot.wait(12.0) == 0
