@@ -1161,6 +1161,14 @@ MUTATIONS = [
         "        self._timer = None\n",
         ("tests/core/test_dispatch.py::test_a_hook_cannot_undo_the_cancellation_of_its_caller",),
     ),
+    Mutation(
+        "consent",
+        "a file of refusals that was cut short counts as whole",
+        "core/roost/store/withdrawals.py",
+        "            _make(path, (MARK + rest)",
+        "            _make(path, (FREE + rest)",
+        ("tests/core/store/test_withdrawals.py::test_part_of_a_file_keeps_its_records_and_is_marked",),
+    ),
 ]
 
 

@@ -2,16 +2,15 @@
 
 It is made once, with all its room, and never grows, so that a full disk does not stop a refusal. It holds slots of 64
 bytes: a record with a checksum, or zeros. The first slot is the mark: anything but zeros in it says that there were
-more refusals than slots. A record is never written over another one that counts; it takes a free slot, and of two
-records about one member the higher number counts. A slot whose checksum is wrong was being written when the machine
-stopped, before anybody was told that it is kept.
+more refusals than slots, or that a part of the file was lost. A record is never written over another one that counts;
+it takes a free slot, and of two records about one member the higher number counts. A slot whose checksum is wrong was
+being written when the machine stopped, before anybody was told that it is kept.
 
 All methods block; one thread at a time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import logging
@@ -115,8 +114,8 @@ class WithdrawalFile:
 
     Attributes:
         path: Where it is.
-        marked: Whether the mark was found: an earlier process had more refusals than slots, and some of them may be
-            lost. The mark then stays until the file is deleted.
+        marked: Whether the mark was found: an earlier process had more refusals than slots, or a part of the file was
+            missing, so that some of them may be lost. The mark then stays until the file is deleted.
     """
 
     def __init__(self, path: Path, disk: Disk, content: bytes) -> None:
@@ -240,12 +239,15 @@ def open_withdrawals(folder: Path) -> WithdrawalFile:
 
 def _open(path: Path) -> tuple[int, bytes]:
     """The descriptor and the content of the file, which has all its room."""
-    content = b""
-    with contextlib.suppress(FileNotFoundError):
-        content = _content(path)
     whole = (SLOTS + 1) * SLOT_BYTES
-    if len(content) < whole:
-        _make(path, content[: len(content) // SLOT_BYTES * SLOT_BYTES].ljust(whole, b"\0"))
+    try:
+        content = _content(path)
+    except FileNotFoundError:
+        _make(path, bytes(whole))
+    else:
+        if len(content) < whole:  # what is missing may have held refusals
+            rest = content[SLOT_BYTES : len(content) // SLOT_BYTES * SLOT_BYTES]
+            _make(path, (MARK + rest).ljust(whole, b"\0"))
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if stat.S_IMODE(os.fstat(descriptor).st_mode) & (stat.S_IRWXG | stat.S_IRWXO):

@@ -127,12 +127,13 @@ def test_more_refusals_than_slots_leave_a_mark_that_only_the_operator_removes(tm
 
 
 @pytest.mark.parametrize("length", [0, 10, SLOT_BYTES * 3 + 5])
-def test_part_of_a_file_keeps_its_records(tmp_path: Path, length: int) -> None:
+def test_part_of_a_file_keeps_its_records_and_is_marked(tmp_path: Path, length: int) -> None:
     content = (bytes(SLOT_BYTES) + encode(Record(7, ADA, False)) + encode(Record(8, BEN, None)) + b"x" * 64)[:length]
     (tmp_path / NAME).write_bytes(content)
     file = open_withdrawals(tmp_path)
     assert [record.key for record in file.records()] == ([ADA, BEN] if length > 100 else [])
     assert (tmp_path / NAME).stat().st_size == (SLOTS + 1) * SLOT_BYTES
+    assert file.marked
     file.close()
 
 
