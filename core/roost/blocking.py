@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import signal
 import threading
 import time
@@ -115,6 +116,18 @@ class _Cancellation:
         self._task.cancel()
 
 
+def _leave_behind(coro: Coroutine[Any, Any, Any]) -> None:
+    """Close a coroutine; keep one that goes on all the same for ever.
+
+    Python closes it once more when it frees it. At the end of the process no event loop makes its next ``await`` wait,
+    and a loop in it would never end.
+    """
+    try:
+        coro.close()
+    except BaseException:  # noqa: BLE001 - whatever the plugin makes of it
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))
+
+
 class Guard:
     """Knows which piece of plugin code the event loop is in. Entering and leaving cost no system call."""
 
@@ -209,8 +222,8 @@ class Guard:
                 except BaseException as thrown:  # noqa: BLE001 - handed into the coroutine, cancellation too
                     error = thrown
                 if error is not None and cancellation.is_overdue(error):
-                    with self.inside(limit_s), contextlib.suppress(BaseException):
-                        coro.close()
+                    with self.inside(limit_s):
+                        _leave_behind(coro)
                     cancellation.raise_if_asked()
                     raise TimeoutError  # of the coroutine's own making
         finally:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import inspect
 import logging
 import types
@@ -403,3 +404,29 @@ async def test_a_hook_that_cleans_up_after_its_cancellation_has_the_time_to(monk
     await calls.call("voice_session_opened", session=None)
     assert cleaned == ["up"]
     assert calls.failures == {("cleans", "voice_session_opened"): 1}
+
+
+async def test_a_coroutine_that_cannot_be_closed_is_never_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeing it would run it once more, at the end of the process without an event loop that makes it wait."""
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+    monkeypatch.setitem(
+        INFO, "voice_session_opened", dataclasses.replace(INFO["voice_session_opened"], deadline_s=0.01)
+    )
+    closed: list[str] = []
+
+    class Unending:
+        @hookimpl
+        async def voice_session_opened(self, session: Any) -> None:
+            while True:
+                try:
+                    await asyncio.sleep(0.5)
+                except GeneratorExit:
+                    closed.append("once")
+                except asyncio.CancelledError:
+                    closed.append("cancelled")
+
+    calls = dispatcher(("unending", Unending()))
+    await calls.call("voice_session_opened", session=None)
+    gc.collect()
+    assert closed == ["cancelled", "once"]
+    assert calls.failures == {("unending", "voice_session_opened"): 1}
