@@ -122,7 +122,7 @@ async def test_newcomer_is_not_heard_before_a_notice(
         if way != "late":
             await bot.slash("/transcribe pause" if way == "pause" else "/transcribe stop", wait_s=20)
         path = f"/channels/{bot.channel('perch').id}/messages"
-        armed = await bot.control.fault("rest_error", method="POST", path_prefix=path, status=503, times=999)
+        armed = await bot.control.fault("rest_error", method="POST", path_prefix=path, status=403, times=999)
         await bot.join_voice("Ben")
         again = {"pause": "/transcribe resume", "stop": "/transcribe start"}.get(way)
         async with call.speaking("Ben"):
