@@ -431,7 +431,7 @@ async def open_consent(store: Store, mode: Mode, data_dir: Path) -> AsyncIterato
     file = open_withdrawals(data_dir)
     if file.marked:
         _log.error(
-            "more members refused while the database was away than %s has room for, or a part of it was missing: "
+            "more members refused while the database was away than %s has room for, or a part of it is lost: "
             "nobody is heard before they agree anew; to end that, stop the bot and delete the file",
             file.path,
         )

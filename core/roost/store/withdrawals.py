@@ -3,8 +3,9 @@
 It is made once, with all its room, and never grows, so that a full disk does not stop a refusal. It holds slots of 64
 bytes: a record with a checksum, or zeros. The first slot is the mark: anything but zeros in it says that there were
 more refusals than slots, or that a part of the file was lost. A record is never written over another one that counts;
-it takes a free slot, and of two records about one member the higher number counts. A slot whose checksum is wrong was
-being written when the machine stopped, before anybody was told that it is kept.
+it takes a free slot, and of two records about one member the higher number counts. A slot of which only the beginning
+or only the end is there was being written or cleared when the machine stopped, and nobody was told that it is kept;
+anything else without a right checksum is damage, which may have been a refusal, and counts as the mark.
 
 All methods block; one thread at a time.
 """
@@ -115,7 +116,7 @@ class WithdrawalFile:
     Attributes:
         path: Where it is.
         marked: Whether the mark was found: an earlier process had more refusals than slots, or a part of the file was
-            missing, so that some of them may be lost. The mark then stays until the file is deleted.
+            missing or damaged, so that some of them may be lost. The mark then stays until the file is deleted.
     """
 
     def __init__(self, path: Path, disk: Disk, content: bytes) -> None:
@@ -134,6 +135,10 @@ class WithdrawalFile:
     def _read(self, slot: int, content: bytes) -> None:
         record = decode(content)
         if record is None:
+            if content[0] and content[-1]:
+                _log.warning("%s: slot %d is damaged; it stays as it is until the file is deleted", self.path, slot)
+                self.marked = True
+                return
             if content != FREE:
                 _log.warning("%s: slot %d holds a part of a record, which is ignored", self.path, slot)
             heapq.heappush(self._free, slot)

@@ -137,6 +137,26 @@ def test_part_of_a_file_keeps_its_records_and_is_marked(tmp_path: Path, length: 
     file.close()
 
 
+@pytest.mark.parametrize(("byte", "marked"), [(0, True), (20, True), (63, True), (None, False)])
+def test_damaged_record_may_have_been_a_refusal(byte: int | None, marked: bool, tmp_path: Path) -> None:
+    open_withdrawals(tmp_path).close()
+    slot = bytearray(encode(Record(7, ADA, False)))
+    if byte is None:
+        slot[40:] = bytes(SLOT_BYTES - 40)  # the machine stopped while it was written
+    else:
+        slot[byte] ^= 0x55
+    with (tmp_path / NAME).open("r+b") as stream:
+        stream.seek(SLOT_BYTES * 5)
+        stream.write(slot)
+    for _ in range(2):
+        file = open_withdrawals(tmp_path)
+        assert file.records() == []
+        assert file.marked is marked
+        file.apply(FileBatch((Record(9, BEN, False),), {}, unmark=False))
+        file.apply(FileBatch((), {BEN: 9}, unmark=True))
+        file.close()
+
+
 def test_file_of_something_else_lets_nobody_be_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / NAME).write_bytes(b"no such thing " * 100)
     with caplog.at_level(logging.CRITICAL):
