@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ async def test_notice_that_discord_does_not_take_is_not_blamed_on_permissions(
             answer = await scene.discord.slash(
                 member_id=scene.ada, channel_id=scene.text, command=command, options={}, wait_s=30.0
             )
-            return str(answer["replies"][-1]["content"]) if answer["replies"] else ""
+            assert answer["replies"], command
+            reply = answer["replies"][-1]
+            async with asyncio.timeout(30):
+                while "This message changes when it has" in reply["content"]:
+                    await asyncio.sleep(0.1)
+                    shown = await scene.discord.messages(channel_id=scene.text)
+                    reply = next(each for each in shown if each["id"] == reply["id"])
+            return str(reply["content"])
 
         assert "Joined" in await scene.join()
         armed = await scene.discord.fault(

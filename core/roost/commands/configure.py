@@ -189,7 +189,11 @@ class Configure:
             await _respond(interaction, "Nothing was changed.")
             return
         await interaction.create_initial_response(
-            hikari.ResponseType.DEFERRED_MESSAGE_CREATE, flags=hikari.MessageFlag.EPHEMERAL
+            hikari.ResponseType.DEFERRED_MESSAGE_CREATE,
+            flags=hikari.MessageFlag.EPHEMERAL,
+            mentions_everyone=False,
+            user_mentions=False,
+            role_mentions=False,
         )
         try:
             answer = await self.change(form.plugin, form.guild_id, texts, reset)

@@ -8,7 +8,7 @@ JOINED = r"Joined #{channel}\."
 MOVED = r"Moved to #{channel}\."
 TRANSCRIBING = r"Transcribing #{channel} into #{text}\."
 STOPPED = r"Transcription has stopped\."
-AGREED = r"You agreed: Roost may hear and transcribe you in this server\. .*"
+AGREED = r"You agreed: Roost may hear and transcribe you in this server\. .*\nYou are heard in #{channel} now\."
 _ALSO = (
     r"I am listening in #\S+\. .*",
     r"- (What you say becomes|The text is|Your voice|If you cannot see) .*",

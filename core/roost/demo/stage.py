@@ -88,15 +88,15 @@ class Stage:
         )
         return self._expected(f"{who} ran {command}", answer, expects, channel=channel, text=self.text_name)
 
-    async def agree(self, who: str, notice: Mapping[str, Any]) -> None:
-        """Press **Agree** below the notice.
+    async def agree(self, who: str, notice: Mapping[str, Any], channel: str) -> None:
+        """Press **Agree** below the notice of a voice channel in which the member is.
 
         Raises:
             ResourceError: The bot did not confirm it.
         """
         self.face.step(f"{who} presses Agree")
         answer = await self.sim.press(member_id=self.members[who], message_id=int(notice["id"]), label="Agree")
-        self._expected(f"{who} pressed Agree", answer, expected.AGREED)
+        self._expected(f"{who} pressed Agree", answer, expected.AGREED, channel=channel)
 
     def _expected(self, deed: str, answer: Mapping[str, Any], pattern: str, **names: str) -> str:
         """The reply, which must be the expected one."""
@@ -309,7 +309,7 @@ async def _join_and_transcribe(stage: Stage, bot: BotProcess, texts: Mapping[str
     notice = await stage.notice()
     face.fact("A notice asks everybody before anything is heard")
     for who in ("Ada", "Ben"):
-        await stage.agree(who, notice)
+        await stage.agree(who, notice, first)
     ledger.refused_speaker = "Cleo"
     face.step("Ada and Ben speak at once; Cleo, who never agreed, speaks too")
 
