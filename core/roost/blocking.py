@@ -69,12 +69,15 @@ class Moment(NamedTuple):
 class _Cancellation:
     """What becomes of a cancellation of the current task that is handed into a coroutine of a plugin."""
 
-    __slots__ = ("_before", "_error", "_overdue", "_task", "_timer")
+    __slots__ = ("_before", "_error", "_outer", "_overdue", "_task", "_timer")
 
     def __init__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
+        self._outer = _innermost.get(task)
+        """Of the coroutine of another plugin that has called this one."""
+        _innermost[task] = self
         self._before = task.cancelling()
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -98,22 +101,42 @@ class _Cancellation:
     def went_on(self) -> None:
         """The coroutine awaits something again."""
         if not self._asked:
-            self.close()
+            self._drop()
 
     def raise_if_asked(self) -> None:
         """Raises the cancellation that somebody still wants."""
         if self._error is not None and self._asked:
             raise self._error
 
-    def close(self) -> None:
-        """Idempotent."""
+    def end(self) -> None:
+        """The coroutine is over, or is left behind with all that it has called."""
+        self._drop()
+        each = _innermost.get(self._task)
+        while each is not None and each is not self:
+            each = each._outer
+        if each is None:
+            return
+        if self._outer is not None:
+            _innermost[self._task] = self._outer
+        else:
+            del _innermost[self._task]
+
+    def _drop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._error = None
 
     def _give_up(self) -> None:
+        if _innermost.get(self._task) is not self:
+            # Another plugin's that it has called goes on, and is left behind first. This one may be over then.
+            self._timer = self._task.get_loop().call_later(GRACE_S, self._give_up)
+            return
         self._overdue = True
         self._task.cancel()
+
+
+_innermost: dict[asyncio.Task[Any], _Cancellation] = {}
+"""Of each task that is in a coroutine of a plugin."""
 
 
 def _leave_behind(coro: Coroutine[Any, Any, Any]) -> None:
@@ -227,7 +250,7 @@ class Guard:
                     cancellation.raise_if_asked()
                     raise TimeoutError  # of the coroutine's own making
         finally:
-            cancellation.close()
+            cancellation.end()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

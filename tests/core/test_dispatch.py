@@ -430,3 +430,33 @@ async def test_a_coroutine_that_cannot_be_closed_is_never_freed(monkeypatch: pyt
     gc.collect()
     assert closed == ["cancelled", "once"]
     assert calls.failures == {("unending", "voice_session_opened"): 1}
+
+
+async def test_a_hook_does_not_answer_for_a_stubborn_one_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of the inner one goes through both."""
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+    guard = blocking.Guard()
+
+    async def outer() -> str:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await guard.stepped(_stubborn())
+        await asyncio.sleep(0.03)
+        return "over"
+
+    assert await guard.stepped(outer()) == "over"
+
+
+async def test_nested_hooks_leave_no_cancellation_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "GRACE_S", 0.01)
+    guard = blocking.Guard()
+
+    async def outer() -> None:
+        await guard.stepped(_stubborn())
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await guard.stepped(outer())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
