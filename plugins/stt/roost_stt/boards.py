@@ -12,6 +12,7 @@ import hikari
 
 from roost.permissions import permissions_in
 from roost.rest_buckets import new_nonce
+from roost.unreadable import is_unreadable_answer, was_carried_out
 from roost_stt.captions import clean
 from roost_stt.config import Where
 from roost_stt.refusals import WAITS, Refusal, RefusedError
@@ -81,7 +82,9 @@ def _refusal_of(error: Exception) -> Refusal:
         return Refusal.LATER
     if isinstance(error, hikari.HikariError | OSError | TimeoutError):
         return Refusal.UNKNOWN
-    return Refusal.UNREADABLE
+    # What Discord refused for a reason that cannot be read was not carried out.
+    is_refused = is_unreadable_answer(error) and not was_carried_out(error)
+    return Refusal.UNKNOWN if is_refused else Refusal.UNREADABLE
 
 
 class ChannelBoard:
