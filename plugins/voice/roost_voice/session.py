@@ -155,9 +155,9 @@ class Session:
         self._taken: set[int] = set()
         """Channels that took that notice for everybody."""
         self._failures = 0
+        """Notices that Discord has refused since the last one that stands."""
         self._moved = False
         """The notice has not stood since the bot was moved to another channel."""
-        """Notices that Discord has refused since the last one that stands."""
         self._retry: asyncio.Task[None] | None = None
         self._say_no_notice = say_no_notice
         self._failure: asyncio.Task[None] | None = None
