@@ -636,7 +636,10 @@ class SttPlugin:
             for transcription in list(self._running.values()):
                 transcription.end_intake()
                 transcription.tell("end", "Transcription stopped: the bot's operator needs the GPU.")
-                await self._end_for_good(transcription.session, deadline)
+                try:
+                    await self._end_for_good(transcription.session, deadline)
+                except RoostError as error:
+                    _log.error("guild %d: a reload would go on: %s", transcription.guild_id, error)
             await owner.release()
         return gpu_report.ended(owner.card.last if owner.card is not None else None)
 
@@ -1033,9 +1036,11 @@ class SttPlugin:
                 transcription.go_on()
             if not complete:
                 transcription.tell_unfinished()
-            await self._remember(session)
-            if before is not transcription.keeper:
-                await before.close()
+            try:
+                await self._remember(session)
+            finally:
+                if before is not transcription.keeper:
+                    await before.close()
 
     async def _resume(self, session: VoiceSession, before: dict[str, Any]) -> None:
         async with self._starting, self._worker_owner().wanted():
