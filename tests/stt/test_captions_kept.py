@@ -128,7 +128,7 @@ async def test_a_message_that_never_will_be_taken_holds_up_no_other(scope: Scope
     captioner.add(Line("A", "fine", 1))
     assert await captioner.flush(soon(2))
     assert (board.tries, captioner.failed) == (2, 1)
-    assert board.texts == ["**Roost**: 1 caption is missing above, because posting failed.\n**A**: fine"]
+    assert board.texts == ["**Roost**: 1 caption is missing above: it could not be shown here.\n**A**: fine"]
 
 
 async def test_what_is_kept_has_a_bound_and_the_rest_is_told(scope: Scope) -> None:
@@ -142,7 +142,7 @@ async def test_what_is_kept_has_a_bound_and_the_rest_is_told(scope: Scope) -> No
     board.mood = None
     assert await captioner.flush(soon(2))
     assert captioner.dropped == 10
-    assert sum("10 captions are missing above, because posting failed." in text for text in board.texts) == 1
+    assert sum("10 captions are missing above: they could not be shown here." in text for text in board.texts) == 1
     assert not any("left out" in text for text in board.texts), "not too much was said, Discord took nothing"
     assert sum(text.count("**A**:") for text in board.texts) == QUEUE_LIMIT
 
@@ -159,7 +159,7 @@ async def test_too_much_speech_and_a_refused_message_are_told_each(scope: Scope)
     assert await captioner.flush(soon(2)) is True
     said = "\n".join(board.texts)
     assert "3 captions were left out: too much was said at once." in said
-    assert "1 caption is missing above, because posting failed." in said
+    assert "1 caption is missing above: it could not be shown here." in said
 
 
 async def test_whoever_withdraws_is_not_kept(scope: Scope) -> None:

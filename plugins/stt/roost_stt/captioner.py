@@ -135,7 +135,7 @@ class Captioner:
         """In a row."""
         self._again_s = float("-inf")
         self._lost = 0
-        """Captions that Discord did not take and that nobody was told of."""
+        """Captions that were dropped and that nobody was told of, but for `_crowded_out`."""
         self._crowded_out = 0
         """Captions that gave way to newer ones while Discord took them."""
         self._board = board
@@ -519,8 +519,8 @@ class Captioner:
         """A message, above it how many captions are missing, if it has room for that."""
         if not self._lost or not message:
             return message
-        what = counted(self._lost, "caption is", "captions are")
-        told = pack([Line("Roost", f"{what} missing above, because posting failed.", own=True)])[0]
+        what = counted(self._lost, "caption is missing above: it", "captions are missing above: they")
+        told = pack([Line("Roost", f"{what} could not be shown here.", own=True)])[0]
         return [*told, *message] if len(fill([*told, *message])) == 1 else message
 
     # Messages -------------------------------------------------------------------------------------------------------
