@@ -171,7 +171,7 @@ def pause_after_refusals() -> None:
         asked_s: float | None
         try:
             asked_s = await original(self, compiled_route, authentication, response)
-        except (AssertionError, TypeError, ValueError) as error:
+        except (AssertionError, OverflowError, RecursionError, TypeError, ValueError) as error:
             _log.warning("%s: an answer's limit cannot be read (%s)", compiled_route.route, type(error).__name__)
             # What Discord has carried out is not repeated because of it.
             asked_s = DEFAULT_PAUSE_S if response.status == http.HTTPStatus.TOO_MANY_REQUESTS else None

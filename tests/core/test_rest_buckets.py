@@ -213,9 +213,10 @@ async def test_no_limit_lasts_longer_than_an_hour(limiting: tuple[Limiting, hika
         {"retry_after": 0},
         {"retry_after": 0.0, "global": True},
         {"retry_after": "soon"},
+        {"retry_after": 10**400},
         ["soon"],
     ],
-    ids=["less than nothing", "nothing", "global", "text", "no object"],
+    ids=["less than nothing", "nothing", "global", "text", "more than a float", "no object"],
 )
 async def test_refusals_without_a_usable_pause_are_no_hot_loop(
     limiting: tuple[Limiting, hikari.api.RESTClient], body: object, monkeypatch: pytest.MonkeyPatch
