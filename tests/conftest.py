@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from fault_report import DRIVER, PROPERTY, Fault, Report, claims
@@ -12,6 +15,7 @@ from fault_table import BY_NUMBER
 
 CATEGORIES = {"unit", "sim", "e2e", "gpu"}
 REPORT = pytest.StashKey[Report]()
+PLUGINS = ("roost_voice", "roost_stt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,6 +24,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"mark these tests {', '.join(sorted(CATEGORIES))}: {bare[:5]}")
     for item in items:
         item.user_properties.extend(("fault_row", number) for number in claims(item))
+
+
+@pytest.fixture(autouse=True)
+def plugin_modules_as_before() -> Iterator[None]:
+    """A test that has a plugin imported anew leaves others, and what they patch, the modules they know."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith(PLUGINS)}
+    yield
+    if all(sys.modules.get(name) is module for name, module in before.items()):
+        return
+    for name in [name for name in sys.modules if name.startswith(PLUGINS)]:
+        if name not in before:
+            del sys.modules[name]
+    sys.modules.update(before)
+    # ``from package import module`` looks at the package first.
+    for name, module in before.items():
+        for last, value in list(vars(module).items()):
+            if isinstance(value, ModuleType) and value.__name__ == f"{name}.{last}":
+                delattr(module, last)
+    for name, module in before.items():
+        package, _, last = name.rpartition(".")
+        if package in before:
+            setattr(before[package], last, module)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,27 +19,13 @@ def card() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def modules_as_before() -> Iterator[None]:
-    """Plugins are imported anew here; other tests go on with the modules they know."""
-    before = dict(sys.modules)
+def no_dropped_modules() -> Iterator[None]:
+    """What a test dropped in is not there for the next one."""
+    before = set(sys.modules)
     yield
-    for name in list(sys.modules):
-        if name not in before and name.startswith(("roost_dropins", "roost_test_logs", "plug_")):
+    for name in set(sys.modules) - before:
+        if name.startswith(("roost_dropins", "roost_test_logs", "plug_")):
             del sys.modules[name]
-    mine = {name: module for name, module in before.items() if name.startswith(("roost_voice", "roost_stt"))}
-    for name in [name for name in sys.modules if name.startswith(("roost_voice", "roost_stt"))]:
-        if name not in mine:
-            del sys.modules[name]
-    sys.modules.update(mine)
-    # ``from package import module`` looks at the package first.
-    for name, module in mine.items():
-        for last, value in list(vars(module).items()):
-            if isinstance(value, ModuleType) and value.__name__ == f"{name}.{last}":
-                delattr(module, last)
-    for name, module in mine.items():
-        package, _, last = name.rpartition(".")
-        if package in mine:
-            setattr(mine[package], last, module)
 
 
 @pytest.fixture
