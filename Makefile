@@ -57,14 +57,14 @@ demo-picture: $(STAMP)
 	@ROOST_DEMO_PICTURE=$(abspath $(or $(PICTURE),docs/demo.svg)) $(BIN)/python -m pytest -q -n 0 tests/core/demo/test_picture.py
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 faults: $(STAMP)
 	@ROOST_FAULTS_JSON=build/faults$(if $(DRIVER),-$(DRIVER)).json ROOST_FAULTS_FULL=$(FULL) ROOST_FAULTS_DRIVER=$(DRIVER) $(BIN)/python -m pytest -q -m fault \
-	  $(if $(FULL),-n 6 --timeout 900,-n 3 --dist loadfile)
+	  $(if $(FULL),-n 6 --timeout 900,-n $(if $(DRIVER),4,3) --dist loadfile --no-loadscope-reorder)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS_EACH),30)

@@ -24,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"mark these tests {', '.join(sorted(CATEGORIES))}: {bare[:5]}")
     for item in items:
         item.user_properties.extend(("fault_row", number) for number in claims(item))
+    dearest_first(items)
+
+
+def dearest_first(items: list[pytest.Item]) -> None:
+    """Order files by what their tests cost, so that at the end no worker is left alone with a long one."""
+    costs = {"long": 3, "e2e": 2, "sim": 1}
+    dearest: dict[Path, int] = {}
+    for item in items:
+        cost = max((costs.get(mark.name, 0) for mark in item.iter_markers()), default=0)
+        dearest[item.path] = max(dearest.get(item.path, 0), cost)
+    items.sort(key=lambda item: -dearest[item.path])
 
 
 @pytest.fixture(autouse=True)
