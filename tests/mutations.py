@@ -839,14 +839,6 @@ MUTATIONS = [
         ("tests/stt/test_guard.py::test_words_held_back_in_one_room_are_not_shown_after_a_move_to_another",),
     ),
     Mutation(
-        "audience",
-        "what is not text in time is shown to those accepted after it",
-        STT + "transcription.py",
-        "        if not complete:\n            self._drop_unfinished()\n",
-        "",
-        ("tests/stt/test_guard.py::test_a_sentence_under_way_is_not_shown_to_those_accepted_after_it",),
-    ),
-    Mutation(
         "deletion",
         "deletes lines of a message where they were before it was rewritten",
         STT + "posted.py",

@@ -11,7 +11,7 @@ from typing import Any
 
 import hikari
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roost.audience import Onlookers, Place, can_be_in, can_read, count_members, is_wider, knows_everybody
@@ -180,6 +180,7 @@ def sets_of(roles: Iterable[int]) -> list[tuple[int, ...]]:
     return [each for size in range(len(roles) + 1) for each in itertools.combinations(roles, size)]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(SERVERS, ROOMS, TEXTS)
 def test_the_bound_is_what_trying_every_set_of_roles_finds(server: Server, room: Channel, text: Channel) -> None:
     worn = [role for role in ROLES if role not in server.bots]

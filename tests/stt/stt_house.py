@@ -67,8 +67,9 @@ class FakeSession:
         self.sinks.append(sink)
         return lambda: self.sinks.remove(sink)
 
-    def say(self, packets: list[bytes], user: int = ADA) -> None:
-        for number, packet in enumerate(packets):
+    def say(self, packets: list[bytes], user: int = ADA, *, after: int = 0) -> None:
+        """Speak; `after` is how many packets of the same speech came before."""
+        for number, packet in enumerate(packets, after):
             for sink in self.sinks:
                 sink.write(AudioFrame(GUILD, user, user, number * 960, packet))
 

@@ -173,9 +173,9 @@ async def test_a_sentence_under_way_is_not_shown_to_those_accepted_after_it(
     await house.until(lambda: house.plugin._running[GUILD].audience.wide)
     house.session.say(packets[:60])
     if late:
-        monkeypatch.setattr(plugin_module, "STOP_DRAIN_S", 0.0)
+        monkeypatch.setattr(plugin_module, "STOP_DRAIN_S", -1.0)
     assert "Mind that <#30> can be read by people" in await house.plugin.start_transcribing(GUILD, BEN, TEXT, True)
-    house.session.say(packets)
+    house.session.say(packets, after=60)
     await house.until(lambda: any("word" in text for text in house.texts))
     await house.plugin.stop_transcribing(GUILD, ADA, True)
     assert sum("word" in text for text in house.texts) == 1
