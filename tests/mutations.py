@@ -1180,7 +1180,7 @@ class Verdict:
 
     @property
     def by(self) -> str:
-        return self.test.rpartition("/")[2].partition("[")[0]
+        return self.test.partition("[")[0].rpartition("/")[2]
 
 
 def copy_tree(to: Path) -> None:
