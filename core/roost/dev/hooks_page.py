@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from roost.hooks import INFO, Kind, RoostSpec
 if TYPE_CHECKING:
     from roost.config import Config
 
+WIDTH = 100
+"""Characters of a line of the page, code aside."""
 KINDS = {
     Kind.OWN: "own",
     Kind.ALL: "all",
@@ -101,9 +104,15 @@ def page() -> str:
             keyword = "async def" if inspect.iscoroutinefunction(spec) else "def"
             parts.append(
                 f"\n### {name}\n\n```python\n{keyword} {signature(name)}\n```\n\n*{', '.join(rules(name))}*\n\n"
-                f"{description(name)}\n"
+                f"{_in_lines(description(name))}\n"
             )
     return "".join(parts)
+
+
+def _in_lines(paragraph: str) -> str:
+    """The same paragraph, each sentence on lines of its own."""
+    sentences = re.split(r"(?<=\.) ", paragraph)
+    return "\n".join(textwrap.fill(each, WIDTH, break_long_words=False, break_on_hyphens=False) for each in sentences)
 
 
 def implementers(config: Config | None) -> dict[str, list[str]]:
