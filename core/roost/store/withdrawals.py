@@ -35,6 +35,8 @@ LARGEST_BYTES = 16 << 20
 """Of a file that is read: a later version may have made it larger."""
 MARK = b"more refusals than slots".ljust(SLOT_BYTES, b".")
 FREE = bytes(SLOT_BYTES)
+ABSENT = bytes(8)
+"""What is left of the room of a slot, at one of its ends, where the machine stopped while it was written or cleared."""
 _FIELDS = struct.Struct(">8sQQQB")
 _MAGIC = b"roostwd1"
 _WORDS: dict[int, bool | None] = {1: False, 2: None}
@@ -135,7 +137,7 @@ class WithdrawalFile:
     def _read(self, slot: int, content: bytes) -> None:
         record = decode(content)
         if record is None:
-            if content[0] and content[-1]:
+            if not content.startswith(ABSENT) and not content.endswith(ABSENT):
                 _log.warning("%s: slot %d is damaged; it stays as it is until the file is deleted", self.path, slot)
                 self.marked = True
                 return

@@ -137,10 +137,11 @@ def test_part_of_a_file_keeps_its_records_and_is_marked(tmp_path: Path, length: 
     file.close()
 
 
-@pytest.mark.parametrize(("byte", "marked"), [(0, True), (20, True), (63, True), (None, False)])
+@pytest.mark.parametrize(("byte", "marked"), [(0, True), (20, True), (None, False)])
 def test_damaged_record_may_have_been_a_refusal(byte: int | None, marked: bool, tmp_path: Path) -> None:
     open_withdrawals(tmp_path).close()
-    slot = bytearray(encode(Record(7, ADA, False)))
+    # One whose checksum ends with a zero is damaged, too.
+    slot = bytearray(next(each for n in range(1, 9999) if (each := encode(Record(n, ADA, False)))[-1] == 0))
     if byte is None:
         slot[40:] = bytes(SLOT_BYTES - 40)  # the machine stopped while it was written
     else:
