@@ -1161,6 +1161,14 @@ MUTATIONS = [
         "            _make(path, (FREE + rest)",
         ("tests/core/store/test_withdrawals.py::test_part_of_a_file_keeps_its_records_and_is_marked",),
     ),
+    Mutation(
+        "small",
+        "answers of commands wait until failures are handled",
+        "core/roost/dispatch.py",
+        "if offered is not None and not INFO[hook].prompt:",
+        "if offered is not None:",
+        ("tests/faults/test_answers_in_time.py::test_commands_are_answered_while_all_hooks_hang",),
+    ),
 ]
 
 

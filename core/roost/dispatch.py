@@ -47,7 +47,7 @@ LEFT_OUT = "its text is left out because it may hold what members said"
 OnFailure = Callable[[str, str, Exception, Place | None], asyncio.Task[bool] | None]
 """Counts and logs a failure: plugin, source (such as "its hook on_started"), error and place.
 
-The failed call waits for the returned task, except in synchronous hooks.
+The failed call waits for the returned task, except in hooks that are synchronous or `HookInfo.prompt`.
 """
 ENDING_S = 1.0
 """How long each plugin may take to say something against a command that ends something."""
@@ -345,7 +345,7 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - isolation is this module's purpose
             place = current.get() if INFO[hook].personal else arguments.get("guild_id")
             offered = self.failed(impl.plugin_name, hook, error, place)
-            if offered is not None:
+            if offered is not None and not INFO[hook].prompt:
                 await asyncio.wait({offered})
             return _FAILED
 

@@ -61,6 +61,7 @@ class HookInfo:
         always: A plugin that is paused or quarantined is called all the same: the hook ends something.
         guard: It allows something. A plugin that implements it and does not work has refused: one that is paused,
             quarantined, being loaded or could not be loaded.
+        prompt: A member waits for it, and Discord for the first answer, so no call waits until a failure is handled.
         personal: It is about the member who asked for it, so a failure counts where they asked.
         private: It handles words, sound or data of members, so the text of its errors is told to nobody.
     """
@@ -72,6 +73,7 @@ class HookInfo:
     drains: bool = False
     always: bool = False
     guard: bool = False
+    prompt: bool = False
     personal: bool = False
     private: bool = False
 
@@ -163,7 +165,7 @@ INFO: dict[str, HookInfo] = {
     "guild_enabled": HookInfo(Kind.OWN),
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
-    "command_check": HookInfo(Kind.PAR, deadline_s=2.0, guard=True),
+    "command_check": HookInfo(Kind.PAR, deadline_s=2.0, guard=True, prompt=True),
     "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
@@ -180,7 +182,7 @@ INFO: dict[str, HookInfo] = {
     "voice_member_joined": HookInfo(Kind.PAR),
     "voice_member_left": HookInfo(Kind.PAR),
     "voice_speaking": HookInfo(Kind.PAR),
-    "call_status": HookInfo(Kind.PAR, deadline_s=0.5),
+    "call_status": HookInfo(Kind.PAR, deadline_s=0.5, prompt=True),
     "voice_consent": HookInfo(Kind.ALL, sync=True, deadline_s=None, guard=True),
     "voice_audio_frame": HookInfo(Kind.ALL, sync=True, deadline_s=None, private=True),
     "voice_session_closing": HookInfo(Kind.ALL, deadline_s=2.0, graph_order=True, drains=True, always=True),

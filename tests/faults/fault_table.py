@@ -63,6 +63,7 @@ GROUPS: dict[str, range] = {
     "Settings that change in mid-call": range(300, 305),
     "Words that outlive the process": range(305, 308),
     "Hooks that outlast their deadline": range(308, 312),
+    "What members and admins read": range(320, 325),
 }
 
 GONE = "The bot leaves and says why."
@@ -460,6 +461,9 @@ ROWS: tuple[Row, ...] = (
         NOTHING),
     Row(308, 3, "a plugin catches the cancellation with which its time in a hook ends, and goes on",
         "leaves its coroutine behind after half a second, counts a failure, and does without it", NOTHING),
+    Row(320, 3, "every hook of two plugins hangs while a command is decided about, a member's call is asked for and the failure is handled",
+        "commands are answered or deferred all the same: no answer waits for `handle_error`",
+        "`/privacy status` answers; a command that those plugins decide about is refused."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

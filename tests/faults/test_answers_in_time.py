@@ -165,3 +165,42 @@ async def test_a_start_that_takes_long_says_what_it_waits_for(
             while not any(each.startswith("Transcribing") for each in await bot.messages("perch")):
                 await asyncio.sleep(0.02)
         assert not any("not ready yet" in each for each in await bot.messages("perch"))
+
+
+class Hangs:
+    """No hook of it comes to an end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta(self._name, errors_of=("*",))
+
+    @hookimpl
+    async def command_check(self, ctx: Any) -> Deny | None:
+        return await self._hang()
+
+    @hookimpl
+    async def call_status(self, guild_id: int, user_id: int) -> None:
+        await self._hang()
+
+    @hookimpl
+    async def handle_error(self, error: BaseException) -> None:
+        await self._hang()
+
+    async def _hang(self) -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+
+@pytest.mark.sim
+@pytest.mark.fault(320)
+async def test_commands_are_answered_while_all_hooks_hang(tmp_path: Path, fault: Fault) -> None:
+    guards = [Hangs(f"hangs-{letter}") for letter in "ab"]
+    async with running_bot(*guards, data_dir=tmp_path, installed=("voice",), settings={}, guilds=1) as bot:
+        with fault.clock(scaled=False):
+            status, refused = await asyncio.gather(bot.slash("/privacy status"), bot.slash("/voice status"))
+        assert "You have not decided" in status.content
+        assert "failed in its check" in refused.content

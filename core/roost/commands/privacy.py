@@ -16,7 +16,7 @@ from roost.audio import CallStatus, Unheard, Unshown
 from roost.commands.personal_data import Outcome, PersonalData, as_file
 from roost.confirming import Confirmations
 from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
-from roost.deferral import defer_during
+from roost.deferral import defer_during, defer_if_late
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.i18n import Texts
 
@@ -277,7 +277,7 @@ def privacy_loader(
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
-            call = await ask_call(ctx.guild_id, ctx.user.id)
+            call = await defer_if_late(ctx, ask_call(ctx.guild_id, ctx.user.id), ephemeral=True)
             await _reply(ctx, _holding(consent, ctx.guild_id, ctx.user.id, ctx, call))
 
     @group.register
