@@ -463,7 +463,7 @@ async def test_a_reload_does_not_go_on_after_a_stop_in_the_middle_of_a_move(make
     assert await active(house) is None
 
 
-async def test_a_reload_does_not_go_on_while_a_stopped_transcription_ends(make: Any, packets: list[bytes]) -> None:
+async def test_nothing_goes_on_while_a_stopped_transcription_ends(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["hello"])
     await spoken(house, packets)
     assert await active(house) is not None
@@ -481,8 +481,20 @@ async def test_a_reload_does_not_go_on_while_a_stopped_transcription_ends(make: 
         await draining.wait()
         while await active(house) is not None:
             await asyncio.sleep(0.01)
+    plugin, ending = house.plugin, "is ending"
+    with pytest.raises(ResourceError, match=ending):
+        plugin.check(GUILD, ADA, False, stop=False)
+    for asked in (
+        start(house),
+        plugin.pause_transcribing(GUILD, ADA, False, paused=True),
+        plugin.pause_transcribing(GUILD, ADA, False, paused=False),
+    ):
+        with pytest.raises(ResourceError, match=ending):
+            await asked
+    assert ending in house.status
     may_end.set()
-    await stopping
+    assert await stopping == "Transcription has stopped."
+    assert (await start(house)).startswith("Transcribing")
 
 
 async def test_a_store_that_fails_at_the_end_keeps_neither_worker_nor_transcript(

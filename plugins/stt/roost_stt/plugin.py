@@ -54,6 +54,7 @@ from roost_stt.reports import (
     TROUBLES,
     already,
     cut_off,
+    ending,
     muted,
     no_notice,
     notice_facts,
@@ -82,6 +83,7 @@ NO_USE = (
     "Captions are switched off here now and transcripts are not kept, so transcription ends and I hear nobody. "
     "Change `captions.where` or `retention_days` with `/config set stt`, and use `/transcribe start` to begin anew."
 )
+OVER = "The transcription has ended."
 JUST_MOVED = "I have just been moved to another channel. Use `/transcribe start` again in a moment."
 _ACTIVE = "active"
 
@@ -475,6 +477,7 @@ class SttPlugin:
             if not manages and not self._is_present(session, user_id):
                 raise self._only_those_there(session, user_id, "have it transcribed")
             transcription = self._running.get(guild_id)
+            self._check_goes_on(transcription)
             failed = session.capture_state == "failed"
             mind = ""
             if transcription is not None and self._has_failed():
@@ -529,6 +532,7 @@ class SttPlugin:
         """Hear nothing for a while, or hear again; see `start_transcribing`."""
         self.check(guild_id, user_id, manages, stop=True)
         session, transcription = self._session(guild_id), self._running[guild_id]
+        self._check_goes_on(transcription)
         if transcription.paused is paused:
             return "Transcription is paused already." if paused else "Transcription is not paused."
         if paused:
@@ -541,7 +545,8 @@ class SttPlugin:
             # Not in the middle of a change: what is said then would be taken for what was said before it.
             async with transcription.changing:
                 if self._running.get(guild_id) is not transcription:
-                    raise ResourceError("The transcription has ended.")
+                    raise ResourceError(OVER)
+                self._check_goes_on(transcription)
                 transcription.resume()
         await self._remember(session)
         if paused:
@@ -566,9 +571,21 @@ class SttPlugin:
         if not manages and not self._is_present(session, user_id):
             what = "stop its transcription" if stop else "have it transcribed"
             raise self._only_those_there(session, user_id, what)
+        if not stop:
+            self._check_goes_on(running)
         goes_on = session.capture_state != "failed" and not self._has_failed() and not self._is_cut_off(guild_id)
         if not stop and running is not None and goes_on:
             raise ResourceError(already(session, running, self._into(running)))
+
+    @staticmethod
+    def _check_goes_on(running: Transcription | None) -> None:
+        """Refuse what is asked of a transcription that is about to end.
+
+        Raises:
+            ResourceError: The message is for the member who asked.
+        """
+        if running is not None and running.is_ending:
+            raise ResourceError(ending(running))
 
     async def check_channel(self, guild_id: int, channel_id: int, manages: bool) -> str:
         """Whether captions may go there; gives what to say about it.
@@ -983,8 +1000,10 @@ class SttPlugin:
         session, guild_id = transcription.session, transcription.guild_id
 
         def check_room() -> None:
-            is_over = self._running.get(guild_id) is not transcription
-            if is_over or not room_id == session.channel_id == transcription.room_id:
+            if self._running.get(guild_id) is not transcription:
+                raise ResourceError(OVER)
+            self._check_goes_on(transcription)
+            if not room_id == session.channel_id == transcription.room_id:
                 raise ResourceError(JUST_MOVED)
 
         def sees(user_id: int) -> bool:

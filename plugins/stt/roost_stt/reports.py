@@ -91,6 +91,14 @@ def already(session: VoiceSession, running: Transcription, into: str) -> str:
     return f"I am already transcribing <#{session.channel_id}> into {into}."
 
 
+def ending(running: Transcription) -> str:
+    """Why nothing can be asked of a transcription whose end has begun."""
+    return (
+        f"The transcription of <#{running.room_id}> is ending: I hear nobody, and post what was said before. "
+        "`/transcribe start` begins a new one in a moment."
+    )
+
+
 def place_words(where: Where, channel_id: int, thread_id: int | None, *, is_thread: bool) -> str:
     """Where the text goes, to stand after "into".
 
@@ -109,6 +117,8 @@ def place_words(where: Where, channel_id: int, thread_id: int | None, *, is_thre
 
 def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str], into: str) -> str:
     """The state of a transcription; `into`: see `place_words`."""
+    if running.is_ending:
+        return ending(running)
     heard = ", ".join(
         f"{display_name(name_of(user_id))} {frames * FRAME_MS / 1000:.1f} s"
         for user_id, frames in sorted(running.decoded().items())
