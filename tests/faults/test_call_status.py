@@ -121,6 +121,7 @@ async def test_a_guard_that_is_silent_about_everybody_is_told(fault: Fault, tmp_
         why = await says(bot, "/plugins why", member="Mod", plugin="gate")
         assert "it ran into an error" in why
         assert "they are refused here" in why
+        assert "**gate**: on, but failed <t:" in await says(bot, "/plugins list", member="Mod")
         for _ in range(5):
             await presses(bot, "Don't")
             assert "does not work" in await presses(bot, "Agree")

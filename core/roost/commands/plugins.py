@@ -81,7 +81,10 @@ def here(host: PluginHost, name: str, guild_id: int) -> str:
         return str(record.state.value)
     blocker = host.switches.blocked_by(name, guild_id)
     if blocker is None:
-        return "on" if host.pauses.of(name, guild_id) is None else "paused, because it failed too often here"
+        if host.pauses.of(name, guild_id) is not None:
+            return "paused, because it failed too often here"
+        failed = host.last_failures.of(name, guild_id)
+        return "on" if failed is None else f"on, but failed <t:{int(failed.at)}:R>"
     return "off" if blocker == name else f"off, because it needs {blocker}, which is off"
 
 
@@ -164,7 +167,8 @@ def _working(host: PluginHost, name: str, guild_id: int, *, owner: bool) -> str:
     failed = host.last_failures.of(name, guild_id)
     if failed is None:
         return f"**{name}** is on here: it is loaded, and nobody switched it or anything it needs off."
-    said = f"**{name}** is on here, but failed in this server <t:{int(failed.at)}:R>, because {KIND_WORDS[failed.kind]}"
+    place = "this server" if failed.place is not None else "work for the whole bot"
+    said = f"**{name}** is on here, but failed in {place} <t:{int(failed.at)}:R>, because {KIND_WORDS[failed.kind]}"
     more = f", in {failed.source}" if owner else ""
     text = f"{said}{more}. The owner of this bot can find the details in its log."
     return f"{text}\n{REFUSES_AT_TIMES}" if failed.source in GUARD_HOOKS else text

@@ -560,7 +560,7 @@ class PluginHost:
         await self._ask_handlers(plugin, "quarantine", error, guild_id, None)
 
     def _count(self, record: PluginRecord, source: str, error: Exception, place: Place | None) -> None:
-        self.last_failures.note(record.name, place, LastFailure(time.time(), kind_of(error), source))
+        self.last_failures.note(record.name, LastFailure(time.time(), kind_of(error), source, place))
         at_once = is_error(error, OverBudget)
         verdict = self._breakers.add(record.name, place, time.monotonic(), at_once=at_once)
         if verdict is Verdict.COUNTED:

@@ -107,11 +107,13 @@ class LastFailure:
         at: When, in seconds since the epoch.
         kind: See `FailureKind`.
         source: What failed: the name of a hook, or words such as "its command /join".
+        place: Where; None for work for the whole bot.
     """
 
     at: float
     kind: FailureKind
     source: str
+    place: Place | None
 
 
 class LastFailures:
@@ -120,15 +122,17 @@ class LastFailures:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, Place | None], LastFailure] = OrderedDict()
 
-    def note(self, plugin: str, place: Place | None, failure: LastFailure) -> None:
-        self._known[plugin, place] = failure
-        self._known.move_to_end((plugin, place))
+    def note(self, plugin: str, failure: LastFailure) -> None:
+        key = plugin, failure.place
+        self._known[key] = failure
+        self._known.move_to_end(key)
         if len(self._known) > MOST_FAILURES:
             self._known.popitem(last=False)
 
-    def of(self, plugin: str, place: Place | None) -> LastFailure | None:
-        """The last one since the plugin was loaded."""
-        return self._known.get((plugin, place))
+    def of(self, plugin: str, place: Place) -> LastFailure | None:
+        """The last one since the plugin was loaded, in a place or in work for the whole bot."""
+        known = filter(None, (self._known.get((plugin, where)) for where in (place, None)))
+        return max(known, key=lambda each: each.at, default=None)
 
     def forget(self, plugin: str) -> None:
         """The plugin was loaded anew."""

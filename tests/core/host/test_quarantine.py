@@ -51,7 +51,14 @@ async def test_the_fifth_failure_in_a_minute_quarantines_and_the_owner_is_told_o
     )
     drop("owner", OWNER)
     async with running(tmp_path, card) as live:
-        for number in range(7):
+        assert "**bad** 1: on\n" in await live.slash("/plugins list")
+        for number in range(4):
+            await live.host.dispatcher.call("voice_idle", seconds=number)
+        assert "**bad** 1: on, but failed <t:" in await live.slash("/plugins list")
+        assert "failed <t:" in await live.slash("/plugins info", plugin="bad")
+        why = await live.slash("/plugins why", plugin="bad")
+        assert "is on here, but failed in work for the whole bot <t:" in why
+        for number in range(4, 7):
             await live.host.dispatcher.call("voice_idle", seconds=number)
         assert log_of("bad") == [0, 1, 2, 3, 4]
         assert [each for each in log_of("owner") if isinstance(each, int)] == list(range(7))
