@@ -1157,8 +1157,8 @@ MUTATIONS = [
         "consent",
         "a file of refusals that was cut short counts as whole",
         "core/roost/store/withdrawals.py",
-        "            _make(path, (MARK + rest)",
-        "            _make(path, (FREE + rest)",
+        "    return (MARK + b",
+        "    return (FREE + b",
         ("tests/core/store/test_withdrawals.py::test_part_of_a_file_keeps_its_records_and_is_marked",),
     ),
     Mutation(
@@ -1168,6 +1168,22 @@ MUTATIONS = [
         "if offered is not None and not INFO[hook].prompt:",
         "if offered is not None:",
         ("tests/faults/test_answers_in_time.py::test_commands_are_answered_while_all_hooks_hang",),
+    ),
+    Mutation(
+        "consent",
+        "agreements of an older database count",
+        "core/roost/consent.py",
+        "        elif seen.number < stamp.number:\n",
+        "        elif seen.number < 0:\n",
+        ("tests/core/store/test_older_database.py::test_folder_that_knows_one_database_does_not_trust_another",),
+    ),
+    Mutation(
+        "consent",
+        "the data folder forgets the refusals that a database has",
+        "core/roost/consent.py",
+        "                await self._remember(stamp)\n",
+        "",
+        ("tests/core/store/test_older_database.py::test_newer_database_that_is_put_back_is_still_good",),
     ),
 ]
 

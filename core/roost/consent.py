@@ -8,22 +8,26 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
 from roost.errors import ResourceError, StoreError
+from roost.file_errors import explain
+from roost.holder import cannot_use
 from roost.scopes import Scope, finished
 from roost.store import Store
-from roost.store.decisions import Decisions, FileBatch, FileResult, Outcome, Word
+from roost.store.decisions import Decisions, FileBatch, FileResult, Key, Outcome, Stamp, Word, Write
 from roost.store.withdrawals import WithdrawalFile, open_withdrawals
 
 _log = logging.getLogger("roost.consent")
 
 Mode = Literal["opt-in", "notice"]
 Changed = Callable[[int, int], None]
+Decided = Mapping[Key, str | bool]
+"""Decisions of the store: see `Store.consents`."""
 
 AGREE_ID = "roost:consent:agree"
 REFUSE_ID = "roost:consent:refuse"
@@ -35,6 +39,8 @@ VOIDED_S = 2.0
 """How long the record of a failed agreement waits for the local file."""
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 60.0
+REMEMBERED_S = 1.0
+"""How long decisions that the store has wait until the data folder remembers that."""
 ROWS = 500
 """Most decisions of one transaction."""
 DRAINED_S = 1.0
@@ -164,13 +170,25 @@ class StoredConsent:
     """`Consent` over the store and the local file of refusals, all decisions held in memory. Made by `open_consent`.
 
     The rules are those of `roost.store.decisions`.
+
+    Args:
+        store: Where decisions are kept.
+        mode: Of the configuration.
+        file: For those that the store does not have yet.
+        decisions: What counts now.
+        complete: No refusal is missing; else nobody is heard before they agree, whatever the mode.
     """
 
-    def __init__(self, store: Store, mode: Mode, file: WithdrawalFile, decisions: Decisions) -> None:
+    def __init__(
+        self, store: Store, mode: Mode, file: WithdrawalFile, decisions: Decisions, *, complete: bool = True
+    ) -> None:
         self._store = store
-        self._mode: Mode = "opt-in" if file.marked else mode
+        self._mode: Mode = mode if complete else "opt-in"
+        self._keeps_refusals = mode == "notice"
         self._file = file
         self._decisions = decisions
+        self._stamp = file.stamp
+        """The last one, which the store may not have taken."""
         self._callbacks: list[Changed] = []
         self._file_news = asyncio.Event()
         self._store_news = asyncio.Event()
@@ -248,7 +266,7 @@ class StoredConsent:
         Raises:
             ResourceError: The store failed; the decisions do not count any more, and it is tried again.
         """
-        numbers, kept = self._decisions.forget(user_id, keep_refusals=self._mode == "notice")
+        numbers, kept = self._decisions.forget(user_id, keep_refusals=self._keeps_refusals)
         await self._ended(numbers.values())
         return kept
 
@@ -257,7 +275,7 @@ class StoredConsent:
         refused = (
             guild_id for (guild_id, user), word in self._decisions.held.items() if user == user_id and word is False
         )
-        return tuple(sorted(refused)) if self._mode == "notice" else ()
+        return tuple(sorted(refused)) if self._keeps_refusals else ()
 
     def subscribe(self, callback: Changed) -> Callable[[], None]:
         self._callbacks.append(callback)
@@ -393,7 +411,9 @@ class StoredConsent:
                 await self._store_news.wait()
                 continue
             try:
-                await self._store.set_consents({write.key: write.word for write in batch})
+                stamp = self._next_stamp(batch)
+                await self._store.set_consents({write.key: write.word for write in batch}, stamp)
+                await self._remember(stamp)
             except ResourceError as error:
                 if self._error is None:
                     _log.error("%d decisions of members wait for the database: %s", len(batch), error)
@@ -418,6 +438,25 @@ class StoredConsent:
                         await self._store_news.wait()
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
 
+    def _next_stamp(self, batch: Iterable[Write]) -> Stamp | None:
+        """The stamp of a transaction; None for one with agreements alone, which no database has to have."""
+        if all(isinstance(write.word, str) for write in batch):
+            return None
+        # Another at every attempt: one that failed may have been committed.
+        self._stamp = self._stamp._replace(number=self._stamp.number + 1)
+        return self._stamp
+
+    async def _remember(self, stamp: Stamp | None) -> None:
+        """Have the data folder remember a stamp before the local file loses the decisions that came with it.
+
+        A disk that hangs delays that alone: the file is changed in the order in which it was asked.
+        """
+        if stamp is None:
+            return
+        assert self._thread is not None
+        remembered = asyncio.get_running_loop().run_in_executor(self._thread, _remembered, self._file, stamp)
+        await asyncio.wait({remembered}, timeout=REMEMBERED_S)
+
 
 @asynccontextmanager
 async def open_consent(store: Store, mode: Mode, data_dir: Path) -> AsyncIterator[StoredConsent]:
@@ -427,18 +466,81 @@ async def open_consent(store: Store, mode: Mode, data_dir: Path) -> AsyncIterato
         ConfigError: The local file cannot be used.
         ResourceError: The store failed.
     """
-    stored = await store.consents()
+    found = await store.consents()
     file = open_withdrawals(data_dir)
-    if file.marked:
+    try:
+        stored, complete = await _checked(store, file, found)
+    except BaseException:
+        file.close()
+        raise
+    if not complete and mode == "notice":
         _log.error(
-            "more members refused while the database was away than %s has room for, or a part of it is lost: "
-            "nobody is heard before they agree anew; to end that, stop the bot and delete the file",
+            "the consent mode notice counts as opt-in: refusals are missing in the database, so nobody is heard before "
+            "they agree; to have silence count again, stop the bot and delete the file %s",
             file.path,
         )
-        stored = {key: word for key, word in stored.items() if word is False}
-    consent = StoredConsent(store, mode, file, Decisions(stored, file.records()))
+    consent = StoredConsent(store, mode, file, Decisions(stored, file.records()), complete=complete)
     async with consent.writing():
         yield consent
+
+
+async def _checked(store: Store, file: WithdrawalFile, stored: Decided) -> tuple[Decided, bool]:
+    """What counts of the store's decisions, and whether no refusal is missing among them.
+
+    Agreements do not count where the member may have refused since: in a database that lacks refusals that were made
+    with this data folder, and where the local file lost some. They are deleted there, and the members asked anew.
+
+    Raises:
+        ConfigError: The local file cannot be written.
+        ResourceError: The store failed.
+    """
+    seen = await store.seen(file.stamp.folder)
+    stamp = Stamp(file.stamp.folder, max(seen.number, file.stamp.number))
+    complete = seen.complete
+    try:
+        if file.marked:
+            # With a number that no copy of the database has: those lack the lost refusals, too.
+            stamp = stamp._replace(number=stamp.number + 1)
+            stored, complete = await _without_agreements(store, stamp, stored), False
+            _log.error(
+                "more members refused while the database was away than %s has room for, or a part of it is lost: "
+                "agreements do not count any more, and the members are asked anew",
+                file.path,
+            )
+            file.mend(stamp)
+        elif seen.number < stamp.number:
+            # With the same number: the newer database is still good until the next refusal.
+            stored, complete = await _without_agreements(store, stamp, stored), False
+            _log.error(
+                "the database %s lacks refusals that were made with the data folder %s (it is an older copy, or "
+                "another one was in use meanwhile): agreements in it do not count any more, and the members are asked "
+                "anew",
+                store.place,
+                file.path.parent,
+            )
+        elif stored and not stamp.number:
+            # Both are new to each other; from now on the folder knows which database it was.
+            stamp = stamp._replace(number=1)
+            await store.note_folder(stamp)
+        if stamp != file.stamp:
+            file.remember(stamp)
+    except OSError as error:
+        raise cannot_use(file.path, error, f"the data folder {file.path.parent}") from None
+    return stored, complete
+
+
+async def _without_agreements(store: Store, stamp: Stamp, stored: Decided) -> Decided:
+    """Delete all agreements; what is left."""
+    dropped = await store.drop_agreements(stamp)
+    _log.warning("%d agreements were deleted from the database", dropped)
+    return {key: word for key, word in stored.items() if word is False}
+
+
+def _remembered(file: WithdrawalFile, stamp: Stamp) -> None:
+    try:
+        file.remember(stamp)
+    except OSError as error:
+        _log.error("%s cannot note what the database has: %s", file.path, explain(error, file.path))
 
 
 def _terms(word: Word) -> Terms | None:

@@ -364,7 +364,7 @@ async def test_refusals_beyond_the_room_for_them_silence_the_next_start(
                 assert UNHEARD in (await bot.slash("/privacy opt-out", member=member)).content
     lock.__exit__(None, None, None)
     async with running_bot(data_dir=tmp_path, guilds=1) as bot:
-        assert "stop the bot and delete the file" in caplog.text
+        assert "the members are asked anew" in caplog.text
         for member in ("Ada", "Ben", "Cleo"):
             assert not bot.app.plugins.consent.allows(bot.guild.id, bot.member(member))
         assert "You have not decided" in (await bot.slash("/privacy status", member="Cleo")).content

@@ -22,6 +22,7 @@ from roost.store import migrations, tables, traces
 from roost.store.backups import Backups, DeletedBackups
 from roost.store.database import (
     Address,
+    Connection,
     Database,
     Turns,
     check_url,
@@ -32,7 +33,7 @@ from roost.store.database import (
     upsert,
     upsert_all,
 )
-from roost.store.decisions import Key, Word
+from roost.store.decisions import Key, Seen, Stamp, Word
 from roost.store.deletions import Deletions
 from roost.store.documents import Collection as DocumentCollection
 from roost.store.documents import Document, PluginStore, PluginTable, StoredSettings
@@ -65,6 +66,9 @@ COMMAND_RECORDS = "core.commands"
 LARGEST_CHECKED = 64 << 20
 """Bytes of the largest SQLite file that is looked through for damage at each start; that takes a tenth of a second."""
 
+MOST_FOLDERS = 1000
+"""Data folders that one database remembers: a container may start with a new one each time."""
+
 
 class Store:
     """Made by `open_held_store` and `open_store`. Every method raises `ResourceError` when the database fails.
@@ -88,6 +92,11 @@ class Store:
     @property
     def address(self) -> Address:
         return self._database.address
+
+    @property
+    def place(self) -> str:
+        """For people: see `Database.place`."""
+        return self._database.place
 
     def of_plugin(self, plugin: str) -> PluginStore:
         """What one plugin keeps."""
@@ -147,8 +156,12 @@ class Store:
             rows = await connection.execute(query.select_from(table.outerjoin(terms, same)))
             return {(row.guild_id, row.user_id): (row.terms or "") if row.allowed else False for row in rows}
 
-    async def set_consents(self, decisions: Mapping[Key, Word]) -> None:
+    async def set_consents(self, decisions: Mapping[Key, Word], stamp: Stamp | None = None) -> None:
         """Write decisions, all or none; None deletes one.
+
+        Args:
+            decisions: What counts of each member.
+            stamp: Written with them.
 
         Raises:
             ResourceError: The database failed; `StoreError.perhaps_done` says whether it may have them nevertheless.
@@ -174,10 +187,43 @@ class Store:
                         columns = table.c.guild_id == sa.bindparam("guild"), table.c.user_id == sa.bindparam("user")
                         keys_gone = [{"guild": guild_id, "user": user_id} for guild_id, user_id in gone]
                         await connection.execute(sa.delete(table).where(*columns), keys_gone)
+                if stamp is not None:
+                    await _note_stamp(connection, stamp)
                 ended = True
         except StoreError as error:
             error.perhaps_done = ended
             raise
+
+    async def seen(self, folder: str) -> Seen:
+        """What the database has of a data folder."""
+        table = tables.folders
+        query = sa.select(table.c.number, table.c.complete).where(table.c.folder == folder)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        return Seen(0, complete=True) if row is None else Seen(row.number, row.complete)
+
+    async def note_folder(self, stamp: Stamp) -> None:
+        """Remember a data folder that is new to the database; the oldest beyond `MOST_FOLDERS` are forgotten."""
+        table = tables.folders
+        newest = sa.select(table.c.folder).order_by(table.c.noted_at.desc()).limit(MOST_FOLDERS)
+        async with self._database.write() as connection:
+            await _note_stamp(connection, stamp)
+            await connection.execute(sa.delete(table).where(table.c.folder.not_in(newest)))
+
+    async def drop_agreements(self, stamp: Stamp) -> int:
+        """Delete all agreements, for refusals that were made with a data folder are missing here; how many.
+
+        Args:
+            stamp: The database counts as one that has got so far, and as incomplete for its folder.
+        """
+        consent = tables.consent
+        async with self._database.write() as connection:
+            dropped = int((await connection.execute(sa.delete(consent).where(consent.c.allowed))).rowcount)
+            await connection.execute(sa.delete(tables.consent_terms))
+            await _note_stamp(connection, stamp)
+            of_folder = tables.folders.c.folder == stamp.folder
+            await connection.execute(sa.update(tables.folders).where(of_folder).values(complete=False))
+        return dropped
 
     async def guild_config(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What guilds have of their own: (plugin, guild) to dotted key to value."""
@@ -297,6 +343,14 @@ async def _prepare(database: Database) -> None:
         await connection.run_sync(tables.metadata.create_all)
         await connection.run_sync(rename_indexes)
         await traces.prepare(connection, filled=filled)
+
+
+async def _note_stamp(connection: Connection, stamp: Stamp) -> None:
+    table = tables.folders
+    noted = {"number": stamp.number, "noted_at": time.time()}
+    changed = await connection.execute(sa.update(table).where(table.c.folder == stamp.folder).values(**noted))
+    if not changed.rowcount:
+        await connection.execute(sa.insert(table).values(folder=stamp.folder, complete=True, **noted))
 
 
 def _is_filled(connection: sa.Connection) -> bool:

@@ -51,6 +51,34 @@ class Record(NamedTuple):
     word: bool | None
 
 
+class Stamp(NamedTuple):
+    """How far a database has got with the decisions that were made with one data folder.
+
+    Every transaction with a refusal or a withdrawal writes it into the database. The folder remembers the last one
+    before the decisions may leave the local file, so a database with a lower number, or none, lacks some of them: it
+    was restored from a backup, or another one was in use meanwhile.
+
+    Attributes:
+        folder: The random name of the folder, 32 hexadecimal digits.
+        number: Grows with each such transaction; 0 before the first.
+    """
+
+    folder: str
+    number: int
+
+
+class Seen(NamedTuple):
+    """What a database has of one data folder.
+
+    Attributes:
+        number: Of the last stamp; 0 for none.
+        complete: It never lacked a refusal that was made with the folder.
+    """
+
+    number: int
+    complete: bool
+
+
 class Write(NamedTuple):
     """One row of a transaction; None deletes it."""
 

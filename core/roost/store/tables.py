@@ -52,6 +52,15 @@ consent_terms = sa.Table(
     sa.Column("terms", sa.Text, nullable=False, comment="roost.consent.Terms.token; no row for the usual ones"),
 )
 
+folders = sa.Table(
+    "roost_folders",
+    metadata,
+    sa.Column("folder", sa.String(32), primary_key=True, comment="roost.store.decisions.Stamp"),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False, comment="no refusal is missing here"),
+    sa.Column("noted_at", sa.Float, nullable=False, comment="seconds since 1970"),
+)
+
 guild_config = sa.Table(
     "roost_guild_config",
     metadata,

@@ -7,6 +7,10 @@ it takes a free slot, and of two records about one member the higher number coun
 or only the end is there was being written or cleared when the machine stopped, and nobody was told that it is kept;
 anything else without a right checksum is damage, which may have been a refusal, and counts as the mark.
 
+The second and third slot hold the folder's stamp (`roost.store.decisions.Stamp`). They are written in turns, and the
+higher number counts, so that one of them is always whole. A file in which neither is, such as one full of zeros, is
+damaged.
+
 All methods block; one thread at a time.
 """
 
@@ -16,6 +20,7 @@ import hashlib
 import heapq
 import logging
 import os
+import secrets
 import stat
 import struct
 from pathlib import Path
@@ -23,14 +28,20 @@ from typing import Protocol
 
 from roost.file_errors import explain
 from roost.holder import cannot_use
-from roost.store.decisions import FileBatch, FileResult, Key, Record
+from roost.store.decisions import FileBatch, FileResult, Key, Record, Stamp
 
 _log = logging.getLogger("roost.consent")
 
 NAME = "withdrawals.bin"
 SLOT_BYTES = 64
 SLOTS = 4095
-"""As many members may refuse while the store is away; with the mark the file has 256 KiB."""
+"""As many members may refuse while the store is away."""
+STAMPS = (1, 2)
+"""The slots of the stamp."""
+FIRST = 3
+"""The first slot of a record."""
+FORMER_BYTES = 4096 * SLOT_BYTES
+"""Size of the file of earlier versions, which had no stamp."""
 LARGEST_BYTES = 16 << 20
 """Of a file that is read: a later version may have made it larger."""
 MARK = b"more refusals than slots".ljust(SLOT_BYTES, b".")
@@ -41,25 +52,55 @@ _FIELDS = struct.Struct(">8sQQQB")
 _MAGIC = b"roostwd1"
 _WORDS: dict[int, bool | None] = {1: False, 2: None}
 _CODES = {word: code for code, word in _WORDS.items()}
+_STAMP = struct.Struct(">8s16sQ")
+_STAMP_MAGIC = b"roostfol"
 
 
 def encode(record: Record) -> bytes:
     """The slot of a record."""
     guild_id, user_id = record.key
-    fields = _FIELDS.pack(_MAGIC, record.number, guild_id, user_id, _CODES[record.word])
-    body = fields.ljust(SLOT_BYTES - 16, b"\0")
-    return body + hashlib.blake2b(body, digest_size=16).digest()
+    return _sealed(_FIELDS.pack(_MAGIC, record.number, guild_id, user_id, _CODES[record.word]))
 
 
 def decode(slot: bytes) -> Record | None:
     """The record in a slot; None where there is none, or only a part of one."""
-    body, checksum = slot[:-16], slot[-16:]
-    if len(slot) != SLOT_BYTES or hashlib.blake2b(body, digest_size=16).digest() != checksum:
+    if not _is_whole(slot):
         return None
-    magic, number, guild_id, user_id, code = _FIELDS.unpack_from(body)
+    magic, number, guild_id, user_id, code = _FIELDS.unpack_from(slot)
     if magic != _MAGIC or code not in _WORDS:
         return None
     return Record(number, (guild_id, user_id), _WORDS[code])
+
+
+def encode_stamp(stamp: Stamp) -> bytes:
+    """The slot of a stamp."""
+    return _sealed(_STAMP.pack(_STAMP_MAGIC, bytes.fromhex(stamp.folder), stamp.number))
+
+
+def decode_stamp(slot: bytes) -> Stamp | None:
+    """The stamp in a slot; None where there is none, or only a part of one."""
+    if not _is_whole(slot):
+        return None
+    magic, folder, number = _STAMP.unpack_from(slot)
+    return Stamp(folder.hex(), number) if magic == _STAMP_MAGIC else None
+
+
+def new_content(slots: int, stamp: Stamp) -> bytes:
+    """A file without records, with room for so many."""
+    return FREE + encode_stamp(stamp) * len(STAMPS) + FREE * slots
+
+
+def _sealed(fields: bytes) -> bytes:
+    body = fields.ljust(SLOT_BYTES - 16, b"\0")
+    return body + hashlib.blake2b(body, digest_size=16).digest()
+
+
+def _is_whole(slot: bytes) -> bool:
+    return len(slot) == SLOT_BYTES and hashlib.blake2b(slot[:-16], digest_size=16).digest() == slot[-16:]
+
+
+def _new_stamp() -> Stamp:
+    return Stamp(secrets.token_hex(16), 0)
 
 
 class Disk(Protocol):
@@ -118,27 +159,37 @@ class WithdrawalFile:
     Attributes:
         path: Where it is.
         marked: Whether the mark was found: an earlier process had more refusals than slots, or a part of the file was
-            missing or damaged, so that some of them may be lost. The mark then stays until the file is deleted.
+            missing or damaged, so that some of them may be lost. The mark then stays until `mend`.
+        stamp: The last one that the file has; a new one where it has none.
     """
 
     def __init__(self, path: Path, disk: Disk, content: bytes) -> None:
         self.path = path
         self._disk = disk
-        self.marked = content[:SLOT_BYTES] != FREE
+        slots = [content[start : start + SLOT_BYTES] for start in range(0, len(content), SLOT_BYTES)]
+        self.marked = slots[0] != FREE
+        stamps = {slot: stamp for slot in STAMPS if (stamp := decode_stamp(slots[slot])) is not None}
+        self._stamp_slot = max(stamps, key=lambda slot: stamps[slot].number, default=STAMPS[0])
+        self.stamp = stamps.get(self._stamp_slot) or _new_stamp()
+        self._damaged: list[int] = []
         self._slots: dict[Key, dict[int, int]] = {}
         """Slot and number of every record of a member."""
         self._doubtful: set[int] = set()
         """Slots whose last write failed."""
         self._free: list[int] = []
         self._found: dict[Key, Record] = {}
-        for slot in range(1, len(content) // SLOT_BYTES):
-            self._read(slot, content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES])
+        if not stamps:
+            _log.warning("%s: its beginning is damaged", self.path)
+            self.marked = True
+        for slot in range(FIRST, len(slots)):
+            self._read(slot, slots[slot])
 
     def _read(self, slot: int, content: bytes) -> None:
         record = decode(content)
         if record is None:
             if not content.startswith(ABSENT) and not content.endswith(ABSENT):
-                _log.warning("%s: slot %d is damaged; it stays as it is until the file is deleted", self.path, slot)
+                _log.warning("%s: slot %d is damaged", self.path, slot)
+                self._damaged.append(slot)
                 self.marked = True
                 return
             if content != FREE:
@@ -159,6 +210,39 @@ class WithdrawalFile:
 
     def close(self) -> None:
         self._disk.close()
+
+    def remember(self, stamp: Stamp) -> None:
+        """Keep a later stamp of this folder in the place of the last one.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        if trouble := self.trouble():
+            raise OSError(trouble)
+        slot = next(each for each in STAMPS if each != self._stamp_slot)
+        self._write(slot, encode_stamp(stamp))
+        self._disk.sync()
+        self._stamp_slot, self.stamp = slot, stamp
+
+    def mend(self, stamp: Stamp) -> None:
+        """Remove the mark and what is damaged, once the store knows that refusals were lost.
+
+        Args:
+            stamp: The one that the store has.
+
+        Raises:
+            OSError: It could not be written; the mark stays.
+        """
+        for slot in STAMPS:
+            self._write(slot, encode_stamp(stamp))
+        self._disk.sync()  # first: without the mark the stamp alone tells an older database
+        for slot in (0, *self._damaged):
+            self._write(slot, FREE)
+        self._disk.sync()
+        self.stamp, self.marked = stamp, False
+        for slot in self._damaged:
+            heapq.heappush(self._free, slot)
+        self._damaged.clear()
 
     def apply(self, batch: FileBatch) -> FileResult:
         """Carry out a batch; what fails is logged and said in the result."""
@@ -246,15 +330,16 @@ def open_withdrawals(folder: Path) -> WithdrawalFile:
 
 def _open(path: Path) -> tuple[int, bytes]:
     """The descriptor and the content of the file, which has all its room."""
-    whole = (SLOTS + 1) * SLOT_BYTES
+    new = new_content(SLOTS, _new_stamp())
     try:
         content = _content(path)
     except FileNotFoundError:
-        _make(path, bytes(whole))
+        _make(path, new)
     else:
-        if len(content) < whole:  # what is missing may have held refusals
-            rest = content[SLOT_BYTES : len(content) // SLOT_BYTES * SLOT_BYTES]
-            _make(path, (MARK + rest).ljust(whole, b"\0"))
+        if len(content) == FORMER_BYTES != len(new):
+            _make(path, content[:SLOT_BYTES] + new[SLOT_BYTES : FIRST * SLOT_BYTES] + content[SLOT_BYTES:])
+        elif len(content) < len(new):
+            _make(path, _rest_of(content, new))
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if stat.S_IMODE(os.fstat(descriptor).st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
@@ -263,6 +348,19 @@ def _open(path: Path) -> tuple[int, bytes]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _rest_of(content: bytes, new: bytes) -> bytes:
+    """A marked file with what is left in a part of one, of any version: what is missing may have held refusals.
+
+    Args:
+        content: The part.
+        new: A new file.
+    """
+    slots = [content[start : start + SLOT_BYTES] for start in range(0, len(content), SLOT_BYTES)]
+    stamps = [slot for slot in slots if decode_stamp(slot) is not None] or [new[SLOT_BYTES : 2 * SLOT_BYTES]]
+    records = [slot for slot in slots if decode(slot) is not None]
+    return (MARK + b"".join([stamps[0], stamps[-1], *records])).ljust(len(new), b"\0")
 
 
 def _content(path: Path) -> bytes:

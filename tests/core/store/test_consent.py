@@ -135,9 +135,9 @@ async def test_last_of_several_decisions_counts_in_memory_and_on_disk(
     async with opened(tmp_path) as (consent, store):
         write = store.set_consents
 
-        async def slow(decisions: Any) -> None:
+        async def slow(decisions: Any, stamp: Any) -> None:
             await asyncio.sleep(0.01)
-            await write(decisions)
+            await write(decisions, stamp)
             await asyncio.sleep(0.01)
 
         monkeypatch.setattr(store, "set_consents", slow)
@@ -175,7 +175,7 @@ async def test_next_start_finds_a_refusal_that_the_store_never_got(
         await consent.agree(1, 2)
         await consent.agree(1, 3)
 
-        async def away(_decisions: Any) -> None:
+        async def away(_decisions: Any, _stamp: Any) -> None:
             raise StoreError("away")
 
         monkeypatch.setattr(store, "set_consents", away)
@@ -211,12 +211,12 @@ async def test_agreement_whose_commit_failed_is_withdrawn(
     async with opened(tmp_path, url) as (consent, store):
         write, fail = store.set_consents, [True]
 
-        async def commit(decisions: Any) -> None:
+        async def commit(decisions: Any, stamp: Any) -> None:
             if not fail:
-                return await write(decisions)
+                return await write(decisions, stamp)
             fail.clear()
             if committed:
-                await write(decisions)
+                await write(decisions, stamp)
             error = StoreError("the connection was lost")
             error.perhaps_done = True
             raise error
@@ -235,9 +235,9 @@ async def test_agreement_does_not_wait_for_the_store_for_ever(tmp_path: Path, mo
     async with opened(tmp_path) as (consent, store):
         write, free = store.set_consents, asyncio.Event()
 
-        async def hang(decisions: Any) -> None:
+        async def hang(decisions: Any, stamp: Any) -> None:
             await free.wait()
-            await write(decisions)
+            await write(decisions, stamp)
 
         monkeypatch.setattr(store, "set_consents", hang)
         with pytest.raises(ResourceError):
@@ -270,9 +270,9 @@ async def test_decisions_that_come_together_share_transactions(tmp_path: Path, u
         sizes: list[int] = []
         write = store.set_consents
 
-        async def counted(decisions: Any) -> None:
+        async def counted(decisions: Any, stamp: Any) -> None:
             sizes.append(len(decisions))
-            await write(decisions)
+            await write(decisions, stamp)
 
         store.set_consents = counted  # type: ignore[method-assign]
         await asyncio.gather(*(consent.agree(1, user) for user in range(300)))
@@ -293,7 +293,7 @@ async def test_forgetting_while_the_store_is_away_counts_after_the_next_start(
         await consent.agree(1, 2)
         await consent.opt_out(3, 2)
 
-        async def away(_decisions: Any) -> None:
+        async def away(_decisions: Any, _stamp: Any) -> None:
             raise StoreError("away")
 
         monkeypatch.setattr(store, "set_consents", away)

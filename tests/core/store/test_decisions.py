@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from withdrawal_disk import DiskFullError, LossyDisk
+from withdrawal_disk import LossyDisk, stopping_after
 
 from roost.store.decisions import Decisions, FileBatch, FileResult, Key, Outcome, Record, Word, Write
 
@@ -235,17 +233,6 @@ def test_refusals_beyond_the_slots_leave_a_mark_until_the_store_has_them() -> No
     write()
     assert not disk.opened().marked
     assert disk.opened().records() == []
-
-
-def stopping_after(operations: int) -> Callable[[str], None]:
-    """For `LossyDisk.before`: every operation after so many fails."""
-    left = iter(range(operations))
-
-    def stops(_operation: str) -> None:
-        if next(left, None) is None:
-            raise DiskFullError
-
-    return stops
 
 
 class Machine(RuleBasedStateMachine):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from withdrawal_disk import DiskFullError, LossyDisk
+from withdrawal_disk import DiskFullError, LossyDisk, stopping_after
 
 from roost.errors import ConfigError
-from roost.store.decisions import FileBatch, FileResult, Key, Record, Word
-from roost.store.withdrawals import NAME, SLOT_BYTES, SLOTS, decode, encode, open_withdrawals
+from roost.store.decisions import FileBatch, FileResult, Key, Record, Stamp, Word
+from roost.store.withdrawals import FIRST, FORMER_BYTES, MARK, NAME, SLOT_BYTES, SLOTS, decode, encode, open_withdrawals
 
 pytestmark = pytest.mark.unit
 
@@ -96,17 +97,17 @@ def test_file_is_closed_to_others_and_never_grows(tmp_path: Path) -> None:
     path = tmp_path / NAME
     for _ in range(2):
         file = open_withdrawals(tmp_path)
-        assert path.stat().st_size == (SLOTS + 1) * SLOT_BYTES
+        assert path.stat().st_size == (SLOTS + FIRST) * SLOT_BYTES
         assert path.stat().st_blocks * 512 >= path.stat().st_size, "its room is its own, on a disk that fills up too"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         file.apply(FileBatch(tuple(Record(n + 1, (n, 1), False) for n in range(SLOTS)), {}, unmark=False))
-        assert path.stat().st_size == (SLOTS + 1) * SLOT_BYTES
+        assert path.stat().st_size == (SLOTS + FIRST) * SLOT_BYTES
         file.close()
         path.chmod(0o644)
     assert len(open_withdrawals(tmp_path).records()) == SLOTS
 
 
-def test_more_refusals_than_slots_leave_a_mark_that_only_the_operator_removes(tmp_path: Path) -> None:
+def test_more_refusals_than_slots_leave_a_mark_until_it_is_mended(tmp_path: Path) -> None:
     file = open_withdrawals(tmp_path)
     many = tuple(Record(n + 1, (n, 1), False) for n in range(SLOTS + 1))
     assert file.apply(FileBatch(many, {}, unmark=False)).without_slot == {(SLOTS, 1)}
@@ -119,10 +120,12 @@ def test_more_refusals_than_slots_leave_a_mark_that_only_the_operator_removes(tm
     file = open_withdrawals(tmp_path)
     assert file.marked
     assert file.records() == []
+    stamp = Stamp(file.stamp.folder, 8)
+    file.mend(stamp)
     file.close()
-    (tmp_path / NAME).unlink()
     file = open_withdrawals(tmp_path)
     assert not file.marked
+    assert file.stamp == stamp
     file.close()
 
 
@@ -132,7 +135,7 @@ def test_part_of_a_file_keeps_its_records_and_is_marked(tmp_path: Path, length: 
     (tmp_path / NAME).write_bytes(content)
     file = open_withdrawals(tmp_path)
     assert [record.key for record in file.records()] == ([ADA, BEN] if length > 100 else [])
-    assert (tmp_path / NAME).stat().st_size == (SLOTS + 1) * SLOT_BYTES
+    assert (tmp_path / NAME).stat().st_size == (SLOTS + FIRST) * SLOT_BYTES
     assert file.marked
     file.close()
 
@@ -156,6 +159,48 @@ def test_damaged_record_may_have_been_a_refusal(byte: int | None, marked: bool, 
         file.apply(FileBatch((Record(9, BEN, False),), {}, unmark=False))
         file.apply(FileBatch((), {BEN: 9}, unmark=True))
         file.close()
+    file = open_withdrawals(tmp_path)
+    file.mend(file.stamp)
+    file.close()
+    file = open_withdrawals(tmp_path)
+    assert not file.marked
+    file.close()
+
+
+@pytest.mark.parametrize("mending", [False, True])
+def test_stop_at_any_byte_leaves_a_stamp_or_the_mark(mending: bool) -> None:
+    stamps = [Stamp("5a" * 16, number) for number in range(9)]
+    for operation in range(6):
+        for arrived in range(SLOT_BYTES + 1):
+            disk = LossyDisk(4)
+            file = disk.opened()
+            for stamp in stamps[1:7]:
+                file.remember(stamp)
+            if mending:
+                file.apply(FileBatch(tuple(Record(n, (n, 1), False) for n in range(5)), {}, unmark=False))
+                file = disk.opened()
+                assert file.marked
+            disk.before = stopping_after(operation)
+            with contextlib.suppress(DiskFullError):
+                (file.mend if mending else file.remember)(stamps[7])
+            found = disk.after_power_loss(lambda _number, arrived=arrived: arrived)
+            opened = LossyDisk(4, found).opened()
+            if not opened.marked:
+                assert opened.stamp in (stamps[7:8] if mending else stamps[6:8])
+
+
+def test_file_of_an_earlier_version_keeps_all_it_has(tmp_path: Path) -> None:
+    records = encode(Record(7, ADA, False)) + encode(Record(8, BEN, None))
+    for mark, marked in ((bytes(SLOT_BYTES), False), (MARK, True)):
+        (tmp_path / NAME).write_bytes((mark + records).ljust(FORMER_BYTES, b"\0"))
+        file = open_withdrawals(tmp_path)
+        assert file.marked is marked
+        assert [record.key for record in file.records()] == [ADA, BEN]
+        assert file.stamp.number == 0
+        again = open_withdrawals(tmp_path)
+        assert again.stamp == file.stamp
+        file.close()
+        again.close()
 
 
 def test_file_of_something_else_lets_nobody_be_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

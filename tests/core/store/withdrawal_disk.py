@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from roost.store.withdrawals import SLOT_BYTES, WithdrawalFile
+from roost.store.decisions import Stamp
+from roost.store.withdrawals import WithdrawalFile, new_content
 
 
 class DiskFullError(OSError):
     """Made to happen by a test."""
 
 
+def stopping_after(operations: int) -> Callable[[str], None]:
+    """For `LossyDisk.before`: every operation after so many fails."""
+    left = iter(range(operations))
+
+    def stops(_operation: str) -> None:
+        if next(left, None) is None:
+            raise DiskFullError
+
+    return stops
+
+
 class LossyDisk:
     """`roost.store.withdrawals.Disk` in memory."""
 
     def __init__(self, slots: int, content: bytes = b"") -> None:
-        self.durable = bytearray(content.ljust((slots + 1) * SLOT_BYTES, b"\0"))
+        self.durable = bytearray(content or new_content(slots, Stamp("5a" * 16, 0)))
         self.pending: list[tuple[int, bytes]] = []
         self.before: Callable[[str], None] = lambda operation: None
         """Called before each write and sync; may raise."""

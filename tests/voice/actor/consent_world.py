@@ -23,7 +23,7 @@ from roost.dispatch import Dispatcher
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.hooks import Deny, hookimpl
 from roost.scopes import Scope
-from roost.store.decisions import Decisions, Key, Word
+from roost.store.decisions import Decisions, Key, Stamp, Word
 from roost.store.withdrawals import WithdrawalFile
 from roost_voice import session as session_module
 from roost_voice.moves import Wish
@@ -66,7 +66,7 @@ class Database:
         self.freed = asyncio.Event()
         self._dice = dice
 
-    async def set_consents(self, decisions: Mapping[Key, Word]) -> None:
+    async def set_consents(self, decisions: Mapping[Key, Word], stamp: Stamp | None) -> None:
         if self.health is Health.STUCK:
             await self.freed.wait()
         if self.health is Health.BUSY:
