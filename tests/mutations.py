@@ -1162,7 +1162,7 @@ MUTATIONS = [
         ("tests/core/store/test_withdrawals.py::test_part_of_a_file_keeps_its_records_and_is_marked",),
     ),
     Mutation(
-        "small",
+        "answers",
         "answers of commands wait until failures are handled",
         "core/roost/dispatch.py",
         "if offered is not None and not INFO[hook].prompt:",
@@ -1184,6 +1184,17 @@ MUTATIONS = [
         "                await self._remember(stamp)\n",
         "",
         ("tests/core/store/test_older_database.py::test_newer_database_that_is_put_back_is_still_good",),
+    ),
+    Mutation(
+        "answers",
+        "nobody reads that a deferred command takes long",
+        "core/roost/deferral.py",
+        "            await _say_slow(interaction)\n",
+        "            pass\n",
+        (
+            "tests/faults/test_answers_in_time.py"
+            "::test_members_read_that_a_database_which_does_not_answer_is_waited_for",
+        ),
     ),
 ]
 

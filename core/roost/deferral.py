@@ -7,14 +7,69 @@ that everybody sees is seen by everybody, unless the deferral is taken back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
+import hikari
 import lightbulb
 
+from roost.i18n import FOLDER, Texts
+
+_log = logging.getLogger("roost.commands")
+
 T = TypeVar("T")
+TEXTS = Texts(Path(__file__).parent / "commands" / FOLDER)
 LATE_S = 1.0
 """How long a command may look before it defers its answer: Discord waits 3 s for the first one."""
+SLOW_S = 15.0
+"""When work that is not done yet is said to go on; a database that is locked has refused by then."""
+SLOW = (
+    "That takes longer than usual, for example because my database does not answer. I go on, and answer here when it "
+    "is done. If there is no answer in 15 minutes, use the command again."
+)
+
+
+async def defer_for(ctx: lightbulb.Context, work: Callable[[], Awaitable[T]]) -> T:
+    """Defer the answer of a command, for its member alone, and do the work; see `patiently`.
+
+    Raises:
+        BaseException: What the deferral raised, before the work began, or what the work raised.
+    """
+    await ctx.defer(ephemeral=True)
+    return await patiently(ctx.interaction, work())
+
+
+async def patiently(interaction: hikari.CommandInteraction | hikari.ModalInteraction, work: Awaitable[T]) -> T:
+    """Do the work of an interaction whose answer is deferred; return what it returned.
+
+    After `SLOW_S` the deferred answer tells the member that the work goes on, unless it says something already.
+
+    Raises:
+        BaseException: What the work raised.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=SLOW_S)
+        if not done:
+            await _say_slow(interaction)
+        return await task
+    finally:
+        task.cancel()
+
+
+async def _say_slow(interaction: hikari.CommandInteraction | hikari.ModalInteraction) -> None:
+    """Tell the member that work takes long; what Discord refuses is logged."""
+    try:
+        first = await interaction.fetch_initial_response()
+        if first.flags & hikari.MessageFlag.LOADING:
+            text = TEXTS(interaction, "slow", SLOW)
+            await interaction.edit_initial_response(
+                text, mentions_everyone=False, user_mentions=False, role_mentions=False
+            )
+    except Exception as error:  # noqa: BLE001 - an answer of another shape raises anything
+        _log.warning("a member could not be told that it goes on: %s", type(error).__name__)
 
 
 async def defer_if_late(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral: bool = False) -> T:

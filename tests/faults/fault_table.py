@@ -472,6 +472,8 @@ ROWS: tuple[Row, ...] = (
     Row(320, 3, "every hook of two plugins hangs while a command is decided about, a member's call is asked for and the failure is handled",
         "commands are answered or deferred all the same: no answer waits for `handle_error`",
         "`/privacy status` answers; a command that those plugins decide about is refused."),
+    Row(321, 15, "the database does not answer, say PostgreSQL is stopped, while a deferred command needs it",
+        "goes on with the work, and answers when it is done", "After 15 s the reply says that it takes longer."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

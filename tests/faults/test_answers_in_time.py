@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_last_word import locked
 from roost import deferral
 from roost.hooks import Deny, Meta, hookimpl
 from roost.store import database
+from roost.store.database import Database
 from roost.testing.kit import RoostBot, running_bot
 from roost_stt import checks, commands
 from roost_stt.worker_owner import WorkerOwner
@@ -204,3 +206,42 @@ async def test_commands_are_answered_while_all_hooks_hang(tmp_path: Path, fault:
             status, refused = await asyncio.gather(bot.slash("/privacy status"), bot.slash("/voice status"))
         assert "You have not decided" in status.content
         assert "failed in its check" in refused.content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(321)
+async def test_members_read_that_a_database_which_does_not_answer_is_waited_for(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deferral, "SLOW_S", 0.5)
+    answers, connected = asyncio.Event(), Database._connected
+    answers.set()
+
+    @contextlib.asynccontextmanager
+    async def slowly(self: Database, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        await answers.wait()
+        async with connected(self, *arguments, **options) as connection:
+            yield connection
+
+    monkeypatch.setattr(Database, "_connected", slowly)
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings=SETTINGS, guilds=1) as bot:
+        rule = {"command": "voice join", "who": str(bot.member("Ben")), "action": "deny"}
+        used: dict[str, dict[str, Any]] = {
+            "/privacy my-data": {},
+            "/config set": {"plugin": "stt", "key": "hints", "value": "owl"},
+            "/config reset": {"plugin": "stt", "key": "hints"},
+            "/config access add": rule,
+            "/plugins disable": {"plugin": "stt"},
+            "/transcribe language": {"language": "german"},
+            "/transcript list": {},
+            "/transcript export": {"transcript": "none"},
+        }
+        answers.clear()
+        asked = {
+            command: asyncio.ensure_future(bot.replies(command, member="Mod", wait_s=10, **options))
+            for command, options in used.items()
+        }
+        with fault.clock(scaled=False):
+            said = {command: (await replies)[0].content for command, replies in asked.items()}
+        answers.set()
+        assert {command for command, text in said.items() if "takes longer than usual" in text} == set(used)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hikari
 import lightbulb
 
 from roost.access import ALWAYS, EVERYTHING, ROLE, USER, Rule, decide
+from roost.deferral import defer_for
 
 if TYPE_CHECKING:
     from roost.commands.registry import CommandRegistry
@@ -22,6 +24,7 @@ _log = logging.getLogger("roost.commands")
 
 MOST_RULES = 200
 """Of one server."""
+EVERYBODYS = "/{path} belongs to every member: nobody can be kept from it."
 LIMIT = 1900
 RESCUE = "config"
 """The command that administrators can always use: a rule must not lock everybody out."""
@@ -145,16 +148,29 @@ def add_access_commands(group: lightbulb.Group, access: Access, registry: Comman
         known = [EVERYTHING, *registry.paths()]
         await ctx.respond([path for path in known if typed in path and path.split(" ")[0] not in ALWAYS][:25])
 
-    async def typed_rule(ctx: lightbulb.Context, path: str, subject: int, allowed: bool) -> Rule | None:
-        """The rule, or None when there is no such command; then that has been said."""
+    def typed_rule(ctx: lightbulb.Context, path: str, subject: int, allowed: bool) -> Rule:
         resolved = ctx.interaction.resolved
         roles = {int(role) for role in resolved.roles} if resolved is not None else set()
         assert ctx.guild_id is not None
-        rule = rule_of(int(ctx.guild_id), path, subject, allowed, roles)
+        return rule_of(int(ctx.guild_id), path, subject, allowed, roles)
+
+    async def add(guild_id: int, rule: Rule) -> str:
         if rule.path.split(" ")[0] in ALWAYS:
-            await _reply(ctx, f"/{rule.path} belongs to every member: nobody can be kept from it.")
-            return None
-        return rule
+            return EVERYBODYS.format(path=rule.path)
+        if rule.path not in (EVERYTHING, *registry.paths()):
+            return f"There is no command /{plain(rule.path)}. `/plugins info` lists a plugin's commands."
+        if len(access.rules(guild_id)) >= MOST_RULES:
+            return f"This server has {MOST_RULES} rules already. Rules about roles need fewer."
+        await access.add(guild_id, rule)
+        return f"The rule “{access.named(guild_id, rule)}” counts from now on."
+
+    async def remove(guild_id: int, rule: Rule) -> str:
+        if rule.path.split(" ")[0] in ALWAYS:
+            return EVERYBODYS.format(path=rule.path)
+        known = next((each for each in access.rules(guild_id) if each in (rule, _opposite(rule))), None)
+        if known is None or not await access.remove(guild_id, known):
+            return "There is no such rule; `/config access list` shows them."
+        return f"The rule “{access.named(guild_id, known)}” is gone."
 
     @sub.register
     class Add(lightbulb.SlashCommand, name="add", description="Allow or deny a command to a role or a member"):
@@ -166,20 +182,8 @@ def add_access_commands(group: lightbulb.Group, access: Access, registry: Comman
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
             guild_id = int(ctx.guild_id)
-            await ctx.defer(ephemeral=True)  # the store may take its time
-            rule = await typed_rule(ctx, self.command, int(self.who), self.action == "allow")
-            if rule is None:
-                return
-            if rule.path not in (EVERYTHING, *registry.paths()):
-                await _reply(
-                    ctx, f"There is no command /{plain(rule.path)}. `/plugins info` lists a plugin's commands."
-                )
-                return
-            if len(access.rules(guild_id)) >= MOST_RULES:
-                await _reply(ctx, f"This server has {MOST_RULES} rules already. Rules about roles need fewer.")
-                return
-            await access.add(guild_id, rule)
-            await _reply(ctx, f"The rule “{access.named(guild_id, rule)}” counts from now on.")
+            rule = typed_rule(ctx, self.command, int(self.who), self.action == "allow")
+            await _reply(ctx, await defer_for(ctx, partial(add, guild_id, rule)))
 
     @sub.register
     class Remove(lightbulb.SlashCommand, name="remove", description="Remove a rule"):
@@ -190,15 +194,8 @@ def add_access_commands(group: lightbulb.Group, access: Access, registry: Comman
         async def invoke(self, ctx: lightbulb.Context) -> None:
             assert ctx.guild_id is not None
             guild_id = int(ctx.guild_id)
-            await ctx.defer(ephemeral=True)  # the store may take its time
-            rule = await typed_rule(ctx, self.command, int(self.who), True)
-            if rule is None:
-                return
-            known = next((each for each in access.rules(guild_id) if each in (rule, _opposite(rule))), None)
-            if known is None or not await access.remove(guild_id, known):
-                await _reply(ctx, "There is no such rule; `/config access list` shows them.")
-                return
-            await _reply(ctx, f"The rule “{access.named(guild_id, known)}” is gone.")
+            rule = typed_rule(ctx, self.command, int(self.who), True)
+            await _reply(ctx, await defer_for(ctx, partial(remove, guild_id, rule)))
 
     @sub.register
     class List(lightbulb.SlashCommand, name="list", description="All rules of this server"):

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hikari
@@ -16,6 +17,7 @@ import lightbulb
 from pydantic import BaseModel
 
 from roost.commands.access import Access, add_access_commands, plain
+from roost.deferral import defer_for, patiently
 from roost.errors import ConfigError, RoostError
 from roost.schema import Setting
 
@@ -196,7 +198,7 @@ class Configure:
             role_mentions=False,
         )
         try:
-            answer = await self.change(form.plugin, form.guild_id, texts, reset)
+            answer = await patiently(interaction, self.change(form.plugin, form.guild_id, texts, reset))
         except RoostError as error:
             answer = f"That did not work. {error}"
         await interaction.edit_initial_response(
@@ -290,8 +292,8 @@ def config_loader(configure: Configure, access: Access, registry: CommandRegistr
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)
-            await _reply(ctx, await configure.change(self.plugin, _guild(ctx), {self.key: self.value}))
+            change = partial(configure.change, self.plugin, _guild(ctx), {self.key: self.value})
+            await _reply(ctx, await defer_for(ctx, change))
 
     @group.register
     class Reset(lightbulb.SlashCommand, name="reset", description="Take the bot's own value again"):
@@ -300,11 +302,9 @@ def config_loader(configure: Configure, access: Access, registry: CommandRegistr
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)
-            all_keys = tuple(each.key for each in configure.settings(self.plugin))
-            await _reply(
-                ctx, await configure.change(self.plugin, _guild(ctx), {}, (self.key,) if self.key else all_keys)
-            )
+            keys = (self.key,) if self.key else tuple(each.key for each in configure.settings(self.plugin))
+            change = partial(configure.change, self.plugin, _guild(ctx), {}, keys)
+            await _reply(ctx, await defer_for(ctx, change))
 
     @group.register
     class Edit(lightbulb.SlashCommand, name="edit", description="Fill in a form, five settings on a page"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import hikari
 import lightbulb
 
 from roost.commands.registry import OWNERS_GROUP
+from roost.deferral import defer_for
 from roost.errors import RoostError
 from roost.hooks import NO_VERSION
 from roost.logs import redact
@@ -60,11 +62,10 @@ async def _reply(ctx: lightbulb.Context, text: str) -> None:
     await ctx.respond(shown, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)
 
 
-async def _answer(ctx: lightbulb.Context, work: Awaitable[str]) -> None:
+async def _answer(ctx: lightbulb.Context, work: Callable[[], Awaitable[str]]) -> None:
     """Do something that may take a while, and say what came of it in its own words or its error's."""
-    await ctx.defer(ephemeral=True)
     try:
-        text = await work
+        text = await defer_for(ctx, work)
     except RoostError as error:
         text = redact(f"That did not work. {error}")
     except hikari.HikariError as error:
@@ -259,7 +260,7 @@ def plugins_loader(host: PluginHost, owns: Callable[[int], Awaitable[bool]]) -> 
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, switch(host, self.plugin, _guild(ctx), True))
+            await _answer(ctx, partial(switch, host, self.plugin, _guild(ctx), True))
 
     @group.register
     class Disable(lightbulb.SlashCommand, name="disable", description="Switch a plugin off in this server"):
@@ -267,7 +268,7 @@ def plugins_loader(host: PluginHost, owns: Callable[[int], Awaitable[bool]]) -> 
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await _answer(ctx, switch(host, self.plugin, _guild(ctx), False))
+            await _answer(ctx, partial(switch, host, self.plugin, _guild(ctx), False))
 
     loader = lightbulb.Loader()
     loader.command(group)
@@ -303,9 +304,6 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
     plugins = group.subgroup("plugins", "Load and unload plugins in the whole bot")
     suggest = _suggest(host)
 
-    async def run(ctx: lightbulb.Context, work: Callable[[], Awaitable[str]]) -> None:
-        await _answer(ctx, work())
-
     @plugins.register
     class Load(lightbulb.SlashCommand, name="load", description="Load a plugin"):
         plugin = lightbulb.string("plugin", _NAME, autocomplete=suggest)
@@ -315,7 +313,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
             async def work() -> str:
                 return _loaded(await host.load(self.plugin))
 
-            await run(ctx, work)
+            await _answer(ctx, work)
 
     @plugins.register
     class Unload(lightbulb.SlashCommand, name="unload", description="Unload a plugin and what needs it"):
@@ -329,7 +327,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
                     return f"**{self.plugin}** is not loaded."
                 return "\n".join(_unloaded(host.records[name]) for name in gone)
 
-            await run(ctx, work)
+            await _answer(ctx, work)
 
     @plugins.register
     class Reload(lightbulb.SlashCommand, name="reload", description="Put a plugin's code of now in place"):
@@ -340,7 +338,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
             async def work() -> str:
                 return _loaded(await host.reload(self.plugin))
 
-            await run(ctx, work)
+            await _answer(ctx, work)
 
     @plugins.register
     class Unquarantine(lightbulb.SlashCommand, name="unquarantine", description="Call a quarantined plugin again"):
@@ -351,7 +349,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
             async def work() -> str:
                 return _loaded(await host.unquarantine(self.plugin))
 
-            await run(ctx, work)
+            await _answer(ctx, work)
 
     @plugins.register
     class Check(lightbulb.SlashCommand, name="check", description="Look for plugins and say which would load"):
@@ -360,7 +358,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
             async def work() -> str:
                 return report(await host.check())
 
-            await run(ctx, work)
+            await _answer(ctx, work)
 
     @group.register
     class Shutdown(lightbulb.SlashCommand, name="shutdown", description="Stop this bot"):

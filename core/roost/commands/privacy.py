@@ -16,7 +16,7 @@ from roost.audio import CallStatus, Unheard, Unshown
 from roost.commands.personal_data import Outcome, PersonalData, as_file
 from roost.confirming import Confirmations
 from roost.consent import REFUSE_ID, USUAL, StoredConsent, Terms, agreed_terms
-from roost.deferral import defer_during, defer_if_late
+from roost.deferral import defer_during, defer_for, defer_if_late
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.i18n import Texts
 
@@ -296,10 +296,12 @@ def privacy_loader(
     class MyData(lightbulb.SlashCommand, name="my-data", description="Get everything that is held about you"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)
-            async with one_at_a_time:
-                outcome = await data.export(int(ctx.user.id))
-                file = await asyncio.to_thread(as_file, outcome, int(ctx.user.id))
+            async def export() -> tuple[Outcome, bytes]:
+                async with one_at_a_time:
+                    outcome = await data.export(int(ctx.user.id))
+                    return outcome, await asyncio.to_thread(as_file, outcome, int(ctx.user.id))
+
+            outcome, file = await defer_for(ctx, export)
             if len(file) > FILE_LIMIT_BYTES:
                 await _reply(ctx, TEXTS(ctx, "too-big", TOO_BIG))
                 return

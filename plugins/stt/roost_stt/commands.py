@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
-from roost.deferral import answer_alone, defer_during, defer_if_late
+from roost.deferral import answer_alone, defer_during, defer_for, defer_if_late, patiently
 from roost.errors import RoostError
 from roost_stt import checks
 from roost_stt.languages import language_code, suggestions
@@ -91,8 +91,8 @@ def transcribe_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)  # the store may take its time
-            await _answer_alone(ctx, functools.partial(_language, plugin, ctx, self.language))
+            choose = functools.partial(_language, plugin, ctx, self.language)
+            await _answer_alone(ctx, functools.partial(defer_for, ctx, choose))
 
     @group.register
     class Status(lightbulb.SlashCommand, name="status", description="Is anything being transcribed, and how well?"):
@@ -130,10 +130,10 @@ async def _answer(
     try:
         # Whoever sees a deferred answer is settled with the deferring.
         if ends:
-            text = await defer_during(ctx, make())
+            text = await defer_during(ctx, patiently(ctx.interaction, make()))
         else:
             await ctx.defer(ephemeral=False)
-            text = await make()
+            text = await patiently(ctx.interaction, make())
     except RoostError as error:
         text = str(error)
     # An answer that stands already, because the member was told to wait, is changed as well as one that is deferred.

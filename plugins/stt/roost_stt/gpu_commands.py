@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import lightbulb
 
+from roost.deferral import defer_for
 from roost.errors import RoostError
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ def gpu_loader(plugin: SttPlugin) -> lightbulb.Loader:
     class Status(lightbulb.SlashCommand, name="status", description="Who uses how much of the card"):
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)  # a driver may take its time
-            await _answer(ctx, plugin.gpu_status())
+            await _answer(ctx, plugin.gpu_status)
 
     @gpu.register
     class Release(lightbulb.SlashCommand, name="release", description="End the speech worker and give the card back"):
@@ -31,17 +32,16 @@ def gpu_loader(plugin: SttPlugin) -> lightbulb.Loader:
 
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
-            await ctx.defer(ephemeral=True)
-            await _answer(ctx, plugin.release_gpu(force=self.force))
+            await _answer(ctx, partial(plugin.release_gpu, force=self.force))
 
     loader = lightbulb.Loader()
     loader.command(group)
     return loader
 
 
-async def _answer(ctx: lightbulb.Context, made: Awaitable[str]) -> None:
+async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str]]) -> None:
     try:
-        text = await made
+        text = await defer_for(ctx, make)
     except RoostError as error:
         text = str(error)
     await ctx.respond(text, ephemeral=True, mentions_everyone=False, user_mentions=False, role_mentions=False)

@@ -16,6 +16,7 @@ import lightbulb
 
 from roost.audience import can_be_in, can_read, place_of
 from roost.confirming import Outcome
+from roost.deferral import defer_for
 from roost.errors import ResourceError, RoostError, UsageError
 from roost.i18n import counted
 from roost.permissions import effective_in
@@ -144,9 +145,8 @@ async def _answer(ctx: lightbulb.Context, make: Callable[[], Awaitable[str | Non
 
     `make` may reply itself and return None.
     """
-    await ctx.defer(ephemeral=True)
     try:
-        made = await make()
+        made = await defer_for(ctx, make)
     except RoostError as error:
         made = str(error)
     if made is not None:
