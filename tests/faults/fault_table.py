@@ -469,6 +469,8 @@ ROWS: tuple[Row, ...] = (
         "as row 315", "As row 315."),
     Row(317, 5, "the disk zeroes the local record of refusals, which may have held some that the database lacks",
         "takes it for damage: as row 315", "As row 315."),
+    Row(319, 15, "a second process is started on another name (a hard link) of the database's file",
+        "refuses the second process in one line; the first one is not touched", NOTHING),
     Row(320, 3, "every hook of two plugins hangs while a command is decided about, a member's call is asked for and the failure is handled",
         "commands are answered or deferred all the same: no answer waits for `handle_error`",
         "`/privacy status` answers; a command that those plugins decide about is refused."),

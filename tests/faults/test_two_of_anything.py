@@ -18,6 +18,7 @@ from pg_server import Server
 
 from roost.demo.bot_process import run_bot
 from roost.instances import hold_instance
+from roost.store.database import FILE_NAME
 
 pytestmark = pytest.mark.e2e
 
@@ -60,6 +61,20 @@ async def test_a_second_process_on_the_folder_is_refused_and_the_first_keeps_its
         assert await scene.log("op4", "voice_state", "gateway_identify", "rest") == before
         assert await scene.place() == scene.voice[0]
         assert "Already" in await scene.join()
+        first.terminate()
+        assert await first.wait(10) == 0
+
+
+@pytest.mark.fault(319)
+async def test_a_second_process_on_another_name_of_the_database_is_refused(fault: Fault, tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    other.mkdir(0o700)
+    async with scenes(tmp_path) as scene, scene.bot() as first:
+        os.link(data / FILE_NAME, other / FILE_NAME)
+        with fault.clock(ENDS_S, scaled=False):
+            status, line = await refused(scene, other)
+        assert status == 3
+        assert f"the database {other / FILE_NAME}, by another name of its file, is in use by another process" in line
         first.terminate()
         assert await first.wait(10) == 0
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import hashlib
 import os
 import socket
 import sqlite3
 import stat
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -36,6 +38,10 @@ KEY = "store.url"
 FILE_NAME = "roost.sqlite3"
 BUSY_MS = 10_000
 """How long a write waits for another one in SQLite."""
+HELD_BYTE = 1 << 62
+"""What a process that holds SQLite's file locks in it; SQLite's own locks are far below."""
+_FLOCK = struct.Struct("@hhqqi4x")
+"""``struct flock``: type, whence, start, length, process."""
 _REFUSED_S = 0.02
 """Between two attempts to switch a new database to its write-ahead log."""
 POSTGRESQL_PORT = 5432
@@ -138,6 +144,7 @@ class Database:
         self._writable = asyncio.Event()
         """Cleared while `alone` keeps writes waiting."""
         self._writable.set()
+        self._held: int | None = None
 
     @property
     def address(self) -> Address:
@@ -170,6 +177,28 @@ class Database:
             return ""  # the next statement fails with the reason
         what = "emptied" if emptied and os.path.samestat(now, self._opened) else "replaced"
         return f"the database {self.file} was {what} while the bot ran; stop the bot first, then replace the file"
+
+    def hold(self) -> bool:
+        """Lock SQLite's file itself until `close`, whatever name leads to it; False when another process holds it.
+
+        Raises:
+            OSError: The file cannot be locked.
+        """
+        assert self.file is not None
+        # Of the open file: unlike other locks it stays when SQLite closes a descriptor of its own.
+        self._held = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self._held, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, HELD_BYTE, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close all connections, then the file: closing that drops the locks of connections that are open."""
+        await self.engine.dispose()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     async def session(self, *, command_s: float = CONNECT_S) -> AsyncConnection:
         """A connection outside the pool and outside any transaction, which the caller closes. PostgreSQL only.
@@ -342,11 +371,11 @@ async def open_database(data_dir: Path, url: str | None) -> AsyncIterator[Databa
         ConfigError: The URL is wrong, or the database refuses us.
         ResourceError: The database cannot be reached.
     """
-    engine = _make_engine(data_dir, url)
+    database = Database(_make_engine(data_dir, url), data_dir)
     try:
-        yield Database(engine, data_dir)
+        yield database
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 def sqlite_file(data_dir: Path, url: str | None) -> Path | None:

@@ -1,8 +1,9 @@
 """Owner and holder of the database: the bot that the data belongs to, and the process that uses it now.
 
-SQLite: a lock file beside the database. PostgreSQL: an advisory lock, keyed by the bot, of a session of its own for as
-long as the process lives. The server frees it with the connection, which keep-alives end when the machine is gone. A
-pooler that shares one session among several clients must not stand in between.
+SQLite: a lock file beside the database, which names the holder, and a lock of the database's file itself, which other
+names of the file (hard links) lead to, too. PostgreSQL: an advisory lock, keyed by the bot, of a session of its own for
+as long as the process lives. The server frees it with the connection, which keep-alives end when the machine is gone.
+A pooler that shares one session among several clients must not stand in between.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from roost.errors import ConfigError, HeldError, ResourceError, StoreCause, StoreError
-from roost.holder import Holder, LockFile, Owner, hold_file, in_use, refuse_another
+from roost.holder import Holder, LockFile, Owner, cannot_use, hold_file, in_use, refuse_another
 from roost.store import tables
 from roost.store.database import KEY, Connection, Database, exclusive, translated, upsert
 
@@ -105,10 +107,19 @@ class StoreHold:
                 lock = file.with_name(f"{file.name}.lock")
                 held = hold_file(lock, self._holder, self._what, ANOTHER_DATABASE)
                 self._lock_file = stack.enter_context(held)
+                self._hold_itself(file)
             await self._check_owner(opening=True)
             return
         stack.push_async_callback(self._drop)
         await self._take(opening=True)
+
+    def _hold_itself(self, file: Path) -> None:
+        try:
+            is_held = self._database.hold()
+        except OSError as error:
+            raise cannot_use(file, error, self._what) from None
+        if not is_held:
+            raise in_use(f"{self._what}, by another name of its file,", None, self._holder.bot_id, ANOTHER_DATABASE)
 
     async def _check_owner(self, *, opening: bool) -> None:
         async with self._database.read(opening=opening) as connection:

@@ -196,13 +196,20 @@ async def test_another_bot_may_use_another_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.unit
-async def test_two_links_to_one_file_are_one_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hard", [False, True])
+async def test_two_links_to_one_file_are_one_database(tmp_path: Path, hard: bool) -> None:
     file, link = tmp_path / "data.sqlite3", tmp_path / "link.sqlite3"
-    link.symlink_to(file)
+    words = "by another name of its file, is in use by another process" if hard else f"process {os.getpid()} on here"
+    if not hard:
+        link.symlink_to(file)
     async with held(tmp_path, f"sqlite:///{file}"):
-        with pytest.raises(HeldError, match=f"process {os.getpid()} on here"):
+        if hard:
+            link.hardlink_to(file)
+        with pytest.raises(HeldError, match=words):
             async with held(tmp_path, f"sqlite:///{link}"):
                 raise AssertionError("held twice")
+    async with held(tmp_path, f"sqlite:///{link}"):
+        pass
 
 
 @pytest.mark.unit
