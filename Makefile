@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c constraints.txt
 
-.PHONY: help setup demo demo-picture test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles hashes clean
+.PHONY: help setup demo demo-picture test test-all faults fuzz kill-loop mutations soak live-soak lint types check docs bench-plugins bench-speech bench-voice bench-drivers songbird songbird-cycles hashes dist changelog clean
 
 help:
 	@echo "make demo   play the whole product, no Discord account and no network needed"
@@ -23,6 +23,8 @@ help:
 	@echo "make bench-speech  speech-to-text beside stock faster-whisper (half an hour)"
 	@echo "make songbird  build the module songbird (needs Rust; nothing else does)   make songbird-cycles  1,000 joins (N=)"
 	@echo "make hashes  write hashes/ anew after a change of constraints.txt"
+	@echo "make dist   build the wheel and the source archive into build/dist and check them"
+	@echo "make changelog  show what changelog.d/ says (RELEASE=1: move it into CHANGELOG.md)"
 	@echo "make bench-drivers  the voice drivers side by side (ten minutes)"
 	@echo "make bench-voice  what joining, receiving, stopping and reaping cost (five minutes)"
 
@@ -126,7 +128,19 @@ hashes: $(STAMP)
 	@mkdir -p hashes && rm -f hashes/*.txt
 	@echo pip | $(COMPILE) -o hashes/pip.txt -
 	@$(COMPILE) -o hashes/setup.txt --extra all --group dev pyproject.toml
-	@for group in songbird songbird-cmake hashes; do $(COMPILE) -o hashes/$$group.txt --group $$group || exit 1; done
+	@for group in songbird songbird-cmake hashes release; do $(COMPILE) -o hashes/$$group.txt --group $$group || exit 1; done
+
+.PHONY: release-tools
+release-tools: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r hashes/release.txt
+
+dist: release-tools
+	@rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist
+	$(BIN)/twine check --strict build/dist/*
+
+changelog: release-tools
+	$(BIN)/towncrier build $(if $(RELEASE),--yes,--draft)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
