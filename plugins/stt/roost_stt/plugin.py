@@ -19,6 +19,7 @@ from typing import Any, cast
 import hikari
 import lightbulb
 
+from roost import __version__
 from roost.audience import can_be_in, can_see, is_wider, onlookers_of, place_of
 from roost.audio import CallStatus, SessionStats, Unshown, VoiceSession
 from roost.confirming import Confirmations
@@ -127,7 +128,7 @@ class SttPlugin:
     def plugin_meta(self) -> Meta:
         return Meta(
             "stt",
-            "0.1.0",
+            __version__,
             requires=("voice",),
             description="Live captions of voice channels",
             stop_commands=("transcribe stop", "transcribe pause"),

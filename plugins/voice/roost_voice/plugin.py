@@ -11,6 +11,7 @@ import hikari
 import lightbulb
 from pydantic import BaseModel
 
+from roost import __version__
 from roost.audio import CallStatus, DriverSettings, Timing, VoiceDriver
 from roost.entrypoints import installed_points
 from roost.errors import PluginError
@@ -76,7 +77,7 @@ class VoicePlugin:
     def plugin_meta(self) -> Meta:
         return Meta(
             name=NAME,
-            version="1.0",
+            version=__version__,
             description="Joins voice channels, one session per server, never leaks",
             stop_commands=("voice leave",),
         )

@@ -15,7 +15,7 @@ import pytest
 from fault_report import Fault
 from host_rig import Live, eventually, log_of, running
 
-from roost import leaks
+from roost import __version__, leaks
 from roost.hooks import INFO
 from roost.plugins import State
 
@@ -89,7 +89,7 @@ async def test_reloading_speech_leaves_voice_connected_and_goes_on(
         assert now == 1
         await eventually(lambda: len(log_of("watcher")) == 1)
         assert "Transcribing" in await live.slash("/transcribe start", member=1, wait_s=10)
-        assert "**stt** 0.1.0 is loaded." in await live.slash("/bot plugins reload", plugin="stt", wait_s=10)
+        assert f"**stt** {__version__} is loaded." in await live.slash("/bot plugins reload", plugin="stt", wait_s=10)
         assert await opened(live) == (1, ever)
         async with asyncio.timeout(8):
             while "Transcribing" not in await live.slash("/transcribe status", member=1):
