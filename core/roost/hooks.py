@@ -274,7 +274,9 @@ class RoostSpec:
     async def command_check(self, ctx: Any) -> Deny | None:
         """Refuse a slash command of a plugin before it runs. The first `Deny` counts; a raise or a time-out refuses
         too, except commands that end something (``Meta.stop_commands``), for which you have 1 s. All plugins are asked
-        at the same time, because Discord waits 3 s for the first answer to a command."""
+        at the same time, because Discord waits 3 s for the first answer to a command. You are asked too each time that
+        choices are wanted for an option that a member types: then ``ctx.interaction`` is a
+        `hikari.AutocompleteInteraction`, and what you say through `ctx` reaches nobody."""
 
     @hookspec
     async def handle_error(

@@ -46,6 +46,46 @@ def owners_of(application: hikari.Application) -> frozenset[int]:
     return frozenset({int(application.owner.id)})
 
 
+class TypingContext:
+    """Stands in for a command's context in ``command_check`` while a member types an option of the command.
+
+    It has what an `lightbulb.AutocompleteContext` has, and who types where. What is said through it reaches nobody,
+    because a member who types is shown nothing but choices.
+    """
+
+    def __init__(self, ctx: lightbulb.AutocompleteContext[Any]) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def guild_id(self) -> hikari.Snowflake | None:
+        return self._ctx.interaction.guild_id
+
+    @property
+    def channel_id(self) -> hikari.Snowflake:
+        return self._ctx.interaction.channel_id
+
+    @property
+    def user(self) -> hikari.User:
+        return self._ctx.interaction.user
+
+    @property
+    def member(self) -> hikari.InteractionMember | None:
+        return self._ctx.interaction.member
+
+    @property
+    def command_data(self) -> lightbulb.CommandData:
+        return self._ctx.command._command_data
+
+    async def respond(self, *_content: Any, **_options: Any) -> None:
+        """Do nothing."""
+
+    async def defer(self, **_options: Any) -> None:
+        """Do nothing."""
+
+
 class CommandFailures:
     """The client-wide check and error handler.
 
@@ -87,12 +127,19 @@ class CommandFailures:
             raise DeniedError(stopped)
         if place is not None:
             self._host.called(owner, place)
+        denial = await self._denial(owner, path, guild_id, ctx)
+        if denial is not None:
+            raise DeniedError(denial)
+
+    async def _denial(
+        self, owner: str, path: str, guild_id: int | None, ctx: lightbulb.Context | TypingContext
+    ) -> str | None:
+        """What the first plugin says that refuses a command of a plugin; None where nobody does."""
         stops = self._ends_something(owner, path)
         # A guard that cannot be asked, or fails, refuses, as with consent. But it must keep nothing from being ended.
         ask = self._host.dispatcher.call_ending if stops else self._host.dispatcher.call_strict
-        for said in await ask("command_check", guild_id=guild_id, ctx=ctx):
-            if isinstance(said, Deny):
-                raise DeniedError(said.reason)
+        answers = await ask("command_check", guild_id=guild_id, ctx=ctx)
+        return next((said.reason for said in answers if isinstance(said, Deny)), None)
 
     def _ends_something(self, owner: str, path: str) -> bool:
         record = self._host.records.get(owner)
@@ -109,23 +156,19 @@ class CommandFailures:
         return refusals.paused(pause) if pause is not None else ""
 
     async def completes(self, ctx: lightbulb.AutocompleteContext[Any]) -> bool:
-        """Whether the member who types an option may run the command, by the server's rules and as an owner of the bot.
-
-        ``command_check`` is not asked: that is for a command that is run. But nothing is offered while a plugin that
-        implements it does not work.
-        """
+        """Whether the member who types an option may run the command: they are offered no choices otherwise."""
         path, interaction = ctx.command._command_data.qualified_name, ctx.interaction
         guild_id, member = interaction.guild_id, interaction.member
         place = place_of(int(guild_id) if guild_id is not None else None, int(interaction.user.id))
+        current.set(place)
         owner = self._owner_of(path)
         if self._stopped(owner, path, place):
             return False
-        guards = () if owner == CORE else self._host.dispatcher.stopped_guards("command_check", guild_id)
-        if guards and not self._ends_something(owner, path):
-            return False
         if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
             return False
-        return path.split(" ")[0] != OWNERS_GROUP or await self.owns(int(interaction.user.id))
+        if path.split(" ")[0] == OWNERS_GROUP and not await self.owns(int(interaction.user.id)):
+            return False
+        return owner == CORE or await self._denial(owner, path, guild_id, TypingContext(ctx)) is None
 
     async def owns(self, user_id: int) -> bool:
         """Whether a user is an owner of the bot."""

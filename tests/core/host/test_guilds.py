@@ -158,6 +158,29 @@ async def test_nothing_is_offered_while_a_guard_of_commands_does_not_work(
         assert await completions(live, 1, "/house lamps dim") == ["some"]
 
 
+MEMBERS_ONLY = """
+@hookimpl
+async def command_check(ctx):
+    log.append((int(ctx.guild_id), int(ctx.channel_id), ctx.command_data.qualified_name))
+    await ctx.defer(ephemeral=True)
+    await ctx.respond("Let me see.")
+    return Deny("Not for you.") if ctx.member.display_name == "Ben" and ctx.user.id == ctx.member.id else None
+"""
+
+
+async def test_nothing_is_offered_to_members_whom_a_plugin_refuses(
+    tmp_path: Path, drop: Drop, card: dict[str, Any]
+) -> None:
+    drop("lamps", LAMPS.replace('Group("bot"', 'Group("house"'))
+    drop("members", MEMBERS_ONLY)
+    async with running(tmp_path, card) as live:
+        ben = next(number for number, each in enumerate(card["guilds"][0]["members"]) if each["name"] == "Ben")
+        assert await completions(live, ben, "/house lamps dim") == []
+        assert await completions(live, 0, "/house lamps dim") == ["some"]
+        assert log_of("members") == [(live.guilds[0], live.texts[0], "house lamps dim")] * 2
+        assert live.host.last_failures.of("members", live.guilds[0]) is None
+
+
 async def test_the_core_stays_and_strangers_are_told_so(tmp_path: Path, drop: Drop, card: dict[str, Any]) -> None:
     drop("some", says="hi")
     drop("lamps", LAMPS)
