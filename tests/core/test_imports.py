@@ -41,10 +41,6 @@ CIRCLES_LEFT = {
             "switches",
         )
     ),
-    frozenset(
-        f"roost.sim.{name}"
-        for name in ("control", "gateway", "rest", "rest_commands", "rest_messages", "server", "signalling")
-    ),
     frozenset(f"roost_stt.{name}" for name in ("commands", "gpu_commands", "plugin", "transcript_commands")),
     frozenset(f"roost_stt.worker.{name}" for name in ("backlog", "drafts", "speakers")),
     frozenset(f"songbird.{name}" for name in ("_listening", "driver", "tracks")),

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import hikari
@@ -19,13 +19,13 @@ from aiohttp import web
 
 from roost.errors import BusyError, ResourceError, UsageError
 from roost.sim.faults import CORE_PARAMS, FaultRefused
+from roost.sim.gateway import Gateway
 from roost.sim.interactions import BadRequest, Invocation, command_data, component_data, modal_data, payload
 from roost.sim.messages import Interaction
 from roost.sim.rest_messages import MessageRoutes
+from roost.sim.signalling import Signalling
+from roost.sim.state import SimState
 from roost.sim.world import PRIVATE_THREAD, SPOKEN, STAGE, TEXT, VOICE, Bot, Channel, Guild, Member, Role, User
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Body = dict[str, Any]
@@ -37,11 +37,33 @@ LONGEST_WAIT_S = 60.0
 
 
 class ControlApi:
-    """The routes below ``/control``."""
+    """The routes below ``/control``.
 
-    def __init__(self, sim: SimulatedDiscord, messages: MessageRoutes) -> None:
+    Args:
+        sim: The state that all parts share.
+        gateway: Shows bots what changes, and loses connections on request.
+        voice_states: Moves members and bots in voice.
+        messages: Writes the messages of members.
+        state: Returns what ``GET /control/state`` answers.
+        card: Returns what ``GET /control/card`` answers.
+    """
+
+    def __init__(
+        self,
+        sim: SimState,
+        gateway: Gateway,
+        voice_states: Signalling,
+        messages: MessageRoutes,
+        *,
+        state: Callable[[], Body],
+        card: Callable[[], Body],
+    ) -> None:
         self._sim = sim
+        self._main_gateway = gateway
+        self._voice_states = voice_states
         self._messages_of = messages
+        self._read_state = state
+        self._read_card = card
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         posts: dict[str, Callable[[Body], Awaitable[Any]]] = {
@@ -187,7 +209,7 @@ class ControlApi:
         guild = self._sim.world.guilds[interaction.guild_id]
         locales = {key: str(body[key]) for key in ("locale", "guild_locale") if body.get(key)}
         whole = payload(interaction, guild, self._channel({"channel_id": interaction.channel_id})[1], data, **locales)
-        self._sim.gateway.dispatch("INTERACTION_CREATE", whole, guild_id=guild.id, bot=interaction.bot)
+        self._main_gateway.dispatch("INTERACTION_CREATE", whole, guild_id=guild.id, bot=interaction.bot)
         end = time.monotonic() + wait_s
         source_edits = interaction.source.edits if interaction.source is not None else 0
         with suppress(TimeoutError):
@@ -213,15 +235,15 @@ class ControlApi:
     async def _voice(self, body: Body) -> Any:
         if body["channel_id"] is None:
             guild = self._guild(body, int(body["member_id"]))
-            await self._sim.voice.member(guild, self._user(guild, body), None)
+            await self._voice_states.member(guild, self._user(guild, body), None)
             return {}
         guild, channel = self._voice_channel(body)
         user = self._user(guild, body)
         if self._sim.world.is_bot(user):
             raise BadRequest("bots join by their own gateway connection; /move moves one that is in voice")
-        if not self._sim.voice.may_enter(guild, channel, user):
+        if not self._voice_states.may_enter(guild, channel, user):
             raise BadRequest(f"member {user} may not enter channel {channel.name}, or it is full")
-        await self._sim.voice.member(guild, user, channel)
+        await self._voice_states.member(guild, user, channel)
         return {}
 
     def _voice_channel(self, body: Body) -> tuple[Guild, Channel]:
@@ -258,15 +280,15 @@ class ControlApi:
             user = self._user(guild, body)
             if self._sim.world.is_bot(user):
                 raise BadRequest("a bot is taken out with /gateway, action guild_delete")
-            await self._sim.voice.member(guild, user, None)
+            await self._voice_states.member(guild, user, None)
             gone = guild.members.pop(user)
             data = {"guild_id": str(guild.id), "user": gone.user.payload()}
-            self._sim.gateway.dispatch("GUILD_MEMBER_REMOVE", data, guild_id=guild.id)
+            self._main_gateway.dispatch("GUILD_MEMBER_REMOVE", data, guild_id=guild.id)
             return {}
         user = int(body.get("member_id") or self._sim.world.snowflake())
         guild.members[user] = Member(User(user, str(body["name"]), bot=bool(body.get("bot"))))
         payload = guild.member_payload(user) | {"guild_id": str(guild.id)}
-        self._sim.gateway.dispatch("GUILD_MEMBER_ADD", payload, guild_id=guild.id)
+        self._main_gateway.dispatch("GUILD_MEMBER_ADD", payload, guild_id=guild.id)
         return {"id": str(user), "name": str(body["name"])}
 
     async def _permissions(self, body: Body) -> Any:
@@ -298,13 +320,13 @@ class ControlApi:
         role = guild.roles[role_id]
         role.permissions = (role.permissions | allow) & ~deny
         data = {"guild_id": str(guild.id), "role": role.payload()}
-        self._sim.gateway.dispatch("GUILD_ROLE_UPDATE", data, guild_id=guild.id)
+        self._main_gateway.dispatch("GUILD_ROLE_UPDATE", data, guild_id=guild.id)
 
     def _overwrite(self, channel: Channel, named: dict[int, tuple[int, int]], of: int, bits: tuple[int, int]) -> None:
         """Allow and deny some more in a channel, to a member or a role."""
         (old_allow, old_deny), (allow, deny) = named.get(of, (0, 0)), bits
         named[of] = ((old_allow | allow) & ~deny, (old_deny | deny) & ~allow)
-        self._sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=channel.guild_id)
+        self._main_gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=channel.guild_id)
 
     async def _role(self, body: Body) -> Any:
         """A new role (``guild_id``, ``name``, ``allow``, ``booster``), who wears one, or ``delete``."""
@@ -313,7 +335,7 @@ class ControlApi:
             role = Role(self._sim.world.snowflake(), str(body["name"]), _bits(body, "allow"), bool(body.get("booster")))
             guild.roles[role.id] = role
             data = {"guild_id": str(guild.id), "role": role.payload()}
-            self._sim.gateway.dispatch("GUILD_ROLE_CREATE", data, guild_id=guild.id)
+            self._main_gateway.dispatch("GUILD_ROLE_CREATE", data, guild_id=guild.id)
             return {"id": str(role.id)}
         role_id = int(body["role_id"])
         if role_id not in guild.roles:
@@ -325,7 +347,7 @@ class ControlApi:
             for member in guild.members.values():
                 member.roles = [each for each in member.roles if each != role_id]
             data = {"guild_id": str(guild.id), "role_id": str(role_id)}
-            self._sim.gateway.dispatch("GUILD_ROLE_DELETE", data, guild_id=guild.id)
+            self._main_gateway.dispatch("GUILD_ROLE_DELETE", data, guild_id=guild.id)
             return {}
         user = self._user(guild, body)
         worn = guild.members[user].roles
@@ -352,7 +374,7 @@ class ControlApi:
             role_overwrites=channel.role_overwrites,
         )
         guild.threads[thread.id] = thread
-        self._sim.gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
+        self._main_gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
         return {"id": str(thread.id)}
 
     def _change_role(self, guild: Guild, user: int, allow: int, deny: int) -> None:
@@ -363,12 +385,12 @@ class ControlApi:
         for role in guild.rest_payload()["roles"]:
             if role["id"] == str(guild.role_of(user)):
                 event = "GUILD_ROLE_CREATE" if known is None else "GUILD_ROLE_UPDATE"
-                self._sim.gateway.dispatch(event, {"guild_id": str(guild.id), "role": role}, guild_id=guild.id)
+                self._main_gateway.dispatch(event, {"guild_id": str(guild.id), "role": role}, guild_id=guild.id)
         self._member_changed(guild, user)
 
     def _member_changed(self, guild: Guild, user: int) -> None:
         update = guild.member_payload(user) | {"guild_id": str(guild.id)}
-        for session in self._sim.gateway.sessions.values():
+        for session in self._main_gateway.sessions.values():
             # Without the GUILD_MEMBERS intent a bot learns of changes to itself alone.
             if session.bot.user.id == user or session.has(int(hikari.Intents.GUILD_MEMBERS)):
                 session.dispatch("GUILD_MEMBER_UPDATE", update)
@@ -380,22 +402,23 @@ class ControlApi:
 
     async def _edit_channel(self, body: Body) -> Any:
         """A new channel (``guild_id``, ``name``, ``type``: voice, text or stage), or ``user_limit`` or ``delete``."""
-        sim = self._sim
         if body.get("channel_id"):
             guild, channel = self._channel(body)
             if body.get("delete"):
-                await sim.voice.drop_channel(guild, channel)
+                await self._voice_states.drop_channel(guild, channel)
                 return {}
             channel.user_limit = int(body.get("user_limit", channel.user_limit))
-            sim.gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
+            self._main_gateway.dispatch("CHANNEL_UPDATE", channel.payload(), guild_id=guild.id)
             return {"id": str(channel.id)}
         guild = self._guild(body)
         kind = {"voice": VOICE, "text": TEXT, "stage": STAGE}.get(str(body.get("type", "voice")))
         if kind is None:
             raise BadRequest("type is voice, text or stage")
-        channel = Channel(sim.world.snowflake(), guild.id, str(body["name"]), kind, int(body.get("user_limit", 0)))
+        channel = Channel(
+            self._sim.world.snowflake(), guild.id, str(body["name"]), kind, int(body.get("user_limit", 0))
+        )
         guild.channels[channel.id] = channel
-        sim.gateway.dispatch("CHANNEL_CREATE", channel.payload(), guild_id=guild.id)
+        self._main_gateway.dispatch("CHANNEL_CREATE", channel.payload(), guild_id=guild.id)
         return {"id": str(channel.id)}
 
     async def _kick(self, body: Body) -> Any:
@@ -405,17 +428,17 @@ class ControlApi:
         if user not in guild.voice_states:
             raise BadRequest(f"member {user} is not in voice")
         if self._sim.world.is_bot(user):
-            self._sim.voice.remove(guild, user)
+            self._voice_states.remove(guild, user)
         else:
-            await self._sim.voice.member(guild, user, None)
+            await self._voice_states.member(guild, user, None)
         return {}
 
     async def _move(self, body: Body) -> Any:
         guild, channel = self._voice_channel(body)
         user = self._user(guild, body)
         if not self._sim.world.is_bot(user):
-            await self._sim.voice.member(guild, user, channel)
-        elif not self._sim.voice.move(guild, user, channel):
+            await self._voice_states.member(guild, user, channel)
+        elif not self._voice_states.move(guild, user, channel):
             raise BadRequest(f"member {user} is not in voice")
         return {}
 
@@ -423,7 +446,7 @@ class ControlApi:
         """A new VOICE_SERVER_UPDATE for a bot in voice: a region change, or with ``"null": true`` a lost server."""
         guild = self._guild(body)
         bot = self._bot(body)
-        if not self._sim.voice.new_server(guild, bot.user.id, null=bool(body.get("null"))):
+        if not self._voice_states.new_server(guild, bot.user.id, null=bool(body.get("null"))):
             raise BadRequest("the bot is not in voice there")
         return {}
 
@@ -436,7 +459,7 @@ class ControlApi:
         guild_delete: it is removed from ``guild_id``, or with ``unavailable`` the guild has an outage.
         guild_create: it is (back) in ``guild_id``.
         """
-        bot, gateway = self._bot(body), self._sim.gateway
+        bot, gateway = self._bot(body), self._main_gateway
         actions: dict[str, Callable[[], Any]] = {
             "abort": lambda: {"closed": gateway.abort(bot)},
             "invalidate": lambda: {"invalidated": gateway.invalidate(bot)},
@@ -456,8 +479,8 @@ class ControlApi:
         if unavailable:
             data["unavailable"] = True
         else:
-            self._sim.voice.remove(guild, bot.user.id, quiet=True)
-        self._sim.gateway.dispatch("GUILD_DELETE", data, guild_id=guild.id, bot=bot)
+            self._voice_states.remove(guild, bot.user.id, quiet=True)
+        self._main_gateway.dispatch("GUILD_DELETE", data, guild_id=guild.id, bot=bot)
         if not unavailable:
             guild.members.pop(bot.user.id, None)
             self._sim.commands.pop((bot.application_id, guild.id), None)
@@ -465,9 +488,9 @@ class ControlApi:
 
     def _enter_guild(self, bot: Bot, guild: Guild) -> Body:
         guild.members.setdefault(bot.user.id, Member(bot.user))
-        for session in self._sim.gateway.sessions.values():
+        for session in self._main_gateway.sessions.values():
             if session.bot is bot and session.wants("GUILD_CREATE", guild.id):
-                self._sim.gateway.show_guild(session, guild)
+                self._main_gateway.show_guild(session, guild)
         return {}
 
     # Faults and views
@@ -482,7 +505,7 @@ class ControlApi:
         self._sim.faults.check(name, params, times)
         fault = self._sim.faults.arm(name, guild, params, times)
         self._sim.log("fault_armed", name=fault.name, fault_id=fault.id, guild_id=guild and str(guild))
-        self._sim.gateway.strike()
+        self._main_gateway.strike()
         return {"fault_id": fault.id}
 
     async def _disarm(self, request: web.Request) -> web.Response:
@@ -497,7 +520,7 @@ class ControlApi:
         return web.json_response({"known": known, "handled_by": handled_by, "armed": armed})
 
     async def _state(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._sim.state())
+        return web.json_response(self._read_state())
 
     async def _threads(self, request: web.Request) -> web.Response:
         guild, channel = self._channel({"channel_id": request.query["channel_id"]})
@@ -515,7 +538,7 @@ class ControlApi:
         return web.json_response(self._sim.part.recordings() if self._sim.part else [])
 
     async def _card(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._sim.card())
+        return web.json_response(self._read_card())
 
 
 def _json_handler(handler: Callable[[Body], Awaitable[Any]]) -> Handler:

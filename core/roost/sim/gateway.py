@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import hikari
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -15,10 +15,8 @@ from roost.sim.connection import CLOSE_S, Connection, GatewaySession
 from roost.sim.damage import FRAMES, HELLOS, RawFrame, without
 from roost.sim.faults import GATEWAY_STRIKES
 from roost.sim.messages import Message
+from roost.sim.state import SimState
 from roost.sim.world import STRANGER, Bot, Guild
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 PRIVILEGED = int(hikari.Intents.GUILD_MEMBERS | hikari.Intents.GUILD_PRESENCES | hikari.Intents.MESSAGE_CONTENT)
 MESSAGE_CONTENT = int(hikari.Intents.MESSAGE_CONTENT)
@@ -28,10 +26,23 @@ MISSED_BEATS = 1.5
 
 
 class Gateway:
-    """All gateway connections and sessions of the simulated Discord."""
+    """All gateway connections and sessions of the simulated Discord.
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    Args:
+        sim: The state that all parts share.
+        take_op4: Called with a session and the data of its op 4: a request to join, move, leave or mute.
+        session_ended: Called with each session that has ended.
+    """
+
+    def __init__(
+        self,
+        sim: SimState,
+        take_op4: Callable[[GatewaySession, Any], Awaitable[None]],
+        session_ended: Callable[[GatewaySession], None],
+    ) -> None:
         self._sim = sim
+        self._take_op4 = take_op4
+        self._session_ended = session_ended
         self.sessions: dict[str, GatewaySession] = {}
         self.connections: set[Connection] = set()
 
@@ -157,7 +168,7 @@ class Gateway:
                 await connection.close(4003)
             return None
         if op == 4:
-            await self._sim.voice.op4(session, data)
+            await self._take_op4(session, data)
         elif op == 8:
             self._members(session, data)
         elif op not in (3, 31, 43):
@@ -307,7 +318,7 @@ class Gateway:
         if self.sessions.pop(session.id, None) is None:
             return
         self._sim.log("gateway_session_end", bot_id=str(session.bot.user.id), shard=list(session.shard))
-        self._sim.voice.gateway_session_ended(session)
+        self._session_ended(session)
 
     # From outside
 

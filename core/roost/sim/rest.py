@@ -6,34 +6,30 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hikari
 from aiohttp import web
 
 from roost.sim.answers import Problem, asking_bot, invalid, read_body
 from roost.sim.ratelimit import Bucket, Verdict, bucket_of
-from roost.sim.rest_commands import CommandRoutes
-from roost.sim.rest_messages import MessageRoutes
+from roost.sim.signalling import Signalling
+from roost.sim.state import SimState
 from roost.sim.world import SPOKEN, Bot, Guild
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 VERSIONS = "/api/v{version:\\d+}"
+"""Start of every path of the API."""
 
 
 class RestApi:
-    """The routes below ``/api/vN``."""
+    """The routes below ``/applications/@me``, ``/gateway``, ``/guilds`` and ``/users``, and the guard of all routes."""
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    def __init__(self, sim: SimState, voice: Signalling) -> None:
         self._sim = sim
-        self.messages = MessageRoutes(sim)
-        self._commands = CommandRoutes(sim)
+        self._voice = voice
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        base = VERSIONS
+    def add_to(self, router: web.UrlDispatcher, base: str) -> None:
         add = router.add_route
         add("GET", f"{base}/gateway", self._gateway)
         add("GET", f"{base}/gateway/bot", self._gateway_bot)
@@ -51,8 +47,6 @@ class RestApi:
         add("PATCH", f"{base}/guilds/{{guild}}/members/{{user}}", self._edit_member)
         add("GET", f"{base}/guilds/{{guild}}/voice-states/{{user}}", self._voice_state)
         add("PATCH", f"{base}/guilds/{{guild}}/voice-states/@me", self._edit_voice_state)
-        self._commands.add_to(router, base)
-        self.messages.add_to(router, base)
 
     # Who asks, and how often
 
@@ -223,11 +217,11 @@ class RestApi:
         if channel_id is not None and (channel is None or channel.type not in SPOKEN):
             raise Problem(404, 10003, "Unknown Channel")
         if not self._sim.world.is_bot(user):
-            await self._sim.voice.member(guild, user, channel)
+            await self._voice.member(guild, user, channel)
         elif channel is None:
-            self._sim.voice.remove(guild, user)
+            self._voice.remove(guild, user)
         else:
-            self._sim.voice.move(guild, user, channel)
+            self._voice.move(guild, user, channel)
 
     async def _voice_state(self, request: web.Request) -> web.Response:
         guild = self._guild_of(request)

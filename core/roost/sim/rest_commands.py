@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from roost.sim.answers import Problem, asking_bot, invalid, read_body
+from roost.sim.state import SimState
 from roost.sim.validate import COMMANDS_LIMIT, command_fault, command_list_fault
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 Scope = tuple[int, int | None]
 """(application id, guild id or None for global)."""
@@ -19,7 +17,7 @@ Scope = tuple[int, int | None]
 class CommandRoutes:
     """The routes below ``/applications/{app}/commands`` and ``/applications/{app}/guilds/{guild}/commands``."""
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    def __init__(self, sim: SimState) -> None:
         self._sim = sim
 
     def add_to(self, router: web.UrlDispatcher, base: str) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hikari
 from aiohttp import web
 
 from roost.sim.answers import Problem, asking_bot, read_body
+from roost.sim.gateway import Gateway
 from roost.sim.messages import File, Interaction, Message
+from roost.sim.state import SimState
 from roost.sim.validate import message_fault
 from roost.sim.world import TEXT, THREAD, THREADS, Channel, Guild
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 REPLY, DEFERRED_REPLY, DEFERRED_UPDATE, UPDATE, CHOICES, MODAL = 4, 5, 6, 7, 8, 9
 
@@ -22,8 +21,9 @@ REPLY, DEFERRED_REPLY, DEFERRED_UPDATE, UPDATE, CHOICES, MODAL = 4, 5, 6, 7, 8, 
 class MessageRoutes:
     """The routes below ``/channels``, ``/interactions`` and ``/webhooks``."""
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    def __init__(self, sim: SimState, gateway: Gateway) -> None:
         self._sim = sim
+        self._gateway = gateway
 
     def add_to(self, router: web.UrlDispatcher, base: str) -> None:
         router.add_post(f"{base}/interactions/{{id}}/{{token}}/callback", self._callback)
@@ -268,7 +268,7 @@ class MessageRoutes:
         if added:
             data["member"] = guild.member_payload(bot.user.id)
         event = "MESSAGE_REACTION_ADD" if added else "MESSAGE_REACTION_REMOVE"
-        self._sim.gateway.dispatch(event, data, guild_id=guild.id)
+        self._gateway.dispatch(event, data, guild_id=guild.id)
         return web.Response(status=204)
 
     async def _typing(self, request: web.Request) -> web.Response:
@@ -300,7 +300,7 @@ class MessageRoutes:
         )
         guild.threads[thread.id] = thread
         self._sim.log("thread", channel_id=str(channel.id), thread_id=str(thread.id), name=name)
-        self._sim.gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
+        self._gateway.dispatch("THREAD_CREATE", thread.payload() | {"newly_created": True}, guild_id=guild.id)
         return web.json_response(thread.payload(), status=201)
 
     async def _channel(self, request: web.Request) -> web.Response:
@@ -322,7 +322,7 @@ class MessageRoutes:
                 "channel_id": str(message.channel_id),
                 "guild_id": str(message.guild_id),
             }
-            self._sim.gateway.dispatch("MESSAGE_DELETE", data, guild_id=message.guild_id)
+            self._gateway.dispatch("MESSAGE_DELETE", data, guild_id=message.guild_id)
 
     def _tell(self, kind: str, event: str, message: Message) -> None:
         self._sim.log(
@@ -334,7 +334,7 @@ class MessageRoutes:
             ephemeral=message.ephemeral,
         )
         if not message.ephemeral:
-            self._sim.gateway.show_message(event, message)
+            self._gateway.show_message(event, message)
 
 
 def _check(body: dict[str, Any], files: list[File], *, empty_allowed: bool = False) -> None:

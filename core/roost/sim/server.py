@@ -8,8 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -18,19 +17,18 @@ from aiohttp import web
 
 from roost.entrypoints import installed_points
 from roost.errors import ConfigError
-from roost.scopes import Scope
+from roost.sim.connection import GatewaySession
 from roost.sim.control import ControlApi
-from roost.sim.faults import CORE_FAULTS, CORE_PARAMS, FaultTable
 from roost.sim.gateway import Gateway
-from roost.sim.messages import MessageBook
-from roost.sim.ratelimit import RateLimiter
-from roost.sim.rest import RestApi
+from roost.sim.rest import VERSIONS, RestApi
+from roost.sim.rest_commands import CommandRoutes
+from roost.sim.rest_messages import MessageRoutes
 from roost.sim.signalling import Signalling
+from roost.sim.state import SimState
 from roost.sim.voice_part import VoicePart
-from roost.sim.world import STAGE, TEXT, VOICE, SimSettings, World
+from roost.sim.world import STAGE, TEXT, VOICE, SimSettings
 
 VOICE_GROUP = "roost.sim"
-KEPT_LOG = 100_000
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -46,32 +44,32 @@ class SimulatedDiscord:
     def __init__(
         self, settings: SimSettings | None = None, *, port: int | None = None, part: VoicePart | None = None
     ) -> None:
-        self.settings = settings or SimSettings()
-        self.world = World(self.settings)
-        self.book = MessageBook(self.world.snowflake)
-        self.limits = RateLimiter()
-        self.commands: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
-        self.part: VoicePart | None = part if part is not None else _installed_part()
-        self.faults = (
-            FaultTable(CORE_FAULTS, self.part.faults(), {**CORE_PARAMS, **self.part.fault_params()})
-            if self.part
-            else FaultTable(CORE_FAULTS, params=CORE_PARAMS)
-        )
-        self.voice = Signalling(self)
-        self.gateway = Gateway(self)
-        self.scope = Scope("sim")
-        self.entries: deque[dict[str, Any]] = deque(maxlen=KEPT_LOG)
-        self._entries_dropped = 0
+        self._shared = shared = SimState(settings or SimSettings(), part if part is not None else _installed_part())
+        self.settings = shared.settings
+        self.world = shared.world
+        self.book = shared.book
+        self.limits = shared.limits
+        self.commands = shared.commands
+        self.part = shared.part
+        self.faults = shared.faults
+        self.scope = shared.scope
+        self.entries = shared.entries
+        # Voice states need the gateway, which in turn reports to them by these two methods.
+        self.gateway = Gateway(shared, take_op4=self._take_op4, session_ended=self._session_ended)
+        self.voice = Signalling(shared, self.gateway)
         self._wanted_port = port
         self._port = 0
         self._relay_port: int | None = None
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        rest = RestApi(self)
-        control = ControlApi(self, rest.messages)
+        rest = RestApi(self._shared, self.voice)
+        commands = CommandRoutes(self._shared)
+        messages = MessageRoutes(self._shared, self.gateway)
+        control = ControlApi(self._shared, self.gateway, self.voice, messages, state=self.state, card=self.card)
         app = web.Application(middlewares=[rest.guard, control.guard], client_max_size=64 << 20)
-        rest.add_to(app.router)
+        for routes in (rest, commands, messages):
+            routes.add_to(app.router, VERSIONS)
         control.add_to(app.router)
         app.on_response_prepare.append(_without_charset)
         app.router.add_get("/gateway", self.gateway.handle)
@@ -88,8 +86,9 @@ class SimulatedDiscord:
                     f"port {self._wanted_port} cannot be used ({why}); name a free one with --port"
                 ) from None
             self._port = int(self._runner.addresses[0][1])
+            self._shared.gateway_url = self.gateway_url
             if self.part is not None:
-                await self.part.start(self)
+                await self.part.start(_PartHost(self._shared, self.voice))
         except BaseException:
             await self._close()
             raise
@@ -111,6 +110,12 @@ class SimulatedDiscord:
             if self._runner is not None:
                 await self._runner.cleanup()
 
+    async def _take_op4(self, session: GatewaySession, data: Any) -> None:
+        await self.voice.op4(session, data)
+
+    def _session_ended(self, session: GatewaySession) -> None:
+        self.voice.gateway_session_ended(session)
+
     # Addresses
 
     @property
@@ -121,6 +126,7 @@ class SimulatedDiscord:
     def lead_through(self, port: int | None) -> None:
         """Announce this port to bots in place of the true one: that of a relay, which leads there."""
         self._relay_port = port
+        self._shared.gateway_url = self.gateway_url
 
     @property
     def rest_url(self) -> str:
@@ -160,41 +166,6 @@ class SimulatedDiscord:
                 for guild in self.world.guilds.values()
             ],
         }
-
-    # What the parts use
-
-    def log(self, kind: str, **fields: Any) -> None:
-        if len(self.entries) == KEPT_LOG:
-            self._entries_dropped += 1
-        self.entries.append({"t": time.monotonic(), "kind": kind, **fields})
-
-    def log_since(self, t: float) -> dict[str, Any]:
-        return {"entries": [each for each in self.entries if each["t"] > t], "dropped": self._entries_dropped}
-
-    def later(self, delay_s: float, action: Callable[[], Any]) -> asyncio.Task[None] | None:
-        """Do something after a while, unless the task is cancelled or the simulator ends first."""
-
-        async def wait() -> None:
-            await asyncio.sleep(delay_s)
-            action()
-
-        return None if self.scope.closed else self.scope.spawn(wait(), "later")
-
-    def voice_identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
-        self.voice.identified(guild_id, user_id, connection_id)
-
-    def voice_closed(self, guild_id: int, user_id: int, connection_id: int, code: int | None) -> None:
-        self.voice.closed(guild_id, user_id, connection_id)
-
-    def take_fault(self, name: str, guild_id: int | None) -> Mapping[str, Any] | None:
-        return self.faults.take(name, guild_id)
-
-    def is_bot(self, user_id: int) -> bool:
-        return self.world.is_bot(user_id)
-
-    def is_stage(self, channel_id: int) -> bool:
-        found = self.world.channel(channel_id)
-        return found is not None and found[1].type == STAGE
 
     def state(self) -> dict[str, Any]:
         """What ``GET /state`` answers."""
@@ -249,6 +220,33 @@ class SimulatedDiscord:
                 here = names.setdefault("global" if guild is None else str(guild), [])
                 here.extend(each["name"] for each in commands if each["name"] not in here)
         return names
+
+
+class _PartHost:
+    """The simulated Discord as its voice part sees it; see `roost.sim.voice_part.SimHost`."""
+
+    def __init__(self, sim: SimState, voice: Signalling) -> None:
+        self._sim = sim
+        self._voice = voice
+
+    def log(self, kind: str, **fields: Any) -> None:
+        self._sim.log(kind, **fields)
+
+    def voice_identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
+        self._voice.identified(guild_id, user_id, connection_id)
+
+    def voice_closed(self, guild_id: int, user_id: int, connection_id: int, code: int | None) -> None:
+        self._voice.closed(guild_id, user_id, connection_id)
+
+    def take_fault(self, name: str, guild_id: int | None) -> Mapping[str, Any] | None:
+        return self._sim.faults.take(name, guild_id)
+
+    def is_bot(self, user_id: int) -> bool:
+        return self._sim.world.is_bot(user_id)
+
+    def is_stage(self, channel_id: int) -> bool:
+        found = self._sim.world.channel(channel_id)
+        return found is not None and found[1].type == STAGE
 
 
 async def _without_charset(_request: web.Request, response: web.StreamResponse) -> None:

@@ -9,15 +9,14 @@ import dataclasses
 import secrets
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hikari
 
 from roost.sim.connection import GatewaySession
+from roost.sim.gateway import Gateway
+from roost.sim.state import SimState
 from roost.sim.world import SPOKEN, Channel, Guild, Member, VoiceState
-
-if TYPE_CHECKING:
-    from roost.sim.server import SimulatedDiscord
 
 CODE_DISCONNECTED = 4014
 Key = tuple[int, int]
@@ -46,8 +45,9 @@ class Tally:
 class Signalling:
     """Owns every voice state of the world and the tallies of the bots."""
 
-    def __init__(self, sim: SimulatedDiscord) -> None:
+    def __init__(self, sim: SimState, gateway: Gateway) -> None:
         self._sim = sim
+        self._gateway = gateway
         self.tallies: defaultdict[Key, Tally] = defaultdict(Tally)
         self._voice_ids: dict[str, str] = {}
 
@@ -172,7 +172,7 @@ class Signalling:
         moved = dataclasses.replace(state, channel_id=channel.id)
         self._place(guild, moved)
         self._announce(guild, moved)
-        session = self._sim.gateway.sessions.get(state.owner)
+        session = self._gateway.sessions.get(state.owner)
         if session is not None:
             # The close of the old voice connection and the new server do not come at once: a server is sought first.
             self._sim.later(self._sim.settings.move_server_s, lambda: self._after_move(guild, moved, session))
@@ -190,12 +190,12 @@ class Signalling:
             else:
                 await self.member(guild, user_id, None)
         del guild.channels[channel.id]
-        self._sim.gateway.dispatch("CHANNEL_DELETE", channel.payload(), guild_id=guild.id)
+        self._gateway.dispatch("CHANNEL_DELETE", channel.payload(), guild_id=guild.id)
 
     def new_server(self, guild: Guild, user_id: int, *, null: bool = False) -> bool:
         """A region change: another ticket for the same channel, or with `null` no server at all."""
         state = guild.voice_states.get(user_id)
-        session = self._sim.gateway.sessions.get(state.owner) if state else None
+        session = self._gateway.sessions.get(state.owner) if state else None
         if state is None or session is None:
             return False
         if null:
@@ -249,7 +249,7 @@ class Signalling:
         data = state.payload(member, left=left)
         if not member.user.bot and self._sim.faults.take("anonymous_voice_state", guild.id) is not None:
             del data["member"]
-        self._sim.gateway.dispatch("VOICE_STATE_UPDATE", data, guild_id=guild.id)
+        self._gateway.dispatch("VOICE_STATE_UPDATE", data, guild_id=guild.id)
 
     def identified(self, guild_id: int, user_id: int, connection_id: int) -> None:
         if self._sim.world.is_bot(user_id):
