@@ -232,7 +232,6 @@ _C = ActorCore
 _S = State
 _OUT = frozenset({_S.LEAVING, _S.IDLE, _S.FAILED, _S.SIGNALLING, _S.ORPHAN})
 """Where the end of a stay can lead at once, when nothing has to be waited for."""
-_ANY = frozenset(State)
 _STAY: frozenset[State] = frozenset()
 _SIGNAL = frozenset({_S.SIGNALLING})
 

@@ -103,7 +103,7 @@ class StateChanged:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReadyReceived:
-    """Op 2: open UDP to this address, run discovery, then call `VoiceGateway.discovered`."""
+    """Op 2: open UDP to this address, run discovery, then call `VoiceGateway.select`."""
 
     ssrc: int
     ip: str

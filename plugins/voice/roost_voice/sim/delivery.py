@@ -107,9 +107,6 @@ class DeliveryService:
         member = self._members.get(user_id)
         return member is not None and member.in_group
 
-    def next_deadline(self) -> float | None:
-        return min((transition.deadline for transition in self._transitions.values()), default=None)
-
     # Membership
 
     def join(self, user_id: int) -> None:
