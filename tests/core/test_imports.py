@@ -43,7 +43,6 @@ CIRCLES_LEFT = {
     ),
     frozenset(f"roost_stt.{name}" for name in ("commands", "gpu_commands", "plugin", "transcript_commands")),
     frozenset(f"roost_stt.worker.{name}" for name in ("backlog", "drafts", "speakers")),
-    frozenset(f"songbird.{name}" for name in ("_listening", "driver", "tracks")),
 }
 """This list only shrinks. All of these circles are for type checkers alone: none exists at run time."""
 

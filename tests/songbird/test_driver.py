@@ -23,13 +23,11 @@ pytestmark = pytest.mark.sim
 SILENCE = b"\xf8\xff\xfe"
 
 
-def listen(driver: Any) -> list[Any]:
+async def listen(driver: Any) -> list[Any]:
     """A list that fills with the driver's events."""
     told: list[Any] = []
     for event in ("SpeakingStateUpdate", "ClientDisconnect", "DriverConnect", "DriverReconnect", "DriverDisconnect"):
-        driver._listeners[-len(driver._listeners) - 1] = songbird._listening._Subscribed(
-            getattr(songbird.Event, event), told.append
-        )
+        await driver.add_event(getattr(songbird.Event, event), told.append)
     return told
 
 
@@ -42,7 +40,7 @@ async def test_hears_a_member_bit_for_bit(stage: Any, driver: Any) -> None:
     await stage.bench.join(BEN)
     packets: list[Any] = []
     driver.on_packets = packets.extend
-    told = listen(driver)
+    told = await listen(driver)
     await stage.connect(driver)
     await stage.until(lambda: any(isinstance(event, songbird.ConnectData) for event in told))
     await stage.encrypted()
@@ -196,7 +194,7 @@ async def test_a_certificate_of_nobody(stage: Any, driver: Any, monkeypatch: pyt
 
 
 async def test_put_out(stage: Any, driver: Any) -> None:
-    told = listen(driver)
+    told = await listen(driver)
     await stage.connect(driver)
     stage.bench.voice.end(GUILD, BOT, 4014)
     await stage.until(lambda: any(isinstance(event, songbird.DisconnectData) for event in told))
@@ -211,7 +209,7 @@ async def test_put_out(stage: Any, driver: Any) -> None:
 
 
 async def test_resumes(stage: Any, driver: Any) -> None:
-    told, packets = listen(driver), []
+    told, packets = await listen(driver), []
     driver.on_packets = packets.extend
     await stage.connect(driver)
     await stage.encrypted()
@@ -226,7 +224,7 @@ async def test_resumes(stage: Any, driver: Any) -> None:
 
 async def test_members_come_and_go(stage: Any, driver: Any) -> None:
     """The end-to-end group changes under a running call."""
-    told, packets = listen(driver), []
+    told, packets = await listen(driver), []
     driver.on_packets = packets.extend
     await stage.connect(driver)
     await stage.encrypted()

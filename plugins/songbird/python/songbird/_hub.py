@@ -24,7 +24,7 @@ def _forget_closed() -> None:
 class Receiver(Protocol):
     """Whoever gets a driver's messages."""
 
-    def _receive(self, kind: str, content: Any) -> None: ...
+    def receive(self, kind: str, content: Any) -> None: ...
 
 
 class LoopHub:
@@ -102,7 +102,7 @@ class LoopHub:
                     continue
                 # A listener that raises must not cost the others their messages.
                 try:
-                    receiver._receive(kind, content)
+                    receiver.receive(kind, content)
                 except Exception as error:  # noqa: BLE001 - reported where the loop reports such things
                     self._loop.call_exception_handler(
                         {"message": f"songbird: an event ({kind}) could not be handed on", "exception": error}

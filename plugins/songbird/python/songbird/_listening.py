@@ -1,4 +1,4 @@
-"""Who wants to know what of a driver."""
+"""The listeners of one driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from songbird.events import (
     Speaking,
     SpeakingState,
 )
-from songbird.tracks import TrackState
+from songbird.track_state import TrackState
 
 CLOSE_S = 6.0
 """`Driver.leave` takes no longer than this; a few milliseconds are usual."""
@@ -48,20 +48,26 @@ class _Subscribed:
             self.timer.cancel()
 
 
-class Listening:
-    """The part of a driver that calls listeners; they run in the loop."""
+class Listeners:
+    """Callbacks of one driver and its tracks; they run in the loop.
+
+    They outlive the native half of the driver: `attach` installs them in a new one, `detach` lets go of an old one.
+    """
 
     def __init__(self) -> None:
         self._link: _songbird.Link | None = None
-        self._listeners: dict[int, _Subscribed] = {}
+        self._subscribed: dict[int, _Subscribed] = {}
         self._keys = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended: dict[str, float] = {}
         self._on_packets: Callable[[list[_songbird.OpusPacket]], None] | None = None
 
+    def __len__(self) -> int:
+        return len(self._subscribed)
+
     @property
     def on_packets(self) -> Callable[[list[_songbird.OpusPacket]], None] | None:
-        """Called with everything that arrived in a tick. Cheaper than `Event.VoicePacket`, and one only."""
+        """See `songbird.driver.Driver.on_packets`."""
         return self._on_packets
 
     @on_packets.setter
@@ -69,29 +75,42 @@ class Listening:
         self._on_packets = call
         self._want_packets()
 
-    async def add_event(self, event: Event, call: Listener) -> None:
-        """Call back when something happens; `call` is a function or a coroutine function.
-
-        Events of tracks give ``list[TrackState]``, timers nothing, `Event.VoicePacket` a ``list[OpusPacket]``, the
-        others one object of `songbird.events`. Coroutines of the driver's listeners end with `leave`.
-        """
+    def add(self, event: Event, call: Listener) -> None:
+        """Call back when something happens to the driver; see `songbird.driver.Driver.add_event`."""
         if event is Event.Cancel:
             raise ValueError("Event.Cancel is what a listener gives back, nothing that happens")
         key = next(self._keys)
-        self._listeners[key] = subscribed = _Subscribed(event, call)
+        self._subscribed[key] = subscribed = _Subscribed(event, call)
         if self._link is not None:
-            self._install(key, subscribed)
+            self._install(self._link, key, subscribed)
 
-    async def remove_all_events(self) -> None:
+    def clear(self) -> None:
         """Forget every listener, also those of tracks."""
-        for subscribed in self._listeners.values():
+        for subscribed in self._subscribed.values():
             subscribed.cancel()
-        self._listeners.clear()
+        self._subscribed.clear()
         self._want_packets()
 
-    def _install(self, key: int, subscribed: _Subscribed) -> None:
-        link, event = self._link, subscribed.event
-        assert link is not None
+    def attach(self, link: _songbird.Link) -> None:
+        """Install the listeners in the native half that the driver has opened."""
+        self._link = link
+        self._want_packets()
+        for key, subscribed in list(self._subscribed.items()):
+            self._install(link, key, subscribed)
+
+    def detach(self) -> None:
+        """Let go of the native half: timers end, and the listeners of tracks go."""
+        self._link = None
+        self._ended.clear()
+        for key, subscribed in list(self._subscribed.items()):
+            if subscribed.timer is not None:
+                subscribed.timer.cancel()
+                subscribed.timer = None
+            if subscribed.track is not None:
+                del self._subscribed[key]
+
+    def _install(self, link: _songbird.Link, key: int, subscribed: _Subscribed) -> None:
+        event = subscribed.event
         if event.is_of_tracks:
             subscribed.native = _songbird.Subscription(key)
             link.add_track_event(event.name, subscribed.native)
@@ -102,14 +121,14 @@ class Listening:
 
     def _want_packets(self) -> None:
         if self._link is not None:
-            listeners = any(subscribed.event is Event.VoicePacket for subscribed in self._listeners.values())
-            self._link.want_packets(self._on_packets is not None or listeners)
+            wanted = any(subscribed.event is Event.VoicePacket for subscribed in self._subscribed.values())
+            self._link.want_packets(self._on_packets is not None or wanted)
 
-    def _subscribe(self, native: _songbird.NativeHandle, event: Event, call: Listener) -> None:
+    def subscribe(self, native: _songbird.NativeHandle, event: Event, call: Listener) -> None:
         """Listen to one track. Its listener goes with the track, and with `leave` at the latest."""
         self._forget_ended()
         track = native.uuid
-        if track not in self._ended and not any(each.track == track for each in self._listeners.values()):
+        if track not in self._ended and not any(each.track == track for each in self._subscribed.values()):
             self._watch_end(native, track)
         key = next(self._keys)
         subscription = _songbird.Subscription(key)
@@ -117,7 +136,7 @@ class Listening:
             native.add_timer(event.delay_s, event.phase_s, event.name == "periodic", subscription)
         else:
             native.add_event(event.name, subscription)
-        self._listeners[key] = _Subscribed(event, call, subscription, track=track)
+        self._subscribed[key] = _Subscribed(event, call, subscription, track=track)
 
     def _watch_end(self, native: _songbird.NativeHandle, track: str) -> None:
         """Note when a track is over, for its listeners go then: a queue adds one for every item."""
@@ -129,14 +148,14 @@ class Listening:
         key = next(self._keys)
         subscription = _songbird.Subscription(key)
         native.add_event(Event.End.name, subscription)
-        self._listeners[key] = _Subscribed(Event.End, over, subscription, track=track)
+        self._subscribed[key] = _Subscribed(Event.End, over, subscription, track=track)
 
     def _forget_ended(self) -> None:
         """Drop listeners of tracks that ended a while ago; until then their last messages may be on the way."""
         long_ago = asyncio.get_running_loop().time() - FORGET_S
         gone = {track for track, at in self._ended.items() if at < long_ago}
-        for key in [key for key, subscribed in self._listeners.items() if subscribed.track in gone]:
-            del self._listeners[key]
+        for key in [key for key, subscribed in self._subscribed.items() if subscribed.track in gone]:
+            del self._subscribed[key]
         for track in gone:
             del self._ended[track]
 
@@ -144,21 +163,21 @@ class Listening:
         def strike() -> None:
             subscribed.timer = None
             if subscribed.event.name == "delayed":
-                self._listeners.pop(key, None)
+                self._subscribed.pop(key, None)
             self._call(key, subscribed)
-            if key in self._listeners and self._link is not None:
+            if key in self._subscribed and self._link is not None:
                 self._arm(key, subscribed, subscribed.event.delay_s)
 
         subscribed.timer = asyncio.get_running_loop().call_later(delay_s, strike)
 
-    def _receive(self, kind: str, content: Any) -> None:
+    def receive(self, kind: str, content: Any) -> None:
         if kind == "packets":
             if self._on_packets is not None:
                 self._on_packets(content)
             self._fire(kind, content)
         elif kind == "tracks":
             key, reports = content
-            subscribed = self._listeners.get(key)
+            subscribed = self._subscribed.get(key)
             if subscribed is not None:
                 self._call(key, subscribed, [TrackState.of(report) for report in reports])
         elif kind == "speaking":
@@ -175,7 +194,7 @@ class Listening:
             self._fire(kind, ConnectData(*content))
 
     def _fire(self, kind: str, content: Any) -> None:
-        for key, subscribed in list(self._listeners.items()):
+        for key, subscribed in list(self._subscribed.items()):
             if subscribed.event.name == kind:
                 self._call(key, subscribed, content)
 
@@ -201,13 +220,13 @@ class Listening:
 
     def _cancel(self, key: int, subscribed: _Subscribed) -> None:
         subscribed.cancel()
-        self._listeners.pop(key, None)
+        self._subscribed.pop(key, None)
 
     def _report(self, subscribed: _Subscribed, error: Exception) -> None:
         message = f"songbird: a listener of {subscribed.event.name} raised"
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
-    async def _end_tasks(self) -> None:
+    async def end_tasks(self) -> None:
         """End listeners that still run; one of them may be who calls."""
         tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 from songbird import _songbird
 from songbird._hub import LoopHub, ask
-from songbird._listening import CLOSE_S, Listening
+from songbird._listening import CLOSE_S, Listener, Listeners
 from songbird.config import Config, NativeSettings
 from songbird.errors import (
     ConnectError,
@@ -17,13 +18,14 @@ from songbird.errors import (
     SourceError,
     UseAsyncConstructorError,
 )
+from songbird.events import Event
 from songbird.tracks import Source, Track, TrackHandle
 
 _ENDPOINT = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 _MAKING = object()
 
 
-class Driver(Listening):
+class Driver:
     """Songbird's driver. Made by `Driver.create`; belongs to the asyncio loop it is made in.
 
     It holds nothing before its first `connect` or `play`, and nothing again after `leave`: no thread, no socket, no
@@ -33,8 +35,9 @@ class Driver(Listening):
     def __init__(self, config: Config | None = None, *, _token: object = None) -> None:
         if _token is not _MAKING:
             raise UseAsyncConstructorError("a driver is made by: await Driver.create()")
-        super().__init__()
         self._config = config or Config()
+        self._listeners = Listeners()
+        self._link: _songbird.Link | None = None
         self._hub: LoopHub | None = None
         self._id = 0
         self._muted = False
@@ -82,7 +85,7 @@ class Driver(Listening):
                 raise ValueError(f"{name} is empty")
         if self._connected:
             await self.leave()
-        hub, link = self._open()
+        hub, link = self.open()
 
         def start(op: int) -> None:
             link.connect(op, token, endpoint, session_id, int(guild_id), int(channel_id), int(user_id))
@@ -101,13 +104,7 @@ class Driver(Listening):
     async def leave(self) -> None:
         """Disconnect, end what plays, and give back every thread and socket. Listeners stay, their timers end."""
         self._connected = False
-        self._ended.clear()
-        for key, subscribed in list(self._listeners.items()):
-            if subscribed.timer is not None:
-                subscribed.timer.cancel()
-                subscribed.timer = None
-            if subscribed.track is not None:
-                del self._listeners[key]
+        self._listeners.detach()
         link, self._link = self._link, None
         hub, self._hub = self._hub, None
         try:
@@ -118,7 +115,7 @@ class Driver(Listening):
         finally:
             if hub is not None:
                 hub.unregister(self._id)
-            await self._end_tasks()
+            await self._listeners.end_tasks()
 
     async def __aenter__(self) -> Driver:
         return self
@@ -216,12 +213,38 @@ class Driver(Listening):
         """A copy."""
         return dataclasses.replace(self._config)
 
+    @property
+    def on_packets(self) -> Callable[[list[_songbird.OpusPacket]], None] | None:
+        """Called with everything that arrived in a tick. Cheaper than `Event.VoicePacket`, and one only."""
+        return self._listeners.on_packets
+
+    @on_packets.setter
+    def on_packets(self, call: Callable[[list[_songbird.OpusPacket]], None] | None) -> None:
+        self._listeners.on_packets = call
+
+    async def add_event(self, event: Event, call: Listener) -> None:
+        """Call back when something happens; `call` is a function or a coroutine function.
+
+        Events of tracks give ``list[TrackState]``, timers nothing, `Event.VoicePacket` a ``list[OpusPacket]``, the
+        others one object of `songbird.events`. Coroutines of the driver's listeners end with `leave`.
+        """
+        self._listeners.add(event, call)
+
+    async def remove_all_events(self) -> None:
+        """Forget every listener, also those of tracks."""
+        self._listeners.clear()
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> tuple[LoopHub, _songbird.Link]:
+    def open(self) -> tuple[LoopHub, _songbird.Link]:
+        """Open the driver without connecting it, for Songbird's own parts; `connect` and `play` do it by themselves.
+
+        Returns:
+            The queue of this loop, and the driver's native half.
+        """
         if self._link is None or self._hub is None:
             hub = LoopHub.of_this_loop()
-            self._id = hub.register(self)
+            self._id = hub.register(self._listeners)
             try:
                 link = _songbird.Link(hub.native, self._id, NativeSettings.of(self._config))
             except BaseException:
@@ -232,9 +255,7 @@ class Driver(Listening):
                 link.mute(True)
             if self._bitrate is not None:
                 link.set_bitrate(self._bitrate)
-            self._want_packets()
-            for key, subscribed in list(self._listeners.items()):
-                self._install(key, subscribed)
+            self._listeners.attach(link)
         return self._hub, self._link
 
     def _mute(self, muted: bool) -> None:
@@ -250,16 +271,16 @@ class Driver(Listening):
     def _play(self, track: Track, *, only: bool) -> TrackHandle:
         if not isinstance(track, Track) or not isinstance(track.source, Source):
             raise TypeError("a Track holds a Source; play_source takes a Source")
-        _, link = self._open()
+        _, link = self.open()
         try:
             native = link.play(
-                track.source._native, only=only, paused=track.paused, volume=track.volume, loops=track.loops
+                track.source.native, only=only, paused=track.paused, volume=track.volume, loops=track.loops
             )
         except ValueError as error:
             raise SourceError(str(error)) from error
         if native is None:
             raise ConsumedSourceError(f"{track.source!r} was played before; make another")
-        return TrackHandle(self, native)
+        return TrackHandle(self._listeners, native)
 
     def __repr__(self) -> str:
         return f"<Driver {'connected' if self._connected else 'open' if self._link else 'closed'}>"

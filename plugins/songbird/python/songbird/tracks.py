@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from songbird import _songbird
 from songbird._hub import LoopHub, ask
+from songbird._listening import Listener, Listeners
 from songbird.errors import CouldNotOpenFileError, FfmpegError, SourceError, TrackError
 from songbird.events import Event
-
-if TYPE_CHECKING:
-    from songbird.driver import Driver
+from songbird.track_state import PlayMode, ReadyState, TrackState
 
 ANSWER_S = 10.0
 """Songbird answers for a track within a tick, or after reading from its source."""
+
+
+class Opener(Protocol):
+    """A driver, as far as a sound needs it."""
+
+    def open(self) -> tuple[LoopHub, _songbird.Link]:
+        """Open the driver if it is not open yet, and return its queue and its native half."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,10 +53,10 @@ class Source:
     DCA; never through FFmpeg.
     """
 
-    __slots__ = ("_native", "name")
+    __slots__ = ("name", "native")
 
     def __init__(self, native: _songbird.Source, name: str) -> None:
-        self._native = native
+        self.native = native
         self.name = name
 
     @staticmethod
@@ -95,16 +101,16 @@ class Source:
 
     @property
     def consumed(self) -> bool:
-        return self._native.consumed
+        return self.native.consumed
 
-    async def metadata(self, driver: Driver) -> Metadata:
+    async def metadata(self, driver: Opener) -> Metadata:
         """What the origin says of itself: of web addresses and yt-dlp; a file or bytes raise SourceError.
 
         Raises:
             SourceError: It says nothing, or cannot be asked.
         """
-        hub, link = driver._open()
-        pairs = await ask(hub, lambda op: self._native.metadata(link, hub.native, op), 60.0)
+        hub, link = driver.open()
+        pairs = await ask(hub, lambda op: self.native.metadata(link, hub.native, op), 60.0)
         found: dict[str, Any] = dict(pairs)
         for name, kind in (("channels", int), ("sample_rate", int), ("start_time", float), ("duration", float)):
             if name in found:
@@ -129,52 +135,13 @@ class Track:
     loops: int | None = 0
 
 
-class PlayMode(enum.Enum):
-    """What a track does."""
-
-    Play = "play"
-    Pause = "pause"
-    Stop = "stop"
-    """Stopped by somebody."""
-    End = "end"
-    """Played to its end."""
-    Errored = "errored"
-
-
-class ReadyState(enum.Enum):
-    """Whether a track's sound has been opened."""
-
-    Uninitialised = "uninitialised"
-    Preparing = "preparing"
-    Playable = "playable"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TrackState:
-    """A track at one moment. Seconds; `loops` is None without end; `error` is set when `playing` is Errored."""
-
-    uuid: str
-    playing: PlayMode
-    error: str | None
-    volume: float
-    position: float
-    play_time: float
-    loops: int | None
-    ready: ReadyState
-
-    @staticmethod
-    def of(report: tuple[Any, ...]) -> TrackState:
-        uuid, playing, error, volume, position, play_time, loops, ready = report
-        return TrackState(uuid, PlayMode(playing), error, volume, position, play_time, loops, ReadyState(ready))
-
-
 class TrackHandle:
     """Commands to a track that plays. Its methods raise TrackError once the track is over."""
 
-    __slots__ = ("_driver", "_native", "uuid")
+    __slots__ = ("_listeners", "_native", "uuid")
 
-    def __init__(self, driver: Driver, native: _songbird.NativeHandle) -> None:
-        self._driver = driver
+    def __init__(self, listeners: Listeners, native: _songbird.NativeHandle) -> None:
+        self._listeners = listeners
         self._native = native
         self.uuid: str = native.uuid
 
@@ -220,11 +187,11 @@ class TrackHandle:
         hub = LoopHub.of_this_loop()
         await ask(hub, lambda op: self._native.make_playable(hub.native, op), ANSWER_S)
 
-    def add_event(self, event: Event, call: Callable[[list[TrackState]], Any]) -> None:
+    def add_event(self, event: Event, call: Listener) -> None:
         """Call back for this track: events of tracks, and timers that run with it."""
         if not event.is_of_tracks and not event.is_timer:
             raise ValueError(f"{event.name} is an event of the driver")
-        self._tell(lambda: self._driver._subscribe(self._native, event, call))
+        self._tell(lambda: self._listeners.subscribe(self._native, event, call))
 
     def _tell(self, command: Callable[[], None]) -> None:
         try:
@@ -234,3 +201,6 @@ class TrackHandle:
 
     def __repr__(self) -> str:
         return f"TrackHandle({self.uuid})"
+
+
+__all__ = ["Metadata", "PlayMode", "ReadyState", "Source", "Track", "TrackHandle", "TrackState"]
