@@ -158,6 +158,10 @@ class Session:
         """Notices that Discord has refused since the last one that stands."""
         self._moved = False
         """The notice has not stood since the bot was moved to another channel."""
+        self._arrived = asyncio.Event()
+        """Cleared while the bot is on its way to another channel, in which a notice is posted once the link is live;
+        nobody waits for that once there is nothing to be heard."""
+        self._arrived.set()
         self._retry: asyncio.Task[None] | None = None
         self._say_no_notice = say_no_notice
         self._failure: asyncio.Task[None] | None = None
@@ -279,10 +283,18 @@ class Session:
         return detach
 
     async def capturing(self) -> bool:
-        """Wait until the notice stands or has failed; see `roost.audio.VoiceSession.capturing`."""
+        """Wait until the notice stands or has failed; see `roost.audio.VoiceSession.capturing`.
+
+        Another one may take the place of the notice that is waited for, when facts or the channel change meanwhile.
+        """
         self._seek_capture()
-        if self._notice is not None:
-            await asyncio.wait({self._notice})
+        while not (self.closed or self._ending):
+            if self._notice is not None:
+                await asyncio.wait({self._notice})
+            elif self._ears and not self._arrived.is_set():
+                await self._arrived.wait()
+            else:
+                break
         return self.capture_state == CAPTURE_ON
 
     def revoke(self, user_id: int) -> None:
@@ -561,6 +573,8 @@ class Session:
             self._facts_told |= untold
         elif untold or not ears:
             self._drop_notice()
+        if not ears:
+            self._arrived.set()
         self._uncovered.clear()
         self._seek_capture()
 
@@ -694,6 +708,7 @@ class Session:
             self._channel_id = channel_id
             self._denied.clear()
             self._drop_notice()
+            self._arrived.clear()
         self._members = dict(members)
         self._uncovered.clear()
         self._seek_late()
@@ -704,6 +719,7 @@ class Session:
     def link_live(self) -> None:
         """The link is live: whoever listens may be served."""
         self._seek_capture()
+        self._arrived.set()
 
     def link_ended(self, link: VoiceLink) -> None:
         if self._link is link:
@@ -765,6 +781,7 @@ class Session:
             return
         self._closed_after_s = now - self.opened_at
         self.capture_state = CAPTURE_OFF
+        self._arrived.set()
         self._ears = ()
         self._sinks = ()
         self._hook_ear = None
@@ -784,6 +801,7 @@ class Session:
         self._allowed.clear()
         self._drop_retry()
         self.capture_state = CAPTURE_OFF
+        self._arrived.set()
 
     def speaking(self, user_id: int, on: bool) -> None:
         if user_id in self._members:

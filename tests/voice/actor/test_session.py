@@ -201,6 +201,36 @@ async def test_a_notice_that_is_tried_again_is_failed_until_it_stands(
     assert len(bench.notices) == 2, "who asks meanwhile waits for the one on its way"
 
 
+async def test_capturing_waits_for_the_notice_that_takes_another_ones_place(bench: Bench) -> None:
+    bench.may_post.clear()
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    asked = asyncio.create_task(bench.session.capturing())
+    await settle()
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(Use.TEXT, channel_id=8))
+    await settle()
+    bench.session.begin_link(2, OTHER, [(ALICE, False)])
+    await settle()
+    assert not asked.done(), "the notice is posted when the link to the other channel is live"
+    bench.session.link_live()
+    await settle()
+    assert not asked.done()
+    bench.may_post.set()
+    assert await asked
+    assert bench.notices == [OTHER]
+
+
+@pytest.mark.parametrize("how", ["detach", "close", "stop_capture"])
+async def test_capturing_waits_for_no_notice_once_nobody_is_to_be_heard(bench: Bench, how: str) -> None:
+    detach = bench.session.attach(SinkRecorder(), facts=FACTS)
+    assert await bench.session.capturing()
+    bench.session.begin_link(2, OTHER, [(ALICE, False)])
+    asked = asyncio.create_task(bench.session.capturing())
+    await settle()
+    assert not asked.done()
+    {"detach": detach, "close": lambda: bench.session.close(9.0), "stop_capture": bench.session.stop_capture}[how]()
+    assert not await asyncio.wait_for(asked, 1.0)
+
+
 async def test_a_notice_is_tried_again_only_where_it_does_not_stand(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
