@@ -425,6 +425,31 @@ async def test_captions_go_where_a_notice_stands_that_was_refused_at_first(make:
     assert [channel for channel, text, _ in house.messages if "hello" in text] == [VOICE]
 
 
+async def test_a_start_that_is_overtaken_while_the_notice_is_posted_says_by_what(make: Any) -> None:
+    house: House = await make(script=[])
+    await house.open()
+    plugin = house.plugin
+
+    async def change() -> None:
+        plugin._running[GUILD].stop_intake()
+
+    overtaken: list[tuple[Callable[[], Any], str]] = [
+        (change, "is just changing"),
+        (lambda: plugin.pause_transcribing(GUILD, ADA, False, paused=True), "is paused"),
+        (lambda: plugin.stop_transcribing(GUILD, ADA, False), "has ended"),
+    ]
+    for overtake, said in overtaken:
+
+        async def capturing(overtake: Callable[[], Any] = overtake) -> bool:
+            await overtake()
+            return False
+
+        house.session.capturing = capturing  # type: ignore[method-assign]
+        with pytest.raises(ResourceError, match=said):
+            await start(house)
+        await plugin.stop_transcribing(GUILD, ADA, False)
+
+
 async def spoken(house: House, packets: list[bytes]) -> None:
     """A transcription runs and has a line."""
     await house.open()

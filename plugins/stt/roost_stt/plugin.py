@@ -84,6 +84,10 @@ NO_USE = (
     "Captions are switched off here now and transcripts are not kept, so transcription ends and I hear nobody. "
     "Change `captions.where` or `retention_days` with `/config set stt`, and use `/transcribe start` to begin anew."
 )
+IS_CHANGING = (
+    "Transcription has begun, but my channel, or what the notice says, is just changing. I hear people again when the "
+    "new notice stands; `/privacy status` says whether you are heard."
+)
 OVER = "The transcription has ended."
 JUST_MOVED = "I have just been moved to another channel. Use `/transcribe start` again in a moment."
 _ACTIVE = "active"
@@ -499,10 +503,7 @@ class SttPlugin:
             else:
                 channel_id = transcription.channel_id
         await self._remember(session)
-        if not await session.capturing():
-            checks.can_write(self.bot, guild_id, channel_id)
-            checks.can_write(self.bot, guild_id, session.channel_id)
-            raise ResourceError(no_notice(session, channel_id))
+        await self._notice_stands(session, channel_id)
         again = " The notice stands now." if transcription is not None else ""
         into = place_words(
             self.config_of(guild_id).captions.where, channel_id, None, is_thread=self._is_thread(channel_id)
@@ -552,10 +553,29 @@ class SttPlugin:
         await self._remember(session)
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
-        if not await session.capturing():
-            raise ResourceError(no_notice(session, transcription.channel_id))
+        await self._notice_stands(session, transcription.channel_id)
         transcription.arrive()
         return f"Transcription of <#{session.channel_id}> goes on."
+
+    async def _notice_stands(self, session: VoiceSession, channel_id: int) -> None:
+        """Wait until the notice of a transcription into a channel stands.
+
+        Raises:
+            ResourceError: It does not; the message says why.
+        """
+        if await session.capturing():
+            return
+        running = self._running.get(session.guild_id)
+        if running is None:
+            raise ResourceError(OVER)
+        self._check_goes_on(running)
+        if running.paused:
+            raise ResourceError(already(session, running, self._into(running)))
+        if not running.hearing:
+            raise ResourceError(IS_CHANGING)
+        checks.can_write(self.bot, session.guild_id, channel_id)
+        checks.can_write(self.bot, session.guild_id, session.channel_id)
+        raise ResourceError(no_notice(session, channel_id))
 
     def check(self, guild_id: int, user_id: int, manages: bool, *, stop: bool) -> None:
         """Refuse what needs no trying.
