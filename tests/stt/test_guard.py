@@ -13,11 +13,13 @@ from stt_house import ADA, BEN, GUILD, ME, TEXT, VOICE, House, houses
 from stt_rig import packets_of
 
 from roost.audio import SILENCE_FRAME, VoiceSession
+from roost.config import build
 from roost.errors import RoostError
 from roost.hooks import hookimpl
 from roost.speech import Transcript
 from roost_stt import audience_watch
 from roost_stt import plugin as plugin_module
+from roost_stt.config import SttConfig
 from roost_stt.guard import Finding, Look, duration
 
 OTHER = 21
@@ -522,3 +524,13 @@ async def test_the_longest_session_ends_with_its_reason(make: Any, packets: list
     assert "last words" in told
     assert house.session.sinks == []
     assert "Transcribing" in await start(house)
+
+
+@pytest.mark.e2e
+async def test_a_shorter_limit_counts_at_once(make: Any) -> None:
+    house: House = await make(script=[], max_hours=8)
+    await start(house)
+    before, house.config = house.config, build(SttConfig, {"engine": "scripted", "max_hours": 1e-9}, "stt")
+    await house.plugin.config_changed(house.ctx, GUILD, before, house.config)
+    await house.until(lambda: house.status == "Nothing is being transcribed here.", 5.0)
+    assert "Transcriptions last at most" in house.texts[0]

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 
 LOOK_S = 60.0
-"""The longest wait between two looks: settings change."""
+"""The longest wait between two looks."""
 MIN_LOOK_S = 0.02
 
 

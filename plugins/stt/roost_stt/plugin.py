@@ -273,6 +273,7 @@ class SttPlugin:
         transcription = self._running.get(guild_id)
         if transcription is None:
             return
+        transcription.limits_changed()
         if not checks.serves(new):
             self._end_because(transcription.session, transcription, NO_USE)
         elif transcription.notice_is_old:

@@ -120,6 +120,7 @@ class Transcription:
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
+        self._limits_changed = asyncio.Event()
         self._detach: Callable[[], None] | None = None
         self._ending = False
         self._told_facts: NoticeFacts | None = None
@@ -353,7 +354,14 @@ class Transcription:
                     why = "Discord does not accept the notice that I have to post first; I keep trying."
                 self.tell("silence", f"I have heard nobody for {duration(silence_s)}. {why}")
                 continue
-            await asyncio.sleep(look.wait_s())
+            self._limits_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(look.wait_s()):
+                    await self._limits_changed.wait()
+
+    def limits_changed(self) -> None:
+        """What `watch` asks for may be answered otherwise from now on."""
+        self._limits_changed.set()
 
     def watch_with(self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]) -> None:
         """Run `watch` until `close`."""
