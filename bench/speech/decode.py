@@ -17,7 +17,8 @@ from roost_stt.models import locate
 from roost_stt.protocol.endpointing import Endpointing
 from roost_stt.protocol.ipc import Audio
 from roost_stt.worker.engines.whisper import WhisperEngine
-from roost_stt.worker.speakers import Speakers, Spoken
+from roost_stt.worker.speakers import Speakers
+from roost_stt.worker.utterances import Spoken
 from roost_stt.worker.vad import SileroModel
 
 PLAIN = EngineOptions()

@@ -42,7 +42,6 @@ CIRCLES_LEFT = {
         )
     ),
     frozenset(f"roost_stt.{name}" for name in ("commands", "gpu_commands", "plugin", "transcript_commands")),
-    frozenset(f"roost_stt.worker.{name}" for name in ("backlog", "drafts", "speakers")),
 }
 """This list only shrinks. All of these circles are for type checkers alone: none exists at run time."""
 

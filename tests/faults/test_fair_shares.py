@@ -25,7 +25,7 @@ from roost.store import open_store
 from roost.testing.leftovers import leak_check
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker.backlog import Backlog
-from roost_stt.worker.speakers import Spoken
+from roost_stt.worker.utterances import Spoken
 from roost_voice.config import VoiceConfig
 from roost_voice.guild import MAILBOX
 from roost_voice.moves import Told

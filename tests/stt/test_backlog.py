@@ -6,7 +6,7 @@ import pytest
 
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker.backlog import MAX_SECONDS, Backlog
-from roost_stt.worker.speakers import Spoken
+from roost_stt.worker.utterances import Spoken
 
 pytestmark = pytest.mark.unit
 

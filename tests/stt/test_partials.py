@@ -22,7 +22,7 @@ from roost_stt.protocol.wishes import Wish
 from roost_stt.supervision import State, Trouble
 from roost_stt.worker.backlog import MAX_DRAFTS, Backlog
 from roost_stt.worker.drafts import EVERY_MS, Drafts
-from roost_stt.worker.speakers import Key, Spoken
+from roost_stt.worker.utterances import Key, Spoken
 
 ADA: Key = (1, 7)
 BEN: Key = (1, 8)

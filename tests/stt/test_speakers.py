@@ -14,7 +14,8 @@ from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker import speakers as module
 from roost_stt.worker.backlog import Backlog
-from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers, Spoken
+from roost_stt.worker.speakers import IDLE_DECODER_S, Speakers
+from roost_stt.worker.utterances import Spoken
 from roost_stt.worker.vad import SileroModel
 
 pytestmark = pytest.mark.unit

@@ -18,7 +18,7 @@ from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import Cut, Segment
 from roost_stt.worker.backlog import Backlog
 from roost_stt.worker.pipes import Inbox
-from roost_stt.worker.speakers import Spoken
+from roost_stt.worker.utterances import Spoken
 
 GUILD, ADA, BEN = 1, 7, 8
 

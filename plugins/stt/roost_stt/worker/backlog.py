@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from roost_stt.worker.speakers import Key, Spoken
+from roost_stt.worker.utterances import Key, Spoken
 
 MAX_SECONDS = 120.0
 MAX_DRAFTS = 16

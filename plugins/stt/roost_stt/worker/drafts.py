@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from roost_stt.protocol.agreement import Agreement
 from roost_stt.protocol.segmenter import Segment
 from roost_stt.worker.backlog import Backlog
-from roost_stt.worker.speakers import Key, Spoken
+from roost_stt.worker.utterances import Key, Spoken
 
 EVERY_MS = 500
 """Of new speech, between one draft and the next. The first words are shown after the second one."""

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from roost_stt.protocol import ipc
-from roost_stt.worker.speakers import Key
+from roost_stt.worker.utterances import Key
 
 _log = logging.getLogger("roost.stt.worker")
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from roost.speech import EngineOptions, SpeechEngine, Transcript
     from roost_stt.worker.backlog import Backlog, Batch
     from roost_stt.worker.drafts import Drafts
-    from roost_stt.worker.speakers import Key, Speakers, Spoken
+    from roost_stt.worker.speakers import Speakers
+    from roost_stt.worker.utterances import Key, Spoken
 
 _log = logging.getLogger("roost.stt.worker")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +11,14 @@ import soxr
 from roost.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, SILENCE_FRAME
 from roost.opus import OpusDecoder, OpusError
 from roost.opus_packet import MAX_SAMPLES, packet_samples
-from roost.speech import ENGINE_SAMPLE_RATE_HZ, Withdrawal
+from roost.speech import ENGINE_SAMPLE_RATE_HZ
 from roost_stt.blackbox import BlackBox
 from roost_stt.protocol.endpointing import ArrivalClock, Endpointing
 from roost_stt.protocol.ipc import Audio
 from roost_stt.protocol.segmenter import CHUNK_SAMPLES, Cut, Segment, Segmenter
+from roost_stt.worker.drafts import Drafts
+from roost_stt.worker.utterances import Key, Spoken
 from roost_stt.worker.vad import SileroModel, SileroStream
-
-if TYPE_CHECKING:
-    from roost_stt.worker.drafts import Drafts
 
 IDLE_DECODER_S = 50.0
 MAX_CONCEAL_SAMPLES = 20 * FRAME_SAMPLES
@@ -32,23 +29,6 @@ MAX_COUNTED = 4096
 """Former speakers counted by name; older ones are counted together, as user 0."""
 RESTING_FRAMES = 25
 """After so many silence frames in a row, further ones are not even decoded."""
-
-Key = tuple[int, int]
-"""(guild id, user id)."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Spoken:
-    """An utterance, finished or offered as a draft, and whose it is."""
-
-    guild_id: int
-    user_id: int
-    segment: Segment
-    withdrawal: Withdrawal = dataclasses.field(default_factory=Withdrawal, repr=False, compare=False)
-
-    def is_of(self, key: Key) -> bool:
-        """Whether it is of a speaker, or of a guild where the key's user is 0."""
-        return self.guild_id == key[0] and key[1] in (0, self.user_id)
 
 
 class Speaker:
