@@ -1196,6 +1196,22 @@ MUTATIONS = [
             "::test_members_read_that_a_database_which_does_not_answer_is_waited_for",
         ),
     ),
+    Mutation(
+        "r3",
+        "a deletion overtakes a commit that was not answered",
+        "core/roost/store/database.py",
+        "                    self._doubtful.add(writer)\n",
+        "                    pass\n",
+        ("tests/core/store/test_lost_answers.py::test_row_whose_commit_was_not_answered_is_deleted",),
+    ),
+    Mutation(
+        "r3",
+        "a start overtakes the last commit of the process before",
+        "core/roost/store/holding.py",
+        "        if opening:\n            await self._database.settle(opening=True)\n",
+        "",
+        ("tests/core/store/test_lost_answers.py::test_next_process_waits_for_commits_of_the_one_before",),
+    ),
 ]
 
 

@@ -49,6 +49,12 @@ CONNECT_S = 10.0
 COMMAND_S = 600.0
 """The longest statement; a migration may take that long."""
 POOL_S = 15.0
+WRITES = 0x526F6F73, 1
+"""Advisory lock of PostgreSQL that every transaction that writes shares until it is over."""
+SETTLED_S = 10.0
+"""How long a statement waits for a transaction whose end is not known."""
+_LOOK_S = 0.1
+"""Between two looks at the transactions that are not over."""
 TURNS = 4
 """Reads and writes of one plugin at a time."""
 TURN_S = 30.0
@@ -144,6 +150,9 @@ class Database:
         self._writable = asyncio.Event()
         """Cleared while `alone` keeps writes waiting."""
         self._writable.set()
+        self._doubtful: set[int] = set()
+        """Server processes of PostgreSQL that were told to commit and did not answer."""
+        self._settling = asyncio.Lock()
         self._held: int | None = None
 
     @property
@@ -226,6 +235,7 @@ class Database:
         Args:
             opening: As for `write`.
         """
+        await self._settle()
         async with self._connected(opening=opening) as connection:
             yield Connection(connection)
 
@@ -237,14 +247,62 @@ class Database:
             opening: The store is being opened: refusals are the configuration's fault.
         """
         await self._writable.wait()
+        await self._settle()
         async with self._connected("BEGIN IMMEDIATE", opening=opening) as connection:
             await finished(connection.begin().start())
             try:
+                writer = None if self.is_sqlite else await _share_writes(connection)
                 yield Connection(connection)
             except BaseException:
                 await finished(connection.rollback())
                 raise
-            await finished(connection.commit())
+            try:
+                await finished(connection.commit())
+            except BaseException:
+                if writer is not None:
+                    self._doubtful.add(writer)
+                raise
+
+    async def settle(self, *, opening: bool = False) -> None:
+        """Wait until all transactions that write are over, those of earlier processes too. PostgreSQL only.
+
+        A server goes on with a commit when its client is gone. Until then the rows are not there for others: they can
+        neither be read nor deleted, and appear later.
+
+        Args:
+            opening: As for `write`.
+
+        Raises:
+            StoreError: They take too long.
+        """
+        try:
+            async with asyncio.timeout(SETTLED_S):
+                while True:
+                    if not await self._writers(opening=opening):
+                        return
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise _unsettled() from None
+
+    async def _settle(self) -> None:
+        """Wait until the transactions are over whose commit was not answered."""
+        if not self._doubtful:
+            return
+        try:
+            async with asyncio.timeout(SETTLED_S), self._settling:
+                while self._doubtful:
+                    doubtful = frozenset(self._doubtful)
+                    self._doubtful -= doubtful - await self._writers()
+                    if self._doubtful:
+                        await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise _unsettled() from None
+
+    async def _writers(self, *, opening: bool = False) -> set[int]:
+        """Server processes of PostgreSQL with a transaction that writes."""
+        async with self._connected(opening=opening) as connection:
+            found = await connection.execute(_WRITERS, dict(zip(("one", "two"), WRITES, strict=True)))
+            return {int(row.pid) for row in found}
 
     @asynccontextmanager
     async def bare(self) -> AsyncIterator[Connection]:
@@ -330,6 +388,23 @@ class OpenTransaction:
             yield self._connection
 
     write = read
+
+
+_WRITERS = sa.text(
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = :one AND objid = :two AND objsubid = 2"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+async def _share_writes(connection: AsyncConnection) -> int:
+    """Take part in `WRITES` until the end of the transaction; return the id of the server's process."""
+    lock = sa.func.pg_advisory_xact_lock_shared(*WRITES)
+    return int((await connection.execute(sa.select(sa.func.pg_backend_pid(), lock))).one()[0])
+
+
+def _unsettled() -> StoreError:
+    words = f"the database has not ended a transaction of this bot within {SETTLED_S:.0f} s; see its own log"
+    return StoreError(words, retryable=True)
 
 
 async def exclusive(connection: Connection, what: str) -> None:

@@ -152,6 +152,8 @@ class StoreHold:
                     row = (await connection.execute(sa.select(tables.holder))).mappings().first()
             found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
             raise in_use(self._what, found, self._holder.bot_id, ANOTHER_DATABASE)
+        if opening:
+            await self._database.settle(opening=True)
         await self._check_owner(opening=opening)
         if not opening:
             await self._check_same()

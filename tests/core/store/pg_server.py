@@ -9,11 +9,14 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import Pool
 
 START_S = 30
 SKIPPED = "NO POSTGRESQL SERVER HERE (apt-get install postgresql): the store is tested on SQLite alone"
@@ -72,6 +75,40 @@ class Server:
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         return self.run("psql", "-h", str(self.folder), "-U", "roost", "-At", database, "-c", statement).strip()
+
+    def slow_commits(self, table: str, seconds: float, database: str) -> None:
+        """From now on commits that change a table take so long, as on a slow disk; their rows are locked meanwhile."""
+        self.sql(
+            f"CREATE FUNCTION wait_{table}() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END $$;"
+            f"CREATE CONSTRAINT TRIGGER wait AFTER INSERT OR UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED"
+            f" FOR EACH ROW EXECUTE FUNCTION wait_{table}()",
+            database,
+        )
+
+    def commits(self, database: str) -> bool:
+        """Whether a commit is under way."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        return self.sql(f"{query} AND query LIKE 'COMMIT%'", database) != "0"
+
+
+@contextmanager
+def cut_connections() -> Iterator[Callable[[], None]]:
+    """What breaks all connections that are made in this block, without a word to the server."""
+    made: list[Any] = []
+
+    def note(connection: Any, _record: object) -> None:
+        made.append(connection.driver_connection)
+
+    def cut() -> None:
+        for each in made:
+            each.terminate()
+
+    sa.event.listen(Pool, "connect", note)
+    try:
+        yield cut
+    finally:
+        sa.event.remove(Pool, "connect", note)
 
 
 @contextmanager

@@ -216,7 +216,7 @@ async def test_a_table_that_another_session_locks_is_waited_for_as_long_as_in_sq
 ) -> None:
     monkeypatch.setattr("roost.store.database.BUSY_MS", 200)
     url = postgres.url(postgres.new_database())
-    async with open_store(tmp_path, url) as store, open_database(tmp_path, url) as other, other.write() as connection:
+    async with open_store(tmp_path, url) as store, open_database(tmp_path, url) as other, other.read() as connection:
         await connection.exec_driver_sql("LOCK TABLE roost_settings")
         with pytest.raises(StoreError, match="lock timeout") as caught:
             await store.set_setting("some", 1, "key", "value")
