@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from roost.audio import FrameSink
     from roost.consent import Consent
-    from roost.hooks import Deny
     from roost.scopes import Scope
     from roost.store import PluginStore
 
@@ -50,6 +49,13 @@ class Unasked(enum.Enum):
     """It could not be loaded."""
     FAILED = "failed"
     """It was asked, and failed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deny:
+    """A refusal; the reason is shown to the person concerned."""
+
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

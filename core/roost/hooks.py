@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from roost.context import Deny as Deny  # noqa: PLC0414 - plugins may import it from here
+
 if TYPE_CHECKING:
     import hikari
     import lightbulb
@@ -117,13 +119,6 @@ class SwitchCause(enum.Enum):
     """Somebody who manages the guild wanted it."""
     FAILURES = "failures"
     """It failed too often there, and is paused or quarantined; or that is over."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Deny:
-    """A refusal; the reason is shown to the person concerned."""
-
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

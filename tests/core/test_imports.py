@@ -23,7 +23,6 @@ Graph = dict[str, set[str]]
 Circle = frozenset[str]
 
 CIRCLES_LEFT = {
-    frozenset({"roost.context", "roost.hooks"}),
     frozenset(
         f"roost.plugins.{name}"
         for name in (
