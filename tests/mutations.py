@@ -1212,6 +1212,14 @@ MUTATIONS = [
         "",
         ("tests/core/store/test_lost_answers.py::test_next_process_waits_for_commits_of_the_one_before",),
     ),
+    Mutation(
+        "notice",
+        "the notice of a measurement covers captions",
+        VOICE + "session.py",
+        "        if not _are_levels(facts) or asyncio.get_running_loop().time() > self._rests_until:\n",
+        "        if asyncio.get_running_loop().time() > self._rests_until:\n",
+        ("tests/voice/actor/test_session.py::test_measurements_in_a_row_share_a_notice",),
+    ),
 ]
 
 

@@ -51,6 +51,8 @@ DEAFNESS_S = 10.0
 
 LATE_NOTICE_S = 10.0
 """At most one notice for members who came later in so many seconds; who needs it is not heard before it stands."""
+LEVELS_NOTICE_S = 600.0
+"""For so long after a measurement its notice covers others, so that nobody can fill the chat with notices."""
 LATE_RETRIES = 5
 """Refusals by Discord after which the time between two such notices, which doubles with each, grows no more."""
 GUARD_AGAIN_S = 30.0
@@ -175,6 +177,8 @@ class Session:
         """Number of the notice that stands or is being posted."""
         self._facts_told: frozenset[NoticeFacts] = frozenset()
         """What the notice tells that stands or is being posted; less what nobody does any more."""
+        self._rests_until: float | None = None
+        """Until when the notice of an earlier measurement covers another one; None: no such notice stands."""
         self._shown: set[int] = set()
         """Members who were in the channel when that notice was posted there, and could see it."""
         self._here: set[int] = set()
@@ -566,10 +570,15 @@ class Session:
         self._ears = ears
         self._sinks = tuple(ear.sink for ear in ears)
         facts = self.facts
+        if not ears and self.capture_state == CAPTURE_ON and _are_levels(self._facts_told):
+            self._rest()
+            return
+        if ears and self._wake(facts):
+            return
         # What has ended is told again when it begins again.
         self._facts_told &= facts
         untold = facts - self._facts_told
-        if self._facts_told and all(each.use is Use.LEVELS for each in untold):
+        if self._facts_told and _are_levels(untold):
             self._facts_told |= untold
         elif untold or not ears:
             self._drop_notice()
@@ -577,6 +586,26 @@ class Session:
             self._arrived.set()
         self._uncovered.clear()
         self._seek_capture()
+
+    def _rest(self) -> None:
+        """Hear nobody after a measurement; its notice covers the next one."""
+        self._allowed.clear()
+        self.capture_state = CAPTURE_OFF
+        self._rests_until = asyncio.get_running_loop().time() + LEVELS_NOTICE_S
+
+    def _wake(self, facts: frozenset[NoticeFacts]) -> bool:
+        """Hear people again if the notice of an earlier measurement covers what is done now; return whether it does."""
+        if self._rests_until is None:
+            return False
+        if not _are_levels(facts) or asyncio.get_running_loop().time() > self._rests_until:
+            self._drop_notice()
+            return False
+        self._rests_until = None
+        self.capture_state = CAPTURE_ON
+        self._uncovered.clear()
+        self._seek_late()
+        self._tell_deafness()
+        return True
 
     def _seek_capture(self) -> None:
         """Post the notice if somebody listens and it does not stand yet; capture is on once it does."""
@@ -666,6 +695,7 @@ class Session:
         self._forgotten.clear()
         self._gone.clear()
         self._facts_told = frozenset()
+        self._rests_until = None
         self._notices += 1
         self._failures = 0
         self._taken.clear()
@@ -798,6 +828,7 @@ class Session:
     def stop_capture(self) -> None:
         """The end has begun: hear nobody any more, keep what is queued."""
         self._ending = True
+        self._rests_until = None
         self._allowed.clear()
         self._drop_retry()
         self.capture_state = CAPTURE_OFF
@@ -841,6 +872,11 @@ class SessionEvents:
 
     def state(self, name: str) -> None:
         _log.debug("guild %d link %d: %s", self._session.guild_id, self._generation, name)
+
+
+def _are_levels(facts: Iterable[NoticeFacts]) -> bool:
+    """Whether nothing but loudness is measured."""
+    return all(each.use is Use.LEVELS for each in facts)
 
 
 def _added(past: LinkStats, link: LinkStats) -> LinkStats:

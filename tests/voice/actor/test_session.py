@@ -872,6 +872,45 @@ async def test_a_measurement_is_covered_by_a_notice_of_more(bench: Bench) -> Non
     assert len(bench.notices) == 2
 
 
+async def test_measurements_in_a_row_share_a_notice(noticed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, levels = noticed.session, NoticeFacts(Use.LEVELS)
+    session.attach(SinkRecorder(), facts=levels)()
+    assert session.capture_state == "off", "no notice stood yet"
+
+    async def measures(user_id: int) -> bool:
+        detach = session.attach(sink := SinkRecorder(), facts=levels)
+        assert await asyncio.wait_for(session.capturing(), 1.0)
+        heard = noticed.hears(user_id, sink)
+        detach()
+        assert not noticed.hears(user_id, sink)
+        return heard
+
+    assert await measures(ALICE)
+    session.member_is(21, False)
+    noticed.may_post.clear()
+    assert await measures(BOB)
+    assert not await measures(21), "they came after the notice"
+    assert len(noticed.notices) == 1
+    noticed.may_post.set()
+    detach = session.attach(SinkRecorder(), facts=FACTS)
+    assert await session.capturing()
+    assert noticed.posted_in[-1] == (6, CHANNEL), "one that tells of a measurement tells of nothing else"
+    detach()
+    count = len(noticed.notices)
+    assert await measures(ALICE)
+    assert len(noticed.notices) == count + 1
+    monkeypatch.setattr(session_module, "LEVELS_NOTICE_S", -1.0)
+    assert await measures(ALICE)
+    assert len(noticed.notices) == count + 1
+    assert await measures(ALICE)
+    assert len(noticed.notices) == count + 2, "that was too long ago"
+    monkeypatch.undo()
+    assert await measures(ALICE)
+    session.stop_capture()
+    session.attach(SinkRecorder(), facts=levels)
+    assert session.capture_state == "off", "the end has begun"
+
+
 async def test_nobody_is_heard_again_once_the_end_has_begun(noticed: Bench) -> None:
     noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
     assert await noticed.session.capturing()
