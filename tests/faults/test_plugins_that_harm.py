@@ -414,7 +414,7 @@ async def test_an_endless_export_is_given_up_for_the_members_who_wait(fault: Fau
                 )
             )
         for answer in answers:
-            assert "failed; ask whoever runs this bot: endless" in answer["replies"][-1]["content"]
+            assert "ask whoever runs this bot for the rest: endless" in answer["replies"][-1]["content"]
         assert await say(scene, "/voice status") == "I am in no voice channel."
         bot.terminate()
         assert await bot.wait(5.0) == 0

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from roost.blocking import StalledError
@@ -43,8 +43,9 @@ class Outcome:
         silent: Plugins that do not implement the hook.
         failed: Plugins that implement it and failed.
         absent: Plugins that are not loaded: of a deletion, all, which are asked when they are loaded; of an export,
-            those of which `data` has what they stored under the user's id.
-        data: Of an export, by plugin.
+            those that stored something under the user's id.
+        data: Of an export, by plugin: what it gave, or of the silent, failed and absent ones what they stored under
+            the user's id.
         backups: Of a deletion, the backups of migrations that went with it.
         traceless: Of a deletion, nothing of it is in the database's files any more.
         leftovers: Of a deletion, what it left elsewhere, which can be deleted too.
@@ -108,15 +109,16 @@ class PersonalData:
             reached.append(plugin)
             if written:
                 data[plugin] = written
-        absent = await self._stored_by_absent(user_id)
-        data.update(absent)
-        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), tuple(absent), data)
+        stored = await self._stored_without(reached, user_id)
+        data.update(stored)
+        absent = tuple(name for name in stored if name not in self._host.loaded)
+        return Outcome(tuple(reached), self._silent(implementers), tuple(failed), absent, data)
 
-    async def _stored_by_absent(self, user_id: int) -> dict[str, Any]:
-        """What plugins that are not loaded stored under a user's id, by plugin."""
-        loaded = {table_name(name) for name in self._host.loaded}
+    async def _stored_without(self, reached: Collection[str], user_id: int) -> dict[str, Any]:
+        """What all plugins but these stored under a user's id, by plugin."""
+        told = {table_name(name) for name in reached}
         deletions, names = self._host.store.deletions, self._names()
-        found = await deletions.documents_of(user_id, await deletions.holders() - loaded)
+        found = await deletions.documents_of(user_id, await deletions.holders() - told)
         return {names.get(holder, _name(holder)): stored for holder, stored in found.items()}
 
     async def _plain(self, plugin: str, answer: Any) -> Any:

@@ -122,7 +122,9 @@ FORGET = (
 )
 DELETE = "Delete"
 FORGOTTEN = "What was held about you is deleted. That covers {reached}."
-SILENT_EXPORT = "These plugins export nothing, because they hold nothing or have no export: {plugins}."
+SILENT_EXPORT = (
+    "These plugins have no export of their own, so of them the file has only what they stored under your id: {plugins}."
+)
 ABSENT_EXPORT = "These plugins are not loaded, so of them the file has only what they stored under your id: {plugins}."
 SILENT_DELETE = (
     "These plugins have no deletion of their own, so only what they stored under your id is deleted: {plugins}."
@@ -135,7 +137,10 @@ ABSENT = (
     "These plugins are not loaded; what they stored under your id is deleted, and they are asked for the rest when "
     "they are loaded: {plugins}."
 )
-FAILED = "These plugins failed; ask whoever runs this bot: {plugins}."
+FAILED = (
+    "These plugins failed, so of them the file has only what they stored under your id; ask whoever runs this bot for "
+    "the rest: {plugins}."
+)
 KEPT = "Servers that hear everybody else, in which it stays noted that you refuse: {count}."
 BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
 BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."

@@ -74,7 +74,7 @@ async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
         assert reply.ephemeral
         assert "It covers the bot itself, keeper." in reply.content
         assert "quiet" in reply.content
-        assert "failed; ask whoever runs this bot: broken" in reply.content
+        assert "ask whoever runs this bot for the rest: broken" in reply.content
         (file,) = reply.files
         assert file.name == "my-data.json"
         assert json.loads(file.content) == {
@@ -88,6 +88,39 @@ async def test_my_data_is_one_file_with_everything(tmp_path: Path) -> None:
             "plugins_not_loaded": [],
         }
         assert b"secret" not in file.content
+
+
+class Tally:
+    """Stores something about people, and has no export."""
+
+    name = "tally"
+
+    @hookimpl
+    def plugin_meta(self) -> Meta:
+        return Meta(self.name)
+
+    @hookimpl
+    async def on_load(self, ctx: PluginContext) -> None:
+        self.points = ctx.store.collection("points")
+
+
+class FailingTally(Tally):
+    name = "failing"
+
+    @hookimpl
+    async def user_data_export(self) -> None:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("tally", [Tally(), FailingTally()], ids=["without an export", "with one that fails"])
+async def test_my_data_has_what_a_plugin_stored_that_exports_nothing(tally: Tally, tmp_path: Path) -> None:
+    async with running_bot(tally, data_dir=tmp_path) as bot:
+        await tally.points.put("ada", {"points": 3}, user_id=bot.member("Ada"))
+        await tally.points.put("ben", {"points": 5}, user_id=bot.member("Ben"))
+        reply = await bot.slash("/privacy my-data")
+        (file,) = reply.files
+    assert json.loads(file.content)["data"][tally.name] == {"points": {"ada": {"points": 3}}}
+    assert "so of them the file has only what they stored under your id" in reply.content
 
 
 async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> None:
@@ -274,7 +307,7 @@ async def test_what_is_no_json_costs_nobody_the_rest(tmp_path: Path) -> None:
     async with running_bot(keeper, Circular(), data_dir=tmp_path) as bot:
         keeper.notes = {bot.member("Ada"): ["likes owls"]}
         reply = await bot.slash("/privacy my-data")
-        assert "failed; ask whoever runs this bot: circular" in reply.content
+        assert "ask whoever runs this bot for the rest: circular" in reply.content
         assert json.loads(reply.files[0].content)["data"]["keeper"]["notes"] == ["likes owls"]
 
 
@@ -316,7 +349,7 @@ async def test_an_export_that_never_ends_costs_nobody_the_rest(
             bot.slash("/privacy my-data", wait_s=15), bot.slash("/privacy my-data", member="Ben", wait_s=15)
         )
         for reply, notes in zip(replies, ("owls", "mice"), strict=True):
-            assert "failed; ask whoever runs this bot: endless" in reply.content
+            assert "ask whoever runs this bot for the rest: endless" in reply.content
             assert json.loads(reply.files[0].content)["data"]["keeper"]["notes"] == [f"likes {notes}"]
         async with asyncio.timeout(5):
             while any(thread.name == "roost plain JSON" for thread in threading.enumerate()):
@@ -329,7 +362,7 @@ async def test_a_quarantined_plugin_is_not_said_to_hold_nothing(tmp_path: Path) 
         host.failed("circular", "a test", RuntimeError("no"))
         assert host.records["circular"].state.value == "quarantined"
         reply = await bot.slash("/privacy my-data")
-        assert "failed; ask whoever runs this bot: circular" in reply.content
+        assert "ask whoever runs this bot for the rest: circular" in reply.content
         assert "next loaded: circular" in (await forgets(bot)).content
 
 
