@@ -540,3 +540,18 @@ async def test_an_error_nobody_foresaw_ends_no_recalls(
     async with asyncio.timeout(5):
         await recaller.settled()
     assert board.texts[1] == "**B**: yours too"
+
+
+async def test_the_end_of_one_flush_slows_no_other_one_down(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HURRIED_AGAIN_S", 0.05)
+    monkeypatch.setattr(module, "AGAIN_S", (30.0,))
+    board = Moody()
+    captioner, _ = begin(scope, board)
+    board.mood = Refusal.LATER
+    captioner.add(Line("A", "last words", 1))
+    longer = asyncio.create_task(captioner.flush(soon(5)))
+    assert not await captioner.flush(soon(0.1))
+    await tried(board, board.tries + 2)
+    board.mood = None
+    assert await longer
+    assert board.texts == ["**A**: last words"]

@@ -168,7 +168,8 @@ class Captioner:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._hurry = False
+        self._flushes = 0
+        """Calls of `flush` under way."""
         self._told_overflow = False
         self.posted = 0
         self.captions = 0
@@ -359,10 +360,15 @@ class Captioner:
             self._was_blocked(refusal, loop)
         return took[0]
 
+    @property
+    def _hurry(self) -> bool:
+        return self._flushes > 0
+
     async def flush(self, deadline: float) -> bool:
         """Post everything queued now, merged and without waiting for the rate, until `deadline` (event loop time)."""
         self.end_partials(at_once=True)
-        self._hurry, dropped = True, self.dropped
+        dropped = self.dropped
+        self._flushes += 1
         self._again_s = min(self._again_s, asyncio.get_running_loop().time() + HURRIED_AGAIN_S)
         self._wake.set()
         try:
@@ -371,7 +377,7 @@ class Captioner:
         except TimeoutError:
             return False
         finally:
-            self._hurry = False
+            self._flushes -= 1
         return self.dropped == dropped and not self._lines and not self._unsent
 
     def close(self) -> None:
