@@ -13,7 +13,7 @@ from roost_stt import captioner as module
 from roost_stt import recalls
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
 from roost_stt.captions import Line
-from roost_stt.pages import Page
+from roost_stt.pages import Cut, Page
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
@@ -439,6 +439,22 @@ async def test_withdrawn_words_that_stay_are_given_up_and_told(scope: Scope, mon
     captioner.add(Line("B", "more", 2))
     assert await captioner.flush(soon(2))
     assert board.texts == ["**A**: mine\n**B**: yours", "**B**: more"]
+
+
+async def test_next_start_tries_what_was_given_up(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.02,) * 2)
+    board, noted = Moody(), dict[int, Cut | None]()
+    recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"), noted=noted.__setitem__)
+    board.texts, board.mood = ["**A**: mine", "**A**: more"], Refusal.FORBIDDEN
+    recaller.add(Page(1, [(2, "**B**: a")], standing=(1, 2)), board)
+    async with asyncio.timeout(5):
+        await recaller.settled()
+    assert (board.given_up, noted) == ([1], {1: Cut(2, (0,))})
+    board.mood = None
+    recaller.add(Page(2, [(2, "**B**: b")], standing=(1, 2)), board)
+    async with asyncio.timeout(5):
+        await recaller.settled()
+    assert noted == {1: Cut(2, (0,)), 2: None}
 
 
 async def test_another_withdrawal_reaches_a_message_that_waits_for_its_recall(

@@ -328,3 +328,34 @@ async def test_what_has_to_go_is_noted_for_so_many_messages_and_so_long(
     await captions.sweep()
     assert "1 message" in caplog.text
     assert await captions.earlier_cuts() == []
+
+
+async def test_what_is_done_is_not_said_to_stay(
+    captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(posted, "KEPT_DAYS", -1)
+    captions.note_cut(GUILD, (CHANNEL, 5), Cut())
+    await captions.flush()
+    captions.note_cut(GUILD, (CHANNEL, 5), None)
+    await captions.sweep()
+    assert "withdrawn words" not in caplog.text
+    captions.note_cut(GUILD, (CHANNEL, 6), Cut())
+    await captions.flush()
+    await captions.sweep()
+    assert "not taken out of 1 message within" in caplog.text
+    assert not captions.keeps_cut((CHANNEL, 6)), "the next start does not know of it"
+
+
+async def test_what_was_given_up_makes_room(
+    captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(posted, "MOST_CUTS", 2)
+    for message in (5, 6):
+        captions.note_cut(GUILD, (CHANNEL, message), Cut())
+    captions.gave_up(GUILD, (CHANNEL, 6))
+    captions.note_cut(GUILD, (CHANNEL, 7), Cut())
+    await captions.flush()
+    assert [each.message[1] for each in await captions.earlier_cuts()] == [5, 7]
+    assert "misses one" not in caplog.text
+    captions.note_cut(GUILD, (CHANNEL, 8), Cut())
+    assert "misses one" in caplog.text

@@ -926,6 +926,8 @@ class SttPlugin:
 
     def _not_recalled(self, guild_id: int, message: Standing | None) -> None:
         """Have people delete what the bot could not take back."""
+        if message is not None:
+            self.posted.gave_up(guild_id, message)
         session, transcription = self._sessions.get(guild_id), self._running.get(guild_id)
         places = [message[0]] if message is not None else []
         places += [transcription.channel_id] if transcription is not None else []

@@ -108,6 +108,8 @@ class PostedCaptions:
         self._pending_cuts: dict[Standing, tuple[int, Cut | None]] = {}
         self._noted_cuts: set[Standing] = set()
         """Messages in `_cuts`, or on the way there."""
+        self._given_up: dict[Standing, int] = {}
+        """Those of them that this process tries no more, with their guilds; the oldest first."""
         self._pending: dict[Standing, tuple[int, tuple[int, ...]]] = {}
         self._speakers: dict[Standing, tuple[int, tuple[int, ...]]] = {}
         """Of each line of the messages that were stored last, with the message's guild."""
@@ -135,12 +137,27 @@ class PostedCaptions:
         if message not in self._noted_cuts:
             if cut is None:
                 return
-            if len(self._noted_cuts) >= MOST_CUTS:
+            if len(self._noted_cuts) >= MOST_CUTS and not self._drop_given_up():
                 _log.error("what has to go from more than %d messages waits; the next start misses one", MOST_CUTS)
                 return
             self._noted_cuts.add(message)
+        self._given_up.pop(message, None)
         self._pending_cuts[message] = guild_id, cut
         self._wake.set()
+
+    def gave_up(self, guild_id: int, message: Standing) -> None:
+        """What has to go from a message is left to the next start, and to people."""
+        if message in self._noted_cuts:
+            self._given_up[message] = guild_id
+
+    def _drop_given_up(self) -> bool:
+        """Note no longer what was given up first; return whether there was anything."""
+        if not self._given_up:
+            return False
+        message = next(iter(self._given_up))
+        self.note_cut(self._given_up[message], message, None)
+        self._noted_cuts.discard(message)
+        return True
 
     def keeps_cut(self, message: Standing) -> bool:
         """Whether the store has what has to go from a message."""
@@ -255,11 +272,24 @@ class PostedCaptions:
             del self._left[next(iter(self._left))]
 
     async def sweep(self) -> None:
-        """Delete what is older than `KEPT_DAYS`."""
+        """Delete what is older than `KEPT_DAYS`.
+
+        Raises:
+            RoostError: The store failed.
+        """
+        # What is done may still be noted.
+        await self.flush()
         before = time.time() - KEPT_DAYS * DAY_S
         await self._kept.delete_where(changed_before=before)
-        if gone := await self._cuts.delete_where(changed_before=before):
-            messages = counted(gone, "message")
+        async with self._storing:
+            old = [each async for each in self._cuts.scan() if each.changed_at < before]
+            for document in old:
+                await self._cuts.delete(document.key)
+                if (noted := _cut_of(document)) is not None:
+                    self._noted_cuts.discard(noted.message)
+                    self._given_up.pop(noted.message, None)
+        if old:
+            messages = counted(len(old), "message")
             _log.error("withdrawn words were not taken out of %s within %d days", messages, KEPT_DAYS)
 
     async def delete(self, rest: hikari.api.RESTClient, posted: Sequence[Posted]) -> Deleted:

@@ -37,7 +37,7 @@ class Recaller:
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
         noted: Called with a message and what has to go from it, before the first attempt, and with None when that is
-            done or given up: what another process needs if this one ends first.
+            done: what another process needs if this one ends first or gives up.
     """
 
     def __init__(
@@ -164,7 +164,8 @@ class Recaller:
 
     def _give_up(self, recall: _Recall, why: str) -> None:
         _log.error("words that may not stay still stand in message %s: %s", recall.page.message, why)
-        self._remove(recall)
+        # What has to go stays noted, so that the next start tries again.
+        self._recalls.remove(recall)
         self._gave_up(recall.page.message)
 
     def _remove(self, recall: _Recall) -> None:

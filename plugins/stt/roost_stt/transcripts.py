@@ -358,18 +358,20 @@ class TranscriptBook:
         """`sweep` once an hour, whatever happens: what people said must not stay for longer.
 
         Args:
-            sweep_more: Called after it.
+            sweep_more: Called after it, whether or not it worked.
         """
         while True:
-            try:
-                gone = await self.sweep(time.time())
-                await sweep_more()
-            except Exception as error:  # noqa: BLE001  tried again in an hour
-                gone = 0
-                _log.error("transcripts could not be swept: %s", type(error).__name__, exc_info=error)
-            if gone:
-                _log.info("%d transcripts were older than their servers keep them, and are deleted", gone)
+            for what, sweep in (("transcripts", self._sweep_now), ("places of captions", sweep_more)):
+                try:
+                    await sweep()
+                except Exception as error:  # noqa: BLE001  tried again in an hour
+                    _log.error("%s could not be swept: %s", what, type(error).__name__, exc_info=error)
             await asyncio.sleep(SWEEP_S)
+
+    async def _sweep_now(self) -> None:
+        gone = await self.sweep(time.time())
+        if gone:
+            _log.info("%d transcripts were older than their servers keep them, and are deleted", gone)
 
     async def about(self, user_id: int) -> dict[str, Any]:
         """Everything stored about a person; under ``begun`` the heads of the transcripts that they began."""
