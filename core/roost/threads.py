@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -54,9 +55,20 @@ class Pools:
         self._set_default = loop.set_default_executor
         loop.run_in_executor = self._run_in  # type: ignore[method-assign, assignment]
         loop.set_default_executor = self._set  # type: ignore[method-assign]
+        _pools_of[loop] = self
+
+    def end(self, plugin: str) -> None:
+        """End the threads of a plugin once they have done what they have begun; does not wait for that.
+
+        Its next version has threads of its own.
+        """
+        pool = self._pools.pop(plugin, None)
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Take no more work, and drop what has not begun; does not wait for what has."""
+        del _pools_of[self._loop]
         del self._loop.run_in_executor
         del self._loop.set_default_executor
         for pool in self._pools.values():
@@ -102,6 +114,16 @@ class Pools:
     def _is_lookup(self, func: Callable[..., Any]) -> bool:
         # With debugging on, asyncio looks names up by a method of the loop.
         return func in (socket.getaddrinfo, socket.getnameinfo) or getattr(func, "__self__", None) is self._loop
+
+
+_pools_of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = weakref.WeakKeyDictionary()
+
+
+def end_threads(plugin: str) -> None:
+    """`Pools.end` for the running event loop, if it has `Pools`."""
+    pools = _pools_of.get(asyncio.get_running_loop())
+    if pools is not None:
+        pools.end(plugin)
 
 
 _RUNNERS = frozenset({__name__, "roost.mainloop", "roost.cli", "roost.__main__"})

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from roost.mainloop import run_whole
-from roost.threads import THREADS
+from roost.threads import THREADS, end_threads
 
 pytestmark = pytest.mark.unit
 
@@ -95,3 +95,23 @@ def test_the_default_threads_that_a_plugin_sets_are_its_own_alone() -> None:
         return str(await other.awaits())
 
     assert run(work).startswith("asyncio_other")
+
+
+def test_the_threads_of_a_plugin_end_with_it_and_its_next_version_has_others() -> None:
+    greedy = module("greedy")
+
+    def threads() -> set[threading.Thread]:
+        return {each for each in threading.enumerate() if each.name.startswith("asyncio_greedy")}
+
+    async def work() -> str:
+        await greedy.awaits()
+        before = threads()
+        assert before
+        end_threads("greedy")
+        for each in before:
+            each.join(5)
+        assert not threads()
+        end_threads("other")
+        return str(await greedy.awaits())
+
+    assert run(work).startswith("asyncio_greedy")

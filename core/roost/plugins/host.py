@@ -58,6 +58,7 @@ from roost.schema import unmet
 from roost.scopes import Scope, outlive_cancellation
 from roost.store.tables import table_name
 from roost.strays import taming
+from roost.threads import end_threads
 
 if TYPE_CHECKING:
     import lightbulb
@@ -935,6 +936,7 @@ class PluginHost:
             except Exception as error:  # noqa: BLE001 - unloading goes on whatever a plugin does
                 problems.append(f"on_unload failed: {describe(error)}")
             problems += await record.context.close()
+        end_threads(name)
         if self._commands is not None:
             self._commands.remove(name)
         if self.dispatcher.manager.has_plugin(name):
