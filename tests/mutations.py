@@ -1220,6 +1220,14 @@ MUTATIONS = [
         "        if asyncio.get_running_loop().time() > self._rests_until:\n",
         ("tests/voice/actor/test_session.py::test_measurements_in_a_row_share_a_notice",),
     ),
+    Mutation(
+        "hooks",
+        "a hook that cancels the task it is called in ends that task",
+        "core/roost/strays.py",
+        "        call.refuse(_place_of(sys._getframe(1)))\n        return True\n",
+        "        return super().cancel(msg)\n",
+        ("tests/core/test_strays.py",),
+    ),
 ]
 
 

@@ -28,7 +28,7 @@ from roost.frames import FrameFan, OverBudget
 from roost.hook_answers import WrongAnswerError, checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.places import Place, current, guild_in
-from roost.strays import StrayError, tamed
+from roost.strays import CancelledItselfError, StrayError, tamed, taming
 
 _log = logging.getLogger("roost.hooks")
 _trace = logging.getLogger("roost.hooks.trace")
@@ -40,7 +40,7 @@ _FAILED = object()
 _WAITING = (str(Path(asyncio.__file__).parent), blocking.__file__)
 _SLOW_HOOKS = frozenset({"migrate_data", "on_load", "on_unload"})
 
-OWN_ERRORS = (WrongAnswerError, BlockedError, StalledError, OverBudget)
+OWN_ERRORS = (WrongAnswerError, BlockedError, StalledError, OverBudget, CancelledItselfError)
 """Errors whose text is the bot's own."""
 LEFT_OUT = "its text is left out because it may hold what members said"
 
@@ -250,7 +250,7 @@ class Dispatcher:
         """The answer of one plugin to a sync hook, or `_FAILED`."""
         before = self.guard.enter()
         try:
-            with self._traced(hook, impl, arguments):
+            with self._traced(hook, impl, arguments), taming():
                 return checked(hook, impl.function, impl.function(*[arguments[name] for name in impl.argnames]))
         except BaseException as error:  # noqa: BLE001 - isolation is this module's purpose; nothing awaits here
             self.failed(impl.plugin_name, hook, tamed(error), guild_id)
@@ -373,21 +373,15 @@ class Dispatcher:
         answer: Any = None
         with self._traced(hook, impl, arguments):
             async with self._limited(hook, limit):
-                before = self.guard.enter(step_s)
-                try:
-                    answer = impl.function(*[arguments[name] for name in impl.argnames])
-                except Exception:
-                    raise
-                except BaseException as stray:
-                    raise StrayError(stray) from stray
-                finally:
-                    self.guard.leave(before)
-                if inspect.iscoroutine(answer):
-                    answer = await self.guard.stepped(answer, step_s)
-                elif inspect.isawaitable(answer):
-                    answer = await self.guard.stepped(_awaited(answer), step_s)
-                with self.guard.inside(step_s):  # looking at an answer may run the plugin's code
-                    answer = checked(hook, impl.function, answer)
+                with taming():
+                    with self.guard.inside(step_s):
+                        answer = impl.function(*[arguments[name] for name in impl.argnames])
+                    if inspect.iscoroutine(answer):
+                        answer = await self.guard.stepped(answer, step_s)
+                    elif inspect.isawaitable(answer):
+                        answer = await self.guard.stepped(_awaited(answer), step_s)
+                    with self.guard.inside(step_s):  # looking at an answer may run the plugin's code
+                        answer = checked(hook, impl.function, answer)
         return answer
 
     def hurry(self) -> None:
@@ -464,7 +458,7 @@ def log_failure(plugin: str, source: str, error: Exception, place: Place | None 
     elif private:
         what = f"{raised_class(error)}, {LEFT_OUT}"
     else:
-        what = text_of(error) if is_error(error, StrayError) else error_line(error)
+        what = text_of(error) if is_error(error, StrayError, CancelledItselfError) else error_line(error)
     _log.log(
         logging.WARNING if excuse else logging.ERROR,
         "plugin %s: %s did not finish because %s (%s): %s" if excuse else "plugin %s failed in %s (%s): %s",
@@ -495,6 +489,8 @@ def raised_class(error: BaseException) -> str:
 
 def where(error: BaseException) -> str:
     """``file:line`` of the innermost frame of an error, or of a syntax error's own place."""
+    if is_error(error, CancelledItselfError):
+        return error.place
     if is_error(error, StrayError):
         error = error.original
     if is_error(error, SyntaxError) and (file := own(error, "filename", SyntaxError)):

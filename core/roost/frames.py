@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from roost.strays import tamed
+from roost.strays import current_task, tamed, taming
 
 if TYPE_CHECKING:
     from roost.audio import AudioFrame
@@ -62,7 +62,8 @@ class FrameFan:
         if self._generation != self._hooks.generation:
             self._rebuild()
         self._tick -= 1
-        if self._tick <= 0:
+        if self._tick <= 0 or current_task() is not None:
+            # In a task, which a plugin could cancel, each call costs a little more.
             self._timed(frame)
             return
         calls = self._calls
@@ -102,7 +103,8 @@ class FrameFan:
             before = guard.enter()
             started = time.perf_counter_ns()
             try:
-                call(frame)
+                with taming():
+                    call(frame)
             except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
                 self._hooks.failed(plugin, HOOK, tamed(error), self._guild_id)
             finally:

@@ -1,14 +1,18 @@
 """Exceptions that are no `Exception`, raised by plugin code: ``sys.exit()`` in a hook would end the whole bot.
 
 asyncio lets ``SystemExit`` and ``KeyboardInterrupt`` out of its loop, and a ``CancelledError`` that nobody asked for
-looks like the bot's own. Whatever calls plugin code makes an ordinary error of them here.
+looks like the bot's own. Whatever calls plugin code makes an ordinary error of them here. The same holds for a
+cancellation that such code asks of the task in which it was called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
+import types
 from collections.abc import Coroutine, Generator, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -34,17 +38,146 @@ def tamed(error: BaseException) -> Exception:
     return error if is_error(error, Exception) else StrayError(error)
 
 
+class CancelledItselfError(Exception):
+    """Plugin code cancelled the task that called it; the call is over, and the task goes on.
+
+    Attributes:
+        place: ``file:line`` of that.
+    """
+
+    def __init__(self, place: str) -> None:
+        super().__init__("it cancelled the task that called it")
+        self.place = place
+
+
+class HostTask(asyncio.Task[T]):
+    """A task that plugin code which is called in it cannot end: that ends the call alone. See `taming`."""
+
+    __slots__ = ()
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Ask the task to end, or only the plugin's call if that is what asks, while it runs."""
+        call = _calls.get(self)
+        if call is None or asyncio.current_task(self.get_loop()) is not self or sys._getframe(1).f_globals is _GROUPS:
+            return super().cancel(msg)
+        call.refuse(_place_of(sys._getframe(1)))
+        return True
+
+
+def host_task(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+) -> HostTask[T]:
+    """The task factory of the bot's event loop."""
+    return HostTask(coro, loop=loop, **options)
+
+
+_GROUPS = vars(asyncio.taskgroups)
+"""A `TaskGroup` whose parent was cancelled asks it anew as it ends, since Python 3.13."""
+
+
+def _place_of(frame: types.FrameType) -> str:
+    """``file:line`` of a call, below what asyncio itself does."""
+    each: types.FrameType | None = frame
+    while each is not None and each.f_code.co_filename.startswith(_ASYNCIO):
+        each = each.f_back
+    frame = each or frame
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_ASYNCIO = str(Path(asyncio.__file__).parent)
+
+
+class _Call:
+    """Plugin code that is called in a task which is not the plugin's.
+
+    Attributes:
+        refused_at: Where it has cancelled that task; empty where it has not.
+    """
+
+    __slots__ = ("_before", "_interrupts", "_outer", "_over", "_task", "refused_at")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._outer = _calls.get(task)
+        """Of the plugin that has called this one."""
+        _calls[task] = self
+        self._before = task.cancelling()
+        self._interrupts = False
+        self._over = False
+        self.refused_at = ""
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody else wants the task to end. A time-out of the code's own takes its request back."""
+        return self._task.cancelling() - self._interrupts > self._before
+
+    def refuse(self, place: str) -> None:
+        """The code wants the task to end: end what it waits for next, if it goes on."""
+        if not self.refused_at:
+            self.refused_at = place
+            self._task.get_loop().call_soon(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if not self._over:
+            self._interrupts = True
+            self._task.cancel()
+
+    def end(self) -> None:
+        """The code is over, or is left behind with all that it has called."""
+        mine = each = _calls.get(self._task)
+        while each is not None and each is not self:
+            each = each._outer
+        if each is None:
+            return
+        while mine is not None and mine is not self._outer:
+            mine._over = True
+            if mine._interrupts:
+                mine._interrupts = False
+                self._task.uncancel()
+            mine = mine._outer
+        if self._outer is not None:
+            _calls[self._task] = self._outer
+        else:
+            del _calls[self._task]
+
+
+_calls: dict[asyncio.Task[Any], _Call] = {}
+"""The innermost one of each task that plugin code is called in."""
+
+
 @contextlib.contextmanager
 def taming() -> Iterator[None]:
-    """Whatever a plugin raises in this block leaves it as an `Exception`; a cancellation of the task stays one."""
+    """Whatever a plugin raises in this block leaves it as an `Exception`; a cancellation of the task stays one.
+
+    A `HostTask` that the plugin's code itself cancels, while it runs, goes on: what the block waits for is cancelled,
+    and it raises `CancelledItselfError`, unless the code raises another error.
+    """
+    task = current_task()
+    call = _Call(task) if task is not None else None
     try:
         yield
+        if call is not None and call.refused_at:
+            raise CancelledItselfError(call.refused_at)
     except Exception:
         raise
     except BaseException as error:
-        if is_error(error, GeneratorExit) or being_cancelled(error):
+        if is_error(error, GeneratorExit):
             raise
-        raise StrayError(error) from error
+        if call is None or not is_error(error, asyncio.CancelledError):
+            raise StrayError(error) from error
+        if call.is_cancelled():
+            raise
+        raise (CancelledItselfError(call.refused_at) if call.refused_at else StrayError(error)) from error
+    finally:
+        if call is not None:
+            call.end()
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """The task that runs; None in callbacks, and where no event loop runs."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def being_cancelled(error: BaseException) -> bool:

@@ -463,6 +463,8 @@ ROWS: tuple[Row, ...] = (
         NOTHING),
     Row(308, 3, "a plugin catches the cancellation with which its time in a hook ends, and goes on",
         "leaves its coroutine behind after half a second, counts a failure, and does without it", NOTHING),
+    Row(310, 5, "a hook, command, check, choice or listener of a plugin cancels the task in which it is called",
+        "counts as its failure, and a guard has refused; the task goes on", "The usual reply; a refusal names the plugin."),
     Row(315, 5, "an older backup of the database is restored, with agreements that their members withdrew since",
         "does not count its agreements, deletes them, says so in one line and asks the members anew, once; refusals stay",
         "They are asked anew."),

@@ -1,4 +1,7 @@
-"""Plugins that harm others by mistake: rows 100 to 109, 165 and 308. Whole bots at a simulated Discord of their own."""
+"""Plugins that harm others by mistake: rows 100 to 109, 165, 308 and 310.
+
+Whole bots at a simulated Discord of their own.
+"""
 
 from __future__ import annotations
 
@@ -581,7 +584,7 @@ async def test_load_that_cancels_or_raises_anything_harms_its_plugin_alone(fault
                 for name in LOADS:
                     told = "loaded" if name == "others" else "failed"
                     assert f"plugin {name}: {told}" in said_of(bot, name)
-                assert "it was cancelled while it was loading" in said_of(bot, "all")
+                assert "it cancelled the task that called it" in said_of(bot, "all")
                 assert "it was cancelled while it was loading" in said_of(bot, "zy-slow")
                 for name in others:
                     assert f"plugin {name}: loaded" in said_of(bot, name)
@@ -669,3 +672,51 @@ async def test_hook_that_catches_its_cancellation_delays_nothing(fault: Fault, t
         with fault.clock(5.0, scaled=False):
             os.kill(bot.pid, signal.SIGTERM)
             assert await bot.wait(12.0) == 0
+
+
+CANCELS_ITSELF = """
+def cancel(): asyncio.current_task().cancel()
+@plugin.hook
+async def voice_join_check(request):
+    cancel()
+    await asyncio.sleep(30)
+@plugin.hook
+async def call_status(guild_id, user_id): cancel()
+async def listens(event):
+    cancel()
+    await asyncio.sleep(30)
+@plugin.hook
+async def on_load(ctx): ctx.listen(hikari.InteractionCreateEvent, listens)
+@plugin.command("works", "Cancels itself")
+async def works(ctx):
+    cancel()
+    await asyncio.sleep(30)
+@lightbulb.hook(lightbulb.ExecutionSteps.CHECKS)
+async def checks(pipeline, ctx): cancel()
+@plugin.command("checked", "Has a check that cancels itself", hooks=[checks])
+async def checked(ctx): await ctx.respond("allowed")
+"""
+
+
+@pytest.mark.fault(310)
+async def test_plugin_that_cancels_its_caller_has_failed_and_its_caller_answers(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"wild": CANCELS_ITSELF})
+    async with (
+        scenes(tmp_path) as scene,
+        scene.bot("--plugins-dir", str(folder), plugins__quarantine_failures="100") as bot,
+    ):
+        with fault.clock(scaled=False):
+            assert "the plugin wild failed in its check" in await scene.join()
+        with fault.clock(scaled=False):
+            assert "decided" in await say(scene, "/privacy status")
+        for command in ("/works", "/checked"):
+            with fault.clock(scaled=False):
+                assert "Something went wrong" in await say(scene, command)
+        for source in (
+            "voice_join_check",
+            "call_status",
+            "its listener for InteractionCreateEvent",
+            "its command /works",
+            "its command /checked",
+        ):
+            assert f"wild failed in {source} ({folder}/wild.py:" in said_of(bot, "wild"), source

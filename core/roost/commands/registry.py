@@ -8,6 +8,8 @@ overlooks guilds in which nothing is registered.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import inspect
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -61,21 +63,40 @@ def _paths(command: Command, above: str) -> list[str]:
     return [name, *(path for inner in command.subcommands.values() for path in _paths(inner, f"{name} "))]
 
 
-def _tame_completion(command: Command, allowed: Allowed) -> None:
-    """Have completions of options ask whether they may answer, and what they raise be an `Exception`.
+def _tame(command: Command, allowed: Allowed) -> None:
+    """Have completions of options ask whether they may answer, and what they and checks raise be an `Exception`.
 
     That is all that lightbulb catches.
     """
     if hasattr(command, "subcommands"):
         for inner in command.subcommands.values():
-            _tame_completion(inner, allowed)
+            _tame(inner, allowed)
         return
+    command._command_data.hooks = [_tamed_hook(each) for each in command._command_data.hooks]
     for option in command._command_data.options.values():
         complete = option.autocomplete_provider
         if complete is hikari.UNDEFINED:
             continue
         # The same command may have been another registry's before.
         option.autocomplete_provider = _Tamed(complete.complete if isinstance(complete, _Tamed) else complete, allowed)
+
+
+def _tamed_hook(hook: lightbulb.ExecutionHook) -> lightbulb.ExecutionHook:
+    """A check, cooldown or limit of a command, or what it runs afterwards."""
+    if isinstance(hook.func, _TamedHook):
+        return hook
+    return dataclasses.replace(hook, func=_TamedHook(hook.func))
+
+
+class _TamedHook:
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self._func = func
+
+    async def __call__(self, *arguments: Any) -> None:
+        with taming():
+            done = self._func(*arguments)
+            if inspect.isawaitable(done):
+                await done
 
 
 class _Tamed:
@@ -216,7 +237,7 @@ class CommandRegistry:
             elif name in taken:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
-            _tame_completion(command, self._completes)
+            _tame(command, self._completes)
             wrong = fault((await self._builder("", command)).build(self._bot.entity_factory))
             if wrong is not None:
                 raise PluginError(f"Discord would refuse {wrong}", plugin=owner)

@@ -18,7 +18,7 @@ from roost.errors import RoostError
 from roost.errortext import class_name, is_error, text_of
 from roost.frames import OverBudget
 from roost.logs import redact
-from roost.strays import StrayError
+from roost.strays import CancelledItselfError, StrayError
 
 if TYPE_CHECKING:
     from roost.hooks import Meta
@@ -237,5 +237,7 @@ def describe(error: BaseException) -> str:
         return text_of(error)
     if is_error(error, TimeoutError):
         return f"it took too long ({where(error)})"
+    if is_error(error, CancelledItselfError):
+        return f"{text_of(error)} ({where(error)})"
     raised = error.original if is_error(error, StrayError) else error
     return f"{class_name(raised)} at {where(error)}: {text_of(raised)}"
