@@ -1130,8 +1130,8 @@ MUTATIONS = [
         "captions",
         "keeps transcripts for ever while its plugin is quarantined",
         "core/roost/plugins/plugin_context.py",
-        "        await self._end(tasks - self._always)\n",
-        "        await self._end(tasks)\n",
+        "        await self._scope.end(tasks - self._always)\n",
+        "        await self._scope.end(tasks)\n",
         ("tests/faults/test_deleted.py::test_transcripts_expire_while_their_plugin_is_quarantined",),
     ),
     Mutation(
@@ -1227,6 +1227,14 @@ MUTATIONS = [
         "        call.refuse(_place_of(sys._getframe(1)))\n        return True\n",
         "        return super().cancel(msg)\n",
         ("tests/core/test_strays.py",),
+    ),
+    Mutation(
+        "hooks",
+        "lasting work that a plugin cancels ends in silence",
+        "core/roost/scopes.py",
+        "        if self._over or not task.cancelled() or self._scope.is_ending(task):\n",
+        "        if task.done():\n",
+        ("tests/core/test_scopes.py",),
     ),
 ]
 

@@ -444,7 +444,7 @@ class App:
         # Commands of the last run work at once. The start does not wait until Discord has the changed ones.
         self._registry.sync_soon({*guilds, *self._guilds_announced})
         await self._registry.rebuild()
-        self._scope.spawn(self._tell_commands(self._registry), "commands")
+        self._scope.keep(partial(self._tell_commands, self._registry), "commands")
         me = bot.get_me()
         _log.info(
             "ready as %s in %d guilds; plugins: %s",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from roost.audio import FrameSink
     from roost.consent import Consent
-    from roost.scopes import Scope
+    from roost.scopes import Kept, Scope
     from roost.store import PluginStore
 
 T = TypeVar("T")
@@ -206,10 +206,28 @@ class PluginContext(Protocol):
     ) -> asyncio.Task[T]:
         """Start a task owned by the plugin. With a guild it ends when the plugin is switched off there.
 
-        With `always` it goes on while the plugin is quarantined: for work that deletes what must not stay.
+        With `always` it goes on while the plugin is quarantined: for work that deletes what must not stay. For work
+        that lasts use `keep`: a task that somebody cancels is over.
 
         Raises:
             ClosedError: The plugin is switched off in the guild; start the task in ``guild_enabled``.
+        """
+        ...
+
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> Kept:
+        """Start work that lasts until the plugin is unloaded, such as deleting what is too old once an hour.
+
+        Whatever else ends it, it is started again: an exception, which counts as a failure of the plugin, or a
+        cancellation by anybody. The pause before that grows from 0.5 s to a minute, and is short again after a minute
+        without trouble. It goes on while the plugin is paused, quarantined or switched off. It is over when it
+        returns, or when it is ended by what this returns.
+
+        Args:
+            work: Makes the coroutine, anew each time; what it has to go on with is in what you keep, not in it.
+            name: For logs. What follows a colon is left out of the metric ``roost_restarted_tasks``.
+
+        Raises:
+            ClosedError: The plugin was unloaded.
         """
         ...
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from roost.errors import ConfigError, ResourceError
@@ -21,6 +21,8 @@ from roost.strays import taming
 _log = logging.getLogger("roost.metrics")
 
 KEY = "metrics.listen"
+CORE = "core"
+"""Owner of the bot's own registry; no plugin has this name."""
 
 
 class Metrics:
@@ -34,6 +36,12 @@ class Metrics:
         self._guarded = guarded
         self._registries: dict[str, CollectorRegistry] = {}
         self._told: set[tuple[str, str]] = set()
+        self._restarts = Counter(
+            "roost_restarted_tasks",
+            "Lasting tasks of plugins that failed or were cancelled, and were started again.",
+            ["plugin", "task"],
+            registry=self.open(CORE),
+        )
 
     def open(self, owner: str) -> CollectorRegistry:
         """A new, empty registry in place of the owner's last one."""
@@ -45,11 +53,15 @@ class Metrics:
         if self._registries.get(owner) is registry:
             del self._registries[owner]
 
+    def restarted(self, plugin: str, task: str) -> None:
+        """A lasting task of a plugin was started again."""
+        self._restarts.labels(plugin, task).inc()
+
     def render(self) -> bytes:
         """Everything, by owner. What raises, and names that another owner has already, are left out and logged once."""
         shown: list[bytes] = []
         names: dict[str, str] = {}
-        for owner, registry in sorted(self._registries.items()):
+        for owner, registry in sorted(self._registries.items(), key=lambda each: (each[0] != CORE, each[0])):
             try:
                 with self._guarded(), taming():
                     taken = {family.name for family in registry.collect()}

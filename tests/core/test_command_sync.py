@@ -102,3 +102,21 @@ async def test_guilds_wait_for_the_next_change_where_the_commands_cannot_be_buil
     harness.registry.sync_soon([])
     assert await harness.registry.settled(2)
     assert harness.discord.put == [OTHER]
+
+
+@pytest.mark.parametrize("limited_s", [0.05, 5.0])
+async def test_guild_is_told_though_a_plugin_cancels_every_task(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, limited_s: float
+) -> None:
+    """While it is waited for, and after it was left to itself."""
+    monkeypatch.setattr(registry, "LIMITED_S", limited_s)
+    harness.registry.sync_soon([SLOW])
+    await harness.registry.settled(0.2)
+    for task in harness.registry._scope.tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    harness.discord.answers.set()
+    assert await harness.registry.settled(2)
+    async with asyncio.timeout(2):
+        while harness.discord.put != [SLOW]:
+            await asyncio.sleep(0.01)

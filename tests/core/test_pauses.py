@@ -83,3 +83,17 @@ async def test_pause_that_makes_room_for_another_is_ended(harness: Harness, monk
         while "resumed" not in harness.calls:
             await asyncio.sleep(0.01)
     assert harness.pauses.places_of(PLUGIN) == [GUILD + 1]
+
+
+async def test_pause_ends_in_time_though_a_plugin_cancels_every_task(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness.pauses._breakers, "retry_s", lambda _plugin, _place: 0.1)
+    harness.may_stop.set()
+    await harness.begin()
+    for task in harness.pauses._scope.tasks:
+        task.cancel()
+    async with asyncio.timeout(2):
+        while "resumed" not in harness.calls:
+            await asyncio.sleep(0.01)
+    assert harness.pauses.of(PLUGIN, GUILD) is None

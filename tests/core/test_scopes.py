@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from roost.scopes import Scope
+from roost.strays import host_task
 
 pytestmark = pytest.mark.unit
 
@@ -92,17 +94,18 @@ async def test_a_kept_task_that_fails_is_logged_and_starts_again(
         works.set()
         await asyncio.Event().wait()
 
-    task = scope.keep(work, "loop")
+    kept = scope.keep(work, "loop")
     async with asyncio.timeout(5):
         await works.wait()
     assert runs == [0, 1, 2]
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "task test/loop failed and starts again in 0.0 s: TypeError",
-        "task test/loop failed and starts again in 0.0 s: CancelledError",
+        "task test/loop failed (TypeError) and starts again in 0.0 s",
+        "task test/loop failed (CancelledError) and starts again in 0.0 s",
     ]
     assert await scope.aclose() == []
-    assert task.cancelled()
+    assert kept.task.cancelled()
+    assert kept.done()
 
 
 async def test_a_kept_task_that_returns_is_over() -> None:
@@ -112,7 +115,10 @@ async def test_a_kept_task_that_returns_is_over() -> None:
     async def work() -> None:
         runs.append(1)
 
-    await scope.keep(work, "once")
+    kept = scope.keep(work, "once")
+    await kept.task
+    await asyncio.sleep(0)
+    assert kept.done()
     assert runs == [1]
     await scope.aclose()
 
@@ -131,7 +137,7 @@ async def test_the_pauses_of_a_kept_task_grow(
         while len(caplog.records) < 5:
             await asyncio.sleep(0.01)
     await scope.aclose()
-    pauses = [record.args[2] for record in caplog.records if isinstance(record.args, tuple)]
+    pauses = [record.args[3] for record in caplog.records if isinstance(record.args, tuple)]
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.08, 0.16]
 
 
@@ -151,21 +157,96 @@ async def test_a_task_that_somebody_elses_cancellation_ends_is_not_ended_in_sile
     await scope.aclose()
 
 
-async def test_a_kept_task_that_somebody_else_cancels_starts_again(caplog: pytest.LogCaptureFixture) -> None:
-    scope = Scope("test")
-    runs: asyncio.Queue[int] = asyncio.Queue()
+@pytest.mark.parametrize("tames", [False, True])
+async def test_kept_work_outlasts_whoever_cancels_all_tasks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tames: bool
+) -> None:
+    monkeypatch.setattr("roost.scopes.FIRST_RESTART_S", 0.01)
+    counted: list[str] = []
+    scope = Scope("test", tames=tames, on_restart=counted.append)
+    works = asyncio.Event()
 
     async def work() -> None:
-        runs.put_nowait(1)
+        works.set()
         await asyncio.Event().wait()
+
+    kept = scope.keep(work, "loop")
+    async with asyncio.timeout(5):
+        await works.wait()
+        for _ in range(5):
+            works.clear()
+            for task in scope.tasks:
+                task.cancel()
+            await works.wait()
+    pauses = [record.args[3] for record in caplog.records if isinstance(record.args, tuple)]
+    assert pauses == [0.0, 0.01, 0.02, 0.04, 0.08]
+    assert all("test/loop was cancelled by something else and starts again" in said for said in caplog.messages)
+    assert counted == ["loop"] * 5
+    # Cancelled during a pause, too.
+    for task in scope.tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    for task in scope.tasks:
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not kept.done()
+    assert scope.task_names == ["test/loop"]
+    assert await scope.aclose() == []
+    assert kept.done()
+    assert scope.task_names == []
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit", "raise CancelledError", "cancel itself", "give up a future"])
+async def test_kept_work_of_a_plugin_outlasts_anything_that_it_raises(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr("roost.scopes.FIRST_RESTART_S", 0.01)
+    asyncio.get_running_loop().set_task_factory(host_task)
+    failures: list[BaseException] = []
+    scope = Scope("test", lambda _name, error: failures.append(error), tames=True)
+    again = asyncio.Event()
+
+    async def work() -> None:
+        if failures:
+            again.set()
+            await asyncio.Event().wait()
+        match ending:
+            case "raise SystemExit":
+                raise SystemExit
+            case "raise CancelledError":
+                raise asyncio.CancelledError
+            case "cancel itself":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(5)
+            case _:
+                given_up = asyncio.get_running_loop().create_future()
+                given_up.cancel()
+                await given_up
 
     scope.keep(work, "loop")
     async with asyncio.timeout(5):
-        await runs.get()
-        for task in scope.tasks:
-            task.cancel()
-        await runs.get()
-    assert "task test/loop was cancelled by something else and starts again" in caplog.text
+        await again.wait()
+    assert len(failures) == 1
     assert await scope.aclose() == []
+
+
+async def test_its_owner_ends_kept_work_for_good() -> None:
+    scope = Scope("test")
+    runs: list[str] = []
+
+    async def work(name: str) -> None:
+        runs.append(name)
+        await asyncio.Event().wait()
+
+    first, second = scope.keep(partial(work, "first"), "first"), scope.keep(partial(work, "second"), "second")
+    await asyncio.sleep(0)
+    first.end()
+    await scope.end({second.task})
+    await asyncio.sleep(0)
+    assert first.done()
+    assert second.done()
     assert scope.task_names == []
-    assert runs.empty()
+    assert runs == ["first", "second"]
+    await scope.aclose()

@@ -465,6 +465,8 @@ ROWS: tuple[Row, ...] = (
         "leaves its coroutine behind after half a second, counts a failure, and does without it", NOTHING),
     Row(310, 5, "a hook, command, check, choice or listener of a plugin cancels the task in which it is called",
         "counts as its failure, and a guard has refused; the task goes on", "The usual reply; a refusal names the plugin."),
+    Row(311, 15, "a plugin cancels every task while another has work that lasts (`ctx.keep`)",
+        "starts it again, logged and counted, the next times after growing pauses", NOTHING),
     Row(315, 5, "an older backup of the database is restored, with agreements that their members withdrew since",
         "does not count its agreements, deletes them, says so in one line and asks the members anew, once; refusals stay",
         "They are asked anew."),

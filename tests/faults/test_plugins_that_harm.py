@@ -1,4 +1,4 @@
-"""Plugins that harm others by mistake: rows 100 to 109, 165, 308 and 310.
+"""Plugins that harm others by mistake: rows 100 to 109, 165, 308, 310 and 311.
 
 Whole bots at a simulated Discord of their own.
 """
@@ -720,3 +720,40 @@ async def test_plugin_that_cancels_its_caller_has_failed_and_its_caller_answers(
             "its command /checked",
         ):
             assert f"wild failed in {source} ({folder}/wild.py:" in said_of(bot, "wild"), source
+
+
+KEEPS = """
+works = ended = 0
+@plugin.hook
+async def on_load(ctx): ctx.keep(lasts, "lasts")
+async def lasts():
+    global works, ended
+    works += 1
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        works -= 1
+        ended += 1
+@plugin.command("lasts", "Whether its work lasts")
+async def tells(ctx): await ctx.respond(f"{works} works, {ended} ended")
+"""
+CANCELS_ALL = """
+@plugin.command("cancel", "Cancels every task")
+async def cancels(ctx):
+    await ctx.respond("done")
+    for task in asyncio.all_tasks() - {asyncio.current_task()}: task.cancel()
+"""
+
+
+@pytest.mark.fault(311)
+async def test_lasting_work_outlasts_a_plugin_that_cancels_every_task(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"keeps": KEEPS, "wild": CANCELS_ALL})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert await say(scene, "/lasts") == "1 works, 0 ended"
+        with fault.clock(scaled=False):
+            assert await say(scene, "/cancel", 1.0) == "done"
+            answer = ""
+            while answer != "1 works, 1 ended":
+                answer = await say(scene, "/lasts", 1.0)
+        told = "task plugin:keeps/lasts was cancelled by something else and starts again in 0.0 s"
+        assert told in [str(each.get("message")) for each in bot.events]

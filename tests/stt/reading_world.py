@@ -666,6 +666,7 @@ class World:
             on_unload=self.unsubscribe.append,
             listen=self._listen,
             task=lambda work, name, guild_id=None, always=False: self.scope.spawn(work, name),
+            keep=self.scope.keep,
             metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)

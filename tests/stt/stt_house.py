@@ -251,6 +251,7 @@ class House:
             listen=lambda event, callback: self.listeners.append((event, callback)),
             scope=self.scope,
             task=lambda work, name, guild_id=None, always=False: self.scope.spawn(work, name),
+            keep=self.scope.keep,
             metrics=CollectorRegistry(),
         )
         await self.plugin.on_load(self.ctx)

@@ -38,7 +38,7 @@ class Desk:
         self.captioner = Captioner(
             self.channel,
             ChannelRate(count=100),
-            recaller=Recaller(print, begin=asyncio.ensure_future),
+            recaller=Recaller(print, begin=lambda work: asyncio.ensure_future(work())),
             may_show=lambda user_id: user_id not in self.refused,
             edited=lambda: self.mode == "edited",
             edit_every_s=edit_every_s,

@@ -126,7 +126,7 @@ class Walk:
             assert not words_of("\n".join(left)) & words
 
     def begin(self, work: Any) -> None:
-        self.tasks.append(asyncio.ensure_future(work))
+        self.tasks.append(asyncio.ensure_future(work()))
 
     async def ask(self, do: Callable[[], Message | None], message: Message | None, text: str) -> Message | None:
         assert not words_of(text) & self.withdrawn, "sent after their speaker withdrew"
@@ -212,7 +212,7 @@ class Walk:
             self.answer()
 
     async def go(self) -> None:
-        self.begin(self.captioner.run())
+        self.begin(self.captioner.run)
         try:
             for _ in range(STEPS):
                 self.step()

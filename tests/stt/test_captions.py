@@ -179,7 +179,7 @@ def test_five_messages_in_five_seconds() -> None:
 
 
 def idle_recaller() -> Recaller:
-    return Recaller(print, begin=asyncio.ensure_future)
+    return Recaller(print, begin=lambda work: asyncio.ensure_future(work()))
 
 
 class Channel:

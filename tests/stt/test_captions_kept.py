@@ -70,7 +70,7 @@ async def scope(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scope]:
 
 def begin(scope: Scope, board: Moody, *, edited: bool = False) -> tuple[Captioner, list[Refusal]]:
     told: list[Refusal] = []
-    recaller = board.recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"))
+    recaller = board.recaller = Recaller(board.given_up.append, begin=lambda work: scope.keep(work, "recalls"))
     captioner = Captioner(
         board, ChannelRate(1000), recaller=recaller, edited=lambda: edited, edit_every_s=0.0, cut_off=told.append
     )
@@ -394,7 +394,7 @@ async def test_withdrawn_words_in_a_caption_whose_answer_is_lost_are_removed(sco
 
 async def test_session_that_ends_in_doubt_leaves_withdrawn_words_to_the_recaller(scope: Scope) -> None:
     board = Moody()
-    recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"))
+    recaller = Recaller(board.given_up.append, begin=lambda work: scope.keep(work, "recalls"))
     captioner = Captioner(board, ChannelRate(1000), recaller=recaller)
     async with contextlib.aclosing(Scope("call")) as call:
         call.spawn(captioner.run(), "captions")
@@ -544,7 +544,7 @@ async def test_an_error_nobody_foresaw_ends_no_recalls(
         if from_where == "told":
             raise KeyError("id")
 
-    recaller = Recaller(gave_up, begin=lambda work: scope.spawn(work, "recalls"))
+    recaller = Recaller(gave_up, begin=lambda work: scope.keep(work, "recalls"))
     board.texts = ["**A**: mine", "**A**: mine too"]
     board.mood = KeyError("id") if from_where == "board" else Refusal.FORBIDDEN
     recaller.add(Page(1, [(2, "**B**: yours")]), board)

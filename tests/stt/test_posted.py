@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import hikari
 import pytest
 
 from roost.errors import StoreCause, StoreError
+from roost.scopes import Scope
 from roost.store import DocumentCollection, Store, open_store
 from roost.store.documents import QUERY_LIMIT
 from roost_stt import posted
@@ -359,3 +361,37 @@ async def test_what_was_given_up_makes_room(
     assert "misses one" not in caplog.text
     captions.note_cut(GUILD, (CHANNEL, 8), Cut())
     assert "misses one" in caplog.text
+
+
+async def test_what_is_noted_is_stored_whatever_fails_and_whoever_cancels(
+    captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message that fails for a reason of its own holds up no other, and is tried again."""
+    monkeypatch.setattr(posted, "AGAIN_S", 0.01)
+    put_many, bad = captions._kept.put_many, iter([TypeError("of its own"), StoreError("busy", retryable=True)])
+
+    async def fails(documents: Any) -> None:
+        if "0005" in documents[0][0] and (error := next(bad, None)) is not None:
+            raise error
+        await put_many(documents)
+
+    monkeypatch.setattr(captions._kept, "put_many", fails)
+    captions.note(GUILD, (CHANNEL, 5), (ADA,))
+    captions.note(GUILD, (CHANNEL, 6), (ADA,))
+    with pytest.raises(TypeError):
+        await captions.flush()
+    assert [key async for key in _keys(captions)] == [6]
+    async with contextlib.aclosing(Scope("test")) as scope, asyncio.timeout(5):
+        scope.keep(captions.run, "posted")
+        while len([key async for key in _keys(captions)]) < 2:
+            await asyncio.sleep(0.01)
+        for task in scope.tasks:
+            task.cancel()
+        captions.note(GUILD, (CHANNEL, 7), (ADA,))
+        while len([key async for key in _keys(captions)]) < 3:
+            await asyncio.sleep(0.01)
+
+
+async def _keys(captions: PostedCaptions) -> AsyncIterator[int]:
+    async for each in captions._kept.scan():
+        yield int(each.key.partition("-")[0])

@@ -625,19 +625,28 @@ async def test_forgetting_a_speaker_in_mid_session_takes_what_is_queued_too(make
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("error", [StoreError("busy", retryable=True), TypeError("of its own"), None])
 async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
+    """Also if it fails in another way, or a plugin cancels every task (None)."""
     monkeypatch.setattr(transcripts, "AGAIN_S", (0.01,))
     async with open_store(tmp_path) as store, contextlib.aclosing(Scope("test")) as scope:
         book = TranscriptBook(store.of_plugin("stt"), lambda _guild: 7)
-        scope.spawn(book.catch_up_forever(), "drop")
+        scope.keep(book.catch_up_forever, "drop")
         keeper = book.begin(GUILD, VOICE, TEXT, ADA)
         delete, failures = book._lines.delete, iter(range(3))
 
         async def fails(key: str) -> bool:
-            if next(failures, None) is not None:
-                raise StoreError("busy", retryable=True)
+            match next(failures, None):
+                case 0:
+                    raise StoreError("busy", retryable=True)
+                case 1 if error is not None:
+                    raise error
+                case 1:
+                    for task in scope.tasks:
+                        task.cancel()
+                    await asyncio.sleep(5)
             return await delete(key)
 
         monkeypatch.setattr(book._lines, "delete", fails)

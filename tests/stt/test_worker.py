@@ -235,3 +235,14 @@ async def test_a_card_that_hangs_the_start_leads_to_the_cpu(rig: Build, tmp_path
     assert "not ready in time" in made.worker.ladder.why
     await made.say(packets_of("jfk"))
     await made.until(1)
+
+
+async def test_a_worker_whose_task_a_plugin_cancels_is_replaced_and_nothing_said_is_lost(rig: Build) -> None:
+    made = await rig(scripted("hello"))
+    await made.say(packets_of("lv_0880")[:40])
+    for task in made.scope.tasks:
+        task.cancel()
+    await made.say(packets_of("lv_0880")[40:100])
+    assert await made.drain()
+    assert [each.text for each in made.transcripts] == ["hello"]
+    assert made.worker.state is State.READY

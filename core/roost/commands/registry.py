@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from roost.commands.running import RunningCommands
 from roost.commands.shapes import MOST, MOST_INSIDE, fault
 from roost.errors import PluginError, ResourceError
 from roost.i18n import Texts, localise
-from roost.scopes import Scope
+from roost.scopes import Kept, Scope
 from roost.strays import taming
 
 _log = logging.getLogger("roost.commands")
@@ -191,10 +191,10 @@ class CommandRegistry:
         """Built commands by owners."""
         self._pending: dict[int, bool] = {}
         """Guilds to sync, and whether even if nothing changed."""
-        self._syncing: asyncio.Task[None] | None = None
+        self._syncing: Kept | None = None
         self._late: dict[int, asyncio.Task[bool | None]] = {}
         """Guilds for which Discord makes the bot wait. What changes in them meanwhile stays in `_pending`."""
-        self._again: dict[int, asyncio.Task[None]] = {}
+        self._again: dict[int, Kept] = {}
         """Guilds that wait to be synced once more, because Discord had no answer."""
         self._unanswered: Counter[int] = Counter()
         """How often in a row Discord had no answer for a guild."""
@@ -348,7 +348,7 @@ class CommandRegistry:
     def _begin_sync(self) -> None:
         idle = self._syncing is None or self._syncing.done()
         if idle and not self._scope.closed and self._next_guilds():
-            self._syncing = self._scope.spawn(self._sync(), "sync")
+            self._syncing = self._scope.keep(self._sync, "sync")
 
     def _next_guilds(self) -> list[int]:
         """Guilds that can be synced now."""
@@ -366,7 +366,7 @@ class CommandRegistry:
         return True
 
     def _working(self) -> set[asyncio.Task[Any]]:
-        syncing = {self._syncing} if self._syncing is not None and not self._syncing.done() else set()
+        syncing = {self._syncing.task} if self._syncing is not None and not self._syncing.done() else set()
         return syncing | set(self._late.values())
 
     async def aclose(self) -> None:
@@ -378,10 +378,15 @@ class CommandRegistry:
         while self._next_guilds():
             began = loop.time()
             await self.rebuild()
-            queue = deque((guild_id, self._pending.pop(guild_id)) for guild_id in self._next_guilds())
-            size = len(queue)
+            due = {guild_id: self._pending.pop(guild_id) for guild_id in self._next_guilds()}
+            queue, size = deque(due.items()), len(due)
             outcomes: Counter[bool | None] = Counter()
-            await asyncio.gather(*(self._tell(queue, outcomes) for _ in range(ABREAST)))
+            try:
+                await asyncio.gather(*(self._tell(queue, outcomes) for _ in range(ABREAST)))
+            except asyncio.CancelledError:
+                # Perhaps a plugin has cancelled every task. A guild that was told already costs no request.
+                self._put_back(due)
+                raise
             _log.info(
                 "commands are in place: %d guilds changed, %d unchanged, %d refused, %d limited, in %.1f s",
                 outcomes[True],
@@ -400,17 +405,26 @@ class CommandRegistry:
             done, _ = await asyncio.wait({task}, timeout=LIMITED_S)
             if not done:
                 self._late[guild_id] = task
-                task.add_done_callback(partial(self._caught_up, guild_id))
-            elif not task.cancelled():
+                task.add_done_callback(partial(self._caught_up, guild_id, always))
+            elif task.cancelled():
+                self._put_back({guild_id: always})
+            else:
                 outcomes[task.result()] += 1
                 if queue and task.result() is not False:
                     await asyncio.sleep(PACE_S)
             while len(self._late) >= MOST_LATE:
                 await asyncio.wait(self._late.values(), return_when=asyncio.FIRST_COMPLETED)
 
-    def _caught_up(self, guild_id: int, _task: asyncio.Task[bool | None]) -> None:
+    def _caught_up(self, guild_id: int, always: bool, task: asyncio.Task[bool | None]) -> None:
         self._late.pop(guild_id, None)
+        if task.cancelled():
+            self._put_back({guild_id: always})
         self._begin_sync()
+
+    def _put_back(self, due: Mapping[int, bool]) -> None:
+        """Have guilds synced once more that something cancelled."""
+        for guild_id, always in due.items():
+            self._pending[guild_id] = always or self._pending.get(guild_id, False)
 
     async def _put_or_log(self, guild_id: int, *, always: bool) -> bool | None:
         """Whether the guild changed; None if Discord refused, or had no answer, for which it is asked again."""
@@ -440,7 +454,7 @@ class CommandRegistry:
             return
         pause_s = AGAIN_S[min(self._unanswered[guild_id], len(AGAIN_S) - 1)]
         self._unanswered[guild_id] += 1
-        self._again[guild_id] = self._scope.spawn(self._sync_later(guild_id, pause_s, always=always), "again")
+        self._again[guild_id] = self._scope.keep(partial(self._sync_later, guild_id, pause_s, always=always), "again")
 
     async def _sync_later(self, guild_id: int, pause_s: float, *, always: bool) -> None:
         await asyncio.sleep(pause_s)

@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from roost.errors import PluginError
 from roost.places import Place, current, guild_in
 from roost.plugins.quarantine import MOST_PLACES
 from roost.plugins.records import Failure
-from roost.scopes import Scope
+from roost.scopes import Kept, Scope
 
 if TYPE_CHECKING:
     from roost.plugins.host import PluginHost
@@ -42,7 +43,7 @@ class Pauses:
         self._host = host
         self._breakers = breakers
         self._open: dict[tuple[str, Place], Pause] = {}
-        self._tasks: dict[Pause, tuple[asyncio.Task[None], ...]] = {}
+        self._tasks: dict[Pause, tuple[asyncio.Task[None], Kept]] = {}
         """What stops the plugin, and what ends the pause in time."""
         self._scope = Scope("pauses")
 
@@ -87,7 +88,8 @@ class Pauses:
         token = current.set(None)
         try:
             stop = self._scope.spawn(self._stop(pause, error), f"stop {plugin} in {place}")
-            hold = self._scope.spawn(self._hold(pause, retry_s, stop), f"{plugin} in {place}")
+            until_s = asyncio.get_running_loop().time() + retry_s
+            hold = self._scope.keep(partial(self._hold, pause, until_s, stop), f"{plugin} in {place}")
             self._tasks[pause] = (stop, hold)
         finally:
             current.reset(token)
@@ -120,9 +122,10 @@ class Pauses:
         await self._scope.aclose(0.3)
 
     def _drop(self, pause: Pause) -> None:
-        for task in self._tasks.pop(pause, ()):
-            if task is not asyncio.current_task():
-                task.cancel()
+        stop, hold = self._tasks.pop(pause)
+        if stop is not asyncio.current_task():
+            stop.cancel()
+        hold.end()
 
     async def _stop(self, pause: Pause, error: Exception) -> None:
         told = PluginError(f"paused after too many failures (failure {pause.failure.id})", plugin=pause.plugin)
@@ -130,10 +133,8 @@ class Pauses:
         await self._host.stop_in(pause.plugin, pause.place)
         await self._host.tell_stopped(pause.plugin, told, guild_in(pause.place))
 
-    async def _hold(self, pause: Pause, retry_s: float, stop: asyncio.Task[None]) -> None:
+    async def _hold(self, pause: Pause, until_s: float, stop: asyncio.Task[None]) -> None:
         """End the pause in time, and not before the plugin has stopped; whether that went well does not matter."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + retry_s
         await asyncio.wait({stop})
-        await asyncio.sleep(max(0.0, until - loop.time()))
+        await asyncio.sleep(max(0.0, until_s - asyncio.get_running_loop().time()))
         await self.end(pause.plugin, pause.place)

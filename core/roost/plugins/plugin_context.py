@@ -15,8 +15,8 @@ from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
 from roost.errortext import error_line, is_error, text_of
 from roost.places import current, place_of_event
-from roost.scopes import Scope
-from roost.strays import StrayError, taming
+from roost.scopes import Kept, Scope
+from roost.strays import CancelledItselfError, StrayError, taming
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -39,7 +39,7 @@ class Context:
         self.handover = handover
         self._host = host
         self._config = config
-        self._scope = Scope(f"plugin:{name}", self._task_failed, tames=True)
+        self._scope = Scope(f"plugin:{name}", self._task_failed, tames=True, on_restart=self._restarted)
         self._guild_tasks: dict[int, set[asyncio.Task[Any]]] = {}
         self._always: set[asyncio.Task[Any]] = set()
         """Tasks that a quarantine does not end."""
@@ -159,9 +159,19 @@ class Context:
             mine.add(task)
             task.add_done_callback(mine.discard)
         if always:
-            self._always.add(task)
-            task.add_done_callback(self._always.discard)
+            self._goes_on(task)
         return task
+
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> Kept:
+        self._alive()
+        return self._scope.keep(work, name, on_start=self._goes_on)
+
+    def _goes_on(self, task: asyncio.Task[Any]) -> None:
+        self._always.add(task)
+        task.add_done_callback(self._always.discard)
+
+    def _restarted(self, name: str) -> None:
+        self._host.metrics.restarted(self.name, name.partition(":")[0])
 
     def _task_failed(self, task: str, error: BaseException) -> None:
         if is_error(error, Exception):
@@ -183,20 +193,13 @@ class Context:
 
     async def end_guild(self, guild_id: int) -> None:
         """End the tasks that belong to a guild."""
-        await self._end(self._guild_tasks.pop(guild_id, set()))
+        await self._scope.end(self._guild_tasks.pop(guild_id, set()))
 
     async def end_tasks(self) -> int:
         """End the tasks but those that always go on, and keep the scope open; return how many tasks there were."""
         tasks = self._scope.tasks
-        await self._end(tasks - self._always)
+        await self._scope.end(tasks - self._always)
         return len(tasks)
-
-    async def _end(self, tasks: set[asyncio.Task[Any]]) -> None:
-        tasks = tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=2.0)
 
     async def close(self) -> list[str]:
         """Run the clean-ups, unsubscribe, end the tasks; give what went wrong."""
@@ -210,7 +213,7 @@ class Context:
                         if inspect.isawaitable(result):
                             await result
             except Exception as error:  # noqa: BLE001 - a plugin's clean-up must not stop the others
-                what = text_of(error) if is_error(error, StrayError) else error_line(error)
+                what = text_of(error) if is_error(error, StrayError, CancelledItselfError) else error_line(error)
                 problems.append(f"clean-up failed at {where(error)}: {what}")
         for event, listener in self._listeners:
             with contextlib.suppress(ValueError):

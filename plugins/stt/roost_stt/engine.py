@@ -17,7 +17,7 @@ from typing import Any
 
 from roost.audio import AudioFrame
 from roost.errors import SpeechError
-from roost.scopes import Scope
+from roost.scopes import Kept, Scope
 from roost.speech import Transcript
 from roost_stt import child
 from roost_stt.accounts import Accounts
@@ -102,7 +102,7 @@ class SpeechWorker:
         self.last_pid: int | None = None
         """Of the worker that lives or lived last."""
         self._step = ""
-        self._task: asyncio.Task[None] | None = None
+        self._task: Kept | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._live = False
         self._failure = ""
@@ -140,7 +140,7 @@ class SpeechWorker:
             self._failure = ""
             self.ladder.reset()
             self._state = State.STARTING
-            self._task = scope.spawn(self._run(), "speech-worker")
+            self._task = scope.keep(self._run, "speech-worker")
         longest_s = sum(self._timing.start_s(step) for step in self.ladder.steps) + 1
         try:
             async with asyncio.timeout(timeout_s or longest_s), self._changed:
@@ -269,10 +269,10 @@ class SpeechWorker:
         try:
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
-            await asyncio.wait({task}, timeout=self._timing.exit_s)
+            await asyncio.wait({task.task}, timeout=self._timing.exit_s)
             if not task.done():
-                task.cancel()
-                await asyncio.wait({task}, timeout=self._timing.reap_s)
+                task.end()
+                await asyncio.wait({task.task}, timeout=self._timing.reap_s)
         finally:
             if self._process is not None:
                 child.kill(self._process)
@@ -327,7 +327,9 @@ class SpeechWorker:
                 await asyncio.sleep(self._timing.backoff_s[min(spent, len(self._timing.backoff_s)) - 1])
         finally:
             if self._state is not State.FAILED:
-                self._state = State.STOPPED
+                # What something else has cancelled is started again.
+                goes_on = self._wanted and self._task is not None and not self._task.is_ending()
+                self._state = State.WAITING if goes_on else State.STOPPED
             self._fail_drains()
             self._accounts.purging.clear()
             async with self._changed:

@@ -176,9 +176,9 @@ class SttPlugin:
         self._interrupted = await book.end_interrupted(ctx.consent.allows)
         posted = self._posted = PostedCaptions(ctx.store)
         self._earlier_cuts = await posted.earlier_cuts()
-        ctx.task(book.sweep_forever(posted.sweep), "retention", always=True)
-        ctx.task(posted.run(), "posted captions", always=True)
-        ctx.task(book.catch_up_forever(), "unstored", always=True)
+        ctx.keep(lambda: book.sweep_forever(posted.sweep), "retention")
+        ctx.keep(posted.run, "posted captions")
+        ctx.keep(book.catch_up_forever, "unstored")
         self._languages = UserLanguages(ctx.store)
         await self._languages.load()
         if self._config.engine == "faster-whisper":
@@ -918,7 +918,7 @@ class SttPlugin:
         if known is None:
             known = self._recallers[guild_id] = Recaller(
                 lambda message: self._not_recalled(guild_id, message),
-                begin=lambda work: self._context().task(work, f"recalls:{guild_id}", always=True),
+                begin=lambda work: self._context().keep(work, f"recalls:{guild_id}"),
                 stands=lambda message, speakers: self.posted.note(guild_id, message, speakers),
                 noted=lambda message, cut: self.posted.note_cut(guild_id, message, cut),
             )

@@ -10,7 +10,8 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import hikari
 
@@ -21,6 +22,7 @@ from roost_stt.boards import Standing, refused
 from roost_stt.pages import Cut
 from roost_stt.refusals import Refusal, RefusedError
 
+T = TypeVar("T")
 _log = logging.getLogger("roost.stt.captions")
 
 KEPT_DAYS = 30
@@ -92,6 +94,29 @@ class Deleted:
     """Left because the time was over."""
 
 
+async def _store_each(
+    pending: dict[Standing, tuple[int, T]], store: Callable[[int, Standing, T], Awaitable[None]]
+) -> Exception | None:
+    """Store all that is noted, and return the first failure that is not the store's: it holds up nothing else.
+
+    Raises:
+        RoostError: The store failed.
+    """
+    failed: dict[Standing, Exception] = {}
+    while (message := next((each for each in pending if each not in failed), None)) is not None:
+        noted = pending[message]
+        try:
+            await store(noted[0], message, noted[1])
+        except RoostError:
+            raise
+        except Exception as error:  # noqa: BLE001  returned
+            failed[message] = error
+            continue
+        if pending.get(message) == noted:
+            del pending[message]
+    return next(iter(failed.values()), None)
+
+
 class _UnclearError(ResourceError):
     """The lines of a message are not the ones that were noted."""
 
@@ -99,7 +124,7 @@ class _UnclearError(ResourceError):
 class PostedCaptions:
     """Two collections: ``posted`` has a document for each speaker of each message, ``cuts`` for what has to go.
 
-    Constructing it starts nothing: its owner runs `run` as a task.
+    Constructing it starts nothing: its owner keeps `run` running.
     """
 
     def __init__(self, store: PluginStore) -> None:
@@ -178,33 +203,34 @@ class PostedCaptions:
         return found
 
     async def run(self) -> None:
-        """Store what is noted, for ever."""
+        """Store what is noted, for ever, whatever the store makes of it."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             try:
                 await self.flush()
             except RoostError as error:
                 _log.warning("the places of captions could not be stored: %s", error)
-                await asyncio.sleep(AGAIN_S)
-                self._wake.set()
+            except Exception as error:  # noqa: BLE001  tried again, or nobody's captions would be noted any more
+                _log.error("the places of captions could not be stored: %s", type(error).__name__, exc_info=error)
+            else:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            await asyncio.sleep(AGAIN_S)
 
     async def flush(self) -> None:
         """Store what is noted.
 
         Raises:
             RoostError: The store refused it; it is noted still.
+            Exception: It failed for another reason with some of it, which is noted still; the rest is stored.
         """
         async with self._storing:
-            while self._pending_cuts:
-                message, (guild_id, cut) = next(iter(self._pending_cuts.items()))
-                await self._store_cut(guild_id, message, cut)
-            while self._pending:
-                message, (guild_id, speakers) = next(iter(self._pending.items()))
-                await self._store(guild_id, message, speakers)
-                if self._pending.get(message) == (guild_id, speakers):
-                    del self._pending[message]
+            first = await _store_each(self._pending_cuts, self._store_cut)
+            second = await _store_each(self._pending, self._store)
             self._overflows = False
+        for failure in (first, second):
+            if failure is not None:
+                raise failure
 
     async def flush_within(self, limit_s: float) -> None:
         """`flush` at the end, when there is no time for more than one attempt; what fails is logged."""
@@ -213,6 +239,8 @@ class PostedCaptions:
                 await self.flush()
         except (RoostError, TimeoutError) as error:
             _log.warning("the places of the last captions could not be stored: %s", error or "no answer in time")
+        except Exception as error:  # noqa: BLE001  the plugin has more to end
+            _log.error("the places of the last captions could not be stored: %s", type(error).__name__, exc_info=error)
 
     async def _store_cut(self, guild_id: int, message: Standing, cut: Cut | None) -> None:
         key = f"{message[1]:020d}"

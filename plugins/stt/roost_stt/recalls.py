@@ -33,7 +33,7 @@ class Recaller:
 
     Args:
         gave_up: Called with a message that still has withdrawn words after the last try; may not block or raise.
-        begin: Runs its work in a task of the owner; called whenever there is some again.
+        begin: Keeps its work running in a task of the owner until it returns; called whenever there is some again.
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
         noted: Called with a message and what has to go from it, before the first attempt, and with None when that is
@@ -44,7 +44,7 @@ class Recaller:
         self,
         gave_up: Callable[[Any], None],
         *,
-        begin: Callable[[Coroutine[Any, Any, None]], object],
+        begin: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         stands: Callable[[Any, tuple[int, ...]], None] = lambda _message, _speakers: None,
         noted: Callable[[Any, Cut | None], None] = lambda _message, _cut: None,
     ) -> None:
@@ -93,7 +93,7 @@ class Recaller:
         self._wake.set()
         if not self._works:
             self._works = True
-            self._begin(self._work())
+            self._begin(self._work)
 
     def forget(self, user_id: int) -> None:
         """Take another speaker's words out of the same messages."""
@@ -107,12 +107,10 @@ class Recaller:
         await self._settled.wait()
 
     async def _work(self) -> None:
-        try:
-            while self._recalls:
-                await self._next()
-            self._settled.set()
-        finally:
-            self._works = False
+        while self._recalls:
+            await self._next()
+        self._settled.set()
+        self._works = False
 
     async def _next(self) -> None:
         """Wait for the recall that is due first, or for another one, and try it."""

@@ -32,8 +32,6 @@ TRANSCRIPT_LIMIT = 256
 NAME_S = 10.0
 """A speaker's name is looked up anew after so long."""
 MAX_NAMES = 4096
-AFTER_FAULT_S = 60.0
-"""Before the watch goes on after an error that nobody foresaw."""
 MAX_HEARD = 4096
 """Users remembered as heard; when there are more, the callback for a first word runs again, which does no harm."""
 OTHERS = "it answered the words of another utterance; utterance_id, guild_id and user_id may not change"
@@ -365,18 +363,8 @@ class Transcription:
 
     def watch_with(self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]) -> None:
         """Run `watch` until `close`."""
-        self._scope.spawn(self._watch_steadily(limits, too_long), "watch")
-
-    async def _watch_steadily(
-        self, limits: Callable[[], tuple[float, float]], too_long: Callable[[float], None]
-    ) -> None:
-        while True:
-            try:
-                await self.watch(limits, too_long)
-                return
-            except Exception as error:  # noqa: BLE001  it alone ends what lasts too long
-                _log.error("guild %d: the watch failed: %s", self.guild_id, type(error).__name__, exc_info=error)
-                await asyncio.sleep(AFTER_FAULT_S)
+        # Kept, because it alone ends what lasts too long.
+        self._scope.keep(lambda: self.watch(limits, too_long), "watch")
 
     def forget_told(self, what: str) -> None:
         """The trouble is over; `tell` may speak of it again."""

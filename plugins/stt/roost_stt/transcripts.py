@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from roost.errors import RoostError
+from roost.errortext import is_error
 from roost.speech import Transcript
 from roost.store import Document, Erased, PluginStore
 from roost_stt.exports import Head, StoredLine
@@ -221,25 +222,55 @@ class TranscriptBook:
                 await self._records.delete(record)
 
     async def catch_up_forever(self) -> None:
-        """Delete the withdrawn lines, and note the ends, that the store did not take at once."""
+        """Delete the withdrawn lines, and note the ends, that the store did not take at once, for ever.
+
+        It goes on with what is left if it is cancelled and called again.
+        """
         while True:
-            await self._owes.wait()
-            self._owes.clear()
+            while not (self._withdrawn or self._unended):
+                self._owes.clear()
+                await self._owes.wait()
             for pause_s in itertools.chain(AGAIN_S, itertools.repeat(AGAIN_S[-1])):
                 await asyncio.sleep(pause_s)
                 try:
                     await self._catch_up()
                     break
-                except RoostError as error:
+                except Exception as error:  # noqa: BLE001  tried again: these words may not stay
+                    known = is_error(error, RoostError)
                     lines, ends = len(self._withdrawn), len(self._unended)
-                    _log.error("%d withdrawn lines are still stored, and %d ends are not: %s", lines, ends, error)
+                    _log.error(
+                        "%d withdrawn lines are still stored, and %d ends are not: %s",
+                        lines,
+                        ends,
+                        error if known else type(error).__name__,
+                        exc_info=None if known else error,
+                    )
 
     async def _catch_up(self) -> None:
+        """Try each once.
+
+        Raises:
+            RoostError: The store failed.
+            Exception: One of them failed for another reason; all others were tried.
+        """
+        failure: Exception | None = None
         for line in list(self._withdrawn):
-            await self._erase_withdrawn(_record_of(line))
+            try:
+                await self._erase_withdrawn(_record_of(line))
+            except RoostError:
+                raise
+            except Exception as error:  # noqa: BLE001  raised below
+                failure = error
         for record, at in list(self._unended.items()):
-            await self._note_end(record, at)
-            del self._unended[record]
+            try:
+                await self._note_end(record, at)
+                del self._unended[record]
+            except RoostError:
+                raise
+            except Exception as error:  # noqa: BLE001  raised below
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def end(self, record: str, at: float) -> None:
         """Note when a transcription ended: until then nothing of it expires. Later, where the store cannot now.

@@ -8,11 +8,13 @@ import dataclasses
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError
+from roost.scopes import Kept
 from roost.speech import EngineSpec, Transcript
 from roost_stt.config import SttConfig, lease_folder
 from roost_stt.engine import SpeechWorker
@@ -75,9 +77,9 @@ class WorkerOwner:
         self._wanted = 0
         self._looked_for: int | None = None
         """The worker whose release was looked at last."""
-        self._idle: asyncio.Task[None] | None = None
-        self._sampling: asyncio.Task[None] | None = None
-        self._late: asyncio.Task[None] | None = None
+        self._idle: Kept | None = None
+        self._sampling: Kept | None = None
+        self._late: Kept | None = None
         self._changing = asyncio.Lock()
         self._looking = asyncio.Lock()
 
@@ -125,7 +127,7 @@ class WorkerOwner:
             if self._closed:
                 raise ClosedError("The speech-to-text plugin is not loaded.")
             if self.card is not None and (self._sampling is None or self._sampling.done()):
-                self._sampling = self._ctx.task(self._sample(self.card, worker), "gpu")
+                self._sampling = self._ctx.keep(partial(self._sample, self.card, worker), "gpu")
             await worker.start(self._ctx.scope)
             return worker
 
@@ -178,7 +180,7 @@ class WorkerOwner:
         if self.worker is None or self._is_used() or self._closed:
             return
         if self._idle is None or self._idle.done():
-            self._idle = self._ctx.task(self._close_when_idle(), "idle")
+            self._idle = self._ctx.keep(self._close_when_idle, "idle")
 
     def _is_used(self) -> bool:
         return self._wanted > 0 or self._in_use()
@@ -186,7 +188,7 @@ class WorkerOwner:
     def _disarm(self) -> None:
         """Call it with `_changing` held: then it is not at its work."""
         if self._idle is not None:
-            self._idle.cancel()
+            self._idle.end()
             self._idle = None
 
     async def _close_when_idle(self) -> None:
@@ -237,8 +239,8 @@ class WorkerOwner:
             self._tell(card, release, pid)
             if release.outcome == "kept" and not self._closed:
                 if self._late is not None:
-                    self._late.cancel()
-                self._late = self._ctx.task(self._look_again(card, release, pid), "gpu-late")
+                    self._late.end()
+                self._late = self._ctx.keep(partial(self._look_again, card, release, pid), "gpu-late")
 
     async def _look_again(self, card: Card, release: Release, pid: int | None) -> None:
         """Look now and then whether memory that was kept comes back after all, until there is another worker."""

@@ -15,7 +15,7 @@ from roost.audience import can_see
 from roost.audio import CallStatus, JoinRequest, Timing, VoiceDriver
 from roost.errors import BusyError, ClosedError
 from roost.hooks import Deny
-from roost.scopes import Scope
+from roost.scopes import Kept, Scope
 from roost_voice import moves
 from roost_voice.actor.linking import NO_ANSWER
 from roost_voice.config import VoiceConfig
@@ -79,7 +79,7 @@ class SessionManager:
         self._scope = Scope("voice")
         self._shard_count = 1
         self._ready_at: dict[int, float] = {}
-        self._idle: asyncio.Task[None] | None = None
+        self._idle: Kept | None = None
         self._stopping = False
         self._testing: set[int] = set()
         self._config = config
@@ -528,10 +528,10 @@ class SessionManager:
     def _sessions_changed(self) -> None:
         if self.sessions or self._stopping:
             if self._idle is not None:
-                self._idle.cancel()
+                self._idle.end()
                 self._idle = None
         elif self._idle is None or self._idle.done():
-            self._idle = self._scope.spawn(self._announce_idle(), "idle")
+            self._idle = self._scope.keep(self._announce_idle, "idle")
 
     async def _announce_idle(self) -> None:
         await asyncio.sleep(self._config.idle_s)
