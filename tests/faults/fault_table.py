@@ -69,6 +69,7 @@ GROUPS: dict[str, range] = {
 }
 
 GONE = "The bot leaves and says why."
+LEFT = "The last words are posted, and the bot leaves."
 NOTHING = "Nothing."
 GAP = "A short gap in what the bot hears."
 NOT_JOINED = "The reply to the command says why; the bot is not in voice."
@@ -146,11 +147,11 @@ ROWS: tuple[Row, ...] = (
     Row(64, 6, "36 frames in a row cannot be decrypted", "enters the group anew, once", GAP),
     Row(65, 1, "keys change as members come and go", "every packet is opened with the keys of the moment", NOTHING),
     Row(66, 1, "the server takes the channel down to no encryption", "refused; ends with a notice (a stage channel is meant to be open)", GONE),
-    Row(67, 3, "the voice plugin is unloaded and loaded, 100 times", "nothing is left; the plugin can be collected", "The bot leaves at each unload and says so."),
-    Row(68, 3, "SIGTERM or SIGINT in any state", "voice is left first, then the gateway closed", GONE),
+    Row(67, 3, "the voice plugin is unloaded and loaded, 100 times", "nothing is left; the plugin can be collected", "The bot leaves at each unload."),
+    Row(68, 3, "SIGTERM or SIGINT in any state", "voice is left first, then the gateway closed", LEFT),
     Row(69, 8, "another plugin hangs while stopping", "Roost's own deadline passes it by", "The bot is offline within 8 s."),
     Row(70, 2, "a second signal while stopping", "leaves voice at once and closes the gateway", "The bot is offline within 2 s."),
-    Row(71, 3, "the end of one session raises or hangs", "the others end all the same, each with a deadline", GONE),
+    Row(71, 3, "the end of one session raises or hangs", "the others end all the same, each with a deadline", LEFT),
     Row(72, 8, "a thread keeps the process from ending", "the process ends itself", "The bot is offline within 8 s."),
     Row(73, 10, "SIGKILL in any state, in up to 50 servers of a shard (25 if Discord ignores a plain leave for a ghost)",
         "the next start finds the ghosts and ends them", "The bot leaves the channels when it is back."),

@@ -72,14 +72,23 @@ async def test_nobody_is_heard_for_nothing(tmp_path: Path, fault: Fault) -> None
             assert "Heard: nobody" in (await bot.slash("/voice status")).content
             await until(bot, "general", lambda text: ENDS in text)
         assert "nothing to read" in await start(bot)
-        # Switched off meanwhile, and on again: nor is anything begun anew.
-        await config(bot, "captions.where", "channel")
+
+
+@pytest.mark.parametrize("plugin", ["stt", "voice"])
+async def test_a_plugin_that_is_switched_off_says_so_and_does_not_go_on_by_itself(plugin: str, tmp_path: Path) -> None:
+    async with a_call(tmp_path) as bot:
         assert "Transcribing" in await start(bot)
-        await bot.slash("/plugins disable", member="Mod", plugin="stt", wait_s=15)
-        await config(bot, "captions.where", "none")
-        await bot.slash("/plugins enable", member="Mod", plugin="stt", wait_s=15)
-        await until(bot, "general", lambda text: text.count(ENDS) == 2)
+        await bot.slash("/plugins disable", member="Mod", plugin=plugin, wait_s=15)
+        await until(bot, "general", lambda text: "Transcription was switched off in this server" in text)
+        if plugin == "voice":
+            await until(bot, "general", lambda text: "voice was switched off in this server" in text)
+        await bot.slash("/plugins enable", member="Mod", plugin=plugin, wait_s=15)
+        if plugin == "voice":
+            return
         assert "Heard: nobody" in (await bot.slash("/voice status")).content
+        assert "Nothing is being transcribed here." in (await bot.slash("/transcribe status")).content
+        await bot.say("lv_0880")
+        assert "Transcribing" in await start(bot)
 
 
 @pytest.mark.fault(274)

@@ -79,6 +79,7 @@ FLUSH_S = 0.5
 STOP_DRAIN_S = 10.0
 DISABLED_DRAIN_S = 3.0
 PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
+SWITCHED_OFF = "Transcription was switched off in this server, so it ends here."
 MOVED = "I was moved to another channel, so transcription of <#{room}> ends. `/transcribe start` begins anew."
 NO_USE = (
     "Captions are switched off here now and transcripts are not kept, so transcription ends and I hear nobody. "
@@ -318,14 +319,13 @@ class SttPlugin:
 
     @hookimpl
     async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
+        """End for good: who switches it on again has not asked for anybody to be heard."""
         transcription = self._running.get(guild_id)
-        if transcription is not None and cause is SwitchCause.FAILURES:
-            transcription.tell("end", PAUSED)
-        deadline = asyncio.get_running_loop().time() + DISABLED_DRAIN_S
-        if transcription is not None and cause is SwitchCause.FAILURES:
-            await self._end_for_good(transcription.session, deadline)
-        else:
-            await self._end(guild_id, deadline)
+        if transcription is None:
+            await self._context().settings.set(guild_id, _ACTIVE, None)
+            return
+        transcription.tell("end", PAUSED if cause is SwitchCause.FAILURES else SWITCHED_OFF)
+        await self._end_for_good(transcription.session, asyncio.get_running_loop().time() + DISABLED_DRAIN_S)
 
     @hookimpl
     async def health(self) -> Report:

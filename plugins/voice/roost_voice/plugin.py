@@ -30,6 +30,7 @@ _log = logging.getLogger("roost.voice")
 
 NAME = "voice"
 PAUSED = "voice failed too often in this server and is paused"
+SWITCHED_OFF = "voice was switched off in this server"
 UNLOAD_S = 2.4
 """How long sessions that still stand at unload may take to end."""
 
@@ -133,12 +134,8 @@ class VoicePlugin:
 
     @hookimpl
     async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
-        if self.manager is None:
-            return
-        if cause is SwitchCause.FAILURES:
-            await self.manager.leave(guild_id, PAUSED, tell=True)
-        else:
-            await self.manager.leave(guild_id, "voice was switched off in this server")
+        if self.manager is not None:
+            await self.manager.leave(guild_id, PAUSED if cause is SwitchCause.FAILURES else SWITCHED_OFF, tell=True)
 
     @hookimpl
     async def guild_enabled(self, ctx: PluginContext, guild_id: int) -> None:
