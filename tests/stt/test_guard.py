@@ -254,11 +254,29 @@ async def test_who_accepts_others_elsewhere_shows_nothing_in_the_old_channel(mak
         await house.plugin.start_transcribing(GUILD, BEN, 31, True)
     assert house.session.facts.onlookers
     assert "words" not in "\n".join(house.texts)
+    assert (await house.ctx.settings.get(GUILD, "active"))["accepts_wide"], "a reload goes on with it"
     house.session.notice_works = True
     await house.plugin.start_transcribing(GUILD, BEN, 31, True)
     house.session.say(packets)
     await house.until(lambda: (31, "**Ada\\***: words") in [(where, text) for where, text, _ in house.messages])
     assert house.texts.count("**Ada\\***: words") == 1
+
+
+@pytest.mark.e2e
+async def test_reload_does_not_take_over_what_was_accepted_elsewhere(make: Any) -> None:
+    house: House = await make(script=[])
+    house.voice_overwrites = {GUILD: NO_CONNECT, ME: overwrite(ME, allow=True, member=True)}
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, BEN, TEXT, True)
+    assert house.session.facts.onlookers
+    await house.plugin.pause_transcribing(GUILD, BEN, True, paused=True)
+    house.gone.add(TEXT)
+    assert "is paused" in await house.plugin.start_transcribing(GUILD, ADA, VOICE, False)
+    await house.unload("reload")
+    await house.load()
+    await house.open()
+    await house.until(lambda: GUILD in house.plugin._running)
+    assert not house.plugin._running[GUILD].audience.accepted
 
 
 @pytest.mark.e2e

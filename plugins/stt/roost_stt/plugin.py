@@ -1160,7 +1160,7 @@ class SttPlugin:
                 "paused": running.paused,
                 "thread": running.thread_id,
                 "room": running.room_id,
-                "accepts_wide": running.audience.accepted,
+                "accepts_wide": running.accepts_wide,
             }
         with contextlib.suppress(ClosedError):
             await self._context().settings.set(session.guild_id, _ACTIVE, value)
