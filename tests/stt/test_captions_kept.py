@@ -444,7 +444,7 @@ async def test_withdrawn_words_that_stay_are_given_up_and_told(scope: Scope, mon
 async def test_next_start_tries_what_was_given_up(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.02,) * 2)
     board, noted = Moody(), dict[int, Cut | None]()
-    recaller = Recaller(board.given_up.append, begin=lambda work: scope.spawn(work, "recalls"), noted=noted.__setitem__)
+    recaller = Recaller(board.given_up.append, begin=lambda work: scope.keep(work, "recalls"), noted=noted.__setitem__)
     board.texts, board.mood = ["**A**: mine", "**A**: more"], Refusal.FORBIDDEN
     recaller.add(Page(1, [(2, "**B**: a")], standing=(1, 2)), board)
     async with asyncio.timeout(5):
