@@ -384,18 +384,16 @@ class App:
         await self._stop_or_end_of({task})
         if not await _ended(task):
             return None
-        if task.cancelled() and not self._stop_requested.is_set():
+        if not task.cancelled():
+            return task.result()
+        if not self._stop_requested.is_set():
             raise ResourceError(CANCELLED_START)
-        return task.result()
+        return None
 
     async def _start_and_wait(self, bot: hikari.GatewayBot, folder: Folder, hold: StoreHold) -> None:
-        start = self._scope.spawn(self._start(bot, folder, hold), "start", awaited=True)
-        await self._stop_or_end_of({start})
-        if not await _ended(start):
+        await self._unless_stopped(self._start(bot, folder, hold), "start")
+        if self._stop_requested.is_set():
             return
-        if start.cancelled() and not self._stop_requested.is_set():
-            raise ResourceError(CANCELLED_START)
-        start.result()
         announce = self._scope.spawn(self.plugins.started(), "started", awaited=True)
         await self._stop_or_end_of({announce})
         if not await _ended(announce):

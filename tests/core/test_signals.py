@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from roost import app
 from roost.app import App
 from roost.config import load
 from roost.errors import HeldError
@@ -29,6 +32,22 @@ async def test_start_that_is_refused_gives_the_stop_signals_back(tmp_path: Path)
         await App(config, TOKEN).run()
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_start_that_is_cancelled_as_it_is_to_stop_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = App(load(environ={}, data_dir=tmp_path), TOKEN)
+
+    @contextlib.asynccontextmanager
+    async def open_nothing(*_given: object) -> AsyncIterator[None]:
+        made.request_stop("a test")
+        raise asyncio.CancelledError
+        yield
+
+    monkeypatch.setattr(app, "open_held_store", open_nothing)
+    await made.run()
+    assert made.stop_reason == "a test"
 
 
 async def test_signals_that_are_ignored_are_given_back_unless_a_plugin_handles_them(
