@@ -175,13 +175,14 @@ async def test_the_gateway_stays_away_for_longer_than_a_leave_is_waited_for(
     sim: SimulatedDiscord, tmp_path: Path, fault: Fault
 ) -> None:
     """Whoever asked hears that it is not confirmed; the wish is kept."""
-    async with leak_check(), running(sim, tmp_path, timing_scale=0.01) as rig:
+    async with leak_check(), running(sim, tmp_path, timing_scale=0.05) as rig:
         await rig.join(0)
-        arm(rig, "refuse_gateway")
+        away = rig.sim.faults.arm("refuse_gateway", None, {}, times=100)
         await lose_connection(rig)
         assert (await rig.leave()).told is Told.UNCONFIRMED
         assert rig.place == rig.channels[0]
         assert rig.manager.state(rig.guild_id) is State.ORPHAN
+        rig.sim.faults.disarm(away.id)
         await up_again(rig, "gateway_resume")
         with fault.clock():
             await rig.at_rest()
