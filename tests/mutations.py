@@ -1236,6 +1236,14 @@ MUTATIONS = [
         "        if task.done():\n",
         ("tests/core/test_scopes.py",),
     ),
+    Mutation(
+        "r3",
+        "a start whose reload would not go on is said to have failed",
+        STT + "plugin.py",
+        "        await self._note(session)\n        await self._notice_stands(session, channel_id)",
+        "        await self._remember(session)\n        await self._notice_stands(session, channel_id)",
+        ("tests/faults/test_lost_answers.py::test_replies_say_what_holds_while_the_database_takes_nothing",),
+    ),
 ]
 
 

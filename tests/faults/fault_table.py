@@ -485,6 +485,9 @@ ROWS: tuple[Row, ...] = (
     Row(335, 4, "the connection to PostgreSQL breaks while it commits an agreement or a line, and the member is forgotten or withdraws before the commit is over",
         "reads and writes nothing until the server has ended that commit, for 10 s at most, and the next start neither: what is deleted does not appear later",
         "Replies that need the store come later, or say that it is busy."),
+    Row(336, 8, "the database takes nothing, or does not answer, when a transcription is started, paused, resumed or stopped",
+        "does it all the same, and stores later what a reload of speech-to-text goes on with",
+        "The reply says what holds, and not that it failed."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

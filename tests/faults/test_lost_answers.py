@@ -1,15 +1,19 @@
-"""Row 335: PostgreSQL goes on with a commit, and the bot does not hear of it."""
+"""Rows 335 and 336: a database that does more than it answers, or takes nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 from fault_report import Fault
 from pg_server import Server, cut_connections
 
+from roost.store import database
 from roost.testing.kit import running_bot
+from roost_stt import plugin
 
 
 @pytest.mark.sim
@@ -33,3 +37,31 @@ async def test_forgotten_member_whose_agreement_got_no_answer_stays_forgotten(
                 assert "is deleted" in (await bot.press(question, "Delete", wait_s=10)).content
             assert not postgres.commits(name)
             assert postgres.sql("SELECT count(*) FROM roost_consent", name) == "0"
+
+
+@pytest.mark.e2e
+@pytest.mark.fault(336)
+@pytest.mark.parametrize("busy_ms", [50, 3000])
+async def test_replies_say_what_holds_while_the_database_takes_nothing(
+    busy_ms: int, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_MS", busy_ms)
+    monkeypatch.setattr(plugin, "NOTED_S", 0.2)
+    async with running_bot(
+        data_dir=tmp_path,
+        installed=("voice", "stt"),
+        settings={"stt.engine": "scripted", "stt.script": "words"},
+        guilds=1,
+    ) as bot:
+        await bot.join_voice("Ada")
+        await bot.slash("/voice join", wait_s=15)
+        with contextlib.closing(sqlite3.connect(tmp_path / database.FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for command, reply in (
+                ("start", "Transcribing <#"),
+                ("pause", " is paused."),
+                ("resume", " goes on."),
+                ("stop", "Transcription has stopped."),
+            ):
+                with fault.clock(scaled=False):
+                    assert reply in (await bot.slash(f"/transcribe {command}", wait_s=20)).content

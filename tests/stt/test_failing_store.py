@@ -80,7 +80,10 @@ def plugin() -> SttPlugin:
         raise StoreError("busy", retryable=True)
 
     made = SttPlugin()
-    made._ctx = cast("Any", types.SimpleNamespace(settings=types.SimpleNamespace(set=fails)))
+    settings = types.SimpleNamespace(set=fails)
+    made._ctx = cast(
+        "Any", types.SimpleNamespace(settings=settings, task=lambda work, _name: asyncio.create_task(work))
+    )
     return made
 
 
@@ -92,8 +95,7 @@ async def test_a_transcript_ends_where_the_next_cannot_be_noted(
     before, plugin._running = running.keeper, {1: running}
     plugin._book = cast("Any", types.SimpleNamespace(begin=lambda *_args: Keeper(1)))
     monkeypatch.setattr(plugin, "days_of", lambda _guild_id: 1)
-    with pytest.raises(StoreError):
-        await plugin._tell_anew(running)
+    await plugin._tell_anew(running)
     assert before.is_closed
 
 

@@ -11,8 +11,10 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import logging
 import weakref
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -67,7 +69,7 @@ from roost_stt.reports import (
 from roost_stt.supervision import STEPS_DOWN, State, Trouble
 from roost_stt.transcript_commands import transcript_loader
 from roost_stt.transcription import Transcription
-from roost_stt.transcripts import TranscriptBook
+from roost_stt.transcripts import AGAIN_S, TranscriptBook
 from roost_stt.worker_owner import WorkerOwner
 
 _log = logging.getLogger("roost.stt")
@@ -76,6 +78,8 @@ EXTRA = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "soxr")
 CLOSING_MARGIN_S = 0.1
 FLUSH_S = 0.5
 """How long the unload waits for the places of the last captions to be stored."""
+NOTED_S = 2.0
+"""How long a member waits until the store has what a reload goes on with."""
 STOP_DRAIN_S = 10.0
 DISABLED_DRAIN_S = 3.0
 PAUSED = "I failed too often in this server, so transcription ends here. `/transcribe start` works again in a while."
@@ -113,6 +117,8 @@ class SttPlugin:
         self._rates = ChannelRates()
         self._recallers: dict[int, Recaller] = {}
         self._starting = asyncio.Lock()
+        self._remembering: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By guild: held while the store is told what is transcribed, so that the last word is stored last."""
         self._asker = 0
         """Who asked for the start that is under way, as long as they are not forgotten."""
         self._book: TranscriptBook | None = None
@@ -413,7 +419,7 @@ class SttPlugin:
             with contextlib.suppress(ClosedError):
                 transcription.go_on()
             await before.close()
-            await self._remember(session)
+            await self._note(session)
 
     def _end_because(self, session: VoiceSession, transcription: Transcription, why: str) -> None:
         """Hear nothing more at once, and end with the reason said."""
@@ -431,20 +437,16 @@ class SttPlugin:
         self._end_because(session, transcription, f"{why} `/transcribe start` begins a new one.")
 
     async def _end_for_good(self, session: VoiceSession, deadline: float) -> bool:
-        """End, so that a reload does not go on; return whether all that was said is posted.
-
-        Raises:
-            RoostError: It has ended, and the store does not know that yet.
-        """
+        """End, so that a reload does not go on; return whether all that was said is posted."""
         transcription = self._running.get(session.guild_id)
         if transcription is not None:
             transcription.end_intake()
         # At once: a reload can come before the end.
-        remembering = asyncio.ensure_future(self._remember(session))
+        noting = asyncio.ensure_future(self._note(session))
         try:
             return await self._end(session.guild_id, deadline)
         finally:
-            await remembering
+            await noting
 
     @hookimpl
     async def voice_session_closing(self, session: VoiceSession, reason: str, deadline: float) -> None:
@@ -494,7 +496,7 @@ class SttPlugin:
                 mind = await self.check_channel(guild_id, channel_id, manages)
                 await self._move(transcription, channel_id, room_id=room_id, accepts_wide=bool(mind))
                 if transcription.paused:
-                    await self._remember(session)
+                    await self._note(session)
                     return already(session, transcription, self._into(transcription))
             elif transcription is not None and not failed:
                 return already(session, transcription, self._into(transcription))
@@ -503,7 +505,7 @@ class SttPlugin:
                 await self._begin(session, channel_id, room_id=room_id, language=language, accepts_wide=bool(mind))
             else:
                 channel_id = transcription.channel_id
-        await self._remember(session)
+        await self._note(session)
         await self._notice_stands(session, channel_id)
         again = " The notice stands now." if transcription is not None else ""
         into = place_words(
@@ -551,7 +553,7 @@ class SttPlugin:
                     raise ResourceError(OVER)
                 self._check_goes_on(transcription)
                 transcription.resume()
-        await self._remember(session)
+        await self._note(session)
         if paused:
             return f"Transcription of <#{session.channel_id}> is paused. `/transcribe resume` goes on."
         await self._notice_stands(session, transcription.channel_id)
@@ -675,10 +677,7 @@ class SttPlugin:
             for transcription in list(self._running.values()):
                 transcription.end_intake()
                 transcription.tell("end", "Transcription stopped: the bot's operator needs the GPU.")
-                try:
-                    await self._end_for_good(transcription.session, deadline)
-                except RoostError as error:
-                    _log.error("guild %d: a reload would go on: %s", transcription.guild_id, error)
+                await self._end_for_good(transcription.session, deadline)
             await owner.release()
         return gpu_report.ended(owner.card.last if owner.card is not None else None)
 
@@ -1080,7 +1079,7 @@ class SttPlugin:
             if not complete:
                 transcription.tell_unfinished()
             try:
-                await self._remember(session)
+                await self._note(session)
             finally:
                 if before is not transcription.keeper:
                     await before.close()
@@ -1140,10 +1139,31 @@ class SttPlugin:
         # After a move it is the old channel's.
         if transcription is not None and (transcription.session, transcription.channel_id) == (session, channel_id):
             transcription.thread_id = thread_id
+            await self._note(session)
+
+    async def _note(self, session: VoiceSession) -> None:
+        """`_remember`; where the store does not take it, or not within `NOTED_S`, it is tried again later.
+
+        What is remembered has happened already, and that is what members are told.
+        """
+        tried = asyncio.Event()
+        with contextlib.suppress(ClosedError, TimeoutError):
+            self._context().task(self._remember_at_last(session, tried), f"remember:{session.guild_id}")
+            async with asyncio.timeout(NOTED_S):
+                await tried.wait()
+
+    async def _remember_at_last(self, session: VoiceSession, tried: asyncio.Event) -> None:
+        for pause_s in itertools.chain(AGAIN_S, itertools.repeat(AGAIN_S[-1])):
             try:
-                await self._remember(session)
+                async with self._remembering[session.guild_id]:
+                    await self._remember(session)
+                return
             except RoostError as error:
-                _log.error("guild %d: after a reload captions would open a new thread: %s", session.guild_id, error)
+                if not tried.is_set():
+                    _log.error("guild %d: a reload would not know what is transcribed: %s", session.guild_id, error)
+            finally:
+                tried.set()
+            await asyncio.sleep(pause_s)
 
     async def _remember(self, session: VoiceSession) -> None:
         """Store what a reload goes on with: what is transcribed now, unless its end has begun."""
@@ -1153,7 +1173,7 @@ class SttPlugin:
         value: dict[str, Any] | None = None
         if running is not None and not running.is_ending:
             value = {
-                "session": session.id,
+                "session": running.session.id,
                 "channel": running.channel_id,
                 "record": running.keeper.key,
                 "language": running.language,
