@@ -69,7 +69,9 @@ async def presses(bot: RoostBot, label: str) -> str:
 @pytest.mark.fault(260)
 async def test_who_agreed_to_less_than_the_notice_asks_for_reads_it(fault: Fault, tmp_path: Path) -> None:
     async with a_call(tmp_path, **REMOTE) as bot:
-        assert MORE not in await says(bot, "/privacy opt-in"), "nobody listens yet"
+        said = await says(bot, "/privacy opt-in")
+        assert MORE not in said, "nobody listens yet"
+        assert "Nobody is heard in <#" in said
         await says(bot, "/transcribe start")
         for command in ("/privacy status", "/privacy opt-in"):
             with fault.clock(scaled=False):
@@ -79,6 +81,8 @@ async def test_who_agreed_to_less_than_the_notice_asks_for_reads_it(fault: Fault
             assert HEARD not in said
         assert HEARD in await presses(bot, "Agree")
         assert HEARD in await says(bot, "/privacy status")
+        await says(bot, "/transcribe pause")
+        assert "Nobody is heard in <#" in await says(bot, "/privacy status")
 
 
 @pytest.mark.fault(261)

@@ -301,7 +301,7 @@ async def test_refusal_that_a_failed_deletion_keeps_is_told(
                 with fault.clock(scaled=False):
                     reply = await bot.press(question, "Delete", member=member)
                 assert "could not be deleted" in reply.content
-                assert ("stays noted that you refuse: 1." in reply.content) is kept
+                assert ("Your refusal stays in servers" in reply.content) is kept
                 assert "decisions" not in reply.content, "a refusal is one, and it counts"
             assert "You are not heard" in (await bot.slash("/privacy status")).content
 

@@ -55,6 +55,7 @@ UNDECIDED_NOTICE = (
 )
 HEARD = "You are heard in <#{channel}> now."
 UNHEARD = "In <#{channel}> you are not heard now:"
+NOBODY_HEARD = "Nobody is heard in <#{channel}> now: I am there, but nothing listens."
 AGREED_UNHEARD = (
     "You agreed to be heard in this server, but that is not enough here. Change your mind any time with "
     "`/privacy opt-out`."
@@ -141,7 +142,10 @@ FAILED = (
     "These plugins failed, so of them the file has only what they stored under your id; ask whoever runs this bot for "
     "the rest: {plugins}."
 )
-KEPT = "Servers that hear everybody else, in which it stays noted that you refuse: {count}."
+KEPT = (
+    "Your refusal stays in servers that hear everybody who does not refuse ({count}), because without it you would be "
+    "heard there again."
+)
 BACKUPS = "Backups from before updates held data of that time, so they are deleted too: {names}."
 BACKUPS_LEFT = "These backups from before updates could not be deleted; ask whoever runs this bot: {names}."
 TRACES = "The last traces of it are still being removed from the files of my database."
@@ -240,6 +244,8 @@ def _holding(consent: StoredConsent, guild_id: int, user_id: int, reader: Any, c
         return "\n".join([*lines, why])
     if call and all(each.unheard is None for each in call):
         lines.append(TEXTS(reader, "heard", HEARD, channel=call[0].channel_id))
+    elif call:
+        lines.append(TEXTS(reader, "nobody-heard", NOBODY_HEARD, channel=call[0].channel_id))
     for each in call:
         if each.unshown is not None:
             key = f"unshown-{each.unshown.value}"
@@ -325,6 +331,8 @@ def privacy_loader(
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             what, label = TEXTS(ctx, "forget", FORGET), TEXTS(ctx, "delete", DELETE)
+            if kept := data.kept_refusals(int(ctx.user.id)):
+                what = f"{what} {TEXTS(ctx, 'kept', KEPT, count=len(kept))}"
             await confirmations.ask(ctx, what, label, functools.partial(_forget, data, confirmations, ask_call))
 
     loader = lightbulb.Loader()

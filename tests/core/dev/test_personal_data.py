@@ -154,7 +154,10 @@ async def test_forget_me_reaches_every_plugin_and_the_core(tmp_path: Path) -> No
 @pytest.mark.roost(settings={"consent.mode": "notice"})
 async def test_who_refuses_is_not_heard_again_because_they_are_forgotten(roost_bot: RoostBot) -> None:
     await roost_bot.slash("/privacy opt-out")
-    assert "stays noted that you refuse: 1." in (await forgets(roost_bot)).content
+    asked = await roost_bot.slash("/privacy forget-me")
+    assert "Your refusal stays in servers that hear everybody who does not refuse (1)" in asked.content
+    done = await roost_bot.press(asked, "Delete")
+    assert "Your refusal stays in servers that hear everybody who does not refuse (1)" in done.content
     assert (await roost_bot.slash("/privacy status")).content.startswith("You are not heard")
 
 
