@@ -110,6 +110,27 @@ async def test_a_wider_audience_needs_somebody_who_manages_the_server(make: Any,
 
 
 @pytest.mark.e2e
+async def test_where_no_captions_are_posted_nobody_reads_along(make: Any) -> None:
+    stored_only = {"engine": "scripted", "captions": {"where": "none"}}
+    house: House = await make(**stored_only)
+    kind, connect = hikari.PermissionOverwriteType.MEMBER, hikari.Permissions.CONNECT
+    ada = hikari.PermissionOverwrite(id=hikari.Snowflake(ADA), type=kind, allow=connect)
+    house.voice_overwrites = {GUILD: NO_CONNECT, ADA: ada}
+    assert await start(house) == "Transcribing <#20> into the transcript alone."
+    assert not house.session.facts.onlookers
+    await house.until(lambda: house.plugin._running[GUILD].audience.wide)
+    await house.change_channel(VOICE)
+    assert "pause" not in house.status
+    assert "0 lines so far" in house.status
+    assert "already" in await start(house)
+    assert house.texts == []
+    before, house.config = house.config, build(SttConfig, {"engine": "scripted"}, "stt")
+    await house.plugin.config_changed(house.ctx, GUILD, before, house.config)
+    await house.until(lambda: any("Captions pause" in text for text in house.texts))
+    assert "Captions pause" in house.status
+
+
+@pytest.mark.e2e
 async def test_captions_pause_while_somebody_could_read_along(
     make: Any, packets: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

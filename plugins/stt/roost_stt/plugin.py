@@ -268,7 +268,7 @@ class SttPlugin:
             return Unshown.FAILED
         if self._worker is not None and self._worker.is_muted(transcription.guild_id, user_id):
             return Unshown.MUTED
-        if self.config_of(transcription.guild_id).captions.where == "none":
+        if not self._shows(transcription.guild_id):
             return None
         if transcription.audience.wide:
             return Unshown.ONLOOKERS
@@ -281,6 +281,9 @@ class SttPlugin:
         if transcription is None:
             return
         transcription.limits_changed()
+        if old.captions.where == "none" != new.captions.where:
+            # Who reads along was not told while there was nothing to read.
+            transcription.audience.accept(accepted=transcription.audience.accepted)
         if not checks.serves(new):
             self._end_because(transcription.session, transcription, NO_USE)
         elif transcription.notice_is_old:
@@ -621,6 +624,8 @@ class SttPlugin:
         checks.can_write(self.bot, guild_id, channel_id)
         # The notice has to stand where the people are.
         checks.can_write(self.bot, guild_id, voice_id)
+        if not self._shows(guild_id):
+            return ""
         return await checks.audience(self.bot, guild_id, voice_id, channel_id, manages=manages)
 
     async def stop_transcribing(self, guild_id: int, user_id: int, manages: bool) -> str:
@@ -644,7 +649,11 @@ class SttPlugin:
             return "I transcribe a voice channel that you cannot join, so I do not say more about it."
         report("asked for the status", worker)
         return status(
-            transcription, worker, lambda user_id: self._name_of(guild_id, user_id), self._into(transcription)
+            transcription,
+            worker,
+            lambda user_id: self._name_of(guild_id, user_id),
+            self._into(transcription),
+            shown=self._shows(guild_id),
         )
 
     # ---- what the owners of the bot ask
@@ -782,6 +791,10 @@ class SttPlugin:
         assert isinstance(config, SttConfig)
         return config
 
+    def _shows(self, guild_id: int) -> bool:
+        """Whether a server wants captions posted."""
+        return self.config_of(guild_id).captions.where != "none"
+
     def _has_failed(self) -> bool:
         return self._worker is not None and self._worker.state is State.FAILED
 
@@ -865,7 +878,7 @@ class SttPlugin:
                 onlookers=transcription.accepts_wide,
                 is_thread=self._is_thread(text_id),
             ),
-            shown=lambda: self.config_of(guild_id).captions.where != "none",
+            shown=lambda: self._shows(guild_id),
             first_heard=self._wish_of_user,
             language=language,
         )
@@ -965,7 +978,9 @@ class SttPlugin:
     def _is_cut_off(self, guild_id: int) -> bool:
         """Whether captions cannot be posted until somebody does something."""
         transcription = self._running.get(guild_id)
-        return transcription is not None and (transcription.audience.wide or self._is_closed(transcription))
+        if transcription is None:
+            return False
+        return (transcription.audience.wide and self._shows(guild_id)) or self._is_closed(transcription)
 
     def _is_closed(self, transcription: Transcription) -> bool:
         """Whether the place of the captions is gone, or takes nothing from the bot."""
@@ -1001,7 +1016,7 @@ class SttPlugin:
 
     async def _tell_audience(self, session: VoiceSession, wide: bool) -> None:
         transcription = self._running.get(session.guild_id)
-        if transcription is None:
+        if transcription is None or not self._shows(session.guild_id):
             return
         text = onlookers(transcription.thread_id or transcription.shown_in, transcription.room_id, wide=wide)
         if not checks.is_there(self.bot, transcription.shown_in):

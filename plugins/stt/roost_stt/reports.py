@@ -115,8 +115,10 @@ def place_words(where: Where, channel_id: int, thread_id: int | None, *, is_thre
     return f"<#{thread_id}>" if thread_id is not None else f"a thread of <#{channel_id}>"
 
 
-def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str], into: str) -> str:
-    """The state of a transcription; `into`: see `place_words`."""
+def status(
+    running: Transcription, worker: SpeechWorker, name_of: Callable[[int], str], into: str, *, shown: bool
+) -> str:
+    """The state of a transcription; `into`: see `place_words`; `shown`: captions are posted."""
     if running.is_ending:
         return ending(running)
     heard = ", ".join(
@@ -129,11 +131,12 @@ def status(running: Transcription, worker: SpeechWorker, name_of: Callable[[int]
     state = "Paused: transcribing" if running.paused else "Transcribing"
     if running.captioner.refusal is not None:
         trouble += " Captions wait, because Discord does not take them."
-    elif running.audience.wide:
+    elif running.audience.wide and shown:
         trouble += " Captions pause, because people may be able to read them who cannot be there."
+    made = counted(running.captioner.captions, "caption") if shown else counted(running.transcripts, "line")
     return (
         f"{state} <#{running.session.channel_id}> into {into}: "
-        f"{counted(running.captioner.captions, 'caption')} so far. "
+        f"{made} so far. "
         f"The speech engine {ENGINE[worker.state]}. Heard: {heard or 'nobody'}.{trouble}"
     )
 
@@ -147,7 +150,7 @@ def notice_facts(
         channel_id=channel_id,
         shown=config.captions.where != "none",
         in_thread=config.captions.where == "thread" and not is_thread,
-        onlookers=onlookers,
+        onlookers=onlookers and config.captions.where != "none",
         kept_days=config.retention_days,
         sends_to=next((each.sends_to for each in worker.ladder.steps if each.sends_to), ""),
     )
