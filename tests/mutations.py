@@ -1224,7 +1224,7 @@ MUTATIONS = [
         "hooks",
         "a hook that cancels the task it is called in ends that task",
         "core/roost/strays.py",
-        "        call.refuse(_place_of(sys._getframe(1)))\n        return True\n",
+        "        call.refuse(_place_of(asks))\n        return True\n",
         "        return super().cancel(msg)\n",
         ("tests/core/test_strays.py",),
     ),

@@ -48,6 +48,7 @@ from roost.rest_buckets import believe_first_answers, check_windows, learn_apart
 from roost.scopes import Scope, outlive_cancellation
 from roost.signals import KeptSignals, plugin_at
 from roost.store import StoreHold, open_held_store
+from roost.strays import host_task
 
 AnswerT = TypeVar("AnswerT")
 
@@ -124,8 +125,10 @@ class App:
             ResourceError: Discord cannot be reached, was not reached by the stop, or the data was lost.
         """
         loop = asyncio.get_running_loop()
-        handled_before = loop.get_exception_handler()
+        handled_before, factory_before = loop.get_exception_handler(), loop.get_task_factory()
         loop.set_exception_handler(on_loop_error)
+        if factory_before is None:
+            loop.set_task_factory(host_task)
         signals = KeptSignals(self._on_signal, self.plugin_of)
         try:
             async with AsyncExitStack() as stack:
@@ -215,6 +218,7 @@ class App:
                     raise self._failure
         finally:
             loop.set_exception_handler(handled_before)
+            loop.set_task_factory(factory_before)
             if self._backstop is not None:
                 # Not before the store is closed, which waits for a disk or a server.
                 self._backstop.cancel()

@@ -21,6 +21,7 @@ from roost.scopes import Scope, finished
 from roost.store import Store
 from roost.store.decisions import Decisions, FileBatch, FileResult, Key, Outcome, Stamp, Word, Write
 from roost.store.withdrawals import WithdrawalFile, open_withdrawals
+from roost.strays import taming
 
 _log = logging.getLogger("roost.consent")
 
@@ -367,7 +368,8 @@ class StoredConsent:
     def _tell(self, guild_id: int, user_id: int) -> None:
         for callback in tuple(self._callbacks):
             try:
-                callback(guild_id, user_id)
+                with taming():
+                    callback(guild_id, user_id)
             except Exception:  # noqa: BLE001 - logged; one subscriber must not cost the others the change
                 _log.exception("guild %d: a change of consent was not taken up", guild_id)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from roost.strays import current_task, tamed, taming
+from roost.strays import frames, tamed
 
 if TYPE_CHECKING:
     from roost.audio import AudioFrame
@@ -62,14 +62,14 @@ class FrameFan:
         if self._generation != self._hooks.generation:
             self._rebuild()
         self._tick -= 1
-        if self._tick <= 0 or current_task() is not None:
-            # In a task, which a plugin could cancel, each call costs a little more.
+        if self._tick <= 0:
             self._timed(frame)
             return
         calls = self._calls
         done = 0
         guard = self._hooks.guard
         before = guard.enter()
+        frames.inside = True
         try:
             while done < len(calls):
                 try:
@@ -79,6 +79,7 @@ class FrameFan:
                 except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
                     self._hooks.failed(calls[done - 1][0], HOOK, tamed(error), self._guild_id)
         finally:
+            frames.inside = False
             guard.leave(before)
 
     def purge(self, user_id: int) -> None:
@@ -102,12 +103,13 @@ class FrameFan:
         for plugin, call in self._calls:
             before = guard.enter()
             started = time.perf_counter_ns()
+            frames.inside = True
             try:
-                with taming():
-                    call(frame)
+                call(frame)
             except BaseException as error:  # noqa: BLE001 - one plugin must not silence the others
                 self._hooks.failed(plugin, HOOK, tamed(error), self._guild_id)
             finally:
+                frames.inside = False
                 guard.leave(before)
             now = time.perf_counter_ns()
             if now - started > BUDGET_NS:

@@ -13,7 +13,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from roost.signals import NameOf, plugin_at
-from roost.strays import host_task
 from roost.threads import Pools
 
 T = TypeVar("T")
@@ -33,7 +32,6 @@ def run_whole(work: Coroutine[Any, Any, T], name_of: NameOf) -> T:
         loop = runner.get_loop()
         stops = _Stops(loop, name_of)
         pools = Pools(loop, name_of)
-        loop.set_task_factory(host_task)
         main = loop.create_task(work)
         try:
             while True:

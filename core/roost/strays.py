@@ -57,17 +57,38 @@ class HostTask(asyncio.Task[T]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Ask the task to end, or only the plugin's call if that is what asks, while it runs."""
-        call = _calls.get(self)
-        if call is None or asyncio.current_task(self.get_loop()) is not self or sys._getframe(1).f_globals is _GROUPS:
+        asks = sys._getframe(1)
+        if asyncio.current_task(self.get_loop()) is not self or asks.f_globals is _GROUPS:
             return super().cancel(msg)
-        call.refuse(_place_of(sys._getframe(1)))
+        if frames.inside:
+            raise CancelledItselfError(_place_of(asks))
+        call = _calls.get(self)
+        if call is None:
+            return super().cancel(msg)
+        call.refuse(_place_of(asks))
         return True
+
+
+class Frames:
+    """The calls of ``voice_audio_frame``, which are too many for `taming`.
+
+    Attributes:
+        inside: Whether one runs. If it cancels its task it gets a `CancelledItselfError` at once.
+    """
+
+    __slots__ = ("inside",)
+
+    def __init__(self) -> None:
+        self.inside = False
+
+
+frames = Frames()
 
 
 def host_task(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
 ) -> HostTask[T]:
-    """The task factory of the bot's event loop."""
+    """The task factory of an event loop that runs a bot."""
     return HostTask(coro, loop=loop, **options)
 
 
@@ -151,7 +172,7 @@ def taming() -> Iterator[None]:
     A `HostTask` that the plugin's code itself cancels, while it runs, goes on: what the block waits for is cancelled,
     and it raises `CancelledItselfError`, unless the code raises another error.
     """
-    task = current_task()
+    task = _current_task()
     call = _Call(task) if task is not None else None
     try:
         yield
@@ -172,7 +193,7 @@ def taming() -> Iterator[None]:
             call.end()
 
 
-def current_task() -> asyncio.Task[Any] | None:
+def _current_task() -> asyncio.Task[Any] | None:
     """The task that runs; None in callbacks, and where no event loop runs."""
     try:
         return asyncio.current_task()

@@ -35,6 +35,7 @@ from roost.context import Unasked
 from roost.errors import ClosedError
 from roost.errortext import repr_of
 from roost.scopes import Scope
+from roost.strays import taming
 from roost_voice.moves import Wish
 
 if TYPE_CHECKING:
@@ -552,7 +553,8 @@ class Session:
 
     def _guarded(self, function: Callable[[int], None], user_id: int) -> None:
         try:
-            function(user_id)
+            with taming():
+                function(user_id)
         except Exception:  # noqa: BLE001 - one sink must not keep the others from purging
             self._sink_failed(function)
 

@@ -32,6 +32,7 @@ from roost.store import Store, database, open_store
 from roost.store.database import FILE_NAME
 from roost.store.decisions import Key
 from roost.store.withdrawals import open_withdrawals
+from roost.strays import host_task
 
 pytestmark = pytest.mark.unit
 
@@ -111,17 +112,24 @@ async def test_a_refusal_counts_before_it_is_stored(tmp_path: Path) -> None:
         assert heard == [False]
 
 
-async def test_subscriber_that_raises_costs_the_others_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3), None])
+async def test_subscriber_that_raises_or_cancels_its_caller_costs_the_others_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: BaseException | None
 ) -> None:
+    asyncio.get_running_loop().set_task_factory(host_task)
+
     def raises(_guild: int, _user: int) -> None:
-        raise RuntimeError("no")
+        task = asyncio.current_task()
+        assert task is not None
+        if error is not None:
+            raise error
+        task.cancel()
 
     async with opened(tmp_path, mode="notice") as (consent, _):
         heard: list[bool] = []
         consent.subscribe(raises)
         consent.subscribe(lambda guild, user: heard.append(consent.allows(guild, user)))
-        await consent.opt_out(1, 2)
+        await asyncio.create_task(consent.opt_out(1, 2))
         assert heard == [False]
         assert "a change of consent was not taken up" in caplog.text
     assert await on_disk(tmp_path) == {(1, 2): False}
