@@ -566,10 +566,16 @@ async def test_the_longest_session_ends_with_its_reason(make: Any, packets: list
 
 
 @pytest.mark.e2e
-async def test_a_shorter_limit_counts_at_once(make: Any) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_shorter_limit_counts_at_once(make: Any, cancelled: bool) -> None:
+    """And the end comes though a plugin cancels every task meanwhile."""
     house: House = await make(script=[], max_hours=8)
     await start(house)
     before, house.config = house.config, build(SttConfig, {"engine": "scripted", "max_hours": 1e-9}, "stt")
     await house.plugin.config_changed(house.ctx, GUILD, before, house.config)
+    if cancelled:
+        await house.until(lambda: any("/end:" in name for name in house.scope.task_names))
+        for task in house.scope.tasks:
+            task.cancel()
     await house.until(lambda: house.status == "Nothing is being transcribed here.", 5.0)
     assert "Transcriptions last at most" in house.texts[0]

@@ -433,11 +433,16 @@ class SttPlugin:
         else:
             transcription.tell("end", why)
         deadline = asyncio.get_running_loop().time() + STOP_DRAIN_S
-        self._context().task(self._end_for_good(session, deadline), f"end:{session.guild_id}")
+        # Kept: what has ended may not go on as if it ran, whoever cancels its end.
+        self._context().keep(lambda: self._end_one(session, transcription, deadline), f"end:{session.guild_id}")
 
     def _too_long(self, session: VoiceSession, transcription: Transcription, cap_s: float) -> None:
         why = f"Transcriptions last at most {duration(cap_s)} in this server, so this one ends."
         self._end_because(session, transcription, f"{why} `/transcribe start` begins a new one.")
+
+    async def _end_one(self, session: VoiceSession, transcription: Transcription, deadline: float) -> None:
+        if self._running.get(session.guild_id) is transcription:
+            await self._end_for_good(session, deadline)
 
     async def _end_for_good(self, session: VoiceSession, deadline: float) -> bool:
         """End, so that a reload does not go on; return whether all that was said is posted."""
