@@ -31,7 +31,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from roost.errors import PluginError
-from roost.hooks import INFO, Meta, RoostSpec, hookimpl
+from roost.hooks import INFO, Meta, RoostSpec, hookimpl, unknown_hook
 
 if TYPE_CHECKING:
     import lightbulb
@@ -116,7 +116,7 @@ class Plugin:
         """
         name = function.__name__
         if name not in INFO:
-            raise PluginError(f"there is no hook {name}; `roost hooks` lists them all", plugin=self._meta.name)
+            raise PluginError(unknown_hook(name, function), plugin=self._meta.name)
         setattr(self, name, hookimpl(function))
         return function
 

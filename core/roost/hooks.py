@@ -10,7 +10,9 @@ concurrently, isolated. *first*: in order until one answers something other than
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +189,19 @@ INFO: dict[str, HookInfo] = {
     "transcript_process": HookInfo(Kind.ALL, guard=True, private=True),
     "transcript_ready": HookInfo(Kind.PAR, private=True),
 }
+
+
+def defined_at(function: Any) -> str:
+    """``file:line`` of a function, of what it wraps if it wraps one."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else "unknown place"
+
+
+def unknown_hook(name: str, function: Any) -> str:
+    """What to say of an implementation of a hook that does not exist: its place, and the name that was meant."""
+    near = difflib.get_close_matches(name, INFO, 1)
+    hint = f"; did you mean {near[0]}?" if near else "; `roost hooks` lists them all"
+    return f"there is no hook {name} ({defined_at(function)}){hint}"
 
 
 class RoostSpec:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -23,10 +22,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from roost.dispatch import where
 from roost.errors import PluginError
 from roost.errortext import repr_of
-from roost.hooks import INFO, PROJECT, Meta, RoostSpec
+from roost.hooks import INFO, PROJECT, Meta, RoostSpec, defined_at, unknown_hook
 from roost.i18n import Texts
 from roost.plugins.declared import API_VERSION, IncompatibleError, refuse_other_interface
 from roost.plugins.records import Origin, PluginRecord
@@ -269,14 +267,12 @@ def check_hooks(record: PluginRecord, instance: Any) -> None:
         PluginError: With file and line.
     """
     for name, function, options in implementations(instance):
-        place = _defined(function)
+        place = defined_at(function)
         info = INFO.get(name)
         if info is None:
             if options.get("optionalhook"):
                 continue
-            near = difflib.get_close_matches(name, INFO, 1)
-            hint = f"; did you mean {near[0]}?" if near else "; `roost hooks` lists them all"
-            raise PluginError(f"there is no hook {name} ({place}){hint}", plugin=record.name)
+            raise PluginError(unknown_hook(name, function), plugin=record.name)
         known = list(inspect.signature(getattr(RoostSpec, name)).parameters)[1:]
         for argument in inspect.signature(function).parameters.values():
             if (
@@ -295,11 +291,6 @@ def check_hooks(record: PluginRecord, instance: Any) -> None:
             raise PluginError(
                 f"{name} is a wrapper; Roost calls hooks itself and has none ({place})", plugin=record.name
             )
-
-
-def _defined(function: Any) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else where(Exception())
 
 
 def own_modules(prefix: str) -> dict[str, types.ModuleType]:

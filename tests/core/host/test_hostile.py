@@ -34,6 +34,8 @@ async def test_hostile_plugins_at_start(tmp_path: Path, drop: Drop, card: dict[s
     drop("hangs", code="import time\nwhile True: time.sleep(0.05)\n")
     drop("exits", code="import sys\nsys.exit(3)\n")
     drop("misspelt", "@hookimpl\ndef on_laod(ctx): ...\n")
+    own = "from roost import Plugin\n__roost_plugin__ = p = Plugin('misspelthere')\n@p.hook\ndef on_laod(ctx): ...\n"
+    drop("misspelthere", code=own)
     drop("signature", "@hookimpl\ndef on_load(context): ...\n")
     drop("notsync", "@hookimpl\nasync def voice_consent(session, user_id): ...\n")
     drop("stayer", "@hookimpl\nasync def on_load(ctx): await asyncio.Event().wait()\n")
@@ -48,6 +50,7 @@ async def test_hostile_plugins_at_start(tmp_path: Path, drop: Drop, card: dict[s
         "hangs": "hangs.py:2",
         "exits": "exits.py:2",
         "misspelt": "misspelt.py:10); did you mean on_load?",
+        "misspelthere": "misspelthere.py:3); did you mean on_load?",
         "signature": "on_load has no argument context, it has ctx",
         "notsync": "voice_consent must be a plain def",
         "stayer": "it took too long",
