@@ -183,7 +183,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_offline(arguments)
     from roost.app import App
     from roost.mainloop import run_whole
+    from roost.processes import leave_no_core
 
+    leave_no_core()
     config = _load(arguments)
     token = configuration.read_token(token_file=arguments.token_file)
     set_up_logging(config.core.log.level, config.core.log.format)

@@ -65,6 +65,7 @@ GROUPS: dict[str, range] = {
     "Hooks that outlast their deadline": range(308, 312),
     "The store and its copies": range(315, 320),
     "What members and admins read": range(320, 325),
+    "Voices and words on other ways": range(330, 335),
     "A database that fails in part": range(335, 340),
 }
 
@@ -482,6 +483,8 @@ ROWS: tuple[Row, ...] = (
         "`/privacy status` answers; a command that those plugins decide about is refused."),
     Row(321, 15, "the database does not answer, say PostgreSQL is stopped, while a deferred command needs it",
         "goes on with the work, and answers when it is done", "After 15 s the reply says that it takes longer."),
+    Row(330, 2, "the bot or a process that has voices in its memory crashes where the system keeps images of crashed processes",
+        "has the system write none, so no voice reaches a disk", "As row 81."),
     Row(335, 4, "the connection to PostgreSQL breaks while it commits an agreement or a line, and the member is forgotten or withdraws before the commit is over",
         "reads and writes nothing until the server has ended that commit, for 10 s at most, and the next start neither: what is deleted does not appear later",
         "Replies that need the store come later, or say that it is busy."),

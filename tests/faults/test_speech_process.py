@@ -1,4 +1,4 @@
-"""Speech-to-text in a bot process of its own, with the model loaded: rows 81 and 83."""
+"""Speech-to-text in a bot process of its own, with the model loaded: rows 81, 83 and 330."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from fault_report import DRIVER, Fault
 from test_speech import lease_is_free
 
 from roost.demo.bot_process import BotProcess, run_bot, wait_gone
+from roost.processes import SMALLEST_CORE
 from roost.sim import ControlClient, spawn
 from roost.text import wer
 from roost_stt.reports import TROUBLES
@@ -102,6 +104,7 @@ async def test_a_crash_of_the_model_is_told_and_voice_goes_on(fault: Fault, tmp_
     async with transcribing_bot(tmp_path) as stage:
         speaking = stage.speak()
         await asyncio.sleep(2.0)  # in mid-sentence
+        assert set(resource.prlimit(stage.bot.pid, resource.RLIMIT_CORE)) <= {0, SMALLEST_CORE}
         os.kill(stage.worker, signal.SIGSEGV)
         died_at = time.monotonic()
         spoken = await speaking
@@ -116,6 +119,32 @@ async def test_a_crash_of_the_model_is_told_and_voice_goes_on(fault: Fault, tmp_
         assert state["sessions"]["live"] == state["max_sessions_per_guild"] == 1
         log = await stage.discord.log()
         assert len([entry for entry in log if entry["kind"] == "op4"]) == 1
+
+
+@pytest.mark.fault(330)
+@pytest.mark.parametrize("module", ["roost_stt.worker", "roost_voice.levels"])
+async def test_a_crash_leaves_no_image_of_the_memory(module: str, fault: Fault, tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", module, str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (most, most)),
+    )
+    try:
+        async with asyncio.timeout(10):
+            # It may hold voices from then on.
+            while set(resource.prlimit(process.pid, resource.RLIMIT_CORE)) - {0, SMALLEST_CORE}:
+                await asyncio.sleep(0.01)
+        with fault.clock():
+            process.send_signal(signal.SIGSEGV)
+            assert await process.wait() == -signal.SIGSEGV
+        assert not list(tmp_path.iterdir())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @pytest.mark.fault(83)

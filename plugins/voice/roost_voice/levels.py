@@ -22,7 +22,9 @@ def main() -> None:
     import numpy as np
 
     from roost.opus import OpusDecoder, OpusError
+    from roost.processes import leave_no_core
 
+    leave_no_core()
     data, at = sys.stdin.buffer.read(), 0
     decoders: dict[int, OpusDecoder] = {}
     levels: dict[int, list[float]] = {}

@@ -31,8 +31,10 @@ def main() -> None:
     tie_to_parent(int(sys.argv[1]))
     replies = os.dup(1)
     os.dup2(2, 1)  # a stray print must not land among the messages
+    from roost.processes import leave_no_core
     from roost_stt.worker.service import serve
 
+    leave_no_core()
     serve(0, replies, _STARTED_S, int(sys.argv[2]) if len(sys.argv) > 2 else None)
 
 
