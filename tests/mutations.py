@@ -1244,6 +1244,22 @@ MUTATIONS = [
         "        await self._remember(session)\n        await self._notice_stands(session, channel_id)",
         ("tests/faults/test_lost_answers.py::test_replies_say_what_holds_while_the_database_takes_nothing",),
     ),
+    Mutation(
+        "hearing",
+        "the speech worker allows an image of its memory",
+        "plugins/stt/roost_stt/worker/__main__.py",
+        "    leave_no_core()\n",
+        "",
+        ("tests/faults/test_speech_process.py::test_a_crash_leaves_no_image_of_the_memory",),
+    ),
+    Mutation(
+        "hearing",
+        "a plugin that is switched off keeps its sink",
+        VOICE + "sessions.py",
+        "                actor.session.detach_all_of(name)\n",
+        "                pass\n",
+        ("tests/faults/test_plugins_that_harm.py::test_a_plugin_hears_by_its_own_sink_only_while_it_is_on_and_told",),
+    ),
 ]
 
 

@@ -79,7 +79,7 @@ class NoticeFacts:
 
     Attributes:
         use: What the sound becomes.
-        plugin: Name of the plugin, for `Use.PLUGIN`; empty if it is not known.
+        plugin: Name of the plugin, for `Use.PLUGIN`; empty: of the one that attaches, where that is known.
         channel_id: Channel of the text. Its readers can read, and export, what is stored. 0: there is none.
         shown: The text is posted in that channel.
         in_thread: It is posted in a thread of that channel.
@@ -401,12 +401,14 @@ class VoiceSession(Protocol):
         The first sink makes the session post its notice; no frame is delivered before the notice stands. A sink with
         facts that the standing notice does not tell needs a new notice first. The notice ends with the last sink.
 
+        A sink is detached when the plugin that attached it is unloaded, switched off in the guild, or stopped there.
+
         Args:
             facts: What the consumer does with the sound. Attach anew when they change. The notice stands in their
                 channel too, and `text_channel_id` becomes that channel; 0 leaves it.
 
         Raises:
-            ClosedError: The session is closed.
+            ClosedError: The session is closed, or the plugin that calls this is off in the guild.
         """
         ...
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
+    import types
 
     import hikari
     from prometheus_client import CollectorRegistry
@@ -130,6 +131,14 @@ class HookCaller(Protocol):
 
     def implementers(self, hook: str, guild_id: int | None = None) -> tuple[str, ...]:
         """Names of plugins that implement a hook and would be called."""
+        ...
+
+    def reaches(self, plugin: str, guild_id: int) -> bool:
+        """Whether a plugin is loaded, switched on in a guild, and not stopped there after failures."""
+        ...
+
+    def plugin_at(self, frame: types.FrameType) -> str | None:
+        """The plugin whose code made a call; None if it was the bot's own, or nobody's that is known."""
         ...
 
 

@@ -73,6 +73,7 @@ class Dispatcher:
         on_failure: Called for every failed call; by default the failure is logged.
         paused: Whether a plugin is paused in a guild after failures: then only hooks that end something are called.
         on_call: Called before every call for a guild.
+        name_of: Names the plugin that a module belongs to.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Dispatcher:
         on_failure: OnFailure | None = None,
         paused: Callable[[str, int], bool] = lambda _plugin, _guild: False,
         on_call: Callable[[str, int], None] = lambda _plugin, _guild: None,
+        *,
+        name_of: Callable[[str], str | None] = lambda _module: None,
     ) -> None:
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(RoostSpec)
@@ -97,6 +100,7 @@ class Dispatcher:
         self._on_failure = on_failure or log_failure
         self._paused = paused
         self._on_call = on_call
+        self._name_of = name_of
         self._muted: set[str] = set()
         self._hidden: set[str] = set()
         self._held: dict[str, tuple[frozenset[str], Unasked]] = {}
@@ -281,6 +285,22 @@ class Dispatcher:
         for impl in self._implementations(hook, None):
             if impl.plugin_name == plugin:
                 return await self._run(hook, impl, arguments)
+        return None
+
+    def reaches(self, plugin: str, guild_id: int) -> bool:
+        """See `roost.context.HookCaller.reaches`."""
+        is_on = self.manager.has_plugin(plugin) and self._enabled(plugin, guild_id)
+        return is_on and not self._stopped(plugin, guild_id)
+
+    def plugin_at(self, frame: types.FrameType) -> str | None:
+        """See `roost.context.HookCaller.plugin_at`."""
+        each: types.FrameType | None = frame
+        while each is not None:
+            module = str(each.f_globals.get("__name__", ""))
+            plugin = self._name_of(module)
+            if plugin is not None or module.partition(".")[0] == "roost":
+                return plugin
+            each = each.f_back
         return None
 
     def having(self, hook: str) -> frozenset[str]:

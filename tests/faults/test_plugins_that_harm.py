@@ -1,4 +1,4 @@
-"""Plugins that harm others by mistake: rows 100 to 109, 165, 308, 310 and 311.
+"""Plugins that harm others by mistake: rows 100 to 109, 165, 308, 310, 311, 331 and 332.
 
 Whole bots at a simulated Discord of their own.
 """
@@ -14,6 +14,7 @@ import pytest
 from bot_scene import Scene, scenes, steps
 from fault_report import Fault
 from plugin_scene import folder_of, said_of, say, stops
+from test_guards import ada_speaks, owner_says
 
 from roost.sim.client import ControlError
 
@@ -757,3 +758,82 @@ async def test_lasting_work_outlasts_a_plugin_that_cancels_every_task(fault: Fau
                 answer = await say(scene, "/lasts", 1.0)
         told = "task plugin:keeps/lasts was cancelled by something else and starts again in 0.0 s"
         assert told in [str(each.get("message")) for each in bot.events]
+
+
+SINK = """
+FILE = {file!r}
+class Sink:
+    def write(self, frame): os.truncate(FILE, os.path.getsize(FILE) + 1)
+    def purge(self, user_id): pass
+async def attach_again(session):
+    while True:
+        await asyncio.sleep(0.1)
+        if os.path.exists(FILE + ".again"): session.attach(Sink())
+@plugin.hook
+async def voice_session_opened(session):
+    session.attach(Sink())
+    asyncio.get_running_loop().create_task(attach_again(session))
+"""
+"""Listens by a sink of its own and says nothing of itself; counts packets by the size of a file."""
+
+
+async def is_deaf(file: Path) -> None:
+    """A plugin's sink hears nothing: 25 packets would come in this time."""
+    before = file.stat().st_size
+    await asyncio.sleep(0.5)
+    assert file.stat().st_size == before
+
+
+async def hears(file: Path) -> None:
+    before = file.stat().st_size
+    async with asyncio.timeout(10):
+        while file.stat().st_size == before:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.fault(331)
+@pytest.mark.fault(332)
+async def test_a_plugin_hears_by_its_own_sink_only_while_it_is_on_and_told(fault: Fault, tmp_path: Path) -> None:
+    heard = {name: tmp_path / f"heard by {name}" for name in ("first", "second")}
+    for file in heard.values():
+        file.touch()
+    folder = folder_of(tmp_path, {name: SINK.format(file=str(file)) for name, file in heard.items()})
+    later = (folder / "second.py").rename(tmp_path / "second.py")
+
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)):
+
+        async def notice(*plugins: str) -> int:
+            async with asyncio.timeout(10):
+                while True:
+                    said = await scene.discord.messages(channel_id=scene.voice[0])
+                    told = said and {each for each in heard if f"`{each}` receives your voice" in said[-1]["content"]}
+                    if told == set(plugins):
+                        return int(said[-1]["id"])
+                    await asyncio.sleep(0.05)
+
+        async def agree(message_id: int) -> None:
+            await scene.discord.press(member_id=scene.ada, message_id=message_id, label="Agree", wait_s=5)
+
+        assert "Joined" in await scene.join()
+        await agree(one := await notice("first"))
+        async with ada_speaks(scene):
+            await hears(heard["first"])
+            # Another one that says nothing of itself is told, and asked about, too.
+            later.rename(folder / "second.py")
+            with fault.clock(scaled=False):
+                assert "is loaded" in await owner_says(scene, "/bot plugins load", plugin="second")
+                both = await notice("first", "second")
+            await is_deaf(heard["second"])
+            for command in ("/plugins disable", "/bot plugins unload"):
+                await agree(both)
+                await hears(heard["second"])
+                with fault.clock(scaled=False):
+                    assert command[-5:] in await owner_says(scene, command, plugin="second")
+                await agree(one)
+                await hears(heard["first"])
+                Path(f"{heard['second']}.again").touch()
+                await is_deaf(heard["second"])
+                Path(f"{heard['second']}.again").unlink()
+                if "disable" in command:
+                    assert "enabled" in await owner_says(scene, "/plugins enable", plugin="second")
+                    both = await notice("first", "second")

@@ -119,7 +119,9 @@ class PluginHost:
         self.pauses = Pauses(self, self._breakers)
         self.last_failures = LastFailures()
         self.switches = Switches(self)
-        self.dispatcher = Dispatcher(lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called)
+        self.dispatcher = Dispatcher(
+            lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called, name_of=self.plugin_of
+        )
         self.guards = Guards(self.dispatcher)
         self.metrics = Metrics(self.dispatcher.guard.inside)
         self.guild_config = GuildConfig(self)

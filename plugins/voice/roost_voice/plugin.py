@@ -177,7 +177,7 @@ class VoicePlugin:
     @hookimpl
     async def plugin_unloaded(self, name: str, reason: str) -> None:
         if self.manager is not None:
-            self.manager.plugin_unloaded()
+            self.manager.plugin_unloaded(name)
 
     @hookimpl
     async def voice_driver(self, name: str, settings: DriverSettings) -> VoiceDriver | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
@@ -80,6 +81,8 @@ class _Ear:
 
     sink: FrameSink
     facts: frozenset[NoticeFacts]
+    plugin: str | None = None
+    """Whose it is, if that is known."""
 
 
 class Session:
@@ -276,7 +279,13 @@ class Session:
         """Start delivering consented frames; see `roost.audio.VoiceSession.attach`."""
         if self.closed:
             raise ClosedError("the voice session has ended")
-        ear = _Ear(sink, frozenset({facts}))
+        plugin = self._hooks.plugin_at(sys._getframe(1))
+        if plugin is not None:
+            if not self._hooks.reaches(plugin, self.guild_id):
+                raise ClosedError(f"the plugin {plugin} is off in this server, so it hears nobody")
+            if facts.use is Use.PLUGIN and not facts.plugin:
+                facts = dataclasses.replace(facts, plugin=plugin)
+        ear = _Ear(sink, frozenset({facts}), plugin)
         if facts.channel_id:
             self.text_channel_id = facts.channel_id
         self._listen((*self._ears, ear))
@@ -286,6 +295,12 @@ class Session:
                 self._listen(tuple(other for other in self._ears if other is not ear))
 
         return detach
+
+    def detach_all_of(self, plugin: str) -> None:
+        """A plugin is unloaded, or off here: it hears nobody until it attaches anew."""
+        left = tuple(ear for ear in self._ears if ear.plugin != plugin)
+        if len(left) < len(self._ears):
+            self._listen(left)
 
     async def capturing(self) -> bool:
         """Wait until the notice stands or has failed; see `roost.audio.VoiceSession.capturing`.

@@ -417,7 +417,11 @@ class SessionManager:
         """Replay the open session to a plugin that was switched on in its guild; stop frames for one switched off."""
         replay = enabled and self._takes_part(name)
         for actor in list(self._actors.values()):
-            if actor.session is not None and actor.opened and guild_id in (None, actor.guild_id):
+            if actor.session is None or guild_id not in (None, actor.guild_id):
+                continue
+            if not enabled:
+                actor.session.detach_all_of(name)
+            if actor.opened:
                 actor.session.attach_hooks()
                 actor.session.ask_again()
                 if replay:
@@ -445,8 +449,9 @@ class SessionManager:
             )
         )
 
-    def plugin_unloaded(self) -> None:
+    def plugin_unloaded(self, name: str) -> None:
         for session in self.sessions.values():
+            session.detach_all_of(name)
             session.attach_hooks()
             session.ask_again()
 
