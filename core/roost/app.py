@@ -178,6 +178,7 @@ class App:
                     client,
                     self._enabled,
                     failures.completes,
+                    failures.choices_failed,
                     records=store,
                     remove_foreign=self.config.core.commands.remove_foreign,
                 )

@@ -170,6 +170,16 @@ class CommandFailures:
             return False
         return owner == CORE or await self._denial(owner, path, guild_id, TypingContext(ctx)) is None
 
+    def choices_failed(self, ctx: lightbulb.AutocompleteContext[Any], error: Exception) -> None:
+        """Count what the choices of an option raised."""
+        path, interaction = ctx.command._command_data.qualified_name, ctx.interaction
+        guild_id, owner, source = interaction.guild_id, self._owner_of(path), f"its choices for /{path}"
+        place = place_of(int(guild_id) if guild_id is not None else None, int(interaction.user.id))
+        if owner == CORE:
+            log_failure(owner, source, error, place, excuse=EXCUSES[blame(error)])
+        else:
+            self._host.failed(owner, source, error, place)
+
     async def owns(self, user_id: int) -> bool:
         """Whether a user is an owner of the bot."""
         assert self.registry is not None

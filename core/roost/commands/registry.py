@@ -23,6 +23,7 @@ from roost.commands.discord_copy import DiscordCopy, Records
 from roost.commands.running import RunningCommands
 from roost.commands.shapes import MOST, MOST_INSIDE, fault
 from roost.errors import PluginError, ResourceError
+from roost.errortext import error_line
 from roost.i18n import Texts, localise
 from roost.scopes import Kept, Scope
 from roost.strays import taming
@@ -50,6 +51,8 @@ Command = Any
 """A `lightbulb.Group` or a subclass of `lightbulb.SlashCommand` and its kin."""
 Allowed = Callable[[lightbulb.AutocompleteContext[Any]], Awaitable[bool]]
 """Whether the member who types an option is offered choices."""
+ChoicesFailed = Callable[[lightbulb.AutocompleteContext[Any], Exception], object]
+"""Counts what the choices of an option raised."""
 
 
 def command_name(command: Command) -> str:
@@ -63,14 +66,14 @@ def _paths(command: Command, above: str) -> list[str]:
     return [name, *(path for inner in command.subcommands.values() for path in _paths(inner, f"{name} "))]
 
 
-def _tame(command: Command, allowed: Allowed) -> None:
+def _tame(command: Command, allowed: Allowed, failed: ChoicesFailed) -> None:
     """Have completions of options ask whether they may answer, and what they and checks raise be an `Exception`.
 
     That is all that lightbulb catches.
     """
     if hasattr(command, "subcommands"):
         for inner in command.subcommands.values():
-            _tame(inner, allowed)
+            _tame(inner, allowed, failed)
         return
     command._command_data.hooks = [_tamed_hook(each) for each in command._command_data.hooks]
     for option in command._command_data.options.values():
@@ -78,7 +81,8 @@ def _tame(command: Command, allowed: Allowed) -> None:
         if complete is hikari.UNDEFINED:
             continue
         # The same command may have been another registry's before.
-        option.autocomplete_provider = _Tamed(complete.complete if isinstance(complete, _Tamed) else complete, allowed)
+        complete = complete.complete if isinstance(complete, _Tamed) else complete
+        option.autocomplete_provider = _Tamed(complete, allowed, failed)
 
 
 def _tamed_hook(hook: lightbulb.ExecutionHook) -> lightbulb.ExecutionHook:
@@ -100,11 +104,12 @@ class _TamedHook:
 
 
 class _Tamed:
-    """A completion of options, for those who may run the command."""
+    """A completion of options, for those who may run the command; where it fails there are no choices."""
 
-    def __init__(self, complete: Any, allowed: Allowed) -> None:
+    def __init__(self, complete: Any, allowed: Allowed, failed: ChoicesFailed) -> None:
         self.complete = complete
         self._allowed = allowed
+        self._failed = failed
 
     async def __call__(self, ctx: lightbulb.AutocompleteContext[Any]) -> Any:
         try:
@@ -112,16 +117,24 @@ class _Tamed:
                 if await self._allowed(ctx):
                     with taming():
                         return await self.complete(ctx)
-        except TimeoutError:
-            if not timer.expired() or ctx.initial_response_sent.is_set():
-                raise
-            _log.info("/%s: the choices of an option took too long", ctx.command._command_data.qualified_name)
+        except Exception as error:  # noqa: BLE001 - counted
+            answered = ctx.initial_response_sent.is_set()
+            if timer.expired() and not answered:
+                _log.info("/%s: the choices of an option took too long", ctx.command._command_data.qualified_name)
+            else:
+                self._failed(ctx, error)
+            if answered:
+                return None
         await ctx.respond([])
         return None
 
 
 async def _anybody(_ctx: lightbulb.AutocompleteContext[Any]) -> bool:
     return True
+
+
+def _log_choices(ctx: lightbulb.AutocompleteContext[Any], error: Exception) -> None:
+    _log.error("/%s: the choices of an option failed: %s", ctx.command._command_data.qualified_name, error_line(error))
 
 
 class _Collector:
@@ -156,6 +169,7 @@ class CommandRegistry:
     Args:
         enabled: Whether a plugin's commands are to exist in a guild.
         completes: Asked before any completion of an option.
+        choices_failed: Called with what a completion raised.
         records: Keep what Discord has over restarts; None keeps nothing.
         remove_foreign: Remove commands that this bot did not register.
 
@@ -169,6 +183,7 @@ class CommandRegistry:
         client: lightbulb.GatewayEnabledClient,
         enabled: Callable[[str, int], bool],
         completes: Allowed = _anybody,
+        choices_failed: ChoicesFailed = _log_choices,
         *,
         records: Records | None = None,
         remove_foreign: bool = False,
@@ -177,6 +192,7 @@ class CommandRegistry:
         self._client = client
         self._enabled = enabled
         self._completes = completes
+        self._choices_failed = choices_failed
         self.running = RunningCommands()
         self._owners: dict[str, list[Command]] = {}
         self._texts: dict[str, Texts] = {}
@@ -237,7 +253,7 @@ class CommandRegistry:
             elif name in taken:
                 raise PluginError(f"its command /{name} is already a command of {taken[name]}", plugin=owner)
             taken[name] = owner
-            _tame(command, self._completes)
+            _tame(command, self._completes, self._choices_failed)
             wrong = fault((await self._builder("", command)).build(self._bot.entity_factory))
             if wrong is not None:
                 raise PluginError(f"Discord would refuse {wrong}", plugin=owner)

@@ -101,7 +101,12 @@ async def test_at_run_time(
         assert live.state("wild") is State.LEAKED
         assert await live.slash("/good") == "hi"
     said = " ".join(each.message for each in caplog.records)
-    for source in ("its listener for GuildAvailableEvent", "on_started", "its command /wrong"):
+    for source in (
+        "its listener for GuildAvailableEvent",
+        "on_started",
+        "its command /wrong",
+        "its choices for /wrong",
+    ):
         assert f"plugin wild failed in {source}" in said, source
     # A task that ends as cancelled has ended, whoever cancelled it.
     assert ("plugin wild failed in its task works" in said) is ("ancel" not in body)
