@@ -1260,6 +1260,14 @@ MUTATIONS = [
         "                pass\n",
         ("tests/faults/test_plugins_that_harm.py::test_a_plugin_hears_by_its_own_sink_only_while_it_is_on_and_told",),
     ),
+    Mutation(
+        "L6",
+        "requests for members use up what voice needs",
+        "core/roost/gateway.py",
+        '        if data["op"] not in _UNPACED:',
+        '        if data["op"] not in _UNPACED and data["op"] != _MEMBERS:',
+        ("tests/faults/test_many_servers.py::test_requests_for_the_members_of_many_servers_leave_room_for_voice",),
+    ),
 ]
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 import hikari
 
+from roost.gateway import Shard
 from roost.permissions import CONNECT, VIEW, VOICE_CHANNELS, effective_in, entering
 
 if TYPE_CHECKING:
@@ -286,6 +287,7 @@ async def is_wider(bot: hikari.GatewayBot, guild_id: int, voice_id: int, text_id
     if onlookers is None or place is None:
         return True
     if not knows_everybody(bot, guild_id) and (place.private or onlookers.may_exist([_own_id(bot)])):
+        _hurry_members(bot, guild_id)
         return True
     for number, member in enumerate(bot.cache.get_members_view_for_guild(guild_id).values(), 1):
         if onlookers.includes(member):
@@ -301,6 +303,13 @@ def knows_everybody(bot: hikari.GatewayBot, guild_id: int) -> bool:
     if guild is None or guild.member_count is None or not bot.intents & hikari.Intents.GUILD_MEMBERS:
         return False
     return len(bot.cache.get_members_view_for_guild(guild_id)) >= guild.member_count
+
+
+def _hurry_members(bot: hikari.GatewayBot, guild_id: int) -> None:
+    """Have the members of a guild sent before those of others."""
+    shard = bot.shards.get(hikari.snowflakes.calculate_shard_id(bot.shard_count, guild_id)) if bot.shards else None
+    if isinstance(shard, Shard):
+        shard.hurry_members(guild_id)
 
 
 def count_members(bot: hikari.GatewayBot) -> None:

@@ -16,6 +16,7 @@ import sys
 import types
 import urllib.parse
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -47,6 +48,12 @@ HEARTBEATS_S = (0.1, 3600.0)
 """Shortest and longest heartbeat interval, in seconds, that a HELLO may name."""
 BEAT_GAP_S = 1.0
 """Between two heartbeats, however often Discord asks for one."""
+OTHERS_WINDOW_S = 60.0
+OTHERS_PER_WINDOW = 12
+"""Commands of a shard in `OTHERS_WINDOW_S` that are neither its connection's nor a voice state: requests for members,
+presences. hikari sends 117 in all, in the order of their arrival; voice has 100 of them (`roost_voice.op4`)."""
+URGENT_PER_WINDOW = 15
+"""The same, with requests for the members of a server that somebody waits for (`Shard.hurry_members`)."""
 FINAL = frozenset(
     {
         hikari.ShardCloseCode.AUTHENTICATION_FAILED,
@@ -59,7 +66,9 @@ FINAL = frozenset(
 )
 """Close codes after which Discord documents that nobody may reconnect: the operator has to change something."""
 ABNORMAL = 1006
-_IDENTIFY, _DISPATCH = 2, 0
+_IDENTIFY, _DISPATCH, _MEMBERS = 2, 0, 8
+_UNPACED = frozenset({1, _IDENTIFY, 4, 6})
+"""Ops that wait for nothing but Discord's own limit: heartbeat, identify, voice state, resume."""
 
 CloseCheck = Callable[[types.FrameType], bool]
 """Called with the frame of a call of ``bot.close()``; whether it may close the bot."""
@@ -177,6 +186,56 @@ class _Events:
         self._manager.consume_raw_event(name, shard, payload)
 
 
+class Others:
+    """Order and pace of a shard's commands that are neither its connection's nor voice's."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int | None, asyncio.Future[None]]] = []
+        """The server whose members are asked for, if any, and the turn that is waited for."""
+        self._sent: deque[float] = deque()
+        self._urgent: set[int] = set()
+
+    def put(self, guild_id: int | None) -> asyncio.Future[None]:
+        """Queue a command; the future is done when it may be sent."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((guild_id, turn))
+        return turn
+
+    def hurry(self, guild_id: int) -> bool:
+        """Send a waiting request for the members of this server before others; whether there is one."""
+        waits = any(each == guild_id for each, _turn in self._waiting)
+        if waits:
+            self._urgent.add(guild_id)
+        return waits
+
+    def drop(self) -> None:
+        """End the wait of all commands: the session that they were for is over, and a new one asks anew."""
+        waiting, self._waiting = self._waiting, []
+        self._urgent.clear()
+        for _guild_id, turn in waiting:
+            if not turn.done():
+                turn.set_exception(hikari.ComponentStateConflictError("the session with Discord is over"))
+
+    def go(self, now: float) -> float | None:
+        """Let those go who may; returns when to call it again, or None while nobody waits."""
+        self._waiting = [entry for entry in self._waiting if not entry[1].done()]
+        while self._sent and self._sent[0] <= now - OTHERS_WINDOW_S:
+            self._sent.popleft()
+        while self._waiting:
+            entry = min(self._waiting, key=lambda each: each[0] not in self._urgent)
+            guild_id, turn = entry
+            urgent = guild_id in self._urgent
+            most = URGENT_PER_WINDOW if urgent else OTHERS_PER_WINDOW
+            if len(self._sent) >= most:
+                return self._sent[len(self._sent) - most] + OTHERS_WINDOW_S
+            self._waiting.remove(entry)
+            self._sent.append(now)
+            if guild_id is not None:
+                self._urgent.discard(guild_id)
+            turn.set_result(None)
+        return None
+
+
 class Shard(GatewayShardImpl):
     """A shard that reconnects after everything but its owner's close and the final close codes.
 
@@ -191,6 +250,8 @@ class Shard(GatewayShardImpl):
         "_lifetime",
         "_main",
         "_note_identify",
+        "_others",
+        "_others_timer",
         "_owner_ends",
         "_session_known",
         "_transport",
@@ -215,6 +276,8 @@ class Shard(GatewayShardImpl):
         self._waits_for_turn = False
         self._beat_at: float | None = None
         self._beat_gap_s = BEAT_GAP_S
+        self._others = Others()
+        self._others_timer: asyncio.TimerHandle | None = None
         self.said_goodbye = False
 
     @property
@@ -237,6 +300,8 @@ class Shard(GatewayShardImpl):
     async def close(self) -> None:
         transport = self._ws
         self._owner_ends = True
+        self._others.drop()
+        self._pace()
         try:
             await super().close()
         finally:
@@ -337,9 +402,31 @@ class Shard(GatewayShardImpl):
     async def _send_json(self, data: Any, *, priority: bool = False) -> None:
         if data["op"] == _IDENTIFY:
             self._session_known = False
+            self._others.drop()
             if self._note_identify is not None:
                 self._note_identify()
+        if data["op"] not in _UNPACED:
+            # hikari sends in the order of arrival: a bot in many servers would ask for their members for minutes, and
+            # leave no voice channel meanwhile.
+            turn = self._others.put(int(data["d"]["guild_id"]) if data["op"] == _MEMBERS else None)
+            self._pace()
+            await turn
         await super()._send_json(data, priority=priority)
+
+    def hurry_members(self, guild_id: int) -> None:
+        """Ask for the members of a server before those of others, if they are still to be asked for."""
+        if self._others.hurry(guild_id):
+            self._pace()
+
+    def _pace(self) -> None:
+        """Send what may be sent, now and whenever more may."""
+        if self._others_timer is not None:
+            self._others_timer.cancel()
+            self._others_timer = None
+        now = _now()
+        again_at = self._others.go(now) if self.is_connected else now + PAUSE_S
+        if again_at is not None and not self._owner_ends:
+            self._others_timer = asyncio.get_running_loop().call_at(max(again_at, now + 0.01), self._pace)
 
     async def _poll_events(self) -> None:
         self._join_lifetime()

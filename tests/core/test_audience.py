@@ -139,6 +139,7 @@ def bot_of(
     threads = {THREAD: types.SimpleNamespace(id=THREAD, parent_id=TEXT, type=thread)} if thread is not None else {}
     shown = {user: types.SimpleNamespace(channel_id=channel) for user, channel in (states or {}).items()}
     return types.SimpleNamespace(
+        shards={},
         intents=hikari.Intents.GUILD_MEMBERS if intent else hikari.Intents.GUILDS,
         get_me=lambda: types.SimpleNamespace(id=ME),
         cache=types.SimpleNamespace(

@@ -13,7 +13,7 @@ import hikari.impl.shard
 import pytest
 
 from roost import gateway
-from roost.gateway import Bot
+from roost.gateway import OTHERS_PER_WINDOW, OTHERS_WINDOW_S, Bot, Others
 from roost.sim.damage import FRAMES, HELLOS
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
@@ -120,6 +120,34 @@ async def test_heartbeats_that_discord_asks_for_without_end_hold_nothing_up(harn
     async with asyncio.timeout(5):
         await harness.bot.update_voice_state(guild.id, None)
     assert 1 <= connection.beats <= 5
+
+
+async def test_a_server_that_somebody_waits_for_comes_before_others() -> None:
+    others = Others()
+    turns = {guild_id: others.put(guild_id) for guild_id in range(1, 21)}
+    presence = others.put(None)
+    assert others.go(0.0) == OTHERS_WINDOW_S
+    assert [guild_id for guild_id, turn in turns.items() if turn.done()] == list(range(1, OTHERS_PER_WINDOW + 1))
+    assert others.hurry(20)
+    assert not others.hurry(1), "asked for already"
+    assert others.go(1.0) == OTHERS_WINDOW_S
+    assert [turns[20].done(), turns[19].done()] == [True, False]
+    for guild_id in (15, 16, 17):
+        others.hurry(guild_id)
+    assert others.go(2.0) == OTHERS_WINDOW_S, "there is an end to hurry, too"
+    assert [turns[16].done(), turns[17].done()] == [True, False]
+    turns[13].cancel()
+    assert others.go(OTHERS_WINDOW_S) is None
+    assert all(turn.done() for turn in (*turns.values(), presence))
+
+
+async def test_commands_that_wait_end_with_their_session() -> None:
+    others = Others()
+    turn = others.put(1)
+    others.drop()
+    with pytest.raises(hikari.ComponentStateConflictError):
+        await turn
+    assert others.go(0.0) is None
 
 
 @pytest.mark.parametrize("kind", sorted(HELLOS))

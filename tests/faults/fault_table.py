@@ -67,6 +67,7 @@ GROUPS: dict[str, range] = {
     "What members and admins read": range(320, 325),
     "Voices and words on other ways": range(330, 335),
     "A database that fails in part": range(335, 340),
+    "Many servers, and the driver songbird": range(340, 345),
 }
 
 GONE = "The bot leaves and says why."
@@ -496,6 +497,9 @@ ROWS: tuple[Row, ...] = (
     Row(336, 8, "the database takes nothing, or does not answer, when a transcription is started, paused, resumed or stopped",
         "does it all the same, and stores later what a reload of speech-to-text goes on with",
         "The reply says what holds, and not that it failed."),
+    Row(340, 3, "a bot with the intent GUILD_MEMBERS is in more servers than Discord takes requests for in a minute, or a plugin floods the gateway with presences",
+        "asks for 12 servers' members a minute, first for those where captions wait for it: a whole minute's voice requests go out at once",
+        "Nothing; captions that not everybody may read can be refused until the members are known."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 
