@@ -235,3 +235,29 @@ async def test_a_made_up_cancellation_is_an_error_where_the_caller_was_cancelled
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
+
+
+async def test_a_task_group_that_asks_its_parent_anew_takes_part_in_a_cancellation_from_outside() -> None:
+    """As it does at its end since Python 3.13."""
+    entered = asyncio.Event()
+
+    class Wild:
+        @hookimpl
+        async def voice_join_check(self, request: Any) -> None:
+            entered.set()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+                eval("task.cancel()", vars(asyncio.taskgroups), {"task": task})
+                raise
+
+    calls = dispatcher(Wild())
+    work = asyncio.create_task(calls.call_strict("voice_join_check", request=None))
+    await entered.wait()
+    work.cancel()
+    await asyncio.wait({work}, timeout=2)
+    assert work.cancelled()
+    assert not calls.failures

@@ -655,3 +655,61 @@ async def test_withdrawn_line_that_the_store_keeps_is_deleted_later(
         async with asyncio.timeout(5):
             while await lines_of(book, keeper.key):
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("what", ["the end", "a withdrawn line"])
+async def test_what_must_be_stored_is_stored_though_it_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """As by a plugin that cancels every task."""
+    monkeypatch.setattr(transcripts, "AGAIN_S", (0.01,))
+    async with open_store(tmp_path) as store, contextlib.aclosing(Scope("test")) as scope:
+        book = TranscriptBook(store.of_plugin("stt"), lambda _guild: 7)
+        keeper = book.begin(GUILD, VOICE, TEXT, ADA)
+        await keeper.keep(Transcript(1, GUILD, ADA, "words", 1.0, 2.0), "Ada")
+        entered = asyncio.Event()
+
+        async def hangs(*_arguments: Any, **_options: Any) -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        withdrawn = Transcript(2, GUILD, ADA, "withdrawn", 2.0, 3.0)
+        work = keeper.close() if what == "the end" else keeper.keep(withdrawn, "Ada", lambda: False)
+        with monkeypatch.context() as patched:
+            patched.setattr(book, "_change" if what == "the end" else "_erase", hangs)
+            task = asyncio.create_task(work)
+            await entered.wait()
+            task.cancel()
+            await asyncio.wait({task})
+        scope.keep(book.catch_up_forever, "unstored")
+        async with asyncio.timeout(5):
+            if what == "the end":
+                while (await book.find(GUILD, keeper.head.id) or ("", keeper.head))[1].ended_at is None:
+                    await asyncio.sleep(0.01)
+            while len(await lines_of(book, keeper.key)) != 1:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.e2e
+async def test_transcript_ends_though_the_end_of_its_session_is_cancelled(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house: House = await make(script=[])
+    await house.open()
+    await house.plugin.start_transcribing(GUILD, ADA, TEXT, False)
+    transcription = house.plugin._running[GUILD]
+    entered = asyncio.Event()
+
+    async def hangs() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transcription, "close", hangs)
+        task = asyncio.create_task(house.close())
+        await entered.wait()
+        task.cancel()
+        await asyncio.wait({task})
+    assert transcription.keeper.head.ended_at is not None
+    await transcription.close()

@@ -1148,8 +1148,11 @@ class SttPlugin:
         if self._worker is not None:
             report("a transcription ended", self._worker, transcription)
         try:
-            await transcription.close()
-            await transcription.keeper.close()
+            try:
+                await transcription.close()
+            finally:
+                # Cancelled or not: what has no end never expires.
+                await transcription.keeper.close()
         finally:
             if self._owner is not None and not self._stopping:
                 self._owner.arm_idle()

@@ -191,12 +191,14 @@ class TranscriptBook:
 
     async def _drop(self, line: str) -> None:
         """Delete a line whose speaker withdrew it; where the store fails, `catch_up_forever` goes on trying."""
+        # First of all: this may be cancelled.
+        self._withdrawn[line] = None
+        self._owes.set()
         try:
             await self._erase(line)
+            self._withdrawn.pop(line, None)
         except RoostError as error:
             _log.warning("a withdrawn line is still stored: %s", error)
-            self._withdrawn[line] = None
-            self._owes.set()
 
     async def _erase(self, line: str) -> None:
         async with self._store.erasure.soon():
@@ -264,7 +266,7 @@ class TranscriptBook:
         for record, at in list(self._unended.items()):
             try:
                 await self._note_end(record, at)
-                del self._unended[record]
+                self._unended.pop(record, None)
             except RoostError:
                 raise
             except Exception as error:  # noqa: BLE001  raised below
@@ -277,12 +279,14 @@ class TranscriptBook:
 
         The record is deleted if nobody's words are left in it.
         """
+        # First of all: this may be cancelled.
+        self._unended[record] = at
+        self._owes.set()
         try:
             await self._note_end(record, at)
+            self._unended.pop(record, None)
         except RoostError as error:
             _log.warning("the end of a transcript is not stored yet: %s", error)
-            self._unended[record] = at
-            self._owes.set()
 
     async def _note_end(self, record: str, at: float) -> None:
         await self._erase_withdrawn(record)
