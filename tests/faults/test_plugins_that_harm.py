@@ -758,6 +758,15 @@ async def test_lasting_work_outlasts_a_plugin_that_cancels_every_task(fault: Fau
                 answer = await say(scene, "/lasts", 1.0)
         told = "task plugin:keeps/lasts was cancelled by something else and starts again in 0.0 s"
         assert told in [str(each.get("message")) for each in bot.events]
+        owner = int(scene.sim.card["guilds"][0]["members"][0]["id"])
+        await scene.discord.slash(
+            member_id=owner,
+            channel_id=scene.text,
+            command="/bot plugins unload",
+            options={"plugin": "keeps"},
+            wait_s=8.0,
+        )
+        assert "plugin keeps: unloaded" in said_of(bot, "keeps")
 
 
 SINK = """
