@@ -7,6 +7,7 @@ tables without a primary key, dated by a comment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -141,7 +142,7 @@ class Backups:
         async with self._database.write() as connection:
             quote = connection.dialect.identifier_preparer.quote
             for name in backup.tables:
-                await connection.exec_driver_sql(f"DROP TABLE {quote(name)}")
+                await connection.exec_driver_sql(f"DROP TABLE IF EXISTS {quote(name)}")
 
 
 def _files(folder: Path) -> list[KeptBackup]:
@@ -169,11 +170,21 @@ def _tables(connection: sa.Connection) -> list[KeptBackup]:
     pairs: dict[str, list[str]] = {}
     for name in inspector.get_table_names():
         named = _TABLE.fullmatch(name)
-        if named is not None and not inspector.get_pk_constraint(name)["constrained_columns"]:
+        if named is not None and not _has_primary_key(inspector, name):
             pairs.setdefault(named[1], []).append(name)
-    return [
-        KeptBackup(stem, _age(inspector, names), None, tuple(sorted(names))) for stem, names in sorted(pairs.items())
-    ]
+    found = []
+    for stem, names in sorted(pairs.items()):
+        with contextlib.suppress(sa.exc.NoSuchTableError):  # it is being deleted
+            found.append(KeptBackup(stem, _age(inspector, names), None, tuple(sorted(names))))
+    return found
+
+
+def _has_primary_key(inspector: sa.Inspector, name: str) -> bool:
+    """Whether a table has one; also of one that was deleted meanwhile."""
+    try:
+        return bool(inspector.get_pk_constraint(name)["constrained_columns"])
+    except sa.exc.NoSuchTableError:
+        return True
 
 
 def _age(inspector: sa.Inspector, names: list[str]) -> float | None:

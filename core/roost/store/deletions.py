@@ -9,6 +9,7 @@ Plugins are told apart by the name of their table: of one that is not installed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Iterable
@@ -88,10 +89,10 @@ class Deletions:
 def plugin_tables(connection: sa.Connection) -> set[str]:
     """What is called like a plugin's table and has its columns; others may keep theirs in the same database."""
     inspector, columns = sa.inspect(connection), set(tables.documents_table("").columns.keys())
-    return {
-        name
-        for name in inspector.get_table_names()
-        if name.startswith(tables.PREFIX)
-        and _BACKUP.search(name) is None
-        and {str(each["name"]) for each in inspector.get_columns(name)} == columns
-    }
+    found = set()
+    for name in inspector.get_table_names():
+        if name.startswith(tables.PREFIX) and _BACKUP.search(name) is None:
+            with contextlib.suppress(sa.exc.NoSuchTableError):  # it was deleted meanwhile
+                if {str(each["name"]) for each in inspector.get_columns(name)} == columns:
+                    found.add(name)
+    return found
