@@ -523,7 +523,7 @@ MUTATIONS = [
         "makes the tables before it holds the database",
         "core/roost/store/__init__.py",
         "as database, hold_store(database, holder) as hold:\n        await _prepare(database)\n"
-        "        store = Store(database)\n        async with removing(store.traces):\n",
+        "        store = Store(database)\n        async with removing(store.traces), aclosing(store.operations):\n",
         "as database:\n        await _prepare(database)\n"
         "        store = Store(database)\n"
         "        async with hold_store(database, holder) as hold, removing(store.traces):\n",
@@ -712,8 +712,8 @@ MUTATIONS = [
         "deletion",
         "forgets that traces are to be removed when the process ends",
         "core/roost/store/traces.py",
-        '                await upsert(connection, tables.traces, ONE, {"wanted": True})\n            began = True\n',
-        "                pass\n            began = True\n",
+        "            await self._operations.run(self._want())\n            began = True\n",
+        "            began = True\n",
         ("tests/core/store/test_erasure.py::test_what_a_killed_process_left_is_removed_after_the_next_start",),
     ),
     Mutation(
@@ -1034,7 +1034,7 @@ MUTATIONS = [
         "E4",
         "a plugin that takes every connection of the database",
         "core/roost/store/__init__.py",
-        "        turns = self._turns.setdefault(plugin, Turns(self._database))\n",
+        "        turns = self._turns.setdefault(plugin, Turns(self._database, self.operations))\n",
         "        turns = self._database\n",
         ("tests/faults/test_fair_shares.py::test_decisions_do_not_wait_for_a_plugin_that_floods_the_database",),
     ),
@@ -1267,6 +1267,14 @@ MUTATIONS = [
         '        if data["op"] not in _UNPACED:',
         '        if data["op"] not in _UNPACED and data["op"] != _MEMBERS:',
         ("tests/faults/test_many_servers.py::test_requests_for_the_members_of_many_servers_leave_room_for_voice",),
+    ),
+    Mutation(
+        "store",
+        "a plugin that cancels all tasks cancels those who wait for the store",
+        "core/roost/store/database.py",
+        "        if task.cancelled():\n            raise StoreError(",
+        "        if task.cancelled() and not task.done():\n            raise StoreError(",
+        ("tests/core/store/test_operations.py::test_operation_that_something_else_cancels_fails_alone",),
     ),
 ]
 

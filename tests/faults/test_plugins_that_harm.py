@@ -1,4 +1,4 @@
-"""Plugins that harm others by mistake: rows 100 to 109, 165, 308, 310, 311, 331 and 332.
+"""Plugins that harm others by mistake: rows 100 to 109, 165, 308, 310, 311, 318, 331 and 332.
 
 Whole bots at a simulated Discord of their own.
 """
@@ -15,8 +15,10 @@ from bot_scene import Scene, scenes, steps
 from fault_report import Fault
 from plugin_scene import folder_of, said_of, say, stops
 from test_guards import ada_speaks, owner_says
+from test_last_word import locked
 
 from roost.sim.client import ControlError
+from roost.store.database import TURNS
 
 pytestmark = pytest.mark.e2e
 
@@ -846,3 +848,34 @@ async def test_a_plugin_hears_by_its_own_sink_only_while_it_is_on_and_told(fault
                 if "disable" in command:
                     assert "enabled" in await owner_says(scene, "/plugins enable", plugin="second")
                     both = await notice("first", "second")
+
+
+STORES_ON = """
+@plugin.hook
+async def on_load(ctx): plugin.notes = ctx.store.collection("notes")
+@plugin.hook
+async def command_check(ctx):
+    while True:
+        try:
+            return await plugin.notes.put("a note", 1)
+        except asyncio.CancelledError:
+            pass
+@plugin.command("notes", "Counts them")
+async def notes(ctx): await ctx.respond(f"There are {await plugin.notes.count()}.")
+"""
+
+
+@pytest.mark.fault(318)
+async def test_hook_that_is_left_behind_while_it_stores_takes_nothing_with_it(fault: Fault, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"stores": STORES_ON})
+    async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)) as bot:
+        assert "There are 1." in await say(scene, "/notes")
+        with locked(tmp_path / "data"):
+            replies = await asyncio.gather(*(say(scene, "/notes") for _ in range(TURNS)))
+            assert not any("There are" in each for each in replies)
+        with fault.clock(scaled=False):
+            assert "There are 1." in await say(scene, "/notes")
+        assert "command_check did not finish because the database is busy" in said_of(bot, "stores")
+        os.kill(bot.pid, signal.SIGTERM)
+        assert await bot.wait(12.0) == 0
+    assert not any("never retrieved" in line for line in bot.tail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from roost.store.database import (
     Address,
     Connection,
     Database,
+    Operations,
     Turns,
     check_url,
     damaged,
@@ -74,6 +75,7 @@ class Store:
     """Made by `open_held_store` and `open_store`. Every method raises `ResourceError` when the database fails.
 
     Attributes:
+        operations: Reads and writes of plugins that are under way; closed by the owner of the store.
         deletions: What people asked to be deleted of plugins that could not be asked.
         traces: What deleted rows leave behind.
         backups: Those that migrations made.
@@ -82,10 +84,11 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.operations = Operations()
         self.deletions = Deletions(database)
-        self.traces = Traces(database)
+        self.traces = Traces(database, self.operations)
         self.backups = Backups(database)
-        self.erasure = Erasure(self.traces, self.backups)
+        self.erasure = Erasure(self.traces, self.backups, self.operations)
         self._plugin_tables: dict[str, PluginTable] = {}
         self._turns: dict[str, Turns] = {}
 
@@ -103,7 +106,7 @@ class Store:
         table = self._plugin_tables.get(plugin)
         if table is None:
             table = self._plugin_tables[plugin] = PluginTable(self._database, plugin)
-        turns = self._turns.setdefault(plugin, Turns(self._database))
+        turns = self._turns.setdefault(plugin, Turns(self._database, self.operations))
         return PluginStore(turns, table, plugin, self.erasure)
 
     async def migrate(self, plugin: str, new: int, call: migrations.Migrate | None, **options: Any) -> Backup | None:
@@ -292,7 +295,7 @@ async def open_store(data_dir: Path, url: str | None = None) -> AsyncIterator[St
     async with open_database(data_dir, url) as database:
         await _prepare(database)
         store = Store(database)
-        async with removing(store.traces):
+        async with removing(store.traces), aclosing(store.operations):
             yield store
 
 
@@ -312,7 +315,7 @@ async def open_held_store(
     async with open_database(data_dir, url) as database, hold_store(database, holder) as hold:
         await _prepare(database)
         store = Store(database)
-        async with removing(store.traces):
+        async with removing(store.traces), aclosing(store.operations):
             yield store, hold
 
 

@@ -7,9 +7,11 @@ asyncpg. Nothing above this module knows which of the two it is, except where a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import logging
 import os
 import socket
 import sqlite3
@@ -30,9 +32,10 @@ from sqlalchemy.pool import NullPool
 
 from roost.errors import ConfigError, ResourceError, RoostError, StoreCause, StoreError
 from roost.file_errors import explain
-from roost.scopes import finished
+from roost.scopes import Scope, finished
 
 T = TypeVar("T")
+_log = logging.getLogger("roost.store")
 
 KEY = "store.url"
 FILE_NAME = "roost.sqlite3"
@@ -55,6 +58,10 @@ SETTLED_S = 10.0
 """How long a statement waits for a transaction whose end is not known."""
 _LOOK_S = 0.1
 """Between two looks at the transactions that are not over."""
+START_S = POOL_S + CONNECT_S
+"""The longest beginning: a free connection, and a new one if its server has forgotten it."""
+UNDO_S = 10.0
+"""How long a connection may take to undo its work, and an operation of a plugin to end with the store."""
 TURNS = 4
 """Reads and writes of one plugin at a time."""
 TURN_S = 30.0
@@ -93,6 +100,10 @@ class Door(Protocol):
     def write(self) -> Any:
         """An async context manager that gives a connection in a transaction: committed at the end, or undone."""
 
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that reads and writes; see `Operations.run`."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
@@ -106,7 +117,8 @@ class Connection:
     """What readers and writers of the store are given.
 
     With SQLite no statement is interrupted: whoever is cancelled is so after it. An interrupted one would leave the
-    file open until the garbage collector comes by.
+    file open until the garbage collector comes by. Coroutines of plugins, which may be left behind in the middle of a
+    statement, use it in a task of the store alone: see `Operations`.
     """
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -254,7 +266,7 @@ class Database:
                 writer = None if self.is_sqlite else await _share_writes(connection)
                 yield Connection(connection)
             except BaseException:
-                await finished(connection.rollback())
+                await finished(self._undo(connection))
                 raise
             try:
                 await finished(connection.commit())
@@ -327,13 +339,84 @@ class Database:
         with translated(opening=self.engine.url if opening else None):
             connection = self.engine.connect()
             try:
-                await finished(connection.start())
+                await finished(self._start(connection))
                 if begin is not None:
                     await connection.execution_options(**{BEGIN: begin})
                 yield connection
             finally:
                 if connection.sync_connection is not None:
-                    await finished(connection.close())
+                    await finished(self._close(connection))
+
+    async def _start(self, connection: AsyncConnection) -> None:
+        async with asyncio.timeout(None if self.is_sqlite else START_S):
+            await connection.start()
+
+    async def _undo(self, connection: AsyncConnection) -> None:
+        """Undo what is not committed. A server that does not answer in time loses the connection, which undoes it, too.
+
+        SQLite always answers: a statement waits for locks for a bounded time.
+        """
+        try:
+            async with asyncio.timeout(None if self.is_sqlite else UNDO_S):
+                await connection.rollback()
+        except TimeoutError:
+            await connection.invalidate()
+
+    async def _close(self, connection: AsyncConnection) -> None:
+        await self._undo(connection)
+        await connection.close()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The core's own work needs no task: nobody leaves it behind."""
+        return await work
+
+
+class Operations:
+    """Owner of the reads and writes of plugins, each of which is a task.
+
+    The coroutine that asked for one may be left behind for good at any ``await``: a hook that catches its cancellation
+    (see `roost.blocking.Guard.stepped`). The task then undoes its work and ends by itself, so that it gives back its
+    connection, its locks and its turn.
+    """
+
+    def __init__(self) -> None:
+        self._scope = Scope("store")
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await one operation. Whoever is cancelled goes on when it has ended, done or undone as a whole.
+
+        Raises:
+            StoreError: The store is closed, or something else cancelled the operation.
+        """
+        if self._scope.closed:
+            work.close()
+            raise StoreError("the store is closed")
+        task = self._scope.spawn(work, "operation of a plugin", awaited=True)
+        task.add_done_callback(_retrieve)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            while not task.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({task})
+            raise
+        finally:
+            task.cancel()  # the caller is left behind, or it is over
+        if task.cancelled():
+            raise StoreError("something else cancelled what was asked of the database", retryable=True)
+        return task.result()
+
+    async def aclose(self) -> None:
+        """Undo the operations that are under way; idempotent. Those that take longer than `UNDO_S` are logged."""
+        if left := await self._scope.aclose(UNDO_S):
+            _log.warning("%d operations of plugins are still under way at the end", len(left))
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take the failure of an operation whose caller may have been left behind."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Turns:
@@ -343,9 +426,13 @@ class Turns:
     wait behind them.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, operations: Operations) -> None:
         self._database = database
+        self._operations = operations
         self._free = asyncio.Semaphore(TURNS)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self._operations.run(work)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
@@ -376,14 +463,23 @@ class OpenTransaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
+        self._operations = Operations()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
+        """Nothing goes through any more, and what has begun is over."""
+        await self._operations.aclose()
         self._connection = None
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._connection is None:
+            work.close()
+            raise _ended_migration()
+        return await self._operations.run(work)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         if self._connection is None:
-            raise ResourceError("the store that a migration was given ended with it")
+            raise _ended_migration()
         with translated():
             yield self._connection
 
@@ -405,6 +501,10 @@ async def _share_writes(connection: AsyncConnection) -> int:
 def _unsettled() -> StoreError:
     words = f"the database has not ended a transaction of this bot within {SETTLED_S:.0f} s; see its own log"
     return StoreError(words, retryable=True)
+
+
+def _ended_migration() -> ResourceError:
+    return ResourceError("the store that a migration was given ended with it")
 
 
 async def exclusive(connection: Connection, what: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -16,6 +17,9 @@ from roost.errors import UsageError
 from roost.store import tables
 from roost.store.database import Connection, Database, Door, exclusive, upsert
 from roost.store.erasure import Erasure
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 KEY_CHARS = 255
 QUERY_LIMIT = 1000
@@ -44,6 +48,27 @@ class Document:
     guild_id: int | None
     user_id: int | None
     changed_at: float
+
+
+class _Through(Protocol):
+    """What reads and writes through a door."""
+
+    _door: Door
+
+
+_Self = TypeVar("_Self", bound=_Through)
+
+
+def _operation(
+    method: Callable[Concatenate[_Self, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Self, P], Coroutine[Any, Any, T]]:
+    """A method whose caller may be left behind: see `Operations`."""
+
+    @functools.wraps(method)
+    async def run(self: _Self, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._door.run(method(self, *args, **kwargs))
+
+    return run
 
 
 class PluginTable:
@@ -94,8 +119,11 @@ class Collection:
         Raises:
             UsageError: See `put`.
         """
+        await self._put([(_key(key), _json(value), guild, user) for key, value, guild, user in documents])
+
+    @_operation
+    async def _put(self, rows: Sequence[tuple[str, str, int | None, int | None]]) -> None:
         now = time.time()
-        rows = [(_key(key), _json(value), guild_id, user_id) for key, value, guild_id, user_id in documents]
         await self._owner.make()
         async with self._door.write() as connection:
             for key, value, guild_id, user_id in rows:
@@ -160,6 +188,7 @@ class Collection:
                 return
             after = page[-1].key
 
+    @_operation
     async def count(self, *, guild_id: int | None = None, user_id: int | None = None, prefix: str = "") -> int:
         """How many documents fit everything given."""
         await self._owner.make()
@@ -217,13 +246,19 @@ class Collection:
         return conditions
 
     async def _select(self, query: sa.Select[Any]) -> list[Document]:
-        await self._owner.make()
-        async with self._door.read() as connection:
-            rows = (await connection.execute(query)).all()
+        rows = await self._rows(query)
         if len(rows) > DECODED_AT_ONCE:
             return await asyncio.to_thread(_decoded, rows)
         return _decoded(rows)
 
+    @_operation
+    async def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
+        await self._owner.make()
+        async with self._door.read() as connection:
+            rows: Sequence[Any] = (await connection.execute(query)).all()
+        return rows
+
+    @_operation
     async def _delete(self, *conditions: sa.ColumnElement[bool]) -> int:
         await self._owner.make()
         async with self._door.write() as connection:
@@ -237,6 +272,7 @@ class StoredSettings:
         self._door = door
         self._plugin = plugin
 
+    @_operation
     async def get(self, guild_id: int | None, key: str, default: Any = None) -> Any:
         table = tables.settings
         query = sa.select(table.c.value).where(
@@ -246,11 +282,13 @@ class StoredSettings:
             row = (await connection.execute(query)).first()
         return default if row is None else json.loads(row[0])
 
+    @_operation
     async def set(self, guild_id: int | None, key: str, value: Any) -> None:
         keys = {"plugin": self._plugin, "guild_id": guild_id or 0, "key": key}
         async with self._door.write() as connection:
             await upsert(connection, tables.settings, keys, {"value": _json(value)})
 
+    @_operation
     async def delete(self, guild_id: int | None, key: str) -> None:
         table = tables.settings
         query = sa.delete(table).where(
@@ -259,6 +297,7 @@ class StoredSettings:
         async with self._door.write() as connection:
             await connection.execute(query)
 
+    @_operation
     async def entries(self) -> dict[tuple[int | None, str], Any]:
         """All of them, by guild (None: the whole bot) and key; for migrations."""
         table = tables.settings
@@ -299,6 +338,7 @@ class PluginStore:
             raise UsageError("erasure is not to be had in migrate_data")
         return self._erasure
 
+    @_operation
     async def collections(self) -> list[str]:
         """Names of the collections that hold something."""
         await self._table.make()
@@ -309,13 +349,18 @@ class PluginStore:
 
     async def about_user(self, user_id: int) -> dict[str, dict[str, Any]]:
         """All documents about a user, by collection and key: what ``user_data_export`` may answer."""
+        return await asyncio.to_thread(tables.by_collection, await self._about(user_id))
+
+    @_operation
+    async def _about(self, user_id: int) -> Sequence[Any]:
         await self._table.make()
         table = self._table.table
         query = sa.select(table.c.collection, table.c.key, table.c.value).where(table.c.user_id == user_id)
         async with self._door.read() as connection:
-            rows = (await connection.execute(query.order_by(table.c.collection, table.c.key))).all()
-        return await asyncio.to_thread(tables.by_collection, rows)
+            rows: Sequence[Any] = (await connection.execute(query.order_by(table.c.collection, table.c.key))).all()
+        return rows
 
+    @_operation
     async def forget_user(self, user_id: int) -> int:
         """Delete all documents about a user, in every collection; how many those were."""
         await self._table.make()

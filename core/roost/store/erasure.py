@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from roost.store.backups import Backups, DeletedBackups
+from roost.store.database import Operations
 from roost.store.traces import Traces
 
 WITHIN_S = 5.0
@@ -29,9 +30,10 @@ class Erased:
 class Erasure:
     """Deletes so that nothing is left."""
 
-    def __init__(self, traces: Traces, backups: Backups) -> None:
+    def __init__(self, traces: Traces, backups: Backups, operations: Operations) -> None:
         self._traces = traces
         self._backups = backups
+        self._operations = operations
 
     @asynccontextmanager
     async def everywhere(self, within_s: float = WITHIN_S) -> AsyncIterator[Erased]:
@@ -43,7 +45,7 @@ class Erasure:
         erased = Erased()
         async with self._traces.deleting():
             yield erased
-            erased.backups = await self._backups.delete()
+            erased.backups = await self._operations.run(self._backups.delete())
         erased.traceless = await self._traces.gone(within_s)
 
     @asynccontextmanager

@@ -111,7 +111,7 @@ async def migrate(
                 plugin=plugin,
             ) from error
         finally:
-            door.close()
+            await door.aclose()
         await _note_version(connection, plugin, new)
     _log.info("plugin %s: data is of version %d now", plugin, new, extra={"plugin": plugin})
     return backup

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from roost.errors import ResourceError, RoostError
 from roost.scopes import Scope
 from roost.store import tables
-from roost.store.database import BUSY_MS, Connection, Database, translated, upsert
+from roost.store.database import BUSY_MS, Connection, Database, Operations, translated, upsert
 from roost.store.deletions import plugin_tables
 
 _log = logging.getLogger("roost.store")
@@ -45,8 +45,9 @@ class Traces:
     survives the process.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, operations: Operations) -> None:
         self._database = database
+        self._operations = operations
         self._under_way = 0
         """Deletions that have begun, or are about to, and not ended."""
         self._asked = 0
@@ -74,8 +75,7 @@ class Traces:
         # Counted before the wish is stored, so that `_note_gone` does not take back a wish that was just stored.
         self._under_way += 1
         try:
-            async with self._database.write() as connection:
-                await upsert(connection, tables.traces, ONE, {"wanted": True})
+            await self._operations.run(self._want())
             began = True
             yield
         finally:
@@ -83,6 +83,10 @@ class Traces:
             if began:
                 self._asked += 1
                 self._wake.set()
+
+    async def _want(self) -> None:
+        async with self._database.write() as connection:
+            await upsert(connection, tables.traces, ONE, {"wanted": True})
 
     async def gone(self, within_s: float) -> bool:
         """Wait until nothing is left of all that was deleted; False when that takes longer and goes on."""
