@@ -86,6 +86,7 @@ class NoticeFacts:
         onlookers: Members who cannot be in the voice channel may be able to read it there.
         kept_days: Days for which text is stored after the end of the session; 0: not at all.
         sends_to: Host of the service that the sound is sent to; empty: it stays on the bot's machine.
+        text_plugins: Names of the plugins that receive the text.
     """
 
     use: Use = Use.PLUGIN
@@ -96,6 +97,7 @@ class NoticeFacts:
     onlookers: bool = False
     kept_days: int = 0
     sends_to: str = ""
+    text_plugins: tuple[str, ...] = ()
 
 
 UNSAID = NoticeFacts()

@@ -408,4 +408,5 @@ class RoostSpec:
 
     @hookspec
     async def transcript_ready(self, session: VoiceSession, transcript: Transcript) -> None:
-        """A final transcript is stored and on its way to the channel."""
+        """A final transcript is stored and on its way to the channel. Called for what was said after a notice named
+        your plugin; when you are loaded or switched on in mid-call, another one is posted."""

@@ -145,6 +145,25 @@ async def test_other_plugins_may_change_and_drop(make: Any, packets: list[bytes]
     assert [each.text for each in house.guest.ready] == ["A WORD"]
 
 
+async def test_plugin_that_comes_in_mid_call_is_named_before_it_gets_words(make: Any, packets: list[bytes]) -> None:
+    house: House = await make(script=["word {count}"])
+    await house.open()
+    await start(house)
+    assert house.session.facts.text_plugins == ()
+    house.session.say(packets)
+    house.dispatcher.manager.register(house.guest, "guest")
+    await house.plugin.plugin_loaded("guest")
+    await house.until(lambda: house.session.facts.text_plugins == ("guest",) and bool(house.session.sinks))
+    assert house.guest.ready == [], "what was said before was not told to be for it"
+    house.session.say(packets)
+    await house.until(lambda: [each.text for each in house.guest.ready] == ["WORD 2"])
+    facts = house.session.facts
+    house.dispatcher.manager.unregister(name="guest")
+    await house.plugin.plugin_switched("guest", GUILD, False)
+    await house.until(lambda: bool(house.session.sinks))
+    assert house.session.facts is facts, "no notice tells that fewer read"
+
+
 async def test_withdrawn_consent_reaches_every_queue(make: Any, packets: list[bytes]) -> None:
     house: House = await make(script=["said by {user}"])
     await house.open()

@@ -286,10 +286,29 @@ class SttPlugin:
             transcription.audience.accept(accepted=transcription.audience.accepted)
         if not checks.serves(new):
             self._end_because(transcription.session, transcription, NO_USE)
-        elif transcription.notice_is_old:
+        else:
+            self._tell_what_changed(transcription)
+
+    @hookimpl
+    async def plugin_loaded(self, name: str) -> None:
+        """It may receive what is said."""
+        for transcription in self._running.values():
+            self._tell_what_changed(transcription)
+
+    @hookimpl
+    async def plugin_switched(self, name: str, guild_id: int | None, enabled: bool) -> None:
+        """It may receive what is said."""
+        for transcription in self._running.values():
+            if guild_id in (None, transcription.guild_id):
+                self._tell_what_changed(transcription)
+
+    def _tell_what_changed(self, transcription: Transcription) -> None:
+        """Have a new notice posted if the one that stands does not tell what is done now."""
+        if transcription.notice_is_old and not transcription.is_ending:
             # At once: from now on nobody is heard who was told something else.
             transcription.stop_intake()
-            ctx.task(self._tell_anew(transcription), f"tell-anew:{guild_id}", guild_id=guild_id)
+            guild_id = transcription.guild_id
+            self._context().task(self._tell_anew(transcription), f"tell-anew:{guild_id}", guild_id=guild_id)
 
     @hookimpl
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
@@ -796,6 +815,12 @@ class SttPlugin:
         assert isinstance(config, SttConfig)
         return config
 
+    def _text_plugins(self, guild_id: int) -> tuple[str, ...]:
+        """Names of the plugins that receive what was said in a server."""
+        hooks = self._context().hooks
+        found = (hooks.implementers(hook, guild_id) for hook in ("transcript_process", "transcript_ready"))
+        return tuple(sorted(set().union(*found)))
+
     def _shows(self, guild_id: int) -> bool:
         """Whether a server wants captions posted."""
         return self.config_of(guild_id).captions.where != "none"
@@ -882,6 +907,7 @@ class SttPlugin:
                 worker,
                 onlookers=transcription.accepts_wide,
                 is_thread=self._is_thread(text_id),
+                text_plugins=self._text_plugins(guild_id),
             ),
             shown=lambda: self._shows(guild_id),
             first_heard=self._wish_of_user,

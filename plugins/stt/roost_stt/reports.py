@@ -142,7 +142,13 @@ def status(
 
 
 def notice_facts(
-    config: SttConfig, channel_id: int, worker: SpeechWorker, *, onlookers: bool, is_thread: bool
+    config: SttConfig,
+    channel_id: int,
+    worker: SpeechWorker,
+    *,
+    onlookers: bool,
+    is_thread: bool,
+    text_plugins: tuple[str, ...],
 ) -> NoticeFacts:
     """What the notice tells members of a transcription into a channel, which may be a thread itself."""
     return NoticeFacts(
@@ -153,6 +159,7 @@ def notice_facts(
         onlookers=onlookers and config.captions.where != "none",
         kept_days=config.retention_days,
         sends_to=next((each.sends_to for each in worker.ladder.steps if each.sends_to), ""),
+        text_plugins=text_plugins,
     )
 
 

@@ -270,9 +270,12 @@ class Transcription:
     def notice_is_old(self) -> bool:
         """Whether the notice, or the transcript that lines go to, was made for something else than what is done now.
 
-        In a pause the transcript changes with the settings, and the notice does not.
+        In a pause the transcript changes with the settings, and the notice does not. That fewer plugins receive the
+        text is not told.
         """
-        facts = self._facts(self.channel_id)
+        facts, told = self._facts(self.channel_id), self._told_facts
+        if told is not None and set(facts.text_plugins) <= set(told.text_plugins):
+            facts = dataclasses.replace(facts, text_plugins=told.text_plugins)
         return self._told_facts != facts or self.keeper.head.kept_days != facts.kept_days
 
     def end_intake(self) -> None:
@@ -498,10 +501,18 @@ class Transcription:
         self._end_partial(draft)
         if self._is_shown and asyncio.get_running_loop().time() <= self._post_until:
             self.captioner.add(Line(name, final.text, draft.user_id))
-        if self._hooks.implementers("transcript_ready", self.guild_id):
+        hook = "transcript_ready"
+        told = self._told_facts.text_plugins if self._told_facts is not None else ()
+        readers = [name for name in self._hooks.implementers(hook, self.guild_id) if name in told]
+        if readers:
             async with self._held():
-                await self._hooks.call(
-                    "transcript_ready", guild_id=self.guild_id, session=self.session, transcript=final
+                await asyncio.gather(
+                    *(
+                        self._hooks.ask_plugin(
+                            name, hook, guild_id=self.guild_id, session=self.session, transcript=final
+                        )
+                        for name in readers
+                    )
                 )
 
     @property

@@ -44,6 +44,8 @@ ONLOOKERS = (
     "here."
 )
 NOT_STORED = "The text is not stored."
+READ_BY = "The plugin {names} receives the text. The bot's operator can say what it does with it."
+READ_BY_SEVERAL = "The plugins {names} receive the text. The bot's operator can say what they do with it."
 STAYS = "Your voice stays on the bot's machine and is not stored."
 STAYS_ELSE = "Apart from that, your voice stays on the bot's machine and is not stored."
 """Beside a plugin that receives it."""
@@ -145,6 +147,9 @@ def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str
                 yield STORED.format(days=days, text=facts.channel_id, channel=channel_id)
             else:
                 yield NOT_STORED
+            if facts.text_plugins:
+                words = READ_BY_SEVERAL if len(facts.text_plugins) > 1 else READ_BY
+                yield words.format(names=", ".join(f"`{name}`" for name in facts.text_plugins))
             if facts.sends_to:
                 yield LEAVES.format(service=facts.sends_to)
             else:

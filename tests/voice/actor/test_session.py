@@ -929,6 +929,8 @@ async def test_nobody_is_heard_again_once_the_end_has_begun(noticed: Bench) -> N
         (NoticeFacts(Use.TEXT, channel_id=6, shown=True), ["The text is not stored."]),
         (NoticeFacts(Use.TEXT, channel_id=6, shown=True, onlookers=True), ["may not join <#2> can read", "to less"]),
         (NoticeFacts(Use.TEXT, channel_id=6, sends_to="a.example"), ["sent to the service `a.example`", "to less"]),
+        (NoticeFacts(Use.TEXT, channel_id=6, text_plugins=("a", "b")), ["plugins `a`, `b` receive the text"]),
+        (NoticeFacts(Use.TEXT, channel_id=6, text_plugins=("a",)), ["plugin `a` receives the text"]),
         (NoticeFacts(Use.LEVELS), ["how loud you are"]),
         (NoticeFacts(), ["The plugin receives your voice"]),
         (NoticeFacts(plugin="tape", kept_days=2, sends_to="b.example"), ["`tape`", "for 2 days", "`b.example`"]),
