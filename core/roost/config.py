@@ -468,7 +468,7 @@ def read_token(environ: Mapping[str, str] | None = None, token_file: Path | None
         raise ConfigError("no bot token; set ROOST_TOKEN, or ROOST_TOKEN_FILE to a private file that holds it")
     if bot_id(token) is None:
         raise ConfigError(
-            "this is not a bot token (it has three parts with dots between them); "
+            "this is not a bot token (three parts with dots between them, the first made of the bot's user id); "
             "copy it from your application's Bot page, without a 'Bot ' in front"
         )
     return token

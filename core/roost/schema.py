@@ -303,7 +303,8 @@ def _mistake(each: Any, section: str, model: type[BaseModel], secrets: set[tuple
     field = _field_at(model, path)
     hint = f" (expected: {expected(field)})" if field is not None else ""
     said = str(each["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    said = said[:1].lower() + said[1:]
+    said = said if said.startswith("I ") else said[:1].lower() + said[1:]
+    said = said.removesuffix(".")
     if field is not None and path[-1] in _fields_at(model, path[:-1]) and each["type"] not in _SAYS_MORE:
         said, hint = f"must be {expected(field)}", ""
     if each["type"] == "missing":

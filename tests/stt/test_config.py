@@ -18,7 +18,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("stt.model=large-v9",), "stt.model: there is no speech model of that name (near it: large"),
     "folder": (("stt.model_path=nowhere",), "stt.model_path: "),
     "device": (("stt.device=gpu",), "stt.device: "),
-    "language": (("stt.language=klingon",), "stt.language: "),
+    "language": (("stt.language=klingon",), "or `auto`, but it is 'klingon'"),
     "compute type": (("stt.device=cpu", "stt.compute_type=float16"), "stt.compute_type: no CPU computes in that"),
     "url": (("stt.engine=openai", "stt.remote.url=127.0.0.1:8000"), "stt.remote.url: "),
     "url with a space": (("stt.engine=openai", "stt.remote.url=http://a b/v1"), "stt.remote.url: "),

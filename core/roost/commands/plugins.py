@@ -347,7 +347,7 @@ def bot_loader(host: PluginHost, request_stop: Callable[[str], None]) -> lightbu
         @lightbulb.invoke
         async def invoke(self, ctx: lightbulb.Context) -> None:
             async def work() -> str:
-                return _loaded(await host.unquarantine(self.plugin))
+                return f"**{(await host.unquarantine(self.plugin)).name}** is called again."
 
             await _answer(ctx, work)
 

@@ -71,7 +71,7 @@ async def test_the_fifth_failure_in_a_minute_quarantines_and_the_owner_is_told_o
         assert not [task for task in asyncio.all_tasks() if "plugin:bad" in task.get_name()]
         assert len([each for each in caplog.records if "plugin bad: quarantined" in each.getMessage()]) == 1
         # It had a task, which only a new start can give back.
-        assert "**bad** 1 is loaded." in await live.slash("/bot plugins unquarantine", plugin="bad")
+        assert "**bad** is called again." in await live.slash("/bot plugins unquarantine", plugin="bad")
         assert live.state("bad") is State.LOADED
         assert [task for task in asyncio.all_tasks() if "plugin:bad" in task.get_name()]
         assert await live.slash("/bad") == "hi"
