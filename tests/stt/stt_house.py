@@ -125,6 +125,7 @@ class House:
         self.bot = types.SimpleNamespace(
             intents=hikari.Intents.GUILDS | hikari.Intents.GUILD_VOICE_STATES,
             get_me=lambda: types.SimpleNamespace(id=ME),
+            shards={},
             rest=types.SimpleNamespace(
                 create_message=self._create_message,
                 edit_message=self._edit_message,
