@@ -52,6 +52,17 @@ class EntryFactory(EntityFactoryImpl):
             return super().deserialize_voice_state(without, **known)
 
 
+class _All(dict[hikari.Snowflake, T]):
+    """All entries of a list, true also where there are none.
+
+    hikari takes a mapping that is false for one that says nothing, and keeps what it knew: threads that were deleted
+    and members who left voice while the connection was broken.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class _Guild(GatewayGuildDefinition):
     """A guild as hikari reads it, whose lists are read one entry at a time where they cannot be read whole."""
 
@@ -84,7 +95,7 @@ class _Guild(GatewayGuildDefinition):
                 raise TypeError("a channel of no guild")
             return channel
 
-        return self._list("channels", self._whole.channels, read, lambda channel: channel.id)
+        return self._all("channels", self._list("channels", self._whole.channels, read, lambda channel: channel.id))
 
     def emojis(self) -> Entries[hikari.KnownCustomEmoji]:
         def read(entry: Any) -> hikari.KnownCustomEmoji:
@@ -119,7 +130,7 @@ class _Guild(GatewayGuildDefinition):
         def read(entry: Any) -> hikari.GuildThreadChannel:
             return self._factory.deserialize_guild_thread(entry, guild_id=self.id, user_id=self._user_id)
 
-        return self._list("threads", self._whole.threads, read, lambda thread: thread.id)
+        return self._all("threads", self._list("threads", self._whole.threads, read, lambda thread: thread.id))
 
     def voice_states(self) -> Entries[hikari.VoiceState]:
         members = self.members()
@@ -129,7 +140,11 @@ class _Guild(GatewayGuildDefinition):
             member = members.get(hikari.Snowflake(entry["user_id"]), hikari.UNDEFINED)
             return self._factory.deserialize_voice_state(entry, guild_id=self.id, member=member)
 
-        return self._list("voice_states", None, read, lambda state: state.user_id)
+        return self._all("voice_states", self._list("voice_states", None, read, lambda state: state.user_id))
+
+    def _all(self, name: str, entries: Entries[T]) -> Entries[T]:
+        """One of the guild's lists, so that what it does not have is forgotten; not one that could not be read."""
+        return _All(entries) if isinstance(self._payload.get(name), list) else entries
 
     def _list(
         self,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
-from typing import Any
+import types
+from typing import Any, cast
 
 import hikari
 import pytest
 
 from roost.guild_entries import read_entries_one_by_one
-from roost.sim.world import STRANGER, Guild, SimSettings, World
+from roost.sim.world import STRANGER, Channel, Guild, SimSettings, VoiceState, World
 
 pytestmark = pytest.mark.unit
 
@@ -89,3 +91,25 @@ def test_a_voice_state_whose_member_is_bad_is_one_without(bot: hikari.GatewayBot
     assert bot.entity_factory.deserialize_voice_state(state).member is None
     with pytest.raises(KeyError):
         bot.entity_factory.deserialize_voice_state({"guild_id": "1", "user_id": "2", "member": {}})
+
+
+async def heard(_event: hikari.GuildAvailableEvent) -> None: ...
+
+
+async def test_what_a_guild_has_no_more_is_forgotten(bot: hikari.GatewayBot, guild: Guild) -> None:
+    """hikari keeps what it knew where the list of a guild that it gets anew is empty."""
+    user = next(user_id for user_id, member in guild.members.items() if not member.user.bot)
+    room = next(number for number, channel in guild.channels.items() if channel.type == hikari.ChannelType.GUILD_VOICE)
+    guild.voice_states[user] = VoiceState(guild.id, room, user, "s")
+    kind, above = int(hikari.ChannelType.GUILD_PRIVATE_THREAD), next(iter(guild.channels))
+    thread = Channel(5, guild.id, "thread", kind, parent_id=above, owner_id=user)
+    guild.threads[thread.id] = thread
+    bot.subscribe(hikari.GuildAvailableEvent, heard)
+    shard = cast("Any", types.SimpleNamespace(id=0, get_user_id=lambda: hikari.Snowflake(1)))
+    for known in (True, False):
+        bot.event_manager.consume_raw_event("GUILD_CREATE", shard, payload_of(guild))
+        await asyncio.sleep(0)
+        assert (bot.cache.get_thread(thread.id) is not None) is known
+        assert (bot.cache.get_voice_state(guild.id, user) is not None) is known
+        guild.voice_states.clear()
+        guild.threads.clear()

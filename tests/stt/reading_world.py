@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, cast
 
 import hikari
-from hikari.impl import CacheImpl, EntityFactoryImpl, EventFactoryImpl, EventManagerImpl
+from hikari.impl import CacheImpl, EventFactoryImpl, EventManagerImpl
 from prometheus_client import CollectorRegistry
 from reading_model import PRIVATE_THREAD, PUBLIC_THREAD, Person, Picture, Place
 
@@ -29,6 +29,7 @@ from roost.config import build
 from roost.consent import USUAL, Terms
 from roost.dispatch import Dispatcher
 from roost.errors import RoostError, StoreCause, StoreError
+from roost.guild_entries import EntryFactory
 from roost.scopes import Scope
 from roost.sim.world import EVERYONE, Channel, Guild, Member, Role, User, VoiceState
 from roost.speech import EngineSpec, Transcript
@@ -613,7 +614,7 @@ class World:
     async def _start(self) -> None:
         """A process of the bot starts, connects and joins a room."""
         app: Any = types.SimpleNamespace()
-        app.entity_factory = self.factory = EntityFactoryImpl(app)
+        app.entity_factory = self.factory = EntryFactory(app)
         app.cache = cache = CacheImpl(app, hikari.impl.CacheSettings())
         intents = INTENTS | (hikari.Intents.GUILD_MEMBERS if self.intent else hikari.Intents.NONE)
         self.events = EventManagerImpl(
@@ -624,6 +625,7 @@ class World:
             intents=intents,
             cache=cache,
             get_me=lambda: types.SimpleNamespace(id=ME),
+            shards={},
             subscribe=self.events.subscribe,
         )
         count_members(self.bot)
