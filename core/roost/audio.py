@@ -246,6 +246,8 @@ class LinkStats:
     lost: int = 0
     packets_sent: int = 0
     dave_version: int = 0
+    """Of the end-to-end encryption; 0 without it, and where the driver does not tell (`tells_dave`)."""
+    tells_dave: bool = True
     dave_epoch: int = 0
     dave_epochs: int = 0
     frames_decrypted: int = 0

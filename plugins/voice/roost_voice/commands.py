@@ -13,6 +13,7 @@ from roost.deferral import answer_alone, defer_during
 from roost.errors import BusyError, ClosedError
 from roost.i18n import counted
 from roost.permissions import effective_in
+from roost_voice.hearing import without_dave
 from roost_voice.moves import State, Told
 from roost_voice.permissions import what_keeps_me_out, why_not_for
 from roost_voice.session import CAPTURE_FAILED, Session
@@ -95,7 +96,7 @@ def status_words(state: State, session: Session | None) -> str:
     stats = session.stats()
     minutes, seconds = divmod(int(stats.duration_s), 60)
     link = stats.link
-    dave = f"on (version {link.dave_version})" if link.dave_version else "off"
+    dave = f"on (version {link.dave_version})" if link.dave_version else without_dave(link)
     heard = ", ".join(f"<@{user_id}>" for user_id in sorted(session.heard)) or "nobody"
     if session.deafened:
         heard = "nobody: a moderator has deafened me"

@@ -54,6 +54,11 @@ MEANWHILE = "they withdrew, and decided anew after that"
 NEXT = "`/privacy status` says what you can do to be heard."
 
 
+def without_dave(link: LinkStats) -> str:
+    """What is said of the end-to-end encryption of a link that names no version of it."""
+    return "off" if link.tells_dave else "unknown, because this voice driver does not tell"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Level:
     """How loud somebody was, in dBFS."""
@@ -120,7 +125,7 @@ class Hearing:
                 "Discord did not take it: check that I have View Channel and Send Messages in that channel's own chat, "
                 "and try again in a moment."
             )
-        dave = "off"
+        dave = without_dave(link)
         if link.dave_version:
             dave = (
                 f"on (version {link.dave_version}); {counted(link.frames_decrypted, 'packet')} could be decrypted, "

@@ -909,6 +909,7 @@ def _added(past: LinkStats, link: LinkStats) -> LinkStats:
         lost=past.lost + link.lost,
         packets_sent=past.packets_sent + link.packets_sent,
         dave_version=link.dave_version,
+        tells_dave=link.tells_dave,
         dave_epoch=link.dave_epoch,
         dave_epochs=past.dave_epochs + link.dave_epochs,
         frames_decrypted=past.frames_decrypted + link.frames_decrypted,

@@ -13,11 +13,12 @@ import pytest
 from context import Rig, SinkRecorder, eventually, running
 
 from roost import processes
-from roost.audio import JoinRequest, NoticeFacts, Use
+from roost.audio import JoinRequest, LinkStats, NoticeFacts, Use
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost_voice import session as session_module
 from roost_voice.commands import NOT_YOURS, join_words
+from roost_voice.hearing import without_dave
 from roost_voice.moves import State
 from roost_voice.signalling import Signalling
 
@@ -408,3 +409,8 @@ async def test_a_join_that_discord_never_answers(rig: Rig, control: ControlClien
 def _overwrites(rig: Rig, channel_id: int) -> dict[Any, Any]:
     channel = rig.ctx.bot.cache.get_guild_channel(channel_id)
     return dict(getattr(channel, "permission_overwrites", {}))
+
+
+def test_encryption_of_which_the_driver_does_not_tell_is_unknown() -> None:
+    assert without_dave(LinkStats()) == "off"
+    assert "unknown" in without_dave(LinkStats(tells_dave=False))
