@@ -503,6 +503,8 @@ ROWS: tuple[Row, ...] = (
     Row(340, 3, "a bot with the intent GUILD_MEMBERS is in more servers than Discord takes requests for in a minute, or a plugin floods the gateway with presences",
         "asks for 12 servers' members a minute, first for those where captions wait for it: a whole minute's voice requests go out at once",
         "Nothing; captions that not everybody may read can be refused until the members are known."),
+    Row(341, 3, "somebody on the way, or the voice server, sends sound in a member's name that this member has not encrypted",
+        "drops it before it counts for anything, with either driver; stages, which are not encrypted, excepted", NOTHING),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -1,4 +1,4 @@
-"""Row 87: packets and messages that are malformed in every way, over real sockets."""
+"""Rows 87 and 341: packets and messages that are malformed in every way, over real sockets."""
 
 from __future__ import annotations
 
@@ -123,6 +123,16 @@ async def test_packets_from_elsewhere_are_not_even_seen(call: Call, fault: Fault
             stranger.sendto(b"\x80\x78" + dice.randbytes(size), (host, int(port)))
         await call.hears_more(20)
     assert call.dropped == {}
+    call.unharmed()
+
+
+@pytest.mark.fault(341)
+async def test_sound_that_a_member_has_not_encrypted_is_not_theirs(call: Call, fault: Fault) -> None:
+    with fault.clock(scaled=False):
+        await call.strike("forged_media", count=60)
+        await eventually(lambda: sum(call.dropped.values()) >= 60)
+        await call.hears_more()
+    assert not [frame for frame in call.sink.frames if b"forged" in frame.opus]
     call.unharmed()
 
 

@@ -81,6 +81,30 @@ async def test_a_link_that_a_fault_made_deaf_ends_and_is_opened_anew(bench: Benc
         await events.until(lambda: len(events.frames) > 5, "Ann is heard again")
 
 
+@pytest.mark.filterwarnings("ignore")
+async def test_a_fault_in_one_link_leaves_others_alone(bench: Bench, tmp_path: Path) -> None:
+    """Songbird tells of a panic, not of the link that it was in."""
+    async with open_bench(make_songbird, create(tick_s=0.01), untold=(DAVE, PACKETS, LEAVING)) as other:
+        authorities = tmp_path / "both.pem"
+        authorities.write_text(bench.voice.ca_file.read_text() + other.voice.ca_file.read_text())
+        bench.driver = other.driver = make_songbird(Timing().scaled(0.1), authorities, ("localhost", "127.0.0.1"))
+        await asyncio.gather(bench.join(ANN), other.join(ANN))
+        async with bench.link() as (link, events), other.link() as (healthy, heard):
+            await bench.encrypted(events)
+            await other.encrypted(heard)
+            bench.host.arm("malformed_rtp", count=200)
+            async with asyncio.timeout(10):
+                end = await link.wait_closed()
+            assert end.retry is Retry.REJOIN
+            await other.speak(ANN)
+            await heard.until(lambda: len(heard.frames) > 5, "Ann is heard in the other call")
+            assert not healthy.stats().tells_dave
+            ended = asyncio.ensure_future(healthy.wait_closed())
+            await asyncio.sleep(0)
+            assert not ended.done()
+            ended.cancel()
+
+
 async def test_a_resume_that_is_refused_is_mended_a_few_times(bench: Bench) -> None:
     """Songbird identifies anew by itself; a connection that breaks again and again is given up all the same."""
     await bench.join(ANN)

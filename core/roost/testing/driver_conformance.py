@@ -650,6 +650,21 @@ async def takes_no_new_credentials_in_place(bench: Bench) -> None:
         assert not await link.update(bench.credentials())
 
 
+async def hears_nobody_in_the_name_of_others(bench: Bench) -> None:
+    """What a member has not encrypted end to end is not taken for theirs, and does not disturb what is."""
+    await bench.join(ANN)
+    async with bench.link() as (link, events):
+        await bench.encrypted(events)
+        await bench.speak(ANN)
+        await events.until(lambda: len(events.frames) > 5, "Ann is heard")
+        bench.host.arm("forged_media", count=30)
+        await bench.settled(lambda: sum(link.stats().dropped.values()) >= 30, "all are dropped")
+        heard = len(events.frames)
+        await bench.speak(ANN)
+        await events.until(lambda: len(events.frames) > heard + 5, "Ann is heard again")
+        assert not [frame for frame in events.frames if b"forged" in frame.opus]
+
+
 async def keeps_count_of_damage(bench: Bench) -> None:
     """Loss and malformed datagrams raise nothing; every packet is a frame or counted under a reason."""
     await bench.join(ANN)
@@ -778,6 +793,7 @@ CHECKS: tuple[Check, ...] = (
     leaves_nothing_when_cancelled_in_a_state,
     closes_when_cancelled_again,
     takes_no_new_credentials_in_place,
+    hears_nobody_in_the_name_of_others,
     keeps_count_of_damage,
     repairs_its_encryption,
     refuses_to_lose_encryption,

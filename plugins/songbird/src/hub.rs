@@ -81,6 +81,8 @@ pub struct Received {
     pub packet: Bytes,
     pub from: usize,
     pub to: usize,
+    /// End-to-end decrypted.
+    pub encrypted: bool,
     pub pcm: Option<Vec<u8>>,
 }
 
@@ -200,6 +202,7 @@ pub struct OpusPacket {
     ssrc: u32,
     sequence: u16,
     timestamp: u32,
+    encrypted: bool,
     opus: Py<PyBytes>,
     audio: Option<Py<PyBytes>>,
 }
@@ -316,6 +319,7 @@ fn packet(py: Python<'_>, received: Received) -> PyResult<Py<OpusPacket>> {
             ssrc: received.ssrc,
             sequence: received.sequence,
             timestamp: received.timestamp,
+            encrypted: received.encrypted,
             opus: PyBytes::new(py, &received.packet[received.from..received.to]).unbind(),
             audio: received.pcm.map(|pcm| PyBytes::new(py, &pcm).unbind()),
         },

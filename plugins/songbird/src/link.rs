@@ -174,6 +174,16 @@ impl Link {
         })
     }
 
+    /// How often the receiving half has been round, 50 times a second, since the first call.
+    fn ticks(&self) -> PyResult<u64> {
+        self.with(|open| {
+            if self.ear.watch() {
+                self.listen(open, CoreEvent::VoiceTick);
+            }
+            Ok(self.ear.ticks())
+        })
+    }
+
     fn mute(&self, muted: bool) -> PyResult<()> {
         self.with(|open| {
             open.driver.mute(muted);

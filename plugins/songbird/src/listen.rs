@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -15,6 +15,11 @@ use songbird::{Event as SongbirdEvent, EventContext, EventHandler};
 use crate::decode::Speaker;
 use crate::hub::{Event, Inner, Received, TrackReport};
 use crate::link::Alive;
+
+/// What the transport's encryption adds behind a payload: tag and counter, in both modes.
+const TRANSPORT: usize = 20;
+/// The least that end-to-end encryption adds: tag, nonce, size and marker.
+const END_TO_END: usize = 12;
 
 /// Whether packets are wanted, and whether a listener for them stands. It stands to the end: Songbird 0.6.1 keeps a
 /// listener of such events also when it asks to be cancelled.
@@ -69,6 +74,8 @@ pub struct Ear {
     pub decodes: AtomicBool,
     streams: Mutex<Streams>,
     decoders: Mutex<HashMap<u32, Speaker>>,
+    watched: AtomicBool,
+    ticks: AtomicU64,
 }
 
 impl Ear {
@@ -80,7 +87,18 @@ impl Ear {
             decodes: AtomicBool::new(decodes),
             streams: Mutex::default(),
             decoders: Mutex::default(),
+            watched: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
         }
+    }
+
+    /// True when a listener must be added.
+    pub fn watch(&self) -> bool {
+        !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Acquire)
     }
 
     /// True when a listener must be added.
@@ -104,6 +122,13 @@ impl Ear {
         if to < from {
             return;
         }
+        // Songbird passes on packets that it could not decrypt, and packets in clear, as if they were genuine. What it
+        // decrypted end to end is shorter at its end by more than the transport's part and the padding.
+        let padding = match view.get_padding() {
+            0 => 0,
+            _ => whole.checked_sub(TRANSPORT + 1).map_or(0, |last| usize::from(view.payload()[last])),
+        };
+        let encrypted = data.payload_end_pad >= TRANSPORT + padding + END_TO_END;
         let ssrc = view.get_ssrc();
         let opus = &data.packet[from..to];
         let pcm = if self.decodes.load(Ordering::Acquire) { self.decode(ssrc, opus) } else { None };
@@ -116,6 +141,7 @@ impl Ear {
             packet: data.packet.clone(),
             from,
             to,
+            encrypted,
             pcm,
         };
         self.hub.packet(self.driver, received);
@@ -152,6 +178,10 @@ impl EventHandler for Listener {
                 if ear.wants_packets() {
                     ear.rtp(data);
                 }
+                return None;
+            }
+            EventContext::VoiceTick(_) => {
+                ear.ticks.fetch_add(1, Ordering::AcqRel);
                 return None;
             }
             EventContext::SpeakingStateUpdate(speaking) => {

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import songbird
 from roost.audio import (
@@ -46,15 +46,28 @@ _FAILURES = {
 }
 """By the kind of a failure."""
 _NOBODY = "Connection refused"
+_SILENCE = b"\xf8\xff\xfe"
+"""Discord's clients send it unencrypted, also where all else is encrypted end to end."""
+PANIC_LOOK_S = 0.5
+"""From a fault in Songbird to the look which link it was in: each that lives gives 25 signs of life."""
 
 
 class SongbirdLink:
     """See `roost.audio.VoiceLink`. Opened and closed by `SongbirdDriver.open`."""
 
     def __init__(
-        self, driver: songbird.Driver, cred: Credentials, events: LinkEvents, mode: str, timing: Timing
+        self,
+        driver: songbird.Driver,
+        cred: Credentials,
+        events: LinkEvents,
+        mode: str,
+        timing: Timing,
+        *,
+        on_panic: Callable[[songbird.Panic], None],
     ) -> None:
         self._driver = driver
+        self.panicked = on_panic
+        """Called for a fault in Songbird: nobody knows in which link."""
         self._cred = cred
         self._events = events
         self._mode = mode
@@ -96,6 +109,7 @@ class SongbirdLink:
             dropped=dict(self._dropped),
             lost=self._lost,
             packets_sent=self._taken,
+            tells_dave=False,
             resumes=self._resumes,
             mode=self._mode,
             send_dropped=self._refused,
@@ -123,6 +137,11 @@ class SongbirdLink:
             # A packet that comes early passes at once: those before it, if they still come, are late.
             tracker = SequenceTracker(hold_s=0.0)
             self._streams[packet.ssrc] = user_id, tracker
+        opus = bytes(packet.opus)
+        if not packet.encrypted and not self._cred.stage and opus != _SILENCE:
+            # Before its number counts: Songbird passes on what anybody may have sent.
+            self._dropped["unencrypted"] += 1
+            return
         lost_before = tracker.lost
         refusal = tracker.refusal(packet.sequence)
         if refusal is not None:
@@ -130,7 +149,6 @@ class SongbirdLink:
                 self._dropped[refusal] += 1
                 return
             tracker.restart(packet.sequence)
-        opus = bytes(packet.opus)
         samples = packet_samples(opus)
         if not samples:
             self._dropped["opus"] += 1
@@ -167,8 +185,16 @@ class SongbirdLink:
             again = data.kind is songbird.DisconnectKind.Reconnect
             self.end(decision.end_after_resume(data.code) if again or decision.resume else decision.end(data.code))
 
-    def panicked(self, panic: songbird.Panic) -> None:
-        """A fault in Songbird: nobody knows in which link, and the one it was in is deaf from now on."""
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.done()
+
+    def ticks(self) -> int:
+        """See `songbird.Driver.ticks`."""
+        return self._driver.ticks()
+
+    def died(self, panic: songbird.Panic) -> None:
+        """A fault in Songbird was in this link, or nobody knows in which: it may be deaf from now on."""
         _log.error("guild %d: Songbird failed at %s, so the link is opened anew", self._cred.guild_id, panic.place)
         self.end(LinkEnd(None, "The voice library failed, so the connection is made anew.", Retry.REJOIN))
 
@@ -207,13 +233,19 @@ class SongbirdDriver:
             retry_limit=1,
         )
         self._closing = Scope("voice.songbird.closing")
+        self._links: set[SongbirdLink] = set()
+        """Those that were opened."""
+        self._unopened = 0
+        """Connects that Songbird gave up without a close code, as it does when a fault in it ends one."""
+        self._panic_noted = False
 
     @contextlib.asynccontextmanager
     async def open(self, cred: Credentials, events: LinkEvents) -> AsyncIterator[SongbirdLink]:
         """See `roost.audio.VoiceDriver.open`."""
         address = check_address(cred.server_address, self.settings.allowed_hosts)
         driver = await songbird.Driver.create(dataclasses.replace(self._config))
-        link = SongbirdLink(driver, cred, events, self._config.crypto_mode.value, self.settings.timing)
+        mode = self._config.crypto_mode.value
+        link = SongbirdLink(driver, cred, events, mode, self.settings.timing, on_panic=self._panicked)
         driver.on_packets = link.packets
         for event, listener in (
             (songbird.Event.SpeakingStateUpdate, link.spoke),
@@ -229,11 +261,39 @@ class SongbirdDriver:
                 await driver.connect(cred.token, address, cred.session_id, cred.guild_id, cred.channel_id, cred.user_id)
             except songbird.ConnectError as error:
                 _log.info("guild %d: no voice connection: %s", cred.guild_id, error)
+                self._unopened += error.code is None
                 raise _failed(error) from LinkClosed(_end_of(error))
+            self._links.add(link)
             events.state("live")
             yield link
         finally:
+            self._links.discard(link)
             await self._close(driver, link)
+
+    def _panicked(self, panic: songbird.Panic) -> None:
+        """A task of Songbird died of a fault: every link is told at once, and one of them is concerned."""
+        if self._panic_noted:
+            return
+        self._panic_noted = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._next_panic)
+        before = {link: link.ticks() for link in self._links if not link.has_ended}
+        loop.call_later(PANIC_LOOK_S, self._look_for_the_dead, panic, before, self._unopened)
+
+    def _next_panic(self) -> None:
+        self._panic_noted = False
+
+    def _look_for_the_dead(self, panic: songbird.Panic, before: dict[SongbirdLink, int], unopened: int) -> None:
+        """End the link whose receiving half died, or all where none did and no connect either.
+
+        One server whose voice server or network provokes faults must not end the calls of others.
+        """
+        living = {link: ticks for link, ticks in before.items() if not link.has_ended}
+        dead = [link for link, ticks in living.items() if link.ticks() == ticks]
+        if not dead and (len(living) < len(before) or self._unopened != unopened):
+            return  # it ended by itself
+        for link in dead or living:
+            link.died(panic)
 
     async def _close(self, driver: songbird.Driver, link: SongbirdLink) -> None:
         """Leave to the end, whatever cancels us meanwhile; `leave` bounds itself."""

@@ -200,6 +200,13 @@ class Driver:
         """Frames of `send_opus` that wait, and those that Songbird took since the driver was opened."""
         return (0, 0) if self._link is None else self._link.opus_stats()
 
+    def ticks(self) -> int:
+        """How often the receiving half has been round, 50 times a second, since the first call; 0 once it was left.
+
+        It stands still once that half has died.
+        """
+        return 0 if self._link is None else self._link.ticks()
+
     # -- settings and events ------------------------------------------------------------------------------------------
 
     async def set_config(self, config: Config) -> None:

@@ -35,6 +35,8 @@ ACTIVE = {
     "downgrade_dave": "op 21 takes the channel down to DAVE version 0",
     "udp_loss": "datagrams are lost in both directions; params: percent (10), seconds (0: for good), seed, user_id",
     "malformed_rtp": "damaged RTP, RTCP and random datagrams arrive; params: count (20), seed, user_id",
+    "forged_media": "packets in the name of the others arrive that nobody has encrypted, or only for the transport; "
+    "params: count (30), user_id",
     "malformed_messages": "JSON and binary messages that mean nothing arrive; params: count (20), seed, user_id",
     "garbled_frame": "a text frame that is no UTF-8 arrives, which ends the connection; params: user_id",
     "renumber": "the numbers of a member's packets jump, their clock goes on; params: by (-1400), user_id: who speaks",
@@ -67,6 +69,7 @@ PARAMS: dict[str, dict[str, Param]] = {
     "reset_tcp": {"user_id": _ID},
     "udp_loss": {"percent": Param(float, 0, 100), "seconds": Param(float, 0, 86_400), "seed": _SEED, "user_id": _ID},
     "malformed_rtp": {"count": _COUNT, "seed": _SEED, "user_id": _ID},
+    "forged_media": {"count": _COUNT, "user_id": _ID},
     "malformed_messages": {"count": _COUNT, "seed": _SEED, "user_id": _ID},
     "garbled_frame": {"user_id": _ID},
     "renumber": {"by": Param(int, -65_535, 65_535), "user_id": _ID},

@@ -14,6 +14,8 @@ from roost_voice.sim.settings import VoiceSettings
 Address = tuple[str, int]
 Sendto = Callable[[bytes, Address], None]
 SILENCE = b"\xf8\xff\xfe"
+FORGED = b"\xf8forged in the name of somebody else"
+"""A valid Opus packet."""
 _KEEPALIVE_BYTES = (4, 8)
 """Clients differ: 8 bytes in most, 4 (the ssrc) in some."""
 
@@ -184,6 +186,23 @@ class MediaRelay:
         for number, ssrc in enumerate(streams):
             sealed = rtp.seal(rtp.Packet(ssrc, 1, 960, SILENCE), session.sealer)
             self._delayed.append((now + 0.2 + number / 4000, sealed, session.address))
+
+    def pretend(self, session: Session, count: int) -> None:
+        """Send a session's client packets of the others' streams, none of which they have encrypted.
+
+        In turn: without any key, as somebody on the way can; with the transport's key alone, as the voice server can;
+        the same with padding, which makes them as long as if they were encrypted.
+        """
+        found = self._find(session.ssrc)
+        if session.address is None or session.sealer is None or found is None:
+            return
+        for other in found[1].others(session):
+            for number in range(count):
+                padding = 15 if number % 3 == 2 else 0
+                packet = rtp.Packet(other.ssrc, 30_000 + number, 960 * number, FORGED, padding=padding)
+                sealed = rtp.seal(packet, session.sealer)
+                keyless = sealed[:12] + FORGED + bytes(20)
+                self.sendto(sealed if number % 3 else keyless, session.address)
 
     def malform(self, session: Session, count: int, seed: int) -> None:
         """Send a session's client datagrams that are wrong in every way a parser may trip over."""

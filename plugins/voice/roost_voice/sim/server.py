@@ -577,6 +577,9 @@ class VoiceServer:
     def _fault_malformed_rtp(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         self.media.malform(session, min(fault.integer("count", 20), 10_000), fault.integer("seed", 1))
 
+    def _fault_forged_media(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
+        self.media.pretend(session, fault.integer("count", 30))
+
     def _fault_malformed_messages(self, fault: faults.ActiveFault, session: Session, now: float) -> None:
         if session.pipe is not None:
             count = min(fault.integer("count", 20), 900)
