@@ -1276,6 +1276,14 @@ MUTATIONS = [
         "        if task.cancelled() and not task.done():\n            raise StoreError(",
         ("tests/core/store/test_operations.py::test_operation_that_something_else_cancels_fails_alone",),
     ),
+    Mutation(
+        "r3",
+        "a hook that is left behind in the store has failed",
+        "core/roost/blocking.py",
+        "                    cancellation.raise_if_asked(trace)\n",
+        "                    cancellation.raise_if_asked()\n",
+        ("tests/core/test_blame.py",),
+    ),
 ]
 
 

@@ -103,10 +103,14 @@ class _Cancellation:
         if not self._asked:
             self._drop()
 
-    def raise_if_asked(self) -> None:
-        """Raises the cancellation that somebody still wants."""
+    def raise_if_asked(self, trace: types.TracebackType | None = None) -> None:
+        """Raises the cancellation that somebody still wants.
+
+        Args:
+            trace: Where the coroutine was left behind.
+        """
         if self._error is not None and self._asked:
-            raise self._error
+            raise self._error if trace is None else self._error.with_traceback(trace)
 
     def end(self) -> None:
         """The coroutine is over, or is left behind with all that it has called."""
@@ -137,6 +141,24 @@ class _Cancellation:
 
 _innermost: dict[asyncio.Task[Any], _Cancellation] = {}
 """Of each task that is in a coroutine of a plugin."""
+
+
+def _waits_in(coro: object) -> types.TracebackType | None:
+    """Where a coroutine waits, as the traceback of an error that was raised there."""
+    frames: list[types.FrameType] = []
+    while True:
+        frame: types.FrameType | None = None
+        if isinstance(coro, types.CoroutineType):
+            frame, coro = coro.cr_frame, coro.cr_await
+        elif isinstance(coro, types.GeneratorType):
+            frame, coro = coro.gi_frame, coro.gi_yieldfrom
+        if frame is None:
+            break
+        frames.append(frame)
+    trace = None
+    for frame in reversed(frames):
+        trace = types.TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
+    return trace
 
 
 def _leave_behind(coro: Coroutine[Any, Any, Any]) -> None:
@@ -245,10 +267,12 @@ class Guard:
                 except BaseException as thrown:  # noqa: BLE001 - handed into the coroutine, cancellation too
                     error = thrown
                 if error is not None and cancellation.is_overdue(error):
+                    # It tells who is to blame, and is gone once the coroutine is closed.
+                    trace = _waits_in(coro)
                     with self.inside(limit_s):
                         _leave_behind(coro)
-                    cancellation.raise_if_asked()
-                    raise TimeoutError  # of the coroutine's own making
+                    cancellation.raise_if_asked(trace)
+                    raise TimeoutError().with_traceback(trace)  # of the coroutine's own making
         finally:
             cancellation.end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import hikari
@@ -10,9 +11,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from roost.blocking import BlockedError
+from roost.blocking import BlockedError, Guard
+from roost.dispatch import where
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.plugins.blame import EXCUSES, Blame, blame
+from roost.store import documents
 from roost.strays import StrayError
 
 pytestmark = pytest.mark.unit
@@ -103,3 +106,21 @@ async def test_a_deadline_that_passes_while_discord_is_waited_for_is_discords() 
         async with asyncio.timeout(0.01):
             await asyncio.Event().wait()
     assert blame(caught.value) is Blame.PLUGIN
+
+
+async def outlasts() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+
+
+@pytest.mark.parametrize(("file", "whose"), [(__file__, Blame.PLUGIN), (documents.__file__, Blame.STORE)])
+async def test_hook_that_is_left_behind_is_blamed_by_what_it_waits_for(file: str, whose: Blame) -> None:
+    """The store lets no statement be interrupted, so a hook that waits for it outlasts its cancellation."""
+    made: dict[str, Any] = {"outlasts": outlasts}
+    exec(compile("async def hook(): await outlasts()", file, "exec"), made)
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.01):
+            await Guard().stepped(made["hook"]())
+    assert blame(caught.value) is whose
+    assert where(caught.value).startswith(f"{__file__}:")
