@@ -1284,6 +1284,14 @@ MUTATIONS = [
         "                    cancellation.raise_if_asked()\n",
         ("tests/core/test_blame.py",),
     ),
+    Mutation(
+        "r3",
+        "a bot takes its own lost session for another process",
+        "core/roost/store/holding.py",
+        "            if not opening and found == self._holder:\n",
+        "            if False:\n",
+        ("tests/core/store/test_holding.py::test_lock_that_the_server_still_gives_to_a_lost_session_is_taken_anew",),
+    ),
 ]
 
 

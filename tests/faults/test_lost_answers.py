@@ -1,4 +1,4 @@
-"""Rows 335 and 336: a database that does more than it answers, or takes nothing."""
+"""Rows 335 to 337: a database that does more than it answers, or takes nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from fault_report import Fault
-from pg_server import Server, cut_connections
+from pg_server import HOLDS_LOCK, Server, cut_connections
 
+from roost import app
 from roost.store import database
 from roost.testing.kit import running_bot
 from roost_stt import plugin
@@ -65,3 +66,28 @@ async def test_replies_say_what_holds_while_the_database_takes_nothing(
             ):
                 with fault.clock(scaled=False):
                     assert reply in (await bot.slash(f"/transcribe {command}", wait_s=20)).content
+
+
+@pytest.mark.sim
+@pytest.mark.fault(337)
+async def test_bot_outlasts_connections_that_the_network_forgets(
+    tmp_path: Path, postgres: Server, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "HOLD_LOOK_S", 0.05)
+    caplog.set_level("INFO")
+
+    async def logged(words: str) -> None:
+        async with asyncio.timeout(10):
+            while words not in caplog.text:
+                await asyncio.sleep(0.01)
+
+    name = postgres.new_database()
+    settings = {"store.url": postgres.url(name)}
+    with cut_connections() as cut:
+        async with running_bot(data_dir=tmp_path, guilds=1, settings=settings) as bot:
+            with postgres.silent(name, HOLDS_LOCK):
+                cut()
+                await logged("has not ended an earlier session of this process")
+            with fault.clock(scaled=False):
+                await logged("is held again")
+            assert "You agreed" in (await bot.slash("/privacy opt-in")).content

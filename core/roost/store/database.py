@@ -18,6 +18,7 @@ import sqlite3
 import stat
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -165,6 +166,10 @@ class Database:
         self._doubtful: set[int] = set()
         """Server processes of PostgreSQL that were told to commit and did not answer."""
         self._settling = asyncio.Lock()
+        self._pooled: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Connections of the driver that the pool has made. PostgreSQL only."""
+        if not self.is_sqlite:
+            sa.event.listen(engine.sync_engine, "connect", self._note_connection)
         self._held: int | None = None
 
     @property
@@ -274,6 +279,14 @@ class Database:
                 if writer is not None:
                     self._doubtful.add(writer)
                 raise
+
+    def _note_connection(self, connection: Any, _record: Any) -> None:
+        self._pooled.add(connection.driver_connection)
+
+    def break_connections(self) -> None:
+        """Break all connections of the pool; statements under way fail. PostgreSQL only."""
+        for connection in tuple(self._pooled):
+            connection.terminate()
 
     async def settle(self, *, opening: bool = False) -> None:
         """Wait until all transactions that write are over, those of earlier processes too. PostgreSQL only.
@@ -615,7 +628,7 @@ def _postgresql(url: sa.URL) -> AsyncEngine:
         hide_parameters=True,
         pool_pre_ping=True,
         pool_timeout=POOL_S,
-        connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
+        connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S, "server_settings": KEEP_ALIVES},
     )
     sa.event.listen(engine.sync_engine, "connect", _tune_postgresql)
     return engine

@@ -42,6 +42,8 @@ class StoreHold:
         self._holder = holder
         self._lock_file: LockFile | None = None
         self._session: AsyncConnection | None = None
+        self._silent = False
+        """Whether the server did not answer on the session that holds the lock."""
         self._told = False
 
     @property
@@ -64,14 +66,17 @@ class StoreHold:
                     _log.info("%s is held again", self._what)
                 else:
                     await self._check_same()
-            self._told = False
+            self._told = self._silent = False
         except (HeldError, ConfigError) as error:
             return str(error)
         except StoreError as error:
             if error.cause is StoreCause.GONE:
                 return f"{self._what} vanished while the bot ran; put it back, or start with an empty one"
             self._doubt(error)
-        except (ResourceError, TimeoutError) as error:
+        except TimeoutError as error:
+            self._silent = True
+            self._doubt(error)
+        except ResourceError as error:
             self._doubt(error)
         return ""
 
@@ -144,6 +149,10 @@ class StoreHold:
         with translated(opening=self._database.engine.url if opening else None):
             session = self._session = await self._database.session()
             taken = (await session.execute(sa.select(sa.func.pg_try_advisory_lock(number)))).scalar()
+        if self._silent:
+            # The server answers on new connections, as another one does that has taken its place.
+            self._silent = False
+            self._database.break_connections()
         if not taken:
             await self._drop()
             row = None
@@ -151,6 +160,8 @@ class StoreHold:
                 if await _has(connection, tables.holder):
                     row = (await connection.execute(sa.select(tables.holder))).mappings().first()
             found = Holder(row["pid"], row["host"], row["since_s"], row["bot_id"]) if row is not None else None
+            if not opening and found == self._holder:
+                raise StoreError("the server has not ended an earlier session of this process yet", retryable=True)
             raise in_use(self._what, found, self._holder.bot_id, ANOTHER_DATABASE)
         if opening:
             await self._database.settle(opening=True)

@@ -7,10 +7,11 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from sqlalchemy.pool import Pool
 
 START_S = 30
 SKIPPED = "NO POSTGRESQL SERVER HERE (apt-get install postgresql): the store is tested on SQLite alone"
+HOLDS_LOCK = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+"""Of the process that holds the database for a bot; for `Server.silent`."""
 _numbers = itertools.count(1)
 
 
@@ -90,6 +93,21 @@ class Server:
         """Whether a commit is under way."""
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
         return self.sql(f"{query} AND query LIKE 'COMMIT%'", database) != "0"
+
+    @contextmanager
+    def silent(self, database: str, where: str = "true") -> Iterator[None]:
+        """The server's processes for the connections to a database stand still; new connections work."""
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        pids = [int(pid) for pid in self.sql(f"{query} AND {where}", database).split()]
+        assert pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

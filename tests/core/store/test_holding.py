@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from pg_server import Server
+from pg_server import HOLDS_LOCK, Server, cut_connections
 
 from roost.errors import ConfigError, HeldError
 from roost.holder import Holder, Owner
-from roost.store import StoreHold, open_held_store
+from roost.store import StoreHold, holding, open_held_store
 from roost.store.database import Database, open_database
 from roost.store.holding import hold_store
 
@@ -231,3 +231,43 @@ async def test_a_server_that_is_away_takes_nothing(
 def end_sessions(postgres: Server, name: str) -> None:
     postgres.run("psql", "-h", str(postgres.folder), "-U", "roost", "postgres", "-c",
                  f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # fmt: skip
+
+
+@pytest.mark.unit
+async def test_lock_that_the_server_still_gives_to_a_lost_session_is_taken_anew(
+    tmp_path: Path, postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = postgres.new_database()
+    with cut_connections() as cut:
+        async with held(tmp_path, postgres.url(name)) as hold:
+            with postgres.silent(name, HOLDS_LOCK):
+                cut()
+                assert await hold.trouble() == ""
+                assert "has not ended an earlier session of this process" in caplog.text
+                with pytest.raises(HeldError):
+                    async with held(tmp_path, postgres.url(name), dataclasses.replace(HOLDER, pid=1)):
+                        raise AssertionError("held twice")
+            caplog.set_level("INFO")
+            async with asyncio.timeout(5):
+                while "is held again" not in caplog.text:
+                    assert await hold.trouble() == ""
+                    await asyncio.sleep(0.02)
+
+
+@pytest.mark.unit
+async def test_connections_that_went_silent_are_broken_when_new_ones_work(
+    tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every statement on them would wait until its own time-out, ten minutes."""
+    monkeypatch.setattr(holding, "ANSWER_S", 0.2)
+    name = postgres.new_database()
+    async with open_held_store(tmp_path, HOLDER, postgres.url(name)) as (store, hold):
+        notes = store.of_plugin("foo").collection("notes")
+        await notes.put("a", 1)
+        with postgres.silent(name):
+            putting = asyncio.ensure_future(notes.put("b", 2))
+            async with asyncio.timeout(10):
+                while not putting.done():
+                    assert await hold.trouble() == ""
+                    await asyncio.sleep(0.02)
+            await putting
