@@ -635,6 +635,7 @@ class Session:
             self.capture_state = CAPTURE_NOTICE
         self._facts_told = self.facts
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
+        self._notice.add_done_callback(self._notice_over)
 
     async def _post(self) -> None:
         here = self._here = set(self.humans)
@@ -645,17 +646,27 @@ class Session:
         if self.closed or self._ending:
             return
         if not stands:
-            self.capture_state = CAPTURE_FAILED
-            self._failures += 1
-            self._retry = self._scope.spawn(self._post_again(), f"notice again {self.id[:8]}")
-            if self._failures == (1 if self._moved else TOLD_AFTER) and self._say_no_notice is not None:
-                self._failure = self._scope.spawn(self._say_no_notice(self), f"no notice {self.id[:8]}")
+            self._notice_failed()
             return
         self.capture_state, self._failures = CAPTURE_ON, 0
         self._moved = False
         self._inform(here)
         self._seek_late()
         self._tell_deafness()
+
+    def _notice_over(self, task: asyncio.Task[None]) -> None:
+        """A notice that something else than this session has cancelled has failed."""
+        if self._notice is task:
+            self._notice = None
+            if not (self.closed or self._ending or self._scope.closed):
+                self._notice_failed()
+
+    def _notice_failed(self) -> None:
+        self.capture_state = CAPTURE_FAILED
+        self._failures += 1
+        self._retry = self._scope.spawn(self._post_again(), f"notice again {self.id[:8]}")
+        if self._failures == (1 if self._moved else TOLD_AFTER) and self._say_no_notice is not None:
+            self._failure = self._scope.spawn(self._say_no_notice(self), f"no notice {self.id[:8]}")
 
     async def _post_again(self) -> None:
         """Try a notice that failed once more after a while; `capturing` does so at once."""

@@ -32,6 +32,7 @@ def frame(user_id: int) -> AudioFrame:
 
 class Bench:
     def __init__(self, scope: Scope, mode: str = "opt-in") -> None:
+        self.scope = scope
         self.consent = MemoryConsent(mode)
         self.hooks = Dispatcher(lambda: ["plugin"], lambda _plugin, _guild: True)
         self.notices: list[int] = []
@@ -217,6 +218,20 @@ async def test_capturing_waits_for_the_notice_that_takes_another_ones_place(benc
     bench.may_post.set()
     assert await asked
     assert bench.notices == [OTHER]
+
+
+async def test_a_notice_that_something_else_cancels_has_failed(bench: Bench) -> None:
+    bench.may_post.clear()
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+    asked = asyncio.create_task(bench.session.capturing())
+    await settle()
+    for task in bench.scope.tasks:
+        task.cancel()
+    assert not await asyncio.wait_for(asked, 1.0)
+    assert bench.session.capture_state == "failed"
+    bench.may_post.set()
+    assert await asyncio.wait_for(bench.session.capturing(), 1.0)
+    assert bench.notices == [CHANNEL]
 
 
 @pytest.mark.parametrize("how", ["detach", "close", "stop_capture"])
