@@ -62,7 +62,9 @@ _LOOK_S = 0.1
 START_S = POOL_S + CONNECT_S
 """The longest beginning: a free connection, and a new one if its server has forgotten it."""
 UNDO_S = 10.0
-"""How long a connection may take to undo its work, and an operation of a plugin to end with the store."""
+"""How long a connection may take to undo its work."""
+ENDED_S = 2.0
+"""How long the store waits at its end for operations of plugins; a locked SQLite holds them up for longer."""
 TURNS = 4
 """Reads and writes of one plugin at a time."""
 TURN_S = 30.0
@@ -421,8 +423,8 @@ class Operations:
         return task.result()
 
     async def aclose(self) -> None:
-        """Undo the operations that are under way; idempotent. Those that take longer than `UNDO_S` are logged."""
-        if left := await self._scope.aclose(UNDO_S):
+        """Undo the operations that are under way; idempotent. Those that take longer than `ENDED_S` are logged."""
+        if left := await self._scope.aclose(ENDED_S):
             _log.warning("%d operations of plugins are still under way at the end", len(left))
 
 
