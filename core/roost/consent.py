@@ -19,7 +19,7 @@ from roost.file_errors import explain
 from roost.holder import cannot_use
 from roost.scopes import Scope, finished
 from roost.store import Store
-from roost.store.decisions import Decisions, FileBatch, FileResult, Key, Outcome, Stamp, Word, Write
+from roost.store.decisions import NO_GUILD, Decisions, FileBatch, FileResult, Key, Outcome, Stamp, Word, Write
 from roost.store.withdrawals import WithdrawalFile, open_withdrawals
 from roost.strays import taming
 
@@ -471,7 +471,7 @@ async def open_consent(store: Store, mode: Mode, data_dir: Path) -> AsyncIterato
     found = await store.consents()
     file = open_withdrawals(data_dir)
     try:
-        stored, complete = await _checked(store, file, found)
+        stored, complete = await _checked(store, file, await _without_forgotten(store, file, found))
     except BaseException:
         file.close()
         raise
@@ -529,6 +529,15 @@ async def _checked(store: Store, file: WithdrawalFile, stored: Decided) -> tuple
     except OSError as error:
         raise cannot_use(file.path, error, f"the data folder {file.path.parent}") from None
     return stored, complete
+
+
+async def _without_forgotten(store: Store, file: WithdrawalFile, stored: Decided) -> Decided:
+    """Delete agreements of users who were forgotten while another database was in use; what is left."""
+    forgotten = {user_id for _, (guild_id, user_id), _ in file.records() if guild_id == NO_GUILD}
+    gone = {key: None for key, word in stored.items() if key[1] in forgotten and word is not False}
+    if gone:
+        await store.set_consents(gone)
+    return {key: word for key, word in stored.items() if key not in gone}
 
 
 async def _without_agreements(store: Store, stamp: Stamp, stored: Decided) -> Decided:

@@ -28,6 +28,9 @@ Key = tuple[int, int]
 Word = str | bool | None
 """An agreement, which is the name of what it covers; False for refused, None for undecided."""
 
+NO_GUILD = 0
+"""In the key of a user who is forgotten everywhere: another database may have agreements that this one does not."""
+
 RACE_MS = 15 * 60_000
 """How much earlier than a member's last press another one may still arrive: Discord's interactions live as long."""
 
@@ -247,7 +250,7 @@ class Decisions:
         Returns:
             The number of each withdrawal, and the guilds in which a refusal stays.
         """
-        keys = {*self.held, *self._asked, *self._unstored, *self._kept}
+        keys = {key for key in (*self.held, *self._asked, *self._unstored, *self._kept) if key[0] != NO_GUILD}
         numbers: dict[Key, int] = {}
         kept: list[int] = []
         for key in sorted(key for key in keys if key[1] == user_id):
@@ -258,6 +261,8 @@ class Decisions:
                     numbers[key] = self._withdraw(key, False, _Kind.REFUSAL)
                 continue
             numbers[key] = self._withdraw(key, None, _Kind.WITHDRAWAL)
+        nowhere = (NO_GUILD, user_id)
+        numbers[nowhere] = self._withdraw(nowhere, None, _Kind.WITHDRAWAL)
         return numbers, tuple(kept)
 
     def give_up(self, number: int) -> None:

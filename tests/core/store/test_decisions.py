@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from withdrawal_disk import LossyDisk, stopping_after
 
-from roost.store.decisions import Decisions, FileBatch, FileResult, Key, Outcome, Record, Word, Write
+from roost.store.decisions import NO_GUILD, Decisions, FileBatch, FileResult, Key, Outcome, Record, Word, Write
 
 pytestmark = pytest.mark.unit
 
@@ -187,7 +187,8 @@ def test_withdrawal_that_the_store_refuses_is_in_the_file_before_that_is_said() 
     assert not decisions.is_safe
     kept(decisions)
     assert decisions.is_safe
-    assert decisions.take_outcomes() == [(numbers[ADA], Outcome.FAILED)]
+    assert dict(decisions.take_outcomes()) == dict.fromkeys(numbers.values(), Outcome.FAILED)
+    assert numbers.keys() == {ADA, (NO_GUILD, 10)}
 
 
 def test_forgetting_ends_an_agreement_and_writes_the_refusal_that_stays() -> None:
@@ -199,7 +200,7 @@ def test_forgetting_ends_an_agreement_and_writes_the_refusal_that_stays() -> Non
     decisions.store_done()
     kept(decisions)
     assert (numbers[ADA], Outcome.KEPT) in decisions.take_outcomes()
-    assert stored(decisions) == {ADA: False}
+    assert stored(decisions) == {ADA: False, (NO_GUILD, 10): None}
 
 
 def test_forgetting_keeps_refusals_only_when_asked_to() -> None:
@@ -211,7 +212,7 @@ def test_forgetting_keeps_refusals_only_when_asked_to() -> None:
         kept(decisions)
         assert decisions.take_outcomes() == [], "it is over when the store has it"
         stored(decisions)
-        assert decisions.take_outcomes() == [(number, Outcome.KEPT) for number in numbers.values()]
+        assert dict(decisions.take_outcomes()) == dict.fromkeys(numbers.values(), Outcome.KEPT)
 
 
 def test_refusals_beyond_the_slots_leave_a_mark_until_the_store_has_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pg_server import Server
 from sqlalchemy.engine import make_url
 from test_consent import in_file, on_disk, opened, until
 
+from roost import consent as consent_module
 from roost import store as store_module
 from roost.consent import Mode, StoredConsent, open_consent
 from roost.errors import StoreError
@@ -93,6 +95,31 @@ async def test_refusal_that_another_database_took_is_missing_in_the_first(
     async with opened(tmp_path, url) as (consent, _):
         assert held(consent) == {ADA: None, BEN: None, CLEO: None, DAN: None}
     assert await on_disk(tmp_path, url) == {}
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_user_who_was_forgotten_in_one_copy_does_not_count_as_agreed_in_another(
+    tmp_path: Path, copy: Copy, away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consent_module, "DRAINED_S", 0.1)
+    async with opened(tmp_path) as (consent, _):
+        await decided(consent, cleo=False)
+    other = copy(None)
+    async with opened(tmp_path) as (consent, _):
+        await decided(consent, ada=True, ben=True)
+    async with opened(tmp_path, other) as (consent, store):
+
+        async def fails(_decisions: object, _stamp: object) -> None:
+            raise StoreError("away")
+
+        if away:
+            monkeypatch.setattr(store, "set_consents", fails)
+        with pytest.raises(StoreError) if away else contextlib.nullcontext():
+            await consent.forget(ADA[1])
+    async with opened(tmp_path) as (consent, _):
+        # While the forgetting is in the local file alone, nobody else has to be asked anew.
+        assert held(consent) == {ADA: None, BEN: True if away else None, CLEO: False, DAN: None}
+    assert await on_disk(tmp_path) == ({BEN: "", CLEO: False} if away else {CLEO: False})
 
 
 async def test_newer_database_that_is_put_back_is_still_good(tmp_path: Path, copy: Copy) -> None:
