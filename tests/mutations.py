@@ -1292,6 +1292,14 @@ MUTATIONS = [
         "            if False:\n",
         ("tests/core/store/test_holding.py::test_lock_that_the_server_still_gives_to_a_lost_session_is_taken_anew",),
     ),
+    Mutation(
+        "L6",
+        "an unload of voice forgets the leaves that were lost",
+        VOICE + "plugin.py",
+        "            left = [] if self._followed else await",
+        "            left = [] if manager else await",
+        ("tests/faults/test_endings.py::test_a_leave_that_is_lost_at_the_unload_is_sent_again",),
+    ),
 ]
 
 

@@ -508,6 +508,9 @@ ROWS: tuple[Row, ...] = (
         "Nothing; captions that not everybody may read can be refused until the members are known."),
     Row(341, 3, "somebody on the way, or the voice server, sends sound in a member's name that this member has not encrypted",
         "drops it before it counts for anything, with either driver; stages, which are not encrypted, excepted", NOTHING),
+    Row(342, 6, "the leave is lost when the voice plugin is unloaded, or the main gateway is down then",
+        "leaves again for 2.4 s; the reply of `/bot plugins unload` says where Discord still shows the bot",
+        "The bot leaves, or the owner reads that voice has to be loaded again to end it."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

@@ -15,6 +15,7 @@ import pytest
 from context import Rig, eventually
 from fault_report import Fault
 
+from roost.errors import PluginError
 from roost_voice.moves import Told
 
 pytestmark = pytest.mark.sim
@@ -61,3 +62,27 @@ async def test_without_descriptors_the_join_fails_and_nothing_stays(rig: Rig, fa
     assert (await rig.join(0)).told is Told.JOINED
     await rig.leave()
     await eventually(lambda: rig.place is None)
+
+
+@pytest.mark.fault(342)
+async def test_a_leave_that_is_lost_at_the_unload_is_sent_again(rig: Rig, fault: Fault) -> None:
+    assert (await rig.join(0)).told is Told.JOINED
+    rig.sim.faults.arm("drop_op4", rig.guild_id, {}, 1)
+    with fault.clock(scaled=False):
+        await rig.plugin.on_unload(rig.ctx, "disable")  # type: ignore[arg-type]
+        await rig.ctx.close()
+        assert rig.place is None
+
+
+@pytest.mark.fault(342)
+async def test_an_unload_says_where_discord_still_shows_the_bot(rig: Rig, fault: Fault) -> None:
+    assert (await rig.join(0)).told is Told.JOINED
+    manager, armed = rig.manager, rig.sim.faults.arm("drop_op4", rig.guild_id, {}, 100)
+    with fault.clock(scaled=False):
+        await rig.plugin.on_unload(rig.ctx, "disable")  # type: ignore[arg-type]
+        with pytest.raises(PluginError, match="a voice channel of 1 server"):
+            await rig.ctx.close()
+    assert rig.place is not None
+    await rig.ctx.close()
+    rig.sim.faults.disarm(armed.id)
+    assert await manager.leave_for_good(3.0) == []

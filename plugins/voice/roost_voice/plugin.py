@@ -17,6 +17,7 @@ from roost.entrypoints import installed_points
 from roost.errors import PluginError
 from roost.errortext import error_line, repr_of
 from roost.hooks import Meta, Report, SwitchCause, hookimpl
+from roost.i18n import counted
 from roost_voice.chosen_driver import ChosenDriver
 from roost_voice.commands import voice_loader
 from roost_voice.config import DRIVERS, NATIVE, VoiceConfig
@@ -32,6 +33,8 @@ NAME = "voice"
 PAUSED = "voice failed too often in this server and is paused"
 SWITCHED_OFF = "voice was switched off in this server"
 UNLOAD_S = 2.4
+LAST_LEAVES_S = 2.4
+"""The same again, where Discord has confirmed a leave only by then and no other version of voice follows."""
 """How long sessions that still stand at unload may take to end."""
 
 NEEDED_INTENTS = {
@@ -73,6 +76,8 @@ class VoicePlugin:
         self._bot: hikari.GatewayBot | None = None
         self._signalling: Signalling | None = None
         self._drivers: dict[str, VoiceDriver] = {}
+        self._followed = True
+        """Another version of voice follows, or the gateway session ends: either ends what Discord still shows."""
 
     @hookimpl
     def plugin_meta(self) -> Meta:
@@ -118,6 +123,7 @@ class VoicePlugin:
     async def on_unload(self, ctx: PluginContext, reason: str) -> None:
         """Ends whatever still stands: nothing when `on_stopping` came before."""
         manager = self.manager
+        self._followed = reason in ("reload", "shutdown")
         if manager is None or manager.is_stopping():
             return
         deadline = asyncio.get_running_loop().time() + UNLOAD_S
@@ -131,6 +137,14 @@ class VoicePlugin:
             stuck = await manager.aclose()
             if stuck:
                 raise PluginError(f"tasks ignored their cancellation: {', '.join(stuck)}", plugin=NAME)
+            left = [] if self._followed else await manager.leave_for_good(LAST_LEAVES_S)
+            if left:
+                places = counted(len(left), "server")
+                raise PluginError(
+                    f"Discord still shows the bot in a voice channel of {places}: it has not confirmed that the bot "
+                    "left; load voice again to end that",
+                    plugin=NAME,
+                )
 
     @hookimpl
     async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("roost.voice")
 
+AGAIN_S = 1.0
+"""Between two leaves of a guild."""
 ANSWER_S = 120.0
 """A backstop: every state of an actor has a deadline of its own, so its answer comes long before."""
 
@@ -481,6 +483,32 @@ class SessionManager:
         """
         self._stopping = True
         return await self._scope.aclose()
+
+    async def leave_for_good(self, limit_s: float) -> list[int]:
+        """After `aclose`: send the leaves again that Discord has not confirmed, for nobody will later.
+
+        Returns:
+            Guilds in which Discord shows the bot still, after `limit_s` seconds.
+        """
+        claimed = list(self._host.journal.claims)
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while left := [guild_id for guild_id in claimed if self._is_shown(guild_id)]:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    for guild_id in left:
+                        with contextlib.suppress(hikari.ComponentStateConflictError, hikari.GatewayError, OSError):
+                            await self._bot.update_voice_state(guild_id, None)
+                    await asyncio.sleep(AGAIN_S)
+            except TimeoutError:
+                break
+        for guild_id in set(claimed) - set(left):
+            with contextlib.suppress(OSError):  # then the next process finds that there is nothing to end
+                self._host.journal.remove(guild_id)
+        return left
+
+    def _is_shown(self, guild_id: int) -> bool:
+        state = self._bot.cache.get_voice_state(guild_id, self._host.user_id)
+        return state is not None and state.channel_id is not None
 
     # Own bookkeeping ------------------------------------------------------------------------------------------------
 
