@@ -1300,6 +1300,14 @@ MUTATIONS = [
         "            left = [] if manager else await",
         ("tests/faults/test_endings.py::test_a_leave_that_is_lost_at_the_unload_is_sent_again",),
     ),
+    Mutation(
+        "hearing",
+        "a caption is sent at its turn although it may not be shown any more",
+        STT + "captioner.py",
+        "            is_held = self.held and bool(speakers)\n",
+        "            is_held = False\n",
+        ("tests/stt/test_captions_kept.py::test_words_are_not_sent_if_they_may_not_be_shown_when_their_turn_comes",),
+    ),
 ]
 
 

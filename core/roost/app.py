@@ -44,7 +44,13 @@ from roost.metrics import serve_metrics
 from roost.plugins import PluginHost
 from roost.preflight import Preflight, fetch_application, fetch_gateway, start_error
 from roost.proxies import find_proxy
-from roost.rest_buckets import believe_first_answers, check_windows, learn_apart, pause_after_refusals
+from roost.rest_buckets import (
+    ask_before_sending,
+    believe_first_answers,
+    check_windows,
+    learn_apart,
+    pause_after_refusals,
+)
 from roost.scopes import Scope, outlive_cancellation
 from roost.signals import KeptSignals, plugin_at
 from roost.store import StoreHold, open_held_store
@@ -328,6 +334,7 @@ class App:
         check_windows()
         pause_after_refusals()
         believe_first_answers()
+        ask_before_sending()
         options: dict[str, Any] = {
             "intents": intents,
             "rest_url": settings.rest_url,

@@ -1,8 +1,12 @@
-"""How hikari asks Discord: rate limits learnt for each place by itself, growing pauses, and answers sent twice."""
+"""How hikari asks Discord: limits learnt for each place by itself, growing pauses, and answers sent twice.
+
+Also requests that are not wanted any more when their turn comes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import inspect
 import logging
@@ -10,6 +14,8 @@ import math
 import secrets
 import time
 import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +24,7 @@ from hikari.impl import buckets, rate_limits
 from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
+from roost.errors import ResourceError
 from roost.unreadable import was_carried_out
 
 _log = logging.getLogger("roost.rest")
@@ -41,6 +48,75 @@ ALREADY_ANSWERED = 40060
 
 _repeats: ContextVar[list[float] | None] = ContextVar("roost_repeats", default=None)
 """The pauses before each repetition of the first answer that is being sent."""
+
+
+class NotSentError(ResourceError):
+    """A request was not wanted any more when its turn came.
+
+    Attributes:
+        perhaps_done: It was sent before, and may have been carried out.
+    """
+
+    def __init__(self, *, perhaps_done: bool) -> None:
+        super().__init__("the request was not wanted any more when its turn came")
+        self.perhaps_done = perhaps_done
+
+
+class _Gate:
+    """Asks whether a request is wanted whenever its turn comes to be sent."""
+
+    def __init__(self, wanted: Callable[[], bool]) -> None:
+        self._wanted = wanted
+        self._sent = False
+
+    @contextlib.asynccontextmanager
+    async def behind(self, turn: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+        async with turn:
+            if not self._wanted():
+                raise NotSentError(perhaps_done=self._sent)
+            self._sent = True
+            yield
+
+
+_gate: ContextVar[_Gate | None] = ContextVar("roost_gate", default=None)
+"""Of the request that is being made."""
+
+
+@contextlib.contextmanager
+def sent_only_if(wanted: Callable[[], bool]) -> Iterator[None]:
+    """Have the one request in this block ask whether it is wanted each time that it is about to be sent.
+
+    It may wait for Discord's limits before that, and is sent again after an error, for many seconds.
+
+    Raises:
+        NotSentError: From the request: it was not wanted.
+    """
+    mark = _gate.set(_Gate(wanted))
+    try:
+        yield
+    finally:
+        _gate.reset(mark)
+
+
+def ask_before_sending() -> None:
+    """Have hikari heed `sent_only_if`. Where its insides have changed, everything stays as it is."""
+    manager = buckets.RESTBucketManager
+    original: Any = getattr(manager, "acquire_bucket", None)
+    if getattr(original, "asks", False):
+        return
+    if original is None or list(inspect.signature(original).parameters) != ["self", "compiled_route", "authentication"]:
+        _log.warning("this version of hikari sends what is not wanted any more when its turn comes")
+        return
+
+    def acquire_bucket(
+        self: Any, compiled_route: routes.CompiledRoute, authentication: str | None
+    ) -> AbstractAsyncContextManager[None]:
+        turn: AbstractAsyncContextManager[None] = original(self, compiled_route, authentication)
+        gate = _gate.get()
+        return turn if gate is None else gate.behind(turn)
+
+    acquire_bucket.asks = True  # type: ignore[attr-defined]
+    setattr(manager, "acquire_bucket", acquire_bucket)  # noqa: B010 - mypy holds it for final
 
 
 def new_nonce() -> str:

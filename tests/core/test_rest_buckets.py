@@ -16,7 +16,15 @@ from hikari.impl import rest as hikari_rest
 from hikari.internal import routes
 
 from roost import rest_buckets
-from roost.rest_buckets import believe_first_answers, check_windows, learn_apart, pause_after_refusals
+from roost.rest_buckets import (
+    NotSentError,
+    ask_before_sending,
+    believe_first_answers,
+    check_windows,
+    learn_apart,
+    pause_after_refusals,
+    sent_only_if,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +35,9 @@ def hikaris_own() -> Iterator[None]:
     before = buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits
     updates, throttle = buckets.RESTBucketManager.update_rate_limits, buckets.RESTBucketManager.throttle
     request, pause = hikari_rest.RESTClientImpl._request, rate_limits.ExponentialBackOff.__next__
+    acquire = buckets.RESTBucketManager.acquire_bucket
     yield
+    setattr(buckets.RESTBucketManager, "acquire_bucket", acquire)  # noqa: B010 - mypy holds it for final
     buckets._create_unknown_hash, hikari_rest.RESTClientImpl._parse_ratelimits = before
     setattr(buckets.RESTBucketManager, "update_rate_limits", updates)  # noqa: B010 - mypy holds it for final
     setattr(buckets.RESTBucketManager, "throttle", throttle)  # noqa: B010 - mypy holds it for final
@@ -66,6 +76,28 @@ async def test_requests_to_one_place_still_wait_for_the_first_answer() -> None:
                     pass
     finally:
         await manager.close()
+
+
+async def test_a_request_asks_at_its_turn_whether_it_is_wanted() -> None:
+    ask_before_sending()
+    manager = buckets.RESTBucketManager(10.0)
+    manager.start()
+    route, is_wanted = routes.POST_CHANNEL_MESSAGES.compile(channel=1), [True]
+    try:
+        with sent_only_if(lambda: is_wanted[0]):
+            async with asyncio.timeout(1), manager.acquire_bucket(route, "x"):
+                is_wanted[0] = False
+            # As hikari does after an error: the first try may have been carried out.
+            with pytest.raises(NotSentError) as again:
+                await manager.acquire_bucket(route, "x").__aenter__()
+        with sent_only_if(lambda: False), pytest.raises(NotSentError) as first:
+            await manager.acquire_bucket(route, "x").__aenter__()
+        # What is not sent keeps its turn from nobody.
+        async with asyncio.timeout(1), manager.acquire_bucket(route, "x"):
+            pass
+    finally:
+        await manager.close()
+    assert (again.value.perhaps_done, first.value.perhaps_done) == (True, False)
 
 
 def test_a_hikari_that_changed_is_left_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -494,6 +494,8 @@ ROWS: tuple[Row, ...] = (
     Row(332, 2, "a second plugin attaches a sink in mid-call and says nothing of itself",
         "tells of it by name in a new notice; nobody is heard before that stands, and who agreed before is asked anew",
         "A new notice."),
+    Row(333, 4, "a caption waits for Discord's limit, or to be sent again after an error, and meanwhile readers come who may not be in the room",
+        "does not send it when its turn comes; it is shown once they are gone", "Captions pause, and go on later."),
     Row(335, 4, "the connection to PostgreSQL breaks while it commits an agreement or a line, and the member is forgotten or withdraws before the commit is over",
         "reads and writes nothing until the server has ended that commit, for 10 s at most, and the next start neither: what is deleted does not appear later",
         "Replies that need the store come later, or say that it is busy."),

@@ -1,4 +1,4 @@
-"""Who may read, and what may be read, change while something is on its way: rows 280 to 282."""
+"""Who may read, and what may be read, change while something is on its way: rows 280 to 282 and 333."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from roost.errors import StoreError
 from roost.speech import Transcript
 from roost.store import open_store
 from roost.testing import running_bot
+from roost_stt.boards import ChannelBoard
+from roost_stt.captioner import Captioner, ChannelRate
+from roost_stt.captions import Line
 from roost_stt.plugin import SttPlugin
+from roost_stt.recalls import Recaller
 from roost_stt.transcripts import TranscriptBook
 
 pytestmark = pytest.mark.e2e
@@ -99,6 +103,37 @@ async def test_reader_who_loses_the_right_meanwhile_gets_nothing(
             goes_on.set()
             reply = await asked
         assert "There is no transcript" in reply.content
+
+
+@pytest.mark.fault(333)
+async def test_caption_that_hikari_repeats_is_not_sent_to_readers_who_came_meanwhile(
+    tmp_path: Path, fault: Fault
+) -> None:
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), guilds=1) as bot:
+        text = bot.channel("general").id
+        plugin: SttPlugin = bot.app.plugins.records["stt"].instance
+        board = ChannelBoard(plugin.bot, text, lambda: "channel", lambda: 0)
+        recaller = Recaller(lambda _message: None, begin=lambda _work: None)
+        captioner = Captioner(board, ChannelRate(), recaller=recaller)
+        running = asyncio.create_task(captioner.run())
+        try:
+            await bot.control.fault("rest_error", method="POST", path_prefix=f"/channels/{text}/messages", status=502)
+            captioner.add(Line("Ada", "words", 7))
+            async with asyncio.timeout(5):
+                while (await bot.control.faults())["armed"]:
+                    await asyncio.sleep(0.01)
+            captioner.hold()
+            async with asyncio.timeout(5):
+                while captioner.refusal is None:
+                    await asyncio.sleep(0.01)
+            assert not await bot.messages("general")
+            with fault.clock(scaled=False):
+                captioner.release()
+                while not (said := await bot.messages("general")):
+                    await asyncio.sleep(0.01)
+            assert said == ["**Ada**: words"]
+        finally:
+            running.cancel()
 
 
 @pytest.mark.fault(282)

@@ -23,6 +23,7 @@ from roost.scopes import Scope
 from roost.speech import EngineSpec, Transcript
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import MESSAGE_LIMIT, Line
+from roost_stt.pages import Wanted, always
 from roost_stt.recalls import Recaller
 
 FAREWELL = [SILENCE_FRAME] * 5
@@ -208,10 +209,10 @@ async def test_a_page_that_refuses_it_once_does_not_keep_it(scope: Scope) -> Non
     await desk.idle()
     edit, refusals = desk.channel.edit, iter([True])
 
-    async def refuses_once(message: int, text: str) -> None:
+    async def refuses_once(message: int, text: str, wanted: Wanted = always) -> None:
         desk.channel.refuse = next(refusals, False)
         try:
-            await edit(message, text)
+            await edit(message, text, wanted)
         finally:
             desk.channel.refuse = False
 

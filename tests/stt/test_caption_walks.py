@@ -19,7 +19,7 @@ from roost_stt import captioner as captioner_module
 from roost_stt import recalls
 from roost_stt.captioner import Captioner, ChannelRate
 from roost_stt.captions import Line
-from roost_stt.pages import WITHDRAWN, Cut
+from roost_stt.pages import WITHDRAWN, Cut, Wanted, always
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
@@ -57,8 +57,9 @@ class Place:
     async def prepare(self) -> bool:
         return False
 
-    async def post(self, text: str, nonce: str) -> Message | None:
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> Message | None:
         def do() -> Message:
+            self._walk.check_wanted(wanted, text, "")
             if nonce not in self._nonces:
                 message = self._nonces[nonce] = (id(self), len(self._nonces))
                 self._walk.messages[message] = text
@@ -66,10 +67,11 @@ class Place:
 
         return await self._walk.ask(do, None, text)
 
-    async def edit(self, message: Message, text: str) -> None:
+    async def edit(self, message: Message, text: str, wanted: Wanted = always) -> None:
         def do() -> None:
             if message not in self._walk.messages:
                 raise RefusedError("gone", Refusal.GONE)
+            self._walk.check_wanted(wanted, text, self._walk.messages[message])
             self._walk.messages[message] = text
 
         await self._walk.ask(do, message, text)
@@ -124,6 +126,13 @@ class Walk:
             lines, cut = self.messages[message].split("\n"), self.cuts.get(message)
             left = lines if cut is None else [lines[place] for place in cut.left(len(lines))]
             assert not words_of("\n".join(left)) & words
+
+    def check_wanted(self, wanted: Wanted, text: str, before: str) -> None:
+        """A request is sent now, perhaps long after it was made: it shows nothing more while captions are held."""
+        if not wanted():
+            raise RefusedError("not wanted", Refusal.UNSENT)
+        is_recall = wanted is always
+        assert is_recall or not self.captioner.held or words_of(text) <= words_of(before)
 
     def begin(self, work: Any) -> None:
         self.tasks.append(asyncio.ensure_future(work()))

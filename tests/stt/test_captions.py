@@ -17,6 +17,7 @@ from roost.errors import ResourceError
 from roost.scopes import Scope
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate, ChannelRates
 from roost_stt.captions import MESSAGE_LIMIT, Line, clean, display_name, pack, text_of
+from roost_stt.pages import Wanted, always
 from roost_stt.recalls import Recaller
 
 pytestmark = pytest.mark.unit
@@ -201,7 +202,7 @@ class Channel:
     async def prepare(self) -> bool:
         return False
 
-    async def post(self, text: str, nonce: str) -> int:
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> int:
         await asyncio.sleep(self.delay_s)
         if self.refuse:
             raise ResourceError("no")
@@ -210,7 +211,7 @@ class Channel:
         await self._answer()
         return number
 
-    async def edit(self, message: int, text: str) -> None:
+    async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
         if self.refuse or message not in self.rows:
             raise ResourceError("no")
         self.rows[message] = text

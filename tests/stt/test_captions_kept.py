@@ -13,7 +13,7 @@ from roost_stt import captioner as module
 from roost_stt import recalls
 from roost_stt.captioner import QUEUE_LIMIT, Captioner, ChannelRate
 from roost_stt.captions import Line
-from roost_stt.pages import Cut, Page
+from roost_stt.pages import Cut, Page, Wanted, always
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import Refusal, RefusedError
 
@@ -36,7 +36,7 @@ class Moody:
     async def prepare(self) -> bool:
         return False
 
-    async def post(self, text: str, nonce: str) -> int:
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> int:
         self.tries += 1
         if self.mood is None or not self.is_deaf:
             if nonce not in self.nonces:
@@ -48,7 +48,7 @@ class Moody:
             raise self.mood
         return self.nonces[nonce]
 
-    async def edit(self, message: int, text: str) -> None:
+    async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
         self.tries += 1
         if isinstance(self.mood, Refusal):
             raise RefusedError("no", self.mood)
@@ -219,18 +219,74 @@ class Slow(Moody):
         self.answer = asyncio.Event()
         self.is_lost = False
 
-    async def post(self, text: str, nonce: str) -> int:
-        made = await super().post(text, nonce)
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> int:
+        made = await super().post(text, nonce, wanted)
         await self.answer.wait()
         if self.is_lost:
             raise OSError("lost")
         return made
 
-    async def edit(self, message: int, text: str) -> None:
-        await super().edit(message, text)
+    async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
+        await super().edit(message, text, wanted)
         await self.answer.wait()
         if self.is_lost:
             raise OSError("lost")
+
+
+class Turns(Moody):
+    """A board whose requests wait for their turn, which comes when `turn` is set, and ask then whether to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = asyncio.Event()
+
+    async def comes(self, wanted: Wanted) -> None:
+        self.tries += 1
+        await self.turn.wait()
+        if not wanted():
+            raise RefusedError("not wanted", Refusal.UNSENT)
+
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> int:
+        await self.comes(wanted)
+        return await super().post(text, nonce)
+
+    async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
+        await self.comes(wanted)
+        await super().edit(message, text)
+
+
+@pytest.mark.parametrize("edits", [False, True], ids=["new message", "message that is edited"])
+@pytest.mark.parametrize("what", ["hold", "withdraw", "give up"])
+async def test_words_are_not_sent_if_they_may_not_be_shown_when_their_turn_comes(
+    scope: Scope, what: str, edits: bool
+) -> None:
+    board = Turns()
+    captioner, told = begin(scope, board, edited=edits)
+    if edits:
+        board.turn.set()
+        captioner.add(Line("Ben", "before", 8))
+        assert await captioner.flush(soon(5))
+        board.turn.clear()
+    tries = board.tries
+    captioner.add(Line("Ada", "words", 7))
+    await tried(board, tries + 1)
+    if what == "hold":
+        captioner.hold()
+    elif what == "withdraw":
+        captioner.forget(7)
+    else:
+        captioner.give_up()
+        captioner.hold()
+    board.turn.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert "words" not in "".join(await settled(board))
+    captioner.release()
+    captioner.add(Line("Ben", "after", 8))
+    assert await captioner.flush(soon(5))
+    assert ("words" in "".join(board.texts)) is (what == "hold")
+    assert "after" in "".join(board.texts)
+    assert not told
 
 
 @pytest.mark.parametrize("waits", ["line", "message", "sent"])
@@ -347,9 +403,9 @@ async def test_withdrawn_words_are_taken_back_although_the_next_edits_fail(
     await tried(board, 1)
     edit, failures = board.edit, iter(range(2))
 
-    async def fails_twice(message: int, text: str) -> None:
+    async def fails_twice(message: int, text: str, wanted: Wanted) -> None:
         if next(failures, None) is None:
-            await edit(message, text)
+            await edit(message, text, wanted)
             return
         captioner.forget(1)
         raise RefusedError("no", Refusal.LATER)
@@ -503,7 +559,7 @@ async def test_withdrawal_reaches_a_message_whose_words_are_being_taken_back(
     editing, may_fail = asyncio.Event(), asyncio.Event()
 
     class Failing(Slow):
-        async def edit(self, message: int, text: str) -> None:
+        async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
             if may_fail.is_set():
                 await Moody.edit(self, message, text)
                 return

@@ -11,10 +11,11 @@ from typing import Any
 import hikari
 
 from roost.permissions import permissions_in
-from roost.rest_buckets import new_nonce
+from roost.rest_buckets import NotSentError, new_nonce, sent_only_if
 from roost.unreadable import is_unreadable_answer, was_carried_out
 from roost_stt.captions import clean
 from roost_stt.config import Where
+from roost_stt.pages import Wanted, always
 from roost_stt.refusals import WAITS, Refusal, RefusedError
 
 _log = logging.getLogger("roost.stt")
@@ -27,7 +28,7 @@ NO_THREAD = (
     "A thread needs a text channel, and Create Public Threads and Send Messages in Threads for me."
 )
 
-_NOT_THE_THREADS = frozenset({Refusal.LATER, Refusal.UNKNOWN, Refusal.UNREADABLE})
+_NOT_THE_THREADS = frozenset({Refusal.LATER, Refusal.UNKNOWN, Refusal.UNSENT, Refusal.UNREADABLE})
 """Refusals that do not come of where the message was to go."""
 Standing = tuple[int, int]
 """Channel and id of a message."""
@@ -70,6 +71,8 @@ def refused(what: str, error: Exception) -> RefusedError:
 
 
 def _refusal_of(error: Exception) -> Refusal:
+    if isinstance(error, NotSentError):
+        return Refusal.UNKNOWN if error.perhaps_done else Refusal.UNSENT
     if isinstance(error, hikari.ForbiddenError):
         return Refusal.FORBIDDEN
     if isinstance(error, hikari.NotFoundError):
@@ -147,7 +150,7 @@ class ChannelBoard:
         self._owes_word = False
         return True
 
-    async def post(self, text: str, nonce: str) -> Standing:
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> Standing:
         """One message, where captions are to stand now; see `roost_stt.pages.Board`.
 
         Raises:
@@ -157,7 +160,8 @@ class ChannelBoard:
         if self._where() == "thread" and not self._has_no_thread and self.thread_id is not None:
             place = self.thread_id
         try:
-            return place, await say(self._bot, place, text, nonce)
+            with sent_only_if(wanted):
+                return place, await say(self._bot, place, text, nonce)
         except RefusedError as error:
             if place == self._channel_id or error.refusal in _NOT_THE_THREADS:
                 raise
@@ -168,16 +172,17 @@ class ChannelBoard:
                 await self._opened(None)
             raise RefusedError(str(error), Refusal.LATER) from error
 
-    async def edit(self, message: Standing, text: str) -> None:
+    async def edit(self, message: Standing, text: str, wanted: Wanted = always) -> None:
         """Change a message.
 
         Raises:
             RefusedError: Discord refused it; the message may be gone.
         """
         try:
-            await self._bot.rest.edit_message(
-                *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
-            )
+            with sent_only_if(wanted):
+                await self._bot.rest.edit_message(
+                    *message, text, mentions_everyone=False, user_mentions=False, role_mentions=False
+                )
         except Exception as error:
             raise refused(f"a message in {message[0]} cannot be edited", error) from error
 

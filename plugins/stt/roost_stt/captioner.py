@@ -550,24 +550,29 @@ class Captioner:
         if not partials:
             shown = self._with_the_lost(shown)
         text = text_of([*shown, *partials]) or WITHDRAWN
+        speakers = {user_id for user_id, _ in (*shown, *partials) if user_id}
         was_known = doubt is None
         # Until Discord answers nobody knows whether it stands there.
         doubt = self._doubt = doubt or _Doubt(new_nonce(), loop.time())
         doubt.texts.add(text)
         doubt.speakers.update(user_id for user_id, _ in (*shown, *partials))
 
+        def is_wanted() -> bool:
+            is_held = self.held and bool(speakers)
+            return not is_held and self._given_up == given_up and speakers.isdisjoint(self._withdrawn)
+
         async def post() -> None:
-            made.append(await board.post(text, doubt.nonce))
+            made.append(await board.post(text, doubt.nonce, is_wanted))
             self._stands(made[0], tuple(user_id for user_id, _ in (*shown, *partials)))
 
         refusal = await tried(post, self._post_timeout_s)
         if refusal is not None:
-            if was_known and refusal in (Refusal.LATER, Refusal.REJECTED, *CUT_OFF):
+            if was_known and refusal in (Refusal.LATER, Refusal.REJECTED, Refusal.UNSENT, *CUT_OFF):
                 self._doubt = None
             self._partials.clear()
             # Who withdrew their consent meanwhile is not kept.
             kept = [entry for entry in said if entry[0] not in self._withdrawn and self._given_up == given_up]
-            if self._ended == ended:
+            if self._ended == ended and refusal is not Refusal.UNSENT:
                 self._was_refused(refusal, kept, loop)
                 return None
             self._keep(kept, given_up, board)
@@ -583,6 +588,7 @@ class Captioner:
         page = Page(made[0], shown, partials)
         # It may be the one of before, with other words.
         page.is_dirty = text == WITHDRAWN or doubt.texts != {text}
+        page.unsure = list(shown) if page.is_dirty else []
         page.standing = None if page.is_dirty else page.speakers
         page.may_stand = frozenset(doubt.speakers)
         page.has_lost = doubt.is_withdrawn
@@ -649,10 +655,11 @@ class Captioner:
         self._withdrawn.clear()
         if self.held:
             self._keep(page.give_back(), self._given_up, board)
+        adds = bool(page.unsure or page.partials)
         # Words can be withdrawn while the answer is awaited; they stand there until the next time.
         written = page.speakers
         try:
-            refusal = await tried(lambda: page.rewrite(board), self._post_timeout_s)
+            refusal = await tried(lambda: page.rewrite(board, lambda: not (adds and self.held)), self._post_timeout_s)
         except BaseException:
             # Cancelled: `close` leaves it to the recaller.
             page.is_dirty = True
@@ -739,10 +746,13 @@ class Captioner:
                 # Whatever stands in it now.
                 self._hand_over(page, board)
             return
-        if refusal in (Refusal.LATER, Refusal.UNKNOWN):
+        if refusal in (Refusal.LATER, Refusal.UNKNOWN, Refusal.UNSENT):
             # The same edit again does no harm; in another message, what it was to add might stand twice.
             page.partials, page.is_dirty = [], True
-            self._wait(refusal, loop)
+            if self._given_up != given_up:
+                page.give_back()
+            if refusal is not Refusal.UNSENT:
+                self._wait(refusal, loop)
             return
         # Somebody may have deleted it: what was to be added begins a new one.
         self._page = None

@@ -22,6 +22,15 @@ DONE = (None, Refusal.UNREADABLE)
 """A change of a message that was made, or probably was."""
 
 
+Wanted = Callable[[], bool]
+"""Asked right before a request is sent, which can be seconds after it was made: whether to send it."""
+
+
+def always() -> bool:
+    """`Wanted` whatever happens."""
+    return True
+
+
 class Board(Protocol):
     """Where captions stand. What `post` returns names the message for `edit` and `delete`.
 
@@ -36,11 +45,11 @@ class Board(Protocol):
         """
         ...
 
-    async def post(self, text: str, nonce: str) -> Any:
+    async def post(self, text: str, nonce: str, wanted: Wanted = always) -> Any:
         """Post a message; one that was posted with this nonce in the last minutes is returned instead."""
         ...
 
-    async def edit(self, message: Any, text: str) -> None: ...
+    async def edit(self, message: Any, text: str, wanted: Wanted = always) -> None: ...
 
     async def delete(self, message: Any) -> None: ...
 
@@ -133,10 +142,10 @@ class Page:
         """Learn by its nonce which message it is."""
         self.message = await board.post(self.text or WITHDRAWN, self.nonce)
 
-    async def rewrite(self, board: Board) -> None:
+    async def rewrite(self, board: Board, wanted: Wanted = always) -> None:
         """Have what is to stand in it stand there, or delete it if that is nothing."""
         if self.text:
-            await board.edit(self.message, self.text)
+            await board.edit(self.message, self.text, wanted)
         else:
             await board.delete(self.message)
 
@@ -147,7 +156,8 @@ async def tried(what: Callable[[], Awaitable[None]], limit_s: float = ANSWER_S) 
         async with asyncio.timeout(limit_s):
             await what()
     except RefusedError as error:
-        _log.warning("a caption could not be written: %s", error)
+        if error.refusal is not Refusal.UNSENT:
+            _log.warning("a caption could not be written: %s", error)
         return error.refusal
     except (TimeoutError, OSError) as error:
         _log.warning("a caption could not be written: %s", type(error).__name__)

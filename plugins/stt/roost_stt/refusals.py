@@ -20,6 +20,8 @@ class Refusal(enum.Enum):
     """The channel is not there any more: somebody has to choose another one."""
     REJECTED = "rejected"
     """This very message is refused and always will be."""
+    UNSENT = "unsent"
+    """It was not sent: when its turn came, it was not wanted any more."""
     UNREADABLE = "unreadable"
     """The answer makes no sense. The request was probably carried out, so it is not made again."""
 
