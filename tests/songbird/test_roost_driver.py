@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,10 +12,22 @@ import pytest
 pytest.importorskip("songbird", reason="NOT BUILT, SO NOT TESTED: run make songbird (it needs cargo)")
 pytest.importorskip("roost_songbird", reason="NOT BUILT, SO NOT TESTED: run make songbird (it needs cargo)")
 
-from roost_songbird.driver import SongbirdDriver
+from roost_songbird.driver import PANIC_LOOK_S, SongbirdDriver
 
-from roost.audio import DriverSettings, Retry, Timing, VoiceDriver
-from roost.testing.driver_conformance import ANN, CHECKS, DAVE, LEAVING, PACKETS, Bench, Check, check_name, open_bench
+from roost.audio import DriverSettings, Retry, Timing, VoiceDriver, VoiceLink
+from roost.errors import VoiceError
+from roost.testing.driver_conformance import (
+    ANN,
+    CHECKS,
+    DAVE,
+    LEAVING,
+    PACKETS,
+    Bench,
+    Check,
+    RecordingEvents,
+    check_name,
+    open_bench,
+)
 from roost_voice.sim import create
 
 pytestmark = pytest.mark.sim
@@ -81,28 +94,50 @@ async def test_a_link_that_a_fault_made_deaf_ends_and_is_opened_anew(bench: Benc
         await events.until(lambda: len(events.frames) > 5, "Ann is heard again")
 
 
-@pytest.mark.filterwarnings("ignore")
-async def test_a_fault_in_one_link_leaves_others_alone(bench: Bench, tmp_path: Path) -> None:
-    """Songbird tells of a panic, not of the link that it was in."""
+@contextlib.asynccontextmanager
+async def one_driver(bench: Bench, folder: Path) -> AsyncIterator[Bench]:
+    """Another voice server, with a member, and one driver for both."""
     async with open_bench(make_songbird, create(tick_s=0.01), untold=(DAVE, PACKETS, LEAVING)) as other:
-        authorities = tmp_path / "both.pem"
+        authorities = folder / "both.pem"
         authorities.write_text(bench.voice.ca_file.read_text() + other.voice.ca_file.read_text())
         bench.driver = other.driver = make_songbird(Timing().scaled(0.1), authorities, ("localhost", "127.0.0.1"))
         await asyncio.gather(bench.join(ANN), other.join(ANN))
-        async with bench.link() as (link, events), other.link() as (healthy, heard):
-            await bench.encrypted(events)
-            await other.encrypted(heard)
-            bench.host.arm("malformed_rtp", count=200)
-            async with asyncio.timeout(10):
-                end = await link.wait_closed()
-            assert end.retry is Retry.REJOIN
-            await other.speak(ANN)
-            await heard.until(lambda: len(heard.frames) > 5, "Ann is heard in the other call")
-            assert not healthy.stats().tells_dave
-            ended = asyncio.ensure_future(healthy.wait_closed())
-            await asyncio.sleep(0)
-            assert not ended.done()
-            ended.cancel()
+        yield other
+
+
+async def hears(bench: Bench, link: VoiceLink, events: RecordingEvents) -> None:
+    await bench.speak(ANN)
+    await events.until(lambda: len(events.frames) > 5, "Ann is heard")
+    ended = asyncio.ensure_future(link.wait_closed())
+    await asyncio.sleep(0)
+    assert not ended.done()
+    ended.cancel()
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_fault_in_one_link_leaves_others_alone(bench: Bench, tmp_path: Path) -> None:
+    """Songbird tells of a panic, not of the link that it was in."""
+    async with one_driver(bench, tmp_path) as other, bench.link() as (link, events), other.link() as (healthy, heard):
+        await bench.encrypted(events)
+        await other.encrypted(heard)
+        bench.host.arm("malformed_rtp", count=200)
+        async with asyncio.timeout(10):
+            end = await link.wait_closed()
+        assert end.retry is Retry.REJOIN
+        await hears(other, healthy, heard)
+        assert not healthy.stats().tells_dave
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_fault_while_a_link_is_opened_leaves_others_alone(bench: Bench, tmp_path: Path) -> None:
+    async with one_driver(bench, tmp_path) as other, other.link() as (healthy, heard):
+        await other.encrypted(heard)
+        bench.host.arm("odd_hello", interval=-5)
+        with pytest.raises(VoiceError):
+            async with bench.link():
+                pass
+        await asyncio.sleep(2 * PANIC_LOOK_S)
+        await hears(other, healthy, heard)
 
 
 async def test_a_resume_that_is_refused_is_mended_a_few_times(bench: Bench) -> None:

@@ -235,8 +235,7 @@ class SongbirdDriver:
         self._closing = Scope("voice.songbird.closing")
         self._links: set[SongbirdLink] = set()
         """Those that were opened."""
-        self._unopened = 0
-        """Connects that Songbird gave up without a close code, as it does when a fault in it ends one."""
+        self._opening: set[SongbirdLink] = set()
         self._panic_noted = False
 
     @contextlib.asynccontextmanager
@@ -256,19 +255,23 @@ class SongbirdDriver:
         ):
             await driver.add_event(event, listener)
         try:
+            self._opening.add(link)
             events.state("connecting")
             try:
                 await driver.connect(cred.token, address, cred.session_id, cred.guild_id, cred.channel_id, cred.user_id)
             except songbird.ConnectError as error:
                 _log.info("guild %d: no voice connection: %s", cred.guild_id, error)
-                self._unopened += error.code is None
                 raise _failed(error) from LinkClosed(_end_of(error))
+            self._opening.discard(link)
             self._links.add(link)
             events.state("live")
             yield link
         finally:
             self._links.discard(link)
-            await self._close(driver, link)
+            try:
+                await self._close(driver, link)
+            finally:
+                self._opening.discard(link)
 
     def _panicked(self, panic: songbird.Panic) -> None:
         """A task of Songbird died of a fault: every link is told at once, and one of them is concerned."""
@@ -278,19 +281,25 @@ class SongbirdDriver:
         loop = asyncio.get_running_loop()
         loop.call_soon(self._next_panic)
         before = {link: link.ticks() for link in self._links if not link.has_ended}
-        loop.call_later(PANIC_LOOK_S, self._look_for_the_dead, panic, before, self._unopened)
+        loop.call_later(PANIC_LOOK_S, self._look_for_the_dead, panic, before, frozenset(self._opening))
 
     def _next_panic(self) -> None:
         self._panic_noted = False
 
-    def _look_for_the_dead(self, panic: songbird.Panic, before: dict[SongbirdLink, int], unopened: int) -> None:
-        """End the link whose receiving half died, or all where none did and no connect either.
+    def _look_for_the_dead(
+        self, panic: songbird.Panic, before: dict[SongbirdLink, int], opening: frozenset[SongbirdLink]
+    ) -> None:
+        """End the link whose receiving half died, or all where none did and no connect failed either.
 
         One server whose voice server or network provokes faults must not end the calls of others.
         """
         living = {link: ticks for link, ticks in before.items() if not link.has_ended}
         dead = [link for link, ticks in living.items() if link.ticks() == ticks]
-        if not dead and (len(living) < len(before) or self._unopened != unopened):
+        if not dead and opening & self._opening:
+            # Songbird takes seconds to give up a connect that a fault has ended.
+            asyncio.get_running_loop().call_later(PANIC_LOOK_S, self._look_for_the_dead, panic, before, opening)
+            return
+        if not dead and (len(living) < len(before) or any(link.has_ended for link in opening)):
             return  # it ended by itself
         for link in dead or living:
             link.died(panic)
