@@ -49,12 +49,12 @@ class Pools:
     def __init__(self, loop: asyncio.AbstractEventLoop, name_of: NameOf) -> None:
         self._loop = loop
         self._name_of = name_of
-        self._pools: dict[str | None, Executor] = {}
+        self._pools: dict[str | None, ThreadPoolExecutor] = {}
         """By plugin; the bot's under None."""
         self._run = loop.run_in_executor
         self._set_default = loop.set_default_executor
         loop.run_in_executor = self._run_in  # type: ignore[method-assign, assignment]
-        loop.set_default_executor = self._set  # type: ignore[method-assign]
+        loop.set_default_executor = self._set  # type: ignore[method-assign, assignment]
         _pools_of[loop] = self
 
     def end(self, plugin: str) -> None:
@@ -64,7 +64,7 @@ class Pools:
         """
         pool = self._pools.pop(plugin, None)
         if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            _shut(pool)
 
     def close(self) -> None:
         """Take no more work, and drop what has not begun; does not wait for what has."""
@@ -72,18 +72,24 @@ class Pools:
         del self._loop.run_in_executor
         del self._loop.set_default_executor
         for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+            _shut(pool)
 
     def _run_in(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:
         return self._run(executor or self._pool_for(sys._getframe(1), func), func, *args)
 
-    def _set(self, executor: Executor) -> None:
-        """``set_default_executor``: that of a plugin is its own default alone."""
+    def _set(self, executor: ThreadPoolExecutor) -> None:
+        """``set_default_executor``: that of a plugin is its own default alone.
+
+        Raises:
+            TypeError: It is no pool of threads, which asyncio refuses too.
+        """
         plugin, _bot = self._owner(sys._getframe(1))
         if plugin is None:
             self._set_default(executor)
-        else:
+        elif isinstance(executor, ThreadPoolExecutor):
             self._pools[plugin] = executor
+        else:
+            raise TypeError("executor must be ThreadPoolExecutor instance")
 
     def _pool_for(self, frame: types.FrameType, func: Callable[..., Any]) -> Executor | None:
         plugin, bot = self._owner(frame)
@@ -124,6 +130,11 @@ def end_threads(plugin: str) -> None:
     pools = _pools_of.get(asyncio.get_running_loop())
     if pools is not None:
         pools.end(plugin)
+
+
+def _shut(pool: ThreadPoolExecutor) -> None:
+    """Shut a pool down, without the code of a class that a plugin made of it."""
+    ThreadPoolExecutor.shutdown(pool, wait=False, cancel_futures=True)
 
 
 _RUNNERS = frozenset({__name__, "roost.mainloop", "roost.cli", "roost.__main__"})

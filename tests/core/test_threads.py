@@ -115,3 +115,27 @@ def test_the_threads_of_a_plugin_end_with_it_and_its_next_version_has_others() -
         return str(await greedy.awaits())
 
     assert run(work).startswith("asyncio_greedy")
+
+
+class Stubborn(ThreadPoolExecutor):
+    def shutdown(self, *_arguments: Any, **_options: Any) -> None:
+        raise OSError
+
+
+def test_threads_that_a_plugin_set_end_with_it_whatever_their_class_does() -> None:
+    greedy = module("greedy")
+    exec("import asyncio\ndef sets(pool): asyncio.get_running_loop().set_default_executor(pool)", greedy.__dict__)
+
+    async def work() -> str:
+        with pytest.raises(TypeError):
+            greedy.sets(object())
+        pool = Stubborn(1, "asyncio_stubborn")
+        greedy.sets(pool)
+        assert (await greedy.awaits()).startswith("asyncio_stubborn")
+        end_threads("greedy")
+        with pytest.raises(RuntimeError):
+            pool.submit(int)
+        greedy.sets(Stubborn(1))
+        return str(await greedy.awaits())
+
+    assert run(work).startswith("ThreadPoolExecutor")
