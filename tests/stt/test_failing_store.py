@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import types
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 
 from roost.errors import StoreError
+from roost.scopes import Scope
+from roost_stt import plugin as plugin_module
 from roost_stt.plugin import SttPlugin
 
 pytestmark = pytest.mark.unit
@@ -75,16 +78,17 @@ class Owner:
 
 
 @pytest.fixture
-def plugin() -> SttPlugin:
+async def plugin() -> AsyncIterator[SttPlugin]:
     async def fails(*_args: Any) -> None:
         raise StoreError("busy", retryable=True)
 
     made = SttPlugin()
-    settings = types.SimpleNamespace(set=fails)
+    scope = Scope("test")
     made._ctx = cast(
-        "Any", types.SimpleNamespace(settings=settings, task=lambda work, _name: asyncio.create_task(work))
+        "Any", types.SimpleNamespace(settings=types.SimpleNamespace(set=fails), scope=scope, keep=scope.keep)
     )
-    return made
+    yield made
+    await scope.aclose()
 
 
 async def test_a_transcript_ends_where_the_next_cannot_be_noted(
@@ -106,3 +110,31 @@ async def test_a_release_ends_all_and_lets_go_of_the_card(plugin: SttPlugin) -> 
     await plugin.release_gpu(force=True)
     assert owner.released
     assert all(each.is_closed for each in running.values())
+
+
+async def test_one_task_notes_what_is_transcribed_whoever_cancels_it(
+    plugin: SttPlugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note that is lost has a reload go on with what has ended."""
+    monkeypatch.setattr(plugin_module, "AGAIN_S", (0.05,))
+    running: Any = Running(1)
+    ctx: Any = plugin._ctx
+    async with asyncio.timeout(2):
+        for _ in range(3):
+            await plugin._note(running.session)
+        assert ctx.scope.task_names == ["test/remember:1"]
+        for task in ctx.scope.tasks:
+            task.cancel()
+        noted = asyncio.Event()
+        kept: list[Any] = []
+
+        async def takes(guild_id: int, _key: str, value: Any) -> None:
+            kept.append((guild_id, value))
+            noted.set()
+
+        ctx.settings.set = takes
+        await noted.wait()
+        await plugin._note(running.session)
+    assert kept[-1] == (1, None)
+    await asyncio.sleep(0)
+    assert ctx.scope.task_names == []

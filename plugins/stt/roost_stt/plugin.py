@@ -14,7 +14,6 @@ import importlib.util
 import itertools
 import logging
 import weakref
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from roost.context import PluginContext
 from roost.errors import ClosedError, ConfigError, PluginError, ResourceError, RoostError
 from roost.hooks import Leftover, Meta, Report, SwitchCause, hookimpl
 from roost.i18n import counted
+from roost.scopes import Kept
 from roost.speech import EngineSpec, Transcript
 from roost_stt import checks, gpu, gpu_report
 from roost_stt.addresses import outside_host
@@ -117,8 +117,10 @@ class SttPlugin:
         self._rates = ChannelRates()
         self._recallers: dict[int, Recaller] = {}
         self._starting = asyncio.Lock()
-        self._remembering: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """By guild: held while the store is told what is transcribed, so that the last word is stored last."""
+        self._noting: dict[int, Kept] = {}
+        """By guild: tells the store what is transcribed, one after the other, so that the last word is stored last."""
+        self._unnoted: dict[int, asyncio.Event] = {}
+        """Guilds of which the store is to be told that, and what is set once that was tried."""
         self._asker = 0
         """Who asked for the start that is under way, as long as they are not forgotten."""
         self._book: TranscriptBook | None = None
@@ -1195,24 +1197,33 @@ class SttPlugin:
 
         What is remembered has happened already, and that is what members are told.
         """
-        tried = asyncio.Event()
+        guild_id = session.guild_id
+        tried = self._unnoted.setdefault(guild_id, asyncio.Event())
+        noting = self._noting.get(guild_id)
         with contextlib.suppress(ClosedError, TimeoutError):
-            self._context().task(self._remember_at_last(session, tried), f"remember:{session.guild_id}")
+            if noting is None or noting.done():
+                # Kept: what has ended may not go on as if it ran, whoever cancels what notes its end.
+                work = functools.partial(self._note_at_last, session)
+                self._noting[guild_id] = self._context().keep(work, f"remember:{guild_id}")
             async with asyncio.timeout(NOTED_S):
                 await tried.wait()
 
-    async def _remember_at_last(self, session: VoiceSession, tried: asyncio.Event) -> None:
-        for pause_s in itertools.chain(AGAIN_S, itertools.repeat(AGAIN_S[-1])):
+    async def _note_at_last(self, session: VoiceSession) -> None:
+        guild_id, pauses = session.guild_id, itertools.chain(AGAIN_S, itertools.repeat(AGAIN_S[-1]))
+        while (tried := self._unnoted.pop(guild_id, None)) is not None:
+            noted = False
             try:
-                async with self._remembering[session.guild_id]:
-                    await self._remember(session)
-                return
+                await self._remember(session)
+                noted = True
             except RoostError as error:
                 if not tried.is_set():
-                    _log.error("guild %d: a reload would not know what is transcribed: %s", session.guild_id, error)
+                    _log.error("guild %d: a reload would not know what is transcribed: %s", guild_id, error)
             finally:
                 tried.set()
-            await asyncio.sleep(pause_s)
+                if not noted:
+                    self._unnoted.setdefault(guild_id, tried)
+            if not noted:
+                await asyncio.sleep(next(pauses))
 
     async def _remember(self, session: VoiceSession) -> None:
         """Store what a reload goes on with: what is transcribed now, unless its end has begun."""
