@@ -143,9 +143,14 @@ class Guard:
 
 
 class Sink:
-    """A consumer."""
+    """A consumer.
 
-    def __init__(self) -> None:
+    Args:
+        delivered: Members whose sound any consumer received since they were purged; kept up to date.
+    """
+
+    def __init__(self, delivered: set[int]) -> None:
+        self.delivered = delivered
         self.frames = 0
         self.queued: set[int] = set()
         """Members with sound that has not become text."""
@@ -154,10 +159,12 @@ class Sink:
     def write(self, frame: AudioFrame) -> None:
         self.frames += 1
         self.queued.add(frame.user_id)
+        self.delivered.add(frame.user_id)
 
     def purge(self, user_id: int) -> None:
         self.purged.append(user_id)
         self.queued.discard(user_id)
+        self.delivered.discard(user_id)
 
 
 class World:
@@ -226,6 +233,8 @@ class World:
         self.session.begin_link(1, self.room, [(each, False) for each in self.here])
         self.session.member_is(ROBOT, True)
         self.sinks: dict[NoticeFacts, tuple[Sink, Any]] = {}
+        self.delivered: set[int] = set()
+        """Members whose sound a sink received, one that has gone too, since they were purged."""
 
     async def _stop(self) -> None:
         await self.scope.aclose()
@@ -340,7 +349,7 @@ class World:
         facts = FACTS[what]
         if facts in self.sinks:
             return
-        sink = Sink()
+        sink = Sink(self.delivered)
         self.since[facts] = self.steps
         if self.stands_for is None or facts not in self.stands_for[1]:
             self.stands_for = None
@@ -386,13 +395,13 @@ class World:
     async def guarded(self, user: int, on: bool) -> None:
         (self.guard.forbids.add if on else self.guard.forbids.discard)(user)
         before = [sink.purged.count(user) for sink, _ in self.sinks.values()]
-        held = [user in sink.queued for sink, _ in self.sinks.values()]
+        was_heard = user in self.delivered
         self.session.ask_again()
         after = [sink.purged.count(user) for sink, _ in self.sinks.values()]
         if on and user in self.here and any(user in sink.queued for sink, _ in self.sinks.values()):
             raise Breach(f"words of {user}, whom a plugin forbids to hear, are under way")
-        if not any(held) and before != after:
-            raise Breach(f"nothing of {user} is under way, and the sinks were told to purge it")
+        if not was_heard and before != after:
+            raise Breach(f"nothing of {user} was delivered, and the sinks were told to purge it")
 
     async def crash(self, power: bool) -> None:
         """SIGKILL, or the end of the machine: what was not synced may be lost, at any byte."""
@@ -419,7 +428,7 @@ class World:
         self.database = Database(rows, self.dice)
         self.stands_for = None
         self.since.clear()
-        self.sinks = {}
+        self.sinks, self.delivered = {}, set()
         self._forget_notices()
         await self._start()
 
