@@ -1308,6 +1308,22 @@ MUTATIONS = [
         "            is_held = False\n",
         ("tests/stt/test_captions_kept.py::test_words_are_not_sent_if_they_may_not_be_shown_when_their_turn_comes",),
     ),
+    Mutation(
+        "notice",
+        "plugins get words that no notice said were for them",
+        STT + "transcription.py",
+        "self._hooks.implementers(hook, self.guild_id) if name in told]",
+        "self._hooks.implementers(hook, self.guild_id)]",
+        ("tests/stt/test_plugin.py::test_plugin_that_comes_in_mid_call_is_named_before_it_gets_words",),
+    ),
+    Mutation(
+        "readers",
+        "a reload takes over what was accepted for another channel",
+        STT + "plugin.py",
+        '"accepts_wide": running.accepts_wide,',
+        '"accepts_wide": running.audience.accepted,',
+        ("tests/stt/test_guard.py::test_reload_does_not_take_over_what_was_accepted_elsewhere",),
+    ),
 ]
 
 
