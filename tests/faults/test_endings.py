@@ -85,4 +85,22 @@ async def test_an_unload_says_where_discord_still_shows_the_bot(rig: Rig, fault:
     assert rig.place is not None
     await rig.ctx.close()
     rig.sim.faults.disarm(armed.id)
-    assert await manager.leave_for_good(3.0) == []
+    # What is confirmed after the last leave counts.
+    assert await manager.leave_for_good(asyncio.get_running_loop().time() + 0.5) == []
+
+
+async def test_tasks_that_go_on_at_the_unload_keep_no_leave_from_being_sent_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await rig.join(0)).told is Told.JOINED
+    rig.sim.faults.arm("drop_op4", rig.guild_id, {}, 1)
+    ends = rig.manager.aclose
+
+    async def aclose() -> list[str]:
+        return [*await ends(), "stays"]
+
+    monkeypatch.setattr(rig.manager, "aclose", aclose)
+    await rig.plugin.on_unload(rig.ctx, "disable")  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"ignored their cancellation: stays$"):
+        await rig.ctx.close()
+    assert rig.place is None

@@ -33,9 +33,9 @@ NAME = "voice"
 PAUSED = "voice failed too often in this server and is paused"
 SWITCHED_OFF = "voice was switched off in this server"
 UNLOAD_S = 2.4
-LAST_LEAVES_S = 2.4
-"""The same again, where Discord has confirmed a leave only by then and no other version of voice follows."""
 """How long sessions that still stand at unload may take to end."""
+LAST_LEAVES_S = 2.4
+"""How long everything else may take then: where no other version of voice follows, leaves that were lost."""
 
 NEEDED_INTENTS = {
     "GUILDS": hikari.Intents.GUILDS,
@@ -134,17 +134,18 @@ class VoicePlugin:
         self._drivers.clear()
         self._bot = self._signalling = None
         if manager is not None:
-            stuck = await manager.aclose()
-            if stuck:
-                raise PluginError(f"tasks ignored their cancellation: {', '.join(stuck)}", plugin=NAME)
-            left = [] if self._followed else await manager.leave_for_good(LAST_LEAVES_S)
+            deadline, problems = asyncio.get_running_loop().time() + LAST_LEAVES_S, []
+            if stuck := await manager.aclose():
+                problems.append(f"tasks ignored their cancellation: {', '.join(stuck)}")
+            left = [] if self._followed else await manager.leave_for_good(deadline)
             if left:
                 places = counted(len(left), "server")
-                raise PluginError(
+                problems.append(
                     f"Discord still shows the bot in a voice channel of {places}: it has not confirmed that the bot "
-                    "left; load voice again to end that",
-                    plugin=NAME,
+                    "left; load voice again to end that"
                 )
+            if problems:
+                raise PluginError("; ".join(problems), plugin=NAME)
 
     @hookimpl
     async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:

@@ -484,27 +484,32 @@ class SessionManager:
         self._stopping = True
         return await self._scope.aclose()
 
-    async def leave_for_good(self, limit_s: float) -> list[int]:
+    async def leave_for_good(self, deadline: float) -> list[int]:
         """After `aclose`: send the leaves again that Discord has not confirmed, for nobody will later.
 
+        Args:
+            deadline: Of the event loop's clock.
+
         Returns:
-            Guilds in which Discord shows the bot still, after `limit_s` seconds.
+            Guilds in which Discord shows the bot still at the deadline.
         """
         claimed = list(self._host.journal.claims)
-        deadline = asyncio.get_running_loop().time() + limit_s
-        while left := [guild_id for guild_id in claimed if self._is_shown(guild_id)]:
-            try:
-                async with asyncio.timeout_at(deadline):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while left := self._shown(claimed):
                     for guild_id in left:
                         with contextlib.suppress(hikari.ComponentStateConflictError, hikari.GatewayError, OSError):
                             await self._bot.update_voice_state(guild_id, None)
                     await asyncio.sleep(AGAIN_S)
-            except TimeoutError:
-                break
+        left = self._shown(claimed)
         for guild_id in set(claimed) - set(left):
             with contextlib.suppress(OSError):  # then the next process finds that there is nothing to end
                 self._host.journal.remove(guild_id)
         return left
+
+    def _shown(self, guild_ids: Iterable[int]) -> list[int]:
+        """Those of some guilds in which Discord shows the bot in voice."""
+        return [guild_id for guild_id in guild_ids if self._is_shown(guild_id)]
 
     def _is_shown(self, guild_id: int) -> bool:
         state = self._bot.cache.get_voice_state(guild_id, self._host.user_id)
