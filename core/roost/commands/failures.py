@@ -82,8 +82,7 @@ class TypingContext:
     async def respond(self, *_content: Any, **_options: Any) -> None:
         """Do nothing."""
 
-    async def defer(self, **_options: Any) -> None:
-        """Do nothing."""
+    defer = edit_response = delete_response = fetch_response = respond_with_modal = respond
 
 
 class CommandFailures:

@@ -163,7 +163,9 @@ MEMBERS_ONLY = """
 async def command_check(ctx):
     log.append((int(ctx.guild_id), int(ctx.channel_id), ctx.command_data.qualified_name))
     await ctx.defer(ephemeral=True)
-    await ctx.respond("Let me see.")
+    said = await ctx.respond("Let me see.")
+    await ctx.edit_response(said, content="I see.")
+    await ctx.delete_response(said)
     return Deny("Not for you.") if ctx.member.display_name == "Ben" and ctx.user.id == ctx.member.id else None
 """
 
