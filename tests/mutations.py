@@ -1324,6 +1324,14 @@ MUTATIONS = [
         '"accepts_wide": running.audience.accepted,',
         ("tests/stt/test_guard.py::test_reload_does_not_take_over_what_was_accepted_elsewhere",),
     ),
+    Mutation(
+        "r3",
+        "writes to SQLite do not take turns",
+        "core/roost/store/database.py",
+        "        if not self.is_sqlite:\n            yield\n",
+        "        if True:\n            yield\n",
+        ("tests/core/store/test_turns.py::test_writes_to_sqlite_wait_for_one_of_a_plugin_at_most",),
+    ),
 ]
 
 

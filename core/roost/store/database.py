@@ -67,6 +67,8 @@ ENDED_S = 2.0
 """How long the store waits at its end for operations of plugins; a locked SQLite holds them up for longer."""
 TURNS = 4
 """Reads and writes of one plugin at a time."""
+PLUGIN_TURNS = 10
+"""Reads and writes of all plugins at a time: the pool has connections for five more."""
 TURN_S = 30.0
 """How long a plugin's request waits for its others."""
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -168,6 +170,11 @@ class Database:
         self._doubtful: set[int] = set()
         """Server processes of PostgreSQL that were told to commit and did not answer."""
         self._settling = asyncio.Lock()
+        self.plugin_reads = asyncio.Semaphore(PLUGIN_TURNS)
+        self.plugin_writes = asyncio.Semaphore(1) if self.is_sqlite else self.plugin_reads
+        """In SQLite one write of all plugins is under way or waits, so that the core's are never far behind."""
+        self._writes = asyncio.Lock()
+        """Held by a write to SQLite, which takes nobody by turns."""
         self._pooled: weakref.WeakSet[Any] = weakref.WeakSet()
         """Connections of the driver that the pool has made. PostgreSQL only."""
         if not self.is_sqlite:
@@ -267,7 +274,7 @@ class Database:
         """
         await self._writable.wait()
         await self._settle()
-        async with self._connected("BEGIN IMMEDIATE", opening=opening) as connection:
+        async with self._in_turn(), self._connected("BEGIN IMMEDIATE", opening=opening) as connection:
             await finished(connection.begin().start())
             try:
                 writer = None if self.is_sqlite else await _share_writes(connection)
@@ -281,6 +288,26 @@ class Database:
                 if writer is not None:
                     self._doubtful.add(writer)
                 raise
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Have writes of this process to SQLite take turns.
+
+        SQLite tries again and again until it finds no other write under way; who writes without end would be found by
+        everybody else.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        try:
+            async with asyncio.timeout(BUSY_MS / 1000):
+                await self._writes.acquire()
+        except TimeoutError:
+            raise StoreError(f"the database was busy for {BUSY_MS // 1000} s; try again", retryable=True) from None
+        try:
+            yield
+        finally:
+            self._writes.release()
 
     def _note_connection(self, connection: Any, _record: Any) -> None:
         self._pooled.add(connection.driver_connection)
@@ -438,29 +465,31 @@ class Turns:
     """A `Door` for one plugin: at most `TURNS` of its reads and writes are under way, the others wait for each other.
 
     Otherwise a plugin that asks for thousands of things at once takes every connection, and the decisions of members
-    wait behind them.
+    wait behind them. Plugins take turns: of each only one request waits for what all of them share.
     """
 
     def __init__(self, database: Database, operations: Operations) -> None:
         self._database = database
         self._operations = operations
         self._free = asyncio.Semaphore(TURNS)
+        self._next_read = asyncio.Lock()
+        self._next_write = asyncio.Lock()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         return await self._operations.run(work)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
-        async with self._turn(), self._database.read() as connection:
+        async with self._turn(self._database.plugin_reads, self._next_read), self._database.read() as connection:
             yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Connection]:
-        async with self._turn(), self._database.write() as connection:
+        async with self._turn(self._database.plugin_writes, self._next_write), self._database.write() as connection:
             yield connection
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self, shared: asyncio.Semaphore, next_one: asyncio.Lock) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(TURN_S):
                 await self._free.acquire()
@@ -468,7 +497,12 @@ class Turns:
             words = f"the database was busy with this plugin's other requests for {TURN_S:.0f} s; ask for fewer at once"
             raise StoreError(words, retryable=True) from None
         try:
-            yield
+            async with next_one:
+                await shared.acquire()
+            try:
+                yield
+            finally:
+                shared.release()
         finally:
             self._free.release()
 
