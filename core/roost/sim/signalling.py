@@ -246,7 +246,7 @@ class Signalling:
         member: Member = guild.members[state.user_id]
         channel_id = None if left else str(state.channel_id)
         self._sim.log("vsu", guild_id=str(guild.id), user_id=str(state.user_id), channel_id=channel_id)
-        data = state.payload(member, left=left)
+        data = state.payload(member, left=left) | {"member": guild.member_payload(state.user_id)}
         if not member.user.bot and self._sim.faults.take("anonymous_voice_state", guild.id) is not None:
             del data["member"]
         self._gateway.dispatch("VOICE_STATE_UPDATE", data, guild_id=guild.id)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from roost.sim.world import Role
+
 pytestmark = pytest.mark.sim
 
 BOTH = ["VOICE_STATE_UPDATE", "VOICE_SERVER_UPDATE"]
@@ -36,6 +38,14 @@ async def test_join_move_leave(bench: Any) -> None:
     await gateway.op4(bench.guild.id, None)
     assert [(name, data["channel_id"]) for name, data in await gateway.settled()] == [("VOICE_STATE_UPDATE", None)]
     assert bench.part.ended == [(bench.guild.id, bench.bot_id, 4014)] * 2
+
+
+async def test_a_voice_state_shows_the_roles_of_its_member(bench: Any) -> None:
+    bench.guild.roles[5] = Role(5, "worn", 0)
+    bench.guild.members[bench.bot_id].roles.append(5)
+    gateway = await bench.ready()
+    await gateway.op4(bench.guild.id, bench.voice[0])
+    assert (await gateway.settled())[0][1]["member"]["roles"] == ["5"]
 
 
 async def test_everybody_with_the_intent_learns_of_it(bench: Any) -> None:
