@@ -302,14 +302,22 @@ def knows_everybody(bot: hikari.GatewayBot, guild_id: int) -> bool:
     guild = bot.cache.get_guild(guild_id)
     if guild is None or guild.member_count is None or not bot.intents & hikari.Intents.GUILD_MEMBERS:
         return False
+    shard = _shard_of(bot, guild_id)
+    if shard is not None and shard.is_listing(guild_id):
+        return False  # Discord's count may be too low.
     return len(bot.cache.get_members_view_for_guild(guild_id)) >= guild.member_count
 
 
 def _hurry_members(bot: hikari.GatewayBot, guild_id: int) -> None:
     """Have the members of a guild sent before those of others."""
-    shard = bot.shards.get(hikari.snowflakes.calculate_shard_id(bot.shard_count, guild_id)) if bot.shards else None
-    if isinstance(shard, Shard):
+    if (shard := _shard_of(bot, guild_id)) is not None:
         shard.hurry_members(guild_id)
+
+
+def _shard_of(bot: hikari.GatewayBot, guild_id: int) -> Shard | None:
+    """The shard of a guild; None before it was connected, and where hikari's own class is used."""
+    shard = bot.shards.get(hikari.snowflakes.calculate_shard_id(bot.shard_count, guild_id)) if bot.shards else None
+    return shard if isinstance(shard, Shard) else None
 
 
 def count_members(bot: hikari.GatewayBot) -> None:

@@ -184,6 +184,8 @@ class _Events:
             shard.session_began()
         _reading.set(name)
         self._manager.consume_raw_event(name, shard, payload)
+        if name == "GUILD_MEMBERS_CHUNK":
+            shard.members_came(payload)
 
 
 class Others:
@@ -248,6 +250,7 @@ class Shard(GatewayShardImpl):
         "_beat_gap_s",
         "_connecting_since",
         "_lifetime",
+        "_listings",
         "_main",
         "_note_identify",
         "_others",
@@ -277,6 +280,8 @@ class Shard(GatewayShardImpl):
         self._beat_at: float | None = None
         self._beat_gap_s = BEAT_GAP_S
         self._others = Others()
+        self._listings: dict[tuple[int, str | None], set[int]] = {}
+        """Requests for all members of a server, by server and nonce, with the parts of their answer that came."""
         self._others_timer: asyncio.TimerHandle | None = None
         self.said_goodbye = False
 
@@ -403,15 +408,31 @@ class Shard(GatewayShardImpl):
         if data["op"] == _IDENTIFY:
             self._session_known = False
             self._others.drop()
+            self._listings.clear()
             if self._note_identify is not None:
                 self._note_identify()
         if data["op"] not in _UNPACED:
+            if data["op"] == _MEMBERS and not data["d"].get("query") and not data["d"].get("user_ids"):
+                self._listings[int(data["d"]["guild_id"]), data["d"].get("nonce")] = set()
             # hikari sends in the order of arrival: a bot in many servers would ask for their members for minutes, and
             # leave no voice channel meanwhile.
             turn = self._others.put(int(data["d"]["guild_id"]) if data["op"] == _MEMBERS else None)
             self._pace()
             await turn
         await super()._send_json(data, priority=priority)
+
+    def is_listing(self, guild_id: int) -> bool:
+        """Whether Discord still owes a part of the list of a server's members."""
+        return any(each == guild_id for each, _nonce in self._listings)
+
+    def members_came(self, payload: Any) -> None:
+        """Note a part of the answer to a request for members."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # hikari drops and logs what cannot be read
+            request = int(payload["guild_id"]), payload.get("nonce")
+            if (came := self._listings.get(request)) is not None:
+                came.add(int(payload["chunk_index"]))
+                if len(came) >= int(payload["chunk_count"]):
+                    del self._listings[request]
 
     def hurry_members(self, guild_id: int) -> None:
         """Ask for the members of a server before those of others, if they are still to be asked for."""

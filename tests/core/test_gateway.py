@@ -13,8 +13,10 @@ import hikari.impl.shard
 import pytest
 
 from roost import gateway
+from roost.audience import knows_everybody
 from roost.gateway import OTHERS_PER_WINDOW, OTHERS_WINDOW_S, Bot, Others
 from roost.sim.damage import FRAMES, HELLOS
+from roost.sim.gateway import PRIVILEGED
 from roost.sim.server import SimulatedDiscord
 from roost.sim.world import SimSettings
 
@@ -32,7 +34,7 @@ class Harness:
         self.turns: list[int] = []
         self.bot = Bot(
             sim.world.bots[0].token,
-            turn=self._turn,
+            turn=self.turn,
             rest_url=sim.rest_url,
             banner=None,
             logs=None,
@@ -40,7 +42,7 @@ class Harness:
         )
 
     @contextlib.asynccontextmanager
-    async def _turn(self, _shard: int) -> AsyncIterator[Callable[[], None]]:
+    async def turn(self, _shard: int) -> AsyncIterator[Callable[[], None]]:
         yield lambda: self.turns.append(1)
 
     async def start(self) -> None:
@@ -84,7 +86,7 @@ async def harness(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Harness]:
     monkeypatch.setattr(gateway, "PAUSE_S", 0.05)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(gateway.on_loop_error)
-    async with SimulatedDiscord(SimSettings(guilds=1)) as sim:
+    async with SimulatedDiscord(SimSettings(guilds=1, intents_allowed=PRIVILEGED)) as sim:
         made = Harness(sim)
         try:
             yield made
@@ -139,6 +141,35 @@ async def test_a_server_that_somebody_waits_for_comes_before_others() -> None:
     turns[13].cancel()
     assert others.go(OTHERS_WINDOW_S) is None
     assert all(turn.done() for turn in (*turns.values(), presence))
+
+
+async def test_a_list_of_members_is_whole_when_its_last_part_came(harness: Harness) -> None:
+    """Whatever number Discord gives: it may be too low."""
+    guild = harness.sim.world.guilds[next(iter(harness.sim.world.guilds))]
+    harness.arm("damaged_guild", replaced={"member_count": 2})
+    harness.arm("late_members", size=4, delay_s=0.3)
+    harness.bot = Bot(
+        harness.sim.world.bots[0].token,
+        turn=harness.turn,
+        intents=hikari.Intents.GUILDS | hikari.Intents.GUILD_MEMBERS,
+        rest_url=harness.sim.rest_url,
+        banner=None,
+        logs=None,
+        suppress_optimization_warning=True,
+    )
+    await harness.start()
+
+    def known() -> int:
+        return len(harness.bot.cache.get_members_view_for_guild(guild.id))
+
+    async with asyncio.timeout(5):
+        while known() < 4:
+            await asyncio.sleep(0.01)
+        assert known() < len(guild.members)
+        assert not knows_everybody(harness.bot, guild.id)
+        while not knows_everybody(harness.bot, guild.id):
+            await asyncio.sleep(0.01)
+    assert known() == len(guild.members)
 
 
 async def test_commands_that_wait_end_with_their_session() -> None:

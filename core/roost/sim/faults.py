@@ -91,6 +91,7 @@ CORE_PARAMS: dict[str, dict[str, Param]] = {
     },
     "rest_limited": {**_ROUTE, "seconds": _DELAY},
     "rest_delay": {**_ROUTE, "delay_s": _DELAY},
+    "late_members": {"size": Param(int, 1, 1000), "delay_s": _DELAY},
     "gateway_drop": {"code": Param(int, 1000, 4999), "bot": _BOT},
     "gateway_abort": {"bot": _BOT},
     "invalid_session": {"bot": _BOT},
@@ -122,6 +123,7 @@ CORE_FAULTS: dict[str, str] = {
     "rest_delay": "a REST request is answered late; params: method, path_prefix, delay_s (5)",
     "rest_limited": "REST requests of a path are answered 429 for so long, from the first on; "
     "params: method, path_prefix, seconds",
+    "late_members": "op 8 is answered in small parts, each later than the one before; params: size (1), delay_s (1)",
     "deny_identify": "IDENTIFY is answered with op 9",
     "swallow_resume": "RESUME is answered with op 9",
     "gateway_drop": "the gateway connection is closed now, its session stays resumable; params: code (4000), bot (0)",

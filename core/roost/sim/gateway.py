@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -21,6 +23,7 @@ from roost.sim.world import STRANGER, Bot, Guild
 PRIVILEGED = int(hikari.Intents.GUILD_MEMBERS | hikari.Intents.GUILD_PRESENCES | hikari.Intents.MESSAGE_CONTENT)
 MESSAGE_CONTENT = int(hikari.Intents.MESSAGE_CONTENT)
 PAYLOAD_LIMIT_BYTES = 4096
+MEMBERS_AT_ONCE = 1000
 MISSED_BEATS = 1.5
 """Of the heartbeat interval: after so long without a heartbeat the connection is closed."""
 
@@ -266,7 +269,7 @@ class Gateway:
         return session
 
     def _members(self, session: GatewaySession, data: Any) -> None:
-        """Op 8: one chunk with everybody (the guilds are small)."""
+        """Op 8: a thousand members at a time."""
         guild = self._sim.world.guilds.get(int(data["guild_id"]))
         if guild is None:
             return
@@ -277,17 +280,25 @@ class Gateway:
             for user_id, member in guild.members.items()
             if (not wanted or user_id in wanted) and member.user.name.lower().startswith(prefix)
         ]
-        chunk: dict[str, Any] = {
-            "guild_id": str(guild.id),
-            "members": members,
-            "chunk_index": 0,
-            "chunk_count": 1,
-            "not_found": [str(user) for user in wanted if user not in guild.members],
-            "presences": [],
-        }
-        if "nonce" in data:
-            chunk["nonce"] = data["nonce"]
-        session.dispatch("GUILD_MEMBERS_CHUNK", chunk)
+        late = self._sim.faults.take("late_members", guild.id)
+        size = MEMBERS_AT_ONCE if late is None else int(late.get("size", 1))
+        count = max(1, math.ceil(len(members) / size))
+        for number in range(count):
+            chunk: dict[str, Any] = {
+                "guild_id": str(guild.id),
+                "members": members[number * size : (number + 1) * size],
+                "chunk_index": number,
+                "chunk_count": count,
+                "not_found": [str(user) for user in wanted if user not in guild.members],
+                "presences": [],
+            }
+            if "nonce" in data:
+                chunk["nonce"] = data["nonce"]
+            if late is None:
+                session.dispatch("GUILD_MEMBERS_CHUNK", chunk)
+            else:
+                delay_s = number * float(late.get("delay_s", 1.0))
+                self._sim.later(delay_s, functools.partial(session.dispatch, "GUILD_MEMBERS_CHUNK", chunk))
 
     def _gone(self, connection: Connection, session: GatewaySession | None, code: int | None) -> None:
         """A socket ended: 1000 and 1001 from the client end the session at once, anything else leaves it resumable."""
