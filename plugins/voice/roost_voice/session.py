@@ -179,6 +179,8 @@ class Session:
         """By plugin that decides who is heard and does not work: what tells people, once."""
         self._notices = 0
         """Number of the notice that stands or is being posted."""
+        self._receivers_told: dict[str, frozenset[str]] = {}
+        """By their digest: who receives the sound, as notices of this session told."""
         self._facts_told: frozenset[NoticeFacts] = frozenset()
         """What the notice tells that stands or is being posted; less what nobody does any more."""
         self._rests_until: float | None = None
@@ -261,14 +263,20 @@ class Session:
         It counts for everybody once others can read along.
         """
         facts, onlookers = self.facts, self._has_onlookers
-        # With the blank, no name of a host looks like this.
-        plugins = (f"plugin {each.plugin}" for each in facts if each.use is Use.PLUGIN)
         places = [*map(str, self.places), *(["onlookers"] if onlookers else [])]
         return Terms(
             max((each.kept_days for each in facts), default=0),
-            digest((*(each.sends_to for each in facts), *plugins)),
+            digest(self._receivers),
             digest(places) if onlookers or not sees_all else "",
         )
+
+    @property
+    def _receivers(self) -> frozenset[str]:
+        """Services and plugins that the sound goes to."""
+        facts = self.facts
+        # With the blank, no name of a host looks like this.
+        plugins = (f"plugin {each.plugin}" for each in facts if each.use is Use.PLUGIN)
+        return frozenset((*(each.sends_to for each in facts), *plugins))
 
     @property
     def _has_onlookers(self) -> bool:
@@ -482,7 +490,13 @@ class Session:
     def _has_agreed(self, user_id: int, sees_all: bool) -> bool:
         """Whether a member has agreed to all that the consumers do, where the text goes."""
         agreed = self._consent.agreed_to(self.guild_id, user_id)
-        return agreed is not None and agreed.covers(self.terms_for(sees_all=sees_all))
+        if agreed is None:
+            return False
+        needed = self.terms_for(sees_all=sees_all)
+        if self._receivers <= self._receivers_told.get(agreed.services, frozenset()):
+            # They agreed to these and to others that are gone.
+            agreed = dataclasses.replace(agreed, services=needed.services)
+        return agreed.covers(needed)
 
     def unheard(self, user_id: int) -> NotHeard | None:
         """Why somebody in the channel is not heard now; None: they are."""
@@ -634,6 +648,7 @@ class Session:
         if not self._failures:
             self.capture_state = CAPTURE_NOTICE
         self._facts_told = self.facts
+        self._receivers_told[digest(self._receivers)] = self._receivers
         self._notice = self._scope.spawn(self._post(), f"notice {self.id[:8]}")
         self._notice.add_done_callback(self._notice_over)
 

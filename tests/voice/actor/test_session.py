@@ -638,6 +638,23 @@ async def test_members_who_came_while_the_link_was_down_are_told(noticed: Bench)
     assert noticed.hears(21, sink)
 
 
+async def test_an_agreement_to_two_plugins_covers_one_of_them(bench: Bench) -> None:
+    detach = bench.session.attach(first := SinkRecorder(), facts=NoticeFacts(plugin="first"))
+    bench.session.attach(second := SinkRecorder(), facts=NoticeFacts(plugin="second"))
+    assert await bench.session.capturing()
+    await bench.agrees(ALICE)
+    assert bench.hears(ALICE, first)
+    detach()
+    bench.session.ask_again()
+    assert bench.hears(ALICE, second), "she agreed to this one too"
+    await settle()
+    assert len(bench.notices) == 1
+    bench.session.attach(SinkRecorder(), facts=NoticeFacts(plugin="third"))
+    assert await bench.session.capturing()
+    assert not bench.hears(ALICE, second)
+    assert bench.session.unheard(ALICE) == NotHeard(Unheard.ASKED_MORE)
+
+
 async def test_who_is_forgotten_needs_another_notice_or_agrees(noticed: Bench) -> None:
     noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
     assert await noticed.session.capturing()
