@@ -163,7 +163,7 @@ INFO: dict[str, HookInfo] = {
     "guild_disabled": HookInfo(Kind.OWN),
     "config_changed": HookInfo(Kind.OWN),
     "command_check": HookInfo(Kind.PAR, deadline_s=2.0, guard=True, prompt=True),
-    "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0),
+    "handle_error": HookInfo(Kind.FIRST, deadline_s=1.0, private=True),
     "health": HookInfo(Kind.PAR),
     "diagnostics": HookInfo(Kind.PAR),
     "user_data_export": HookInfo(Kind.ALL, personal=True, private=True),

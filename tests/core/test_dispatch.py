@@ -255,7 +255,7 @@ async def test_cancelling_the_caller_passes_through() -> None:
     assert not calls.failures
 
 
-@pytest.mark.parametrize("hook", [name for name, info in INFO.items() if info.private])
+@pytest.mark.parametrize("hook", [name for name, info in INFO.items() if info.private or name == "handle_error"])
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
 def test_the_text_of_an_error_about_members_words_is_told_to_nobody(
     caplog: pytest.LogCaptureFixture, hook: str, level: int
