@@ -1189,7 +1189,7 @@ MUTATIONS = [
         "answers",
         "nobody reads that a deferred command takes long",
         "core/roost/deferral.py",
-        "            await _say_slow(interaction)\n",
+        "            await late()\n",
         "            pass\n",
         (
             "tests/faults/test_answers_in_time.py"

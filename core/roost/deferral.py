@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,14 +50,7 @@ async def patiently(interaction: hikari.CommandInteraction | hikari.ModalInterac
     Raises:
         BaseException: What the work raised.
     """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=SLOW_S)
-        if not done:
-            await _say_slow(interaction)
-        return await task
-    finally:
-        task.cancel()
+    return await _finished(work, SLOW_S, partial(_say_slow, interaction))
 
 
 async def _say_slow(interaction: hikari.CommandInteraction | hikari.ModalInteraction) -> None:
@@ -80,14 +74,29 @@ async def defer_if_late(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral
     Raises:
         BaseException: What the work raised, or else what the deferral raised, which ends the work.
     """
+    return await _finished(work, LATE_S, partial(ctx.defer, ephemeral=ephemeral))
+
+
+async def _finished(work: Awaitable[T], limit_s: float, late: Callable[[], Awaitable[None]]) -> T:
+    """Do the work, and call `late` meanwhile if it takes longer than `limit_s`; return what the work returned.
+
+    The work is over when this is: a cancellation, or a failure of `late`, cancels it and waits for its end.
+
+    Raises:
+        BaseException: What the work raised, or else what `late` raised.
+    """
     task = asyncio.ensure_future(work)
     try:
-        done, _ = await asyncio.wait({task}, timeout=LATE_S)
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
         if not done:
-            await ctx.defer(ephemeral=ephemeral)
-        return await task
-    finally:
+            await late()
+    except BaseException:
         task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+        raise
+    return await task
 
 
 async def defer_during(ctx: lightbulb.Context, work: Awaitable[T], *, ephemeral: bool = False) -> T:
