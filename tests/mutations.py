@@ -1332,6 +1332,22 @@ MUTATIONS = [
         "        if True:\n            yield\n",
         ("tests/core/store/test_turns.py::test_writes_to_sqlite_wait_for_one_of_a_plugin_at_most",),
     ),
+    Mutation(
+        "R345",
+        "interrupts the bot's own code where a plugin has called it",
+        "core/roost/blocking.py",
+        'own_code = own_code or module.partition(".")[0] in _OWN',
+        "own_code = False",
+        ("tests/core/test_blocking.py::test_plugin_that_calls_the_bot_is_interrupted_in_its_own_code",),
+    ),
+    Mutation(
+        "R345",
+        "interrupts code once that catches every interruption",
+        "core/roost/blocking.py",
+        "self._insists = self._raised",
+        "self._insists = False",
+        ("tests/core/test_blocking.py::test_plugin_that_catches_every_interruption_is_ended",),
+    ),
 ]
 
 

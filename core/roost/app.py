@@ -199,7 +199,7 @@ class App:
                 bot.subscribe(hikari.GuildAvailableEvent, self._on_guild_available)
                 bot.subscribe(hikari.GuildJoinEvent, self._on_guild_join)
                 bot.subscribe(hikari.GuildLeaveEvent, self._on_guild_leave)
-                stack.enter_context(self._host.dispatcher.guard.watching())
+                stack.enter_context(self._host.dispatcher.guard.watching(loop))
                 try:
                     loaders = [
                         privacy_loader(

@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from roost import blocking
-from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError, working
 from roost.context import Asked, Refusal, Unasked
 from roost.errortext import class_name, error_line, is_error, own, text_of
 from roost.frames import FrameFan, OverBudget
@@ -379,6 +379,7 @@ class Dispatcher:
         if guild_id is not None:
             self._on_call(impl.plugin_name, guild_id)
         token = current.set(current.get() if INFO[hook].personal else guild_id)
+        owner = working.set(impl.plugin_name)
         began = self.guard.moment()
         try:
             return await self._called(hook, impl, arguments, limit, step_s)
@@ -387,6 +388,7 @@ class Dispatcher:
                 raise StalledError from error
             raise
         finally:
+            working.reset(owner)
             current.reset(token)
 
     async def _called(self, hook: str, impl: Any, arguments: dict[str, Any], limit: float | None, step_s: float) -> Any:
@@ -513,6 +515,8 @@ def where(error: BaseException) -> str:
         return error.place
     if is_error(error, StrayError):
         error = error.original
+    if is_error(error, BlockedError) and error.at:
+        return error.at
     if is_error(error, SyntaxError) and (file := own(error, "filename", SyntaxError)):
         return f"{file}:{own(error, 'lineno', SyntaxError)}"
     if is_error(error, TimeoutError):

@@ -27,7 +27,8 @@ from hikari.api.shard import GatewayCompression
 from hikari.impl.gateway_bot import GatewayBot
 from hikari.impl.shard import GatewayShardImpl
 
-from roost.errortext import own, repr_of
+from roost.blocking import BlockedError
+from roost.errortext import is_error, own, repr_of
 from roost.scopes import outlive_cancellation
 
 _log = logging.getLogger("roost.gateway")
@@ -607,6 +608,8 @@ def on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     members' words and tokens of interactions.
     """
     error = context.get("exception")
+    if error is not None and is_error(error, BlockedError) and error.plugin is not None:
+        return  # the plugin host says so, with the plugin's name
     if "payload" in context:
         _log.error(
             "dropped the event %s of Discord, which cannot be read: %s",

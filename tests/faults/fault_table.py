@@ -68,6 +68,7 @@ GROUPS: dict[str, range] = {
     "Voices and words on other ways": range(330, 335),
     "A database that fails in part": range(335, 340),
     "Many servers, and the driver songbird": range(340, 345),
+    "Plugin code that blocks": range(345, 350),
 }
 
 GONE = "The bot leaves and says why."
@@ -513,6 +514,9 @@ ROWS: tuple[Row, ...] = (
     Row(342, 6, "the leave is lost when the voice plugin is unloaded, or the main gateway is down then",
         "leaves again for 2.4 s; the reply of `/bot plugins unload` says where Discord still shows the bot",
         "The bot leaves, or the owner reads that voice has to be loaded again to end it."),
+    Row(345, 3, "a command, listener or task of a plugin blocks the event loop, and catches what interrupts it",
+        "interrupts it after 2 s, and until it has ended; counts a failure that names file and line",
+        "The member's command failed; other commands are answered late."),
 )  # fmt: skip
 """Every fault there is, by rising number."""
 

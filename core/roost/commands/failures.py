@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hikari
 import lightbulb
 
+from roost.blocking import working
 from roost.commands import refusals
 from roost.commands.registry import OWNERS_GROUP
 from roost.commands.running import DeniedError, EndedError, answer, is_answered
@@ -161,6 +162,7 @@ class CommandFailures:
         place = place_of(int(guild_id) if guild_id is not None else None, int(interaction.user.id))
         current.set(place)
         owner = self._owner_of(path)
+        working.set(owner if owner != CORE else None)
         if self._stopped(owner, path, place):
             return False
         if guild_id is not None and member is not None and self._access.denial(path, int(guild_id), member) is not None:
@@ -251,6 +253,7 @@ def _tame(ctx: lightbulb.Context, plugin: str, running: RunningCommands) -> None
     admitted = running.admit(plugin)
 
     async def tame(*arguments: Any) -> Any:
+        working.set(plugin)
         async with running.run(plugin, admitted, ctx):
             with taming():
                 return await invoke(*arguments)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
 
-from roost.blocking import LIMIT_S, OPENING_LIMIT_S
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, note_counted
 from roost.commands.running import ANSWER_S
 from roost.commands.shapes import MOST
 from roost.dispatch import Dispatcher, log_failure
@@ -21,7 +21,7 @@ from roost.errortext import is_error
 from roost.frames import OverBudget
 from roost.hooks import EVERY_PLUGIN, Meta, SwitchCause
 from roost.metrics import Metrics
-from roost.places import Place, guild_in
+from roost.places import Place, current, guild_in
 from roost.plugins.blame import EXCUSES, Blame, blame
 from roost.plugins.declared import IncompatibleError
 from roost.plugins.discovery import discover, others_with, refuse_unknown_tables
@@ -122,6 +122,8 @@ class PluginHost:
         self.dispatcher = Dispatcher(
             lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called, name_of=self.plugin_of
         )
+        self.dispatcher.guard.name_of = self.plugin_of
+        self.dispatcher.guard.on_blocked = self._blocked
         self.guards = Guards(self.dispatcher)
         self.metrics = Metrics(self.dispatcher.guard.inside)
         self.guild_config = GuildConfig(self)
@@ -502,6 +504,7 @@ class PluginHost:
         Returns:
             Whether a plugin has dealt with it, once those that take errors were asked; None if there are none.
         """
+        note_counted(plugin, error)
         whose = blame(error)
         log_failure(plugin, source, error, place, excuse=EXCUSES[whose])
         record = self.records.get(plugin)
@@ -519,6 +522,13 @@ class PluginHost:
         if counts:
             self._count(record, source, error, place)
         return None
+
+    def _blocked(self, error: BlockedError) -> None:
+        """A plugin was interrupted, and whatever called it has not said so: it caught that, or nobody awaits it."""
+        record = self.records.get(error.plugin or "")
+        if record is not None and record.state in RUNNING and error.context is not None:
+            place = error.context.get(current)
+            self.failed(record.name, f"its function {error.function}", error, place)
 
     async def _offer(
         self,

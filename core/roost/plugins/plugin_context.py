@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
 
+from roost.blocking import working
 from roost.dispatch import Dispatcher, where
 from roost.errors import ClosedError, PluginError
 from roost.errortext import error_line, is_error, text_of
@@ -125,13 +126,14 @@ class Context:
             task = asyncio.current_task()
             assert task is not None
             self._handling.add(task)
-            token = current.set(place)
+            token, owner = current.set(place), working.set(self.name)
             try:
                 with taming():
                     await callback(received)
             except Exception as error:  # noqa: BLE001 - isolated like a hook
                 host.failed(self.name, f"its listener for {event.__name__}", error, place)
             finally:
+                working.reset(owner)
                 current.reset(token)
                 self._handling.discard(task)
 
@@ -149,10 +151,11 @@ class Context:
             coro.close()
             raise
         # What the task does, and its failure, belongs to the guild, or to where it was asked for.
-        token = current.set(guild_id if guild_id is not None else current.get())
+        token, owner = current.set(guild_id if guild_id is not None else current.get()), working.set(self.name)
         try:
             task = self._scope.spawn(coro, name)
         finally:
+            working.reset(owner)
             current.reset(token)
         if guild_id is not None:
             mine = self._guild_tasks.setdefault(guild_id, set())
