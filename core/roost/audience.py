@@ -332,6 +332,9 @@ def count_members(bot: hikari.GatewayBot) -> None:
         _set_count(bot, event.guild_id, _count(bot, event.guild_id, 1))
 
     async def left(event: hikari.MemberDeleteEvent) -> None:
+        shard = _shard_of(bot, event.guild_id)
+        if event.old_member is None and shard is not None and not shard.is_listing(event.guild_id):
+            return  # Of a whole list nobody else can leave: Discord has said so twice.
         _set_count(bot, event.guild_id, _count(bot, event.guild_id, -1))
 
     bot.subscribe(hikari.GuildAvailableEvent, shown)

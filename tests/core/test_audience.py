@@ -355,6 +355,7 @@ async def test_the_number_of_members_is_kept_up_to_date() -> None:
     guild = types.SimpleNamespace(id=GUILD, member_count=5)
     callbacks: dict[Any, Any] = {}
     bot: Any = types.SimpleNamespace(
+        shards={},
         intents=hikari.Intents.GUILD_MEMBERS,
         subscribe=callbacks.__setitem__,
         cache=types.SimpleNamespace(
@@ -363,7 +364,7 @@ async def test_the_number_of_members_is_kept_up_to_date() -> None:
         ),
     )
     count_members(bot)
-    event: Any = types.SimpleNamespace(guild_id=GUILD)
+    event: Any = types.SimpleNamespace(guild_id=GUILD, old_member=None)
     await callbacks[hikari.MemberCreateEvent](event)
     assert guild.member_count == 6
     for _ in range(2):

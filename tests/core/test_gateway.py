@@ -13,7 +13,7 @@ import hikari.impl.shard
 import pytest
 
 from roost import gateway
-from roost.audience import knows_everybody
+from roost.audience import count_members, knows_everybody
 from roost.gateway import OTHERS_PER_WINDOW, OTHERS_WINDOW_S, Bot, Others
 from roost.sim.damage import FRAMES, HELLOS
 from roost.sim.gateway import PRIVILEGED
@@ -32,10 +32,14 @@ class Harness:
     def __init__(self, sim: SimulatedDiscord) -> None:
         self.sim = sim
         self.turns: list[int] = []
-        self.bot = Bot(
-            sim.world.bots[0].token,
+        self.bot = self.make(hikari.Intents.ALL_UNPRIVILEGED)
+
+    def make(self, intents: hikari.Intents) -> Bot:
+        return Bot(
+            self.sim.world.bots[0].token,
             turn=self.turn,
-            rest_url=sim.rest_url,
+            intents=intents,
+            rest_url=self.sim.rest_url,
             banner=None,
             logs=None,
             suppress_optimization_warning=True,
@@ -148,15 +152,7 @@ async def test_a_list_of_members_is_whole_when_its_last_part_came(harness: Harne
     guild = harness.sim.world.guilds[next(iter(harness.sim.world.guilds))]
     harness.arm("damaged_guild", replaced={"member_count": 2})
     harness.arm("late_members", size=4, delay_s=0.3)
-    harness.bot = Bot(
-        harness.sim.world.bots[0].token,
-        turn=harness.turn,
-        intents=hikari.Intents.GUILDS | hikari.Intents.GUILD_MEMBERS,
-        rest_url=harness.sim.rest_url,
-        banner=None,
-        logs=None,
-        suppress_optimization_warning=True,
-    )
+    harness.bot = harness.make(hikari.Intents.GUILDS | hikari.Intents.GUILD_MEMBERS)
     await harness.start()
 
     def known() -> int:
@@ -170,6 +166,32 @@ async def test_a_list_of_members_is_whole_when_its_last_part_came(harness: Harne
         while not knows_everybody(harness.bot, guild.id):
             await asyncio.sleep(0.01)
     assert known() == len(guild.members)
+
+
+async def test_a_member_who_leaves_twice_is_counted_once(harness: Harness) -> None:
+    """Else one whom the bot has never heard of would make the list whole."""
+    guild = harness.sim.world.guilds[next(iter(harness.sim.world.guilds))]
+    harness.bot = harness.make(hikari.Intents.GUILDS | hikari.Intents.GUILD_MEMBERS)
+    count_members(harness.bot)
+    gone = asyncio.Queue[hikari.MemberDeleteEvent]()
+
+    async def on_delete(event: hikari.MemberDeleteEvent) -> None:
+        await gone.put(event)
+
+    harness.bot.subscribe(hikari.MemberDeleteEvent, on_delete)
+    await harness.start()
+    async with asyncio.timeout(5):
+        while not knows_everybody(harness.bot, guild.id):
+            await asyncio.sleep(0.01)
+        user = next(each.user for each in guild.members.values() if not each.user.bot)
+        data = {"guild_id": str(guild.id), "user": user.payload()}
+        for _ in range(3):
+            harness.sim.gateway.dispatch("GUILD_MEMBER_REMOVE", data, guild_id=guild.id)
+            await gone.get()
+        await asyncio.sleep(0.05)
+    shown = harness.bot.cache.get_guild(guild.id)
+    assert shown is not None
+    assert shown.member_count == len(guild.members) - 1
 
 
 async def test_commands_that_wait_end_with_their_session() -> None:
