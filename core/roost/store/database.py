@@ -70,7 +70,7 @@ TURNS = 4
 PLUGIN_TURNS = 10
 """Reads and writes of all plugins at a time: the pool has connections for five more."""
 TURN_S = 30.0
-"""How long a plugin's request waits for its others."""
+"""How long a plugin's request waits for its others, and then for those of other plugins."""
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _OPTIONS = ("host", "port", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs")
 """Of the URL of PostgreSQL."""
@@ -497,8 +497,12 @@ class Turns:
             words = f"the database was busy with this plugin's other requests for {TURN_S:.0f} s; ask for fewer at once"
             raise StoreError(words, retryable=True) from None
         try:
-            async with next_one:
-                await shared.acquire()
+            try:
+                async with asyncio.timeout(TURN_S), next_one:
+                    await shared.acquire()
+            except TimeoutError:
+                words = f"the database was busy with requests of other plugins for {TURN_S:.0f} s; try again"
+                raise StoreError(words, retryable=True) from None
             try:
                 yield
             finally:

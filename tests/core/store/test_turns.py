@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from pg_server import Server
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from roost.store import Store, open_store
-from roost.store.database import TURNS
+from roost.errors import StoreError
+from roost.store import Store, database, open_store
+from roost.store.database import TURNS, open_database
 
 pytestmark = pytest.mark.unit
 
@@ -75,3 +76,19 @@ async def test_plugins_that_wait_for_postgresql_leave_connections_to_the_core(tm
                 await store.set_enabled("voice", 1, enabled=True)
             assert not any(each.done() for each in waiting)
         await asyncio.gather(*waiting)
+
+
+async def test_request_of_a_plugin_waits_for_those_of_others_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(tmp_path, None) as opened, contextlib.aclosing(database.Operations()) as operations:
+        await opened.plugin_writes.acquire()
+        monkeypatch.setattr(database, "TURN_S", 0.05)
+        turns = database.Turns(opened, operations)
+        for _ in range(2 * TURNS):
+            with pytest.raises(StoreError, match="requests of other plugins"):
+                async with asyncio.timeout(5), turns.write():
+                    raise AssertionError("it is nobody's turn")
+        opened.plugin_writes.release()
+        async with asyncio.timeout(5), turns.write():
+            pass
