@@ -348,6 +348,23 @@ async def test_what_is_done_is_not_said_to_stay(
     assert not captions.keeps_cut((CHANNEL, 6)), "the next start does not know of it"
 
 
+async def test_what_cannot_be_stored_keeps_nothing_that_is_too_old(
+    captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions.note(GUILD, (CHANNEL, 5), (ADA,))
+    await captions.flush()
+
+    async def fails(_documents: Any) -> None:
+        raise TypeError("of its own")
+
+    monkeypatch.setattr(captions._kept, "put_many", fails)
+    monkeypatch.setattr(posted, "KEPT_DAYS", -1)
+    captions.note(GUILD, (CHANNEL, 6), (ADA,))
+    with pytest.raises(TypeError, match="of its own"):
+        await captions.sweep()
+    assert [key async for key in _keys(captions)] == []
+
+
 async def test_what_was_given_up_makes_room(
     captions: PostedCaptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

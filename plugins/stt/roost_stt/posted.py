@@ -304,9 +304,15 @@ class PostedCaptions:
 
         Raises:
             RoostError: The store failed.
+            Exception: Something noted cannot be stored; what is too old is deleted all the same.
         """
-        # What is done may still be noted.
-        await self.flush()
+        try:
+            # What is done may still be noted.
+            await self.flush()
+        finally:
+            await self._sweep_stored()
+
+    async def _sweep_stored(self) -> None:
         before = time.time() - KEPT_DAYS * DAY_S
         await self._kept.delete_where(changed_before=before)
         async with self._storing:
