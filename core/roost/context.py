@@ -233,7 +233,7 @@ class PluginContext(Protocol):
 
         Args:
             work: Makes the coroutine, anew each time; what it has to go on with is in what you keep, not in it.
-            name: For logs. What follows a colon is left out of the metric ``roost_restarted_tasks``.
+            name: For logs. What follows a colon is left out of the metric ``roost_restarted_tasks_total``.
 
         Raises:
             ClosedError: The plugin was unloaded.
