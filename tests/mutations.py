@@ -898,8 +898,8 @@ MUTATIONS = [
         "consent",
         "takes an agreement to captions for one to any plugin",
         VOICE + "session.py",
-        "            digest((*(each.sends_to for each in facts), *plugins)),\n",
-        "            digest(each.sends_to for each in facts),\n",
+        "        return frozenset((*(each.sends_to for each in facts), *plugins))\n",
+        "        return frozenset(each.sends_to for each in facts)\n",
         ("tests/voice/actor/test_session.py::test_other_facts_are_told_and_wider_ones_asked_for",),
     ),
     Mutation(
