@@ -223,7 +223,8 @@ def _waits_in(coro: object) -> types.TracebackType | None:
         frames.append(frame)
     trace = None
     for frame in reversed(frames):
-        trace = types.TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
+        line = frame.f_lineno or 0  # None in code that was compiled without lines
+        trace = types.TracebackType(trace, frame, frame.f_lasti, line)
     return trace
 
 

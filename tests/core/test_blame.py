@@ -124,3 +124,14 @@ async def test_hook_that_is_left_behind_is_blamed_by_what_it_waits_for(file: str
             await Guard().stepped(made["hook"]())
     assert blame(caught.value) is whose
     assert where(caught.value).startswith(f"{__file__}:")
+
+
+async def test_hook_without_lines_is_left_behind_too() -> None:
+    async def hook() -> None:
+        await outlasts()
+
+    hook.__code__ = hook.__code__.replace(co_linetable=b"")
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.01):
+            await Guard().stepped(hook())
+    assert blame(caught.value) is Blame.PLUGIN
