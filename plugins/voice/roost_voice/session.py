@@ -35,7 +35,7 @@ from roost.consent import Terms, digest
 from roost.context import Unasked
 from roost.errors import ClosedError
 from roost.errortext import repr_of
-from roost.scopes import Scope
+from roost.scopes import Kept, Scope
 from roost.strays import taming
 from roost_voice.moves import Wish
 
@@ -168,7 +168,7 @@ class Session:
         """Cleared while the bot is on its way to another channel, in which a notice is posted once the link is live;
         nobody waits for that once there is nothing to be heard."""
         self._arrived.set()
-        self._retry: asyncio.Task[None] | None = None
+        self._retry: Kept | None = None
         self._say_no_notice = say_no_notice
         self._failure: asyncio.Task[None] | None = None
         """Tells people of the failures."""
@@ -196,7 +196,7 @@ class Session:
         """Channels that were deleted after that notice was posted there."""
         self._ending = False
         self._late_at = float("-inf")
-        self._late: asyncio.Task[None] | None = None
+        self._late: Kept | None = None
         self._say_deafness = say_deafness
         self._deafness_told = False
         self._deafness_at = float("-inf")
@@ -679,7 +679,7 @@ class Session:
     def _notice_failed(self) -> None:
         self.capture_state = CAPTURE_FAILED
         self._failures += 1
-        self._retry = self._scope.spawn(self._post_again(), f"notice again {self.id[:8]}")
+        self._retry = self._scope.keep(self._post_again, f"notice again {self.id[:8]}")
         if self._failures == (1 if self._moved else TOLD_AFTER) and self._say_no_notice is not None:
             self._failure = self._scope.spawn(self._say_no_notice(self), f"no notice {self.id[:8]}")
 
@@ -691,7 +691,7 @@ class Session:
 
     def _drop_retry(self) -> None:
         if self._retry is not None:
-            self._retry.cancel()
+            self._retry.end()
             self._retry = None
 
     async def _post_in(self, places: Sequence[int]) -> frozenset[int]:
@@ -823,7 +823,7 @@ class Session:
     def _seek_late(self) -> None:
         """Post the notice once more if members came after it who need it."""
         if self.capture_state == CAPTURE_ON and (self._late is None or self._late.done()) and self._uninformed():
-            self._late = self._scope.spawn(self._post_late(), f"late notice {self.id[:8]}")
+            self._late = self._scope.keep(self._post_late, f"late notice {self.id[:8]}")
 
     async def _post_late(self) -> None:
         """In the voice channel's chat, where they are; those who come together share one."""
@@ -861,7 +861,9 @@ class Session:
         self._allowed.clear()
         self._link = None
         self._drop_retry()
-        for task in (self._late, self._deafness, self._failure, *self._guards_told.values()):
+        if self._late is not None:
+            self._late.end()
+        for task in (self._deafness, self._failure, *self._guards_told.values()):
             if task is not None:
                 task.cancel()
         if self._notice is not None:

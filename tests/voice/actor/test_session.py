@@ -246,6 +246,32 @@ async def test_capturing_waits_for_no_notice_once_nobody_is_to_be_heard(bench: B
     assert not await asyncio.wait_for(asked, 1.0)
 
 
+async def test_notice_is_tried_again_whoever_cancels_that(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.02)
+    bench.notice_stands = False
+    bench.session.attach(SinkRecorder(), facts=FACTS)
+
+    async def cancelled() -> None:
+        await settle()
+        for task in bench.scope.tasks:
+            task.cancel()
+
+    async with asyncio.timeout(2):
+        await cancelled()
+        bench.notice_stands = True
+        while bench.session.capture_state != "on":
+            await asyncio.sleep(0.005)
+        bench.session.member_is(21, False)
+        await settle()
+        bench.session.member_is(22, False)
+        await cancelled()
+        while len(bench.notices) < 4:
+            await asyncio.sleep(0.005)
+    bench.session.close(9.0)
+    await settle()
+    assert bench.scope.task_names == []
+
+
 async def test_a_notice_is_tried_again_only_where_it_does_not_stand(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
