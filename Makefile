@@ -88,6 +88,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@! git grep -nE '^(<{7}|>{7}) ' || { echo "these lines are left of a conflict between two changes" >&2; exit 1; }
 
 types: $(STAMP)
 	$(BIN)/mypy
