@@ -350,9 +350,10 @@ class SttPlugin:
     @hookimpl
     async def guild_disabled(self, ctx: PluginContext, guild_id: int, cause: SwitchCause) -> None:
         """End for good: who switches it on again has not asked for anybody to be heard."""
-        transcription = self._running.get(guild_id)
+        transcription, session = self._running.get(guild_id), self._sessions.get(guild_id)
         if transcription is None:
-            await self._context().settings.set(guild_id, _ACTIVE, None)
+            if session is not None:
+                await self._note(session)
             return
         transcription.tell("end", PAUSED if cause is SwitchCause.FAILURES else SWITCHED_OFF)
         await self._end_for_good(transcription.session, asyncio.get_running_loop().time() + DISABLED_DRAIN_S)
