@@ -258,7 +258,12 @@ class Holding(NamedTuple):
     frame: types.FrameType | None = None
 
 
-def holding(frame: types.FrameType | None, name_of: NameOf) -> Holding:
+def is_core(module: str) -> bool:
+    """Whether a module is never interrupted in a step of the event loop."""
+    return module.partition(".")[0] in _OWN
+
+
+def holding(frame: types.FrameType | None, name_of: NameOf, is_own: Callable[[str], bool] = is_core) -> Holding:
     """Say whose code a stack is in: the innermost that is a plugin's or the bot's decides, not what it has called.
 
     Where there is neither, as in ``loop.call_later(1, time.sleep, 30)``, the work that started it decides.
@@ -266,6 +271,7 @@ def holding(frame: types.FrameType | None, name_of: NameOf) -> Holding:
     Args:
         frame: The innermost one.
         name_of: Names the plugin that a module belongs to.
+        is_own: Whether a module is the bot's, whatever `name_of` says.
     """
     nearest = each = frame
     plugin: str | None = None
@@ -274,13 +280,13 @@ def holding(frame: types.FrameType | None, name_of: NameOf) -> Holding:
     while each is not None and each.f_code is not _STEP:
         if plugin is None and caller is None:
             module = str(each.f_globals.get("__name__", ""))
-            found = name_of(module)
+            found = None if is_own(module) else name_of(module)
             if found is not None and own_code:
                 caller = each
             elif found is not None:
                 plugin, nearest = found, each
             else:
-                own_code = own_code or module.partition(".")[0] in _OWN
+                own_code = own_code or is_own(module)
         each = each.f_back
     if plugin is None and not own_code:
         plugin = working.get()
@@ -306,6 +312,7 @@ class Guard:
 
     Attributes:
         name_of: Names the plugin that a module belongs to.
+        is_own: Whether a module is the bot's and not interrupted outside of hooks, though it is a plugin's.
         on_blocked: Called on the event loop for an interruption that nobody has counted: the plugin caught it, or
             nobody awaits its work.
     """
@@ -330,12 +337,14 @@ class Guard:
         "_traced_by",
         "_waited_s",
         "_wakes",
+        "is_own",
         "name_of",
         "on_blocked",
     )
 
     def __init__(self) -> None:
         self.name_of: NameOf = lambda _module: None
+        self.is_own: Callable[[str], bool] = is_core
         self.on_blocked: Callable[[BlockedError], None] = lambda _error: None
         self._token = 0
         self._count = 0
@@ -533,7 +542,7 @@ class Guard:
             if self._token:
                 self._look_at_hook(frame, condemned=condemned == self._token)
             else:
-                self._look_at_step(holding(frame, self.name_of))
+                self._look_at_step(holding(frame, self.name_of, self.is_own))
         finally:
             self._looking = False
 
@@ -584,7 +593,8 @@ class Guard:
             self._traced_by = sys.gettrace()
         each: types.FrameType | None = frame
         while each is not None and each.f_code is not _STEP:
-            if self.name_of(str(each.f_globals.get("__name__", ""))) is not None:
+            module = str(each.f_globals.get("__name__", ""))
+            if not self.is_own(module) and self.name_of(module) is not None:
                 each.f_trace = self._line
                 self._traced.append(each)
             each = each.f_back

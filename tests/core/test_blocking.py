@@ -85,6 +85,25 @@ def test_innermost_code_that_is_somebodys_holds_the_loop(
         assert (frame and frame.f_globals["__name__"]) == caller
 
 
+@pytest.mark.parametrize("started_for", [None, "plug_bundled"])
+def test_a_plugin_that_comes_with_the_bot_is_left_alone_in_a_step(started_for: str | None) -> None:
+    found: list[Holding] = []
+
+    def is_own(module: str) -> bool:
+        return blocking.is_core(module) or module == "plug_bundled"
+
+    def look(modules: list[str]) -> None:
+        working.set(started_for)
+        calls = [function_of(module, "def f(i): return i[0](i[1:]) if i else sys._getframe()") for module in modules]
+        found.append(holding(calls[0](calls[1:]), plugin_of, is_own))
+
+    step(lambda: look(["plug_bundled"]))
+    step(lambda: look(["plug_bundled", "plug"]))
+    step(lambda: look(["plug", "plug_bundled"]))
+    assert [each.plugin for each in found] == [None, "plug", None]
+    assert found[2].frame is not None, "the plugin is interrupted once the call has returned"
+
+
 def step(work: Callable[[], None]) -> list[BaseException]:
     """Run something as a step of an event loop that a guard watches; return what it raised."""
     raised: list[BaseException] = []

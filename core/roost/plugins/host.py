@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import hikari
 
-from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, note_counted
+from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, is_core, note_counted
 from roost.commands.running import ANSWER_S
 from roost.commands.shapes import MOST
 from roost.dispatch import Dispatcher, log_failure
@@ -72,6 +72,8 @@ _log = logging.getLogger("roost.plugins")
 T = TypeVar("T")
 
 HANDLER = "handle_error"
+DISTRIBUTION = "roost"
+"""What the core and the plugins that come with it are installed as."""
 STOP_CALLS = 2
 """How often ``on_stopping`` of one plugin is called, should something cancel the stop."""
 DRAIN_S = 3.0
@@ -123,6 +125,7 @@ class PluginHost:
             lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called, name_of=self.plugin_of
         )
         self.dispatcher.guard.name_of = self.plugin_of
+        self.dispatcher.guard.is_own = self._is_own
         self.dispatcher.guard.on_blocked = self._blocked
         self.guards = Guards(self.dispatcher)
         self.metrics = Metrics(self.dispatcher.guard.inside)
@@ -451,6 +454,11 @@ class PluginHost:
         """The plugin whose code a module is; None for all other code."""
         owners = (record for record in self.records.values() if is_below(module, self.prefix(record)))
         return next((record.name for record in owners), None)
+
+    def _is_own(self, module: str) -> bool:
+        """Whether a module is the core's or of a plugin that comes with it, which ends voice whatever else blocks."""
+        mine = (record for record in self.records.values() if record.source == DISTRIBUTION)
+        return is_core(module) or any(is_below(module, self.prefix(record)) for record in mine)
 
     def prefix(self, record: PluginRecord) -> str:
         """The modules that are this plugin's alone."""
