@@ -1336,7 +1336,7 @@ MUTATIONS = [
         "R345",
         "interrupts the bot's own code where a plugin has called it",
         "core/roost/blocking.py",
-        'own_code = own_code or module.partition(".")[0] in _OWN',
+        "own_code = own_code or is_own(module)",
         "own_code = False",
         ("tests/core/test_blocking.py::test_plugin_that_calls_the_bot_is_interrupted_in_its_own_code",),
     ),
