@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,19 @@ async def test_the_example_of_a_guard_refuses(roost_bot: RoostBot) -> None:
         await roost_bot.control.voice(member_id=roost_bot.member("Ada"), channel_id=room)
         assert str(room) in (await roost_bot.slash("/voice join", wait_s=15)).content
         assert answer in (await roost_bot.slash("/privacy opt-in")).content
+
+
+@pytest.mark.roost(str(EXAMPLES / "visits.py"))
+async def test_the_example_of_a_class_counts_and_is_reached_by_my_data(roost_bot: RoostBot) -> None:
+    ada, perch = roost_bot.member("Ada"), roost_bot.channel("perch").id
+    for channel_id in (perch, roost_bot.channel("loft").id, None, perch):
+        await roost_bot.control.voice(member_id=ada, channel_id=channel_id)
+    options = {"member": str(ada)}
+    async with asyncio.timeout(10):
+        while (await roost_bot.slash("/visits count", options=options)).content != "Ada came 2 times.":
+            await asyncio.sleep(0.05)
+    (file,) = (await roost_bot.slash("/privacy my-data")).files
+    assert json.loads(file.content)["data"]["visits"] == {"visits": {f"{roost_bot.guild.id}/{ada}": 2}}
 
 
 async def test_a_leak_fails_the_test_that_made_it(tmp_path: Path) -> None:
