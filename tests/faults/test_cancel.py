@@ -357,6 +357,29 @@ async def test_the_end_of_voice_is_cancelled_at_each_of_its_awaits(
     assert not list((tmp_path / "instances").glob("*.json"))
 
 
+async def last_leaves(rig: Rig) -> None:
+    assert not await rig.manager.leave_for_good(asyncio.get_running_loop().time() + 2)
+
+
+@pytest.mark.fault(8)
+async def test_the_last_leaves_are_cancelled_at_each_of_their_awaits(
+    sim: SimulatedDiscord, tmp_path: Path, fault: Fault
+) -> None:
+    """Whoever asks for them again has the bot out of voice, and nothing is left for the next process to end."""
+    struck, steps = True, 0
+    while struck:
+        steps += 1
+        async with leak_check(), running(sim, tmp_path, recorder=Slow(), timing_scale=OWN_SCALE) as rig:
+            await in_voice(rig)
+            assert not await rig.manager.aclose()
+            struck = await cancelled_at(lambda: last_leaves(rig), steps)
+            with fault.clock(3):
+                await last_leaves(rig)
+            assert rig.place is None
+    assert steps > 1
+    assert not list((tmp_path / "instances").glob("*.json"))
+
+
 @pytest.mark.fault(8)
 async def test_an_actor_is_cancelled_at_each_of_its_awaits(rig: Rig, fault: Fault) -> None:
     """As by a host in a hurry: its link and tasks go with it, whoever waits is told, and the next one takes over."""
@@ -412,7 +435,7 @@ async def test_cancelling_the_check_of_a_foreign_link_cancels_the_link(name: str
 # Nobody is forgotten --------------------------------------------------------------------------------------------------
 
 COVERED = {
-    "SessionManager": {"join", "leave", "plugin_unloading", "stop_all", "aclose", "test"},
+    "SessionManager": {"join", "leave", "leave_for_good", "plugin_unloading", "stop_all", "aclose", "test"},
     "Session": {"capturing"},
     "GuildActor": {"run"},
     "VoicePlugin": {"on_stopping", "on_unload", "guild_disabled", "plugin_unloading"},

@@ -76,7 +76,11 @@ class Gauge:
 
 
 @pytest.mark.fault(123)
-async def test_eight_large_exports_hold_up_no_command(tmp_path: Path, fault: Fault) -> None:
+async def test_eight_large_exports_hold_up_no_command(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine an export takes longer than this, and the last answer is what counts here.
+    monkeypatch.setattr("roost.deferral.SLOW_S", 120.0)
     async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), settings={"stt.engine": "scripted"}) as bot:
         names = ["Ada", "Ben", *(f"Reader {n}" for n in range(6))]
         for name in names[2:]:

@@ -501,7 +501,7 @@ class Turns:
                 async with asyncio.timeout(TURN_S), next_one:
                     await shared.acquire()
             except TimeoutError:
-                words = f"the database was busy with requests of other plugins for {TURN_S:.0f} s; try again"
+                words = f"the database was busy with requests of plugins for {TURN_S:.0f} s; try again"
                 raise StoreError(words, retryable=True) from None
             try:
                 yield

@@ -288,7 +288,9 @@ async def test_a_plugin_that_asks_too_much_at_once_is_told_so(tmp_path: Path, mo
         answers = await asyncio.gather(*(things.put(str(number), 1) for number in range(500)), return_exceptions=True)
         refused = [each for each in answers if each is not None]
         assert refused
-        assert {str(each) for each in refused} == {
-            "the database was busy with this plugin's other requests for 0 s; ask for fewer at once"
-        }
+        # On a busy machine those whose turn among the plugin's own has come may wait too long for the next turn, too.
+        too_many = "the database was busy with this plugin's other requests for 0 s; ask for fewer at once"
+        said = {str(each) for each in refused}
+        assert too_many in said
+        assert said <= {too_many, "the database was busy with requests of plugins for 0 s; try again"}
         assert await things.count() == 1 + len(answers) - len(refused)

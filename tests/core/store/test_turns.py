@@ -86,7 +86,7 @@ async def test_request_of_a_plugin_waits_for_those_of_others_for_a_while_only(
         monkeypatch.setattr(database, "TURN_S", 0.05)
         turns = database.Turns(opened, operations)
         for _ in range(2 * TURNS):
-            with pytest.raises(StoreError, match="requests of other plugins"):
+            with pytest.raises(StoreError, match="busy with requests of plugins"):
                 async with asyncio.timeout(5), turns.write():
                     raise AssertionError("it is nobody's turn")
         opened.plugin_writes.release()
