@@ -783,6 +783,7 @@ class Session:
             self._drop_notice()
             self._arrived.clear()
         self._members = dict(members)
+        self._here.intersection_update(self._members)
         self._uncovered.clear()
         self._seek_late()
 
@@ -846,6 +847,7 @@ class Session:
     def member_left(self, user_id: int) -> bool:
         """Note that somebody is gone; True when they were here."""
         self._drop_answers(user_id)
+        self._here.discard(user_id)
         return self._members.pop(user_id, None) is not None
 
     def close(self, now: float) -> None:

@@ -122,6 +122,8 @@ class Person:
     """What their agreement covered before they were forgotten; a crash may bring it back."""
     forgotten_at: int = 0
     """When they were forgotten last; notices that were begun before do not count for them."""
+    left_at: int = 0
+    """When they left last; notices that were on their way then were posted without them."""
 
     @property
     def tasks(self) -> tuple[asyncio.Task[bool] | None, ...]:
@@ -256,7 +258,7 @@ class World:
         if of_now and all(self.since[each] <= began for each in now):
             self.stands_for = (room, now)
         for each in here:
-            if self.people[each].forgotten_at <= began:
+            if max(self.people[each].forgotten_at, self.people[each].left_at) <= began:
                 self.people[each].told.add(self.notice)
         return places
 
@@ -339,6 +341,7 @@ class World:
 
     async def go(self, user: int) -> None:
         self.here.discard(user)
+        self.people[user].left_at = self.steps
         self.session.member_left(user)
 
     async def blinded(self, user: int, on: bool) -> None:

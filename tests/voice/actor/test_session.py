@@ -765,6 +765,35 @@ async def test_a_late_notice_on_its_way_does_not_count_for_who_is_forgotten_mean
     assert len(noticed.notices) == 3
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["the first notice", "a late one"])
+@pytest.mark.parametrize("unnoticed", [False, True], ids=["seen to leave", "gone while the link was down"])
+async def test_a_notice_on_its_way_does_not_count_for_who_leaves_meanwhile(
+    noticed: Bench, monkeypatch: pytest.MonkeyPatch, late: bool, unnoticed: bool
+) -> None:
+    monkeypatch.setattr(session_module, "LATE_NOTICE_S", 0.05)
+    session, member = noticed.session, 21 if late else ALICE
+    if late:
+        session.attach(sink := SinkRecorder(), facts=FACTS)
+        assert await session.capturing()
+    noticed.may_post.clear()
+    if late:
+        session.member_is(member, False)
+    else:
+        session.attach(sink := SinkRecorder(), facts=FACTS)
+    await settle()
+    if unnoticed:
+        session.begin_link(2, CHANNEL, [(BOB, False)])
+    else:
+        session.member_left(member)
+    noticed.may_post.set()
+    await settle()
+    posted = len(noticed.notices)
+    session.member_is(member, False)
+    assert not noticed.hears(member, sink), "it was posted without them"
+    await eventually(lambda: noticed.hears(member, sink))
+    assert len(noticed.notices) == posted + 1
+
+
 async def test_a_deleted_channel_hides_nothing_before_the_next_notice(noticed: Bench) -> None:
     detach = noticed.session.attach(sink := SinkRecorder(), facts=FACTS)
     assert await noticed.session.capturing()
