@@ -310,11 +310,16 @@ class World:
             person.word = None
         elif person.word is not Say.REFUSE:
             person.word = Say.NOTHING
+        told = set(person.told)
         person.told.clear()
         person.forgotten_at = self.steps
         self.consent.ask_again(GUILD, user)
         self._holds_nothing_of(user)
         person.forgetting = asyncio.create_task(self._ask(partial(self._forget, user, self.session)))
+        # A request that failed, as they were told, has not taken back that they saw the notice.
+        person.forgetting.add_done_callback(
+            lambda task: None if task.cancelled() or task.result() else person.told.update(told)
+        )
         await asyncio.sleep(0)  # until it has arrived
         self._holds_nothing_of(user)
 
