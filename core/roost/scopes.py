@@ -248,7 +248,9 @@ class Kept:
                 if task is None or task.cancelling():
                     raise
                 failure: BaseException = error
-            except Exception as error:  # noqa: BLE001 - reported, and mended by starting again
+            except Exception as error:
+                if self.is_ending():
+                    raise  # it is over, however it ends
                 failure = error
             else:
                 return

@@ -232,13 +232,20 @@ async def test_kept_work_of_a_plugin_outlasts_anything_that_it_raises(
     assert await scope.aclose() == []
 
 
-async def test_its_owner_ends_kept_work_for_good() -> None:
-    scope = Scope("test")
+@pytest.mark.parametrize("raises", [False, True], ids=["cancelled", "raises when it is cancelled"])
+async def test_its_owner_ends_kept_work_for_good(raises: bool) -> None:
+    failed: list[BaseException] = []
+    scope = Scope("test", lambda _name, error: failed.append(error))
     runs: list[str] = []
 
     async def work(name: str) -> None:
         runs.append(name)
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if raises:
+                raise ConnectionError(name) from None
+            raise
 
     first, second = scope.keep(partial(work, "first"), "first"), scope.keep(partial(work, "second"), "second")
     await asyncio.sleep(0)
@@ -249,4 +256,5 @@ async def test_its_owner_ends_kept_work_for_good() -> None:
     assert second.done()
     assert scope.task_names == []
     assert runs == ["first", "second"]
+    assert [str(error) for error in failed] == (["first", "second"] if raises else [])
     await scope.aclose()
