@@ -1348,6 +1348,22 @@ MUTATIONS = [
         "self._insists = False",
         ("tests/core/test_blocking.py::test_plugin_that_catches_every_interruption_is_ended",),
     ),
+    Mutation(
+        "hearing",
+        "a sink that a callback attaches is of nobody, and accepted",
+        VOICE + "session.py",
+        "        if not plugins:\n            raise UsageError(",
+        "        if False:\n            raise UsageError(",
+        ("tests/voice/actor/test_session.py::test_a_sink_of_nobody_that_is_known_is_refused",),
+    ),
+    Mutation(
+        "hearing",
+        "a plugin says of itself that it only measures",
+        VOICE + "session.py",
+        "dataclasses.replace(facts, use=Use.PLUGIN, plugin=each)",
+        "dataclasses.replace(facts, plugin=each)",
+        ("tests/voice/actor/test_session.py::test_a_sink_is_of_the_plugin_whose_code_it_is",),
+    ),
 ]
 
 

@@ -78,8 +78,8 @@ class NoticeFacts:
     """What a consumer does with what it hears, as far as the notice tells it to the members.
 
     Attributes:
-        use: What the sound becomes.
-        plugin: Name of the plugin, for `Use.PLUGIN`; empty: of the one that attaches, where that is known.
+        use: What the sound becomes; of a plugin that does not come with the bot, always `Use.PLUGIN`.
+        plugin: Name of the plugin, for `Use.PLUGIN`; the session puts that of the one whose sink it is in its place.
         channel_id: Channel of the text. Its readers can read, and export, what is stored. 0: there is none.
         shown: The text is posted in that channel.
         in_thread: It is posted in a thread of that channel.
@@ -405,14 +405,16 @@ class VoiceSession(Protocol):
         The first sink makes the session post its notice; no frame is delivered before the notice stands. A sink with
         facts that the standing notice does not tell needs a new notice first. The notice ends with the last sink.
 
-        A sink is detached when the plugin that attached it is unloaded, switched off in the guild, or stopped there.
+        A sink belongs to the plugin that attaches it, and to the one whose code it is: they are named in the notice,
+        and it is detached when one of them is unloaded, switched off in the guild, or stopped there.
 
         Args:
             facts: What the consumer does with the sound. Attach anew when they change. The notice stands in their
                 channel too, and `text_channel_id` becomes that channel; 0 leaves it.
 
         Raises:
-            ClosedError: The session is closed, or the plugin that calls this is off in the guild.
+            ClosedError: The session is closed, or the plugin whose sink it is is off in the guild.
+            UsageError: Whose sink it is cannot be found: attach it from the plugin's own code.
         """
         ...
 

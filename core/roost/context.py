@@ -137,8 +137,17 @@ class HookCaller(Protocol):
         """Whether a plugin is loaded, switched on in a guild, and not stopped there after failures."""
         ...
 
-    def plugin_at(self, frame: types.FrameType) -> str | None:
-        """The plugin whose code made a call; None if it was the bot's own, or nobody's that is known."""
+    def owners_of(self, sink: FrameSink, frame: types.FrameType, said: str = "") -> frozenset[str]:
+        """Plugins whose code a sink is, or attaches it; empty: they are not known.
+
+        Args:
+            frame: Of the code that attaches it.
+            said: The plugin that the sink is said to be of, which counts only where nothing else tells.
+        """
+        ...
+
+    def comes_along(self, plugin: str) -> bool:
+        """Whether a plugin comes with the bot, which takes its word for what it does."""
         ...
 
 

@@ -16,7 +16,7 @@ import types
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -24,11 +24,14 @@ from roost import blocking
 from roost.blocking import LIMIT_S, OPENING_LIMIT_S, BlockedError, Guard, StalledError, working
 from roost.context import Asked, Refusal, Unasked
 from roost.errortext import class_name, error_line, is_error, own, text_of
-from roost.frames import FrameFan, OverBudget
+from roost.frames import FrameFan, OverBudget, modules_of
 from roost.hook_answers import WrongAnswerError, checked
 from roost.hooks import INFO, PROJECT, Deny, Kind, RoostSpec
 from roost.places import Place, current, guild_in
 from roost.strays import CancelledItselfError, StrayError, tamed, taming
+
+if TYPE_CHECKING:
+    from roost.audio import FrameSink
 
 _log = logging.getLogger("roost.hooks")
 _trace = logging.getLogger("roost.hooks.trace")
@@ -74,6 +77,7 @@ class Dispatcher:
         paused: Whether a plugin is paused in a guild after failures: then only hooks that end something are called.
         on_call: Called before every call for a guild.
         name_of: Names the plugin that a module belongs to.
+        comes_along: Whether a plugin comes with the bot.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Dispatcher:
         on_call: Callable[[str, int], None] = lambda _plugin, _guild: None,
         *,
         name_of: Callable[[str], str | None] = lambda _module: None,
+        comes_along: Callable[[str], bool] = lambda _plugin: False,
     ) -> None:
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(RoostSpec)
@@ -101,6 +106,7 @@ class Dispatcher:
         self._paused = paused
         self._on_call = on_call
         self._name_of = name_of
+        self._comes_along = comes_along
         self._muted: set[str] = set()
         self._hidden: set[str] = set()
         self._held: dict[str, tuple[frozenset[str], Unasked]] = {}
@@ -292,8 +298,22 @@ class Dispatcher:
         is_on = self.manager.has_plugin(plugin) and self._enabled(plugin, guild_id)
         return is_on and not self._stopped(plugin, guild_id)
 
-    def plugin_at(self, frame: types.FrameType) -> str | None:
-        """See `roost.context.HookCaller.plugin_at`."""
+    def comes_along(self, plugin: str) -> bool:
+        """See `roost.context.HookCaller.comes_along`."""
+        return self._comes_along(plugin)
+
+    def owners_of(self, sink: FrameSink, frame: types.FrameType, said: str = "") -> frozenset[str]:
+        """See `roost.context.HookCaller.owners_of`."""
+        names = (self._plugin_at(frame), *map(self._name_of, modules_of(sink)))
+        if found := frozenset(name for name in names if name is not None):
+            return found
+        # A callback of the event loop, with code that is nobody's. What is left to go by is no proof of being the
+        # bot's own: a synchronous hook runs in the work of whatever called it.
+        names = (working.get(), said)
+        return frozenset([name for name in names if name and not self.comes_along(name)][:1])
+
+    def _plugin_at(self, frame: types.FrameType) -> str | None:
+        """The plugin whose code made a call; None if it was the bot's own, or nobody's that is known."""
         each: types.FrameType | None = frame
         while each is not None:
             module = str(each.f_globals.get("__name__", ""))

@@ -7,14 +7,15 @@ in that time pauses the plugin in the guild.
 from __future__ import annotations
 
 import functools
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from roost.strays import frames, tamed
 
 if TYPE_CHECKING:
-    from roost.audio import AudioFrame
+    from roost.audio import AudioFrame, FrameSink
     from roost.blocking import Guard
 
 HOOK = "voice_audio_frame"
@@ -122,6 +123,18 @@ class FrameFan:
         self._overruns[plugin] = count = self._overruns.get(plugin, 0) + 1
         if count == OVERRUNS:
             self._hooks.failed(plugin, HOOK, OverBudget(), self._guild_id)
+
+
+def modules_of(sink: FrameSink) -> Iterator[str]:
+    """Names of the modules that the code of a sink is in: its classes, and the functions that take the frames."""
+    for kind in type(sink).__mro__:
+        yield str(kind.__module__)
+    for function in (sink.write, sink.purge):
+        code: Any = function
+        while isinstance(code, functools.partial):
+            code = code.func
+        for each in (inspect.unwrap(code), type(getattr(code, "__self__", None))):
+            yield str(getattr(each, "__module__", ""))
 
 
 def _fitted(function: Any, names: tuple[str, ...], session: Any) -> Callable[[AudioFrame], Any]:

@@ -782,10 +782,15 @@ async def attach_again(session):
         if os.path.exists(FILE + ".again"): session.attach(Sink())
 @plugin.hook
 async def voice_session_opened(session):
-    session.attach(Sink())
+    {attach}
     asyncio.get_running_loop().create_task(attach_again(session))
 """
 """Listens by a sink of its own and says nothing of itself; counts packets by the size of a file."""
+ATTACHES = {
+    "first": "session.attach(Sink())",
+    "second": "asyncio.get_running_loop().call_soon(session.attach, Sink())",
+}
+"""The second one by a callback that none of its code calls."""
 
 
 async def is_deaf(file: Path) -> None:
@@ -808,7 +813,9 @@ async def test_a_plugin_hears_by_its_own_sink_only_while_it_is_on_and_told(fault
     heard = {name: tmp_path / f"heard by {name}" for name in ("first", "second")}
     for file in heard.values():
         file.touch()
-    folder = folder_of(tmp_path, {name: SINK.format(file=str(file)) for name, file in heard.items()})
+    folder = folder_of(
+        tmp_path, {name: SINK.format(file=str(file), attach=ATTACHES[name]) for name, file in heard.items()}
+    )
     later = (folder / "second.py").rename(tmp_path / "second.py")
 
     async with scenes(tmp_path) as scene, scene.bot("--plugins-dir", str(folder)):

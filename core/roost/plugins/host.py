@@ -122,7 +122,13 @@ class PluginHost:
         self.last_failures = LastFailures()
         self.switches = Switches(self)
         self.dispatcher = Dispatcher(
-            lambda: self._order, self.switches.enabled, self.failed, self._paused, self.called, name_of=self.plugin_of
+            lambda: self._order,
+            self.switches.enabled,
+            self.failed,
+            self._paused,
+            self.called,
+            name_of=self.plugin_of,
+            comes_along=self._comes_along,
         )
         self.dispatcher.guard.name_of = self.plugin_of
         self.dispatcher.guard.is_own = self._is_own
@@ -454,6 +460,10 @@ class PluginHost:
         """The plugin whose code a module is; None for all other code."""
         owners = (record for record in self.records.values() if is_below(module, self.prefix(record)))
         return next((record.name for record in owners), None)
+
+    def _comes_along(self, plugin: str) -> bool:
+        """Whether a plugin comes with the core."""
+        return plugin in self.records and self.records[plugin].source == DISTRIBUTION
 
     def _is_own(self, module: str) -> bool:
         """Whether a module is the core's or of a plugin that comes with it, which ends voice whatever else blocks."""

@@ -51,7 +51,7 @@ STAYS_ELSE = "Apart from that, your voice stays on the bot's machine and is not 
 """Beside a plugin that receives it."""
 LEAVES = "Your voice is sent to the service `{service}`, which turns it into text. I do not store it."
 LEVELS = "For a test I measure how loud you are. Nothing is stored, and your voice stays on the bot's machine."
-PLUGIN = "The plugin{name} receives your voice. The bot's operator can say what it does with it."
+PLUGIN = "The plugin `{name}` receives your voice. The bot's operator can say what it does with it."
 PLUGIN_STORES = "It stores what it makes of your voice for {days}."
 PLUGIN_SENDS = "It sends your voice to the service `{service}`."
 UNSEEN = "If you cannot see <#{text}>, you are heard only after you press **Agree** here."
@@ -134,13 +134,16 @@ def notice_words(session: Session, *, opt_in: bool) -> str:
     return "\n".join(lines)
 
 
+def _shown(facts: NoticeFacts) -> str:
+    return (IN_THREAD if facts.in_thread else CAPTIONS).format(text=facts.channel_id)
+
+
 def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str]:
     """What the notice tells of one consumer."""
     days = counted(facts.kept_days, "day")
     match facts.use:
         case Use.TEXT:
-            shown = IN_THREAD if facts.in_thread else CAPTIONS
-            yield shown.format(text=facts.channel_id) if facts.shown else NO_CAPTIONS
+            yield _shown(facts) if facts.shown else NO_CAPTIONS
             if facts.onlookers:
                 yield ONLOOKERS.format(channel=channel_id)
             if facts.kept_days:
@@ -157,7 +160,11 @@ def _lines(facts: NoticeFacts, channel_id: int, *, shared: bool) -> Iterator[str
         case Use.LEVELS:
             yield LEVELS
         case Use.PLUGIN:
-            yield PLUGIN.format(name=f" `{facts.plugin}`" if facts.plugin else "")
+            yield PLUGIN.format(name=facts.plugin)
+            if facts.shown:
+                yield _shown(facts)
+            if facts.onlookers:
+                yield ONLOOKERS.format(channel=channel_id)
             if facts.kept_days:
                 yield PLUGIN_STORES.format(days=days)
             if facts.sends_to:

@@ -33,7 +33,7 @@ from roost.audio import (
 )
 from roost.consent import Terms, digest
 from roost.context import Unasked
-from roost.errors import ClosedError
+from roost.errors import ClosedError, UsageError
 from roost.errortext import repr_of
 from roost.scopes import Kept, Scope
 from roost.strays import taming
@@ -81,8 +81,8 @@ class _Ear:
 
     sink: FrameSink
     facts: frozenset[NoticeFacts]
-    plugin: str | None = None
-    """Whose it is, if that is known."""
+    plugins: frozenset[str] = frozenset()
+    """Whose it is."""
 
 
 class Session:
@@ -287,13 +287,13 @@ class Session:
         """Start delivering consented frames; see `roost.audio.VoiceSession.attach`."""
         if self.closed:
             raise ClosedError("the voice session has ended")
-        plugin = self._hooks.plugin_at(sys._getframe(1))
-        if plugin is not None:
+        plugins = self._hooks.owners_of(sink, sys._getframe(1), facts.plugin)
+        if not plugins:
+            raise UsageError("the plugin whose sink this is cannot be found: attach it from the plugin's own code")
+        for plugin in plugins:
             if not self._hooks.reaches(plugin, self.guild_id):
                 raise ClosedError(f"the plugin {plugin} is off in this server, so it hears nobody")
-            if facts.use is Use.PLUGIN and not facts.plugin:
-                facts = dataclasses.replace(facts, plugin=plugin)
-        ear = _Ear(sink, frozenset({facts}), plugin)
+        ear = _Ear(sink, self._told_of(plugins, facts), plugins)
         if facts.channel_id:
             self.text_channel_id = facts.channel_id
         self._listen((*self._ears, ear))
@@ -304,9 +304,16 @@ class Session:
 
         return detach
 
+    def _told_of(self, plugins: frozenset[str], facts: NoticeFacts) -> frozenset[NoticeFacts]:
+        """What the notice tells of a sink of these plugins. Those that do not come with the bot are always named."""
+        named = {each for each in plugins if not self._hooks.comes_along(each)}
+        if not named and (facts.use is not Use.PLUGIN or facts.plugin):
+            return frozenset({facts})
+        return frozenset(dataclasses.replace(facts, use=Use.PLUGIN, plugin=each) for each in named or plugins)
+
     def detach_all_of(self, plugin: str) -> None:
         """A plugin is unloaded, or off here: it hears nobody until it attaches anew."""
-        left = tuple(ear for ear in self._ears if ear.plugin != plugin)
+        left = tuple(ear for ear in self._ears if plugin not in ear.plugins)
         if len(left) < len(self._ears):
             self._listen(left)
 

@@ -216,7 +216,13 @@ class World:
         self._stack = contextlib.AsyncExitStack()
         await self._stack.enter_async_context(self.consent.writing())
         self.scope = Scope("world")
-        self.dispatcher = Dispatcher(lambda: ["guard"], lambda _plugin, _guild: True)
+        self.dispatcher = Dispatcher(
+            lambda: ["guard"],
+            lambda _plugin, _guild: True,
+            name_of=lambda _module: "stt",
+            comes_along=lambda _plugin: True,
+        )
+        self.dispatcher.manager.register(object(), "stt")
         self.dispatcher.manager.register(self.guard, "guard")
         self.session = Session(
             GUILD,

@@ -88,7 +88,12 @@ class Context:
         self.data_dir = data_dir
         self.instance_id = instance_id
         self.config = config
-        self.hooks = Dispatcher(lambda: ["voice", "recorder"], lambda _plugin, _guild: True)
+        self.hooks = Dispatcher(
+            lambda: ["voice", "recorder"],
+            lambda _plugin, _guild: True,
+            name_of=lambda _module: "voice",
+            comes_along=lambda _plugin: True,
+        )
         self.consent = MemoryConsent()
         self.settings = None
         self.metrics = CollectorRegistry()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+import functools
+import types
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 from context import MemoryConsent, SinkRecorder, eventually
 
 from roost.audio import AudioFrame, LinkStats, NotHeard, NoticeFacts, Unheard, Use
+from roost.blocking import working
+from roost.consent import USUAL
 from roost.context import Unasked
 from roost.dispatch import Dispatcher
-from roost.errors import ClosedError
+from roost.errors import ClosedError, RoostError, UsageError
 from roost.hooks import Deny, hookimpl
 from roost.scopes import Scope
 from roost_voice import session as session_module
@@ -34,7 +39,17 @@ class Bench:
     def __init__(self, scope: Scope, mode: str = "opt-in") -> None:
         self.scope = scope
         self.consent = MemoryConsent(mode)
-        self.hooks = Dispatcher(lambda: ["plugin"], lambda _plugin, _guild: True)
+        self.hooks = Dispatcher(
+            lambda: ["plugin"],
+            lambda plugin, _guild: plugin not in self.off,
+            name_of=self.owns,
+            comes_along=lambda plugin: plugin == "stt",
+        )
+        self.off: set[str] = set()
+        """Plugins that are switched off."""
+        self.owners = {__name__: "stt"}
+        """By module: the plugin that it belongs to."""
+        self.hooks.manager.register(object(), "stt")
         self.notices: list[int] = []
         """Voice channels that a notice was posted for."""
         self.posted_in: list[tuple[int, ...]] = []
@@ -64,6 +79,9 @@ class Bench:
             say_no_guard=self.tell_no_guard,
         )
         self.session.begin_link(1, CHANNEL, [(ALICE, False), (BOB, False), (ROBOT, True)])
+
+    def owns(self, module: str) -> str | None:
+        return self.owners.get(module)
 
     async def post(self, session: Session, places: Sequence[int]) -> Sequence[int]:
         await self.may_post.wait()
@@ -1019,7 +1037,7 @@ async def test_nobody_is_heard_again_once_the_end_has_begun(noticed: Bench) -> N
         (NoticeFacts(Use.TEXT, channel_id=6, text_plugins=("a", "b")), ["plugins `a`, `b` receive the text"]),
         (NoticeFacts(Use.TEXT, channel_id=6, text_plugins=("a",)), ["plugin `a` receives the text"]),
         (NoticeFacts(Use.LEVELS), ["how loud you are"]),
-        (NoticeFacts(), ["The plugin receives your voice"]),
+        (NoticeFacts(), ["The plugin `stt` receives your voice"]),
         (NoticeFacts(plugin="tape", kept_days=2, sends_to="b.example"), ["`tape`", "for 2 days", "`b.example`"]),
     ],
 )
@@ -1030,6 +1048,100 @@ async def test_the_notice_says_what_becomes_of_the_sound(bench: Bench, facts: No
     for line in lines:
         assert line in text
     assert "Press **Don't**" in notice_words(bench.session, opt_in=False)
+
+
+class Tape(SinkRecorder):
+    """A sink in the code of a plugin."""
+
+    __module__ = "tape.sinks"
+
+
+def by_class() -> Any:
+    return Tape()
+
+
+def by_functions() -> Any:
+    sink, code = SinkRecorder(), {"__name__": "tape.sinks"}
+    exec("def write(frame): pass\ndef purge(user_id): pass", code)
+    return types.SimpleNamespace(write=functools.partial(code["write"]), purge=sink.purge)
+
+
+async def attached(bench: Bench, sink: Any, **given: Any) -> BaseException | None:
+    """Attach a sink by a callback that no plugin's code calls, and say what that raised."""
+    raised: list[BaseException] = []
+
+    def attach() -> None:
+        try:
+            bench.session.attach(sink, **given)
+        except RoostError as error:
+            raised.append(error)
+
+    bench.owners.pop(__name__)
+    bench.owners["tape.sinks"] = "tape"
+    for name in ("tape", "other"):
+        if not bench.hooks.manager.has_plugin(name):
+            bench.hooks.manager.register(object(), name)
+    asyncio.get_running_loop().call_soon(attach)
+    await settle()
+    bench.owners[__name__] = "stt"
+    return raised[0] if raised else None
+
+
+@pytest.mark.parametrize("sink", [by_class, by_functions])
+@pytest.mark.parametrize(
+    "said", [NoticeFacts(), NoticeFacts(plugin="other"), NoticeFacts(Use.TEXT, kept_days=3), NoticeFacts(Use.LEVELS)]
+)
+async def test_a_sink_is_of_the_plugin_whose_code_it_is(
+    bench: Bench, sink: Callable[[], Any], said: NoticeFacts
+) -> None:
+    assert await attached(bench, sink(), facts=said) is None
+    assert bench.session.facts == {dataclasses.replace(said, use=Use.PLUGIN, plugin="tape")}
+    assert not USUAL.covers(bench.session.terms), "who agreed before is asked anew"
+    bench.session.detach_all_of("tape")
+    assert not bench.session.facts
+    bench.off.add("tape")
+    assert isinstance(await attached(bench, sink()), ClosedError)
+
+
+async def test_a_sink_in_code_of_nobody_is_of_whom_the_work_was_started_for(bench: Bench) -> None:
+    token = working.set("tape")
+    assert await attached(bench, SinkRecorder(), facts=NoticeFacts(plugin="other")) is None
+    working.reset(token)
+    assert bench.session.facts == {NoticeFacts(plugin="tape")}
+    bench.session.detach_all_of("tape")
+    assert await attached(bench, SinkRecorder(), facts=NoticeFacts(Use.LEVELS, "other")) is None
+    assert bench.session.facts == {NoticeFacts(plugin="other")}
+
+
+@pytest.mark.parametrize("said", [NoticeFacts(), NoticeFacts(Use.LEVELS, "stt")])
+@pytest.mark.parametrize("work_of", [None, "stt"])
+async def test_a_sink_of_nobody_that_is_known_is_refused(bench: Bench, said: NoticeFacts, work_of: str | None) -> None:
+    token = working.set(work_of)
+    raised = await attached(bench, SinkRecorder(), facts=said)
+    working.reset(token)
+    assert isinstance(raised, UsageError)
+    assert "attach it from the plugin's own code" in str(raised)
+    assert not bench.session.facts
+
+
+async def test_a_sink_that_another_plugin_attaches_is_of_both(bench: Bench) -> None:
+    bench.owners[__name__] = "other"
+    for name in ("tape", "other"):
+        bench.hooks.manager.register(object(), name)
+    bench.owners["tape.sinks"] = "tape"
+    bench.session.attach(Tape())
+    text = notice_words(bench.session, opt_in=True)
+    assert "`other` receives your voice" in text
+    assert "`tape` receives your voice" in text
+    bench.session.detach_all_of("tape")
+    assert not bench.session.facts
+
+
+async def test_the_notice_names_a_plugin_beside_what_it_says_of_itself(bench: Bench) -> None:
+    assert await attached(bench, Tape(), facts=NoticeFacts(Use.TEXT, channel_id=6, shown=True, onlookers=True)) is None
+    text = notice_words(bench.session, opt_in=True)
+    for line in ("`tape` receives your voice", "captions in <#6>", "may not join <#2> can read"):
+        assert line in text
 
 
 async def test_the_notice_does_not_promise_for_a_plugin_that_gets_the_sound(bench: Bench) -> None:
