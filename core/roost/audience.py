@@ -57,6 +57,13 @@ def place_of(cache: Cache, channel_id: int) -> Place | None:
 # One member ----------------------------------------------------------------------------------------------------------
 
 
+def as_known_now(bot: hikari.GatewayBot, member: hikari.Member) -> hikari.Member:
+    """A member with the roles that they have now, if Discord tells the bot of changes: a command can take minutes."""
+    if not bot.intents & hikari.Intents.GUILD_MEMBERS:
+        return member
+    return bot.cache.get_member(member.guild_id, member.id) or member
+
+
 def can_be_in(cache: Cache, member: hikari.Member, voice_id: int) -> bool:
     """Whether a member can be in a voice room, or is there now; False where the room is unknown."""
     guild, room = cache.get_guild(member.guild_id), cache.get_guild_channel(voice_id)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import hikari
 import pytest
 from fault_report import Fault
 from stt_house import ADA, BEN, GUILD, TEXT, VOICE, House, houses
@@ -103,6 +104,44 @@ async def test_reader_who_loses_the_right_meanwhile_gets_nothing(
             goes_on.set()
             reply = await asked
         assert "There is no transcript" in reply.content
+
+
+@pytest.mark.fault(281)
+async def test_reader_who_loses_the_right_while_the_answer_waits_gets_nothing(tmp_path: Path, fault: Fault) -> None:
+    async with running_bot(data_dir=tmp_path, installed=("voice", "stt"), guilds=1) as bot:
+        plugin: SttPlugin = bot.app.plugins.records["stt"].instance
+        room, text = bot.channel("perch").id, bot.channel("general").id
+        keeper = plugin.book.begin(bot.guild.id, room, text, 0)
+        await keeper.keep(line(int(bot.member("Ada")), "words of Ada"), "Ada")
+        await keeper.close()
+        name = {"transcript": keeper.head.id}
+        commands: dict[str, dict[str, str]] = {"/transcript show": name, "/transcript export": name}
+        commands["/transcript list"] = {}
+        for command, options in commands.items():
+            await bot.control.permissions(member_id=bot.member("Ben"), channel_id=room, allow=["CONNECT"])
+            await told(plugin, room, hikari.Permissions.CONNECT)
+            await bot.control.fault("rest_error", path_prefix="/webhooks", status=502)
+            asked = asyncio.create_task(bot.slash(command, member="Ben", wait_s=20.0, **options))
+            async with asyncio.timeout(5):
+                while (await bot.control.faults())["armed"]:
+                    await asyncio.sleep(0.01)
+            with fault.clock(scaled=False):
+                await bot.control.permissions(member_id=bot.member("Ben"), channel_id=room, deny=["CONNECT"])
+                await told(plugin, room, hikari.Permissions.NONE)
+                reply = await asked
+            assert "There is no transcript" in reply.content, command
+            assert not reply.files
+
+
+async def told(plugin: SttPlugin, channel: int, allowed: hikari.Permissions) -> None:
+    """Wait until the bot knows that a channel's only overwrite allows exactly this."""
+    async with asyncio.timeout(10):
+        while True:
+            known = plugin.bot.cache.get_guild_channel(channel)
+            assert known is not None
+            if [each.allow for each in known.permission_overwrites.values()] == [allowed]:
+                return
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.fault(333)

@@ -1037,7 +1037,7 @@ class World:
         name = self.dice.choice(heads) if heads else "abcdef"
         try:
             if what == "show":
-                text = await show_transcript(self.plugin, ctx, name, 0)
+                text = await show_transcript(self.plugin, ctx, name, 0)  # type: ignore[func-returns-value]
             elif what == "export":
                 text = await export_transcript(self.plugin, ctx, name, "json")  # type: ignore[func-returns-value]
             elif what == "list":

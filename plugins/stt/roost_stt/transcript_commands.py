@@ -7,19 +7,20 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hikari
 import lightbulb
 
-from roost.audience import can_be_in, can_read, place_of
+from roost.audience import as_known_now, can_be_in, can_read, place_of
 from roost.confirming import Outcome
 from roost.deferral import defer_for
 from roost.errors import ResourceError, RoostError, UsageError
 from roost.i18n import counted
 from roost.permissions import effective_in
+from roost.rest_buckets import NotSentError, sent_only_if
 from roost_stt.captions import display_name
 from roost_stt.exports import FORMATS, Head
 from roost_stt.reading import AbandonedError, ExportFile, Pager, Part, Reading
@@ -113,20 +114,13 @@ def may_read(bot: hikari.GatewayBot, asker: Asker, head: Head) -> bool:
     Those who manage the server need not be able to read the text channel. Where the voice channel is gone, nobody else
     can be told from those who could not hear it.
     """
-    member = _as_known_now(bot, asker.member)
+    member = as_known_now(bot, asker.member)
     manages = _manages(bot, asker, member)
     if bot.cache.get_guild_channel(head.voice_channel_id) is None:
         return manages
     if not can_be_in(bot.cache, member, head.voice_channel_id):
         return False
     return manages or can_read(bot.cache, member, head.text_channel_id, within=asker.channel_id)
-
-
-def _as_known_now(bot: hikari.GatewayBot, member: hikari.Member) -> hikari.Member:
-    """A member with the roles that they have now, if Discord tells the bot of changes: a command can take minutes."""
-    if not bot.intents & hikari.Intents.GUILD_MEMBERS:
-        return member
-    return bot.cache.get_member(member.guild_id, member.id) or member
 
 
 def _manages(bot: hikari.GatewayBot, asker: Asker, member: hikari.Member) -> bool:
@@ -170,14 +164,23 @@ def _no_such(name: str) -> UsageError:
     return UsageError(f"There is no transcript `{display_name(name)}` that you may read; see `/transcript list`.")
 
 
-def _check_reader(plugin: SttPlugin, asker: Asker, head: Head) -> None:
-    """Ask once more, at the moment before something is sent: reading can take long.
+@contextlib.contextmanager
+def _to_reader(plugin: SttPlugin, asker: Asker, head: Head) -> Iterator[None]:
+    """Around one request that sends a transcript: it is not sent unless the member may read it at that moment.
+
+    Reading can take long, and so can hikari: it waits for Discord's limits, and before it tries again after an error.
 
     Raises:
         UsageError: The member may not read it any more.
     """
-    if not may_read(plugin.bot, asker, head):
+    is_readable = partial(may_read, plugin.bot, asker, head)
+    if not is_readable():
         raise _no_such(head.id)
+    try:
+        with sent_only_if(is_readable):
+            yield
+    except NotSentError as error:
+        raise _no_such(head.id) from error
 
 
 async def suggest_transcripts(plugin: SttPlugin, ctx: lightbulb.AutocompleteContext[str]) -> None:
@@ -201,8 +204,8 @@ async def _readable(plugin: SttPlugin, asker: Asker, limit: int) -> list[tuple[H
     return [each for each in found if is_readable(each[0])]
 
 
-async def list_transcripts(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
-    """Return the newest transcripts that the member may read, as text."""
+async def list_transcripts(plugin: SttPlugin, ctx: lightbulb.Context) -> str | None:
+    """Send a list of the newest transcripts that the member may read, or return that there are none."""
     asker = _asker(ctx)
     found = await _readable(plugin, asker, LIST_LIMIT)
     if not found:
@@ -216,11 +219,17 @@ async def list_transcripts(plugin: SttPlugin, ctx: lightbulb.Context) -> str:
     kept = "New ones are not kept in this server."
     if days:
         kept = f"Kept for at most {counted(days, 'day')} after their end."
-    return "\n".join([*lines, kept])
+    try:
+        with sent_only_if(lambda: all(may_read(plugin.bot, asker, head) for head, _ in found)):
+            await ctx.respond("\n".join([*lines, kept]), ephemeral=True, **NO_PINGS)
+    except NotSentError:
+        # At least one of them is not for this member any more.
+        return await list_transcripts(plugin, ctx)
+    return None
 
 
-async def show_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> str | None:
-    """Send one page of a transcript, or return why not."""
+async def show_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, page: int) -> None:
+    """Send one page of a transcript."""
     asker = _asker(ctx)
     pager = Pager(page, PAGE_CHARS)
     async with plugin.reading.turn(asker.guild_id, int(ctx.user.id)) as reading:
@@ -230,14 +239,12 @@ async def show_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, 
         async for lines in plugin.book.pages(key):
             await asyncio.to_thread(pager.add, reading.lines(lines))
         text, number = await asyncio.to_thread(pager.finish)
-        _check_reader(plugin, asker, head)
-        if not text:
-            return f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
         said = f"Transcript `{head.id}`, <t:{int(head.started_at)}:f>, page {number} of {pager.count}\n{text}"
+        if not text:
+            said = f"Transcript `{head.id}` has no lines; who said something may have had it deleted."
         async with _sent(ctx, reading), reading.uploading():
-            _check_reader(plugin, asker, head)
-            await ctx.interaction.edit_initial_response(said, **NO_PINGS)
-    return None
+            with _to_reader(plugin, asker, head):
+                await ctx.interaction.edit_initial_response(said, **NO_PINGS)
 
 
 async def export_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str, kind: str) -> None:
@@ -259,14 +266,15 @@ async def export_transcript(plugin: SttPlugin, ctx: lightbulb.Context, name: str
                 async with _sent(ctx, reading) as sent:
                     for number, part in enumerate(parts, 1):
                         data = hikari.Bytes(await asyncio.to_thread(file.read, part), part.name)
-                        _check_reader(plugin, asker, head)
                         if number == 1:
                             async with reading.uploading():
-                                await ctx.interaction.edit_initial_response(text, attachment=data, **NO_PINGS)
+                                with _to_reader(plugin, asker, head):
+                                    await ctx.interaction.edit_initial_response(text, attachment=data, **NO_PINGS)
                         else:
                             # Its id is known only when Discord has it all.
                             said = f"Part {number} of {len(parts)}."
-                            sent.append(await ctx.respond(said, attachment=data, ephemeral=True, **NO_PINGS))
+                            with _to_reader(plugin, asker, head):
+                                sent.append(await ctx.respond(said, attachment=data, ephemeral=True, **NO_PINGS))
                             reading.check()
             finally:
                 file.close()
