@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import hikari
 import lightbulb
 
-from roost.audience import can_be_in
+from roost.audience import as_known_now, can_be_in
 from roost.audio import JoinRequest
 from roost.deferral import answer_alone, defer_during
 from roost.errors import BusyError, ClosedError
 from roost.i18n import counted
 from roost.permissions import effective_in
+from roost.rest_buckets import NotSentError, sent_only_if
 from roost_voice.hearing import without_dave
 from roost_voice.moves import State, Told
 from roost_voice.permissions import what_keeps_me_out, why_not_for
@@ -81,6 +83,12 @@ def may_move_members(bot: hikari.GatewayBot, member: hikari.Member, channel_id: 
     if channel is None or guild is None:
         return False
     return bool(effective_in(member, guild, channel) & hikari.Permissions.MOVE_MEMBERS)
+
+
+def may_know_of(bot: hikari.GatewayBot, member: hikari.Member, channel_id: int) -> bool:
+    """Whether a member may read who is heard in a voice channel: they could be there, or may move those who are."""
+    member = as_known_now(bot, member)
+    return can_be_in(bot.cache, member, channel_id) or may_move_members(bot, member, channel_id)
 
 
 def voice_channel_of(bot: hikari.GatewayBot, guild_id: int, user_id: int) -> int | None:
@@ -243,10 +251,15 @@ def voice_loader(bot: hikari.GatewayBot, manager: Callable[[], SessionManager | 
                 return
             await ctx.defer(ephemeral=True)
             try:
-                words = (await sessions.test(guild_id, float(self.seconds))).words(user_id)
+                hearing = await sessions.test(guild_id, float(self.seconds))
             except (BusyError, ClosedError) as error:
-                words = str(error)
-            await reply(ctx, words, ephemeral=True)
+                await reply(ctx, str(error), ephemeral=True)
+                return
+            try:
+                with sent_only_if(partial(may_know_of, bot, ctx.member, hearing.channel_id)):
+                    await reply(ctx, hearing.words(user_id), ephemeral=True)
+            except NotSentError:
+                await reply(ctx, NOT_YOURS, ephemeral=True)
 
     loader = lightbulb.Loader()
     loader.command(group)

@@ -14,6 +14,7 @@ from context import Rig, SinkRecorder, eventually, running
 
 from roost import processes
 from roost.audio import JoinRequest, LinkStats, NoticeFacts, Use
+from roost.rest_buckets import ask_before_sending
 from roost.sim.client import ControlClient
 from roost.sim.server import SimulatedDiscord
 from roost_voice import session as session_module
@@ -101,6 +102,20 @@ async def test_where_the_bot_is_is_told_to_nobody_who_cannot_be_there(rig: Rig, 
     for command in ("/voice join", "/voice leave", "/voice test", "/voice status"):
         assert await elsewhere.types(command) == NOT_YOURS
     assert rig.place == rig.channels[0]
+
+
+async def test_whoever_may_not_be_there_any_more_reads_nothing_of_a_test(rig: Rig, control: ControlClient) -> None:
+    ask_before_sending()
+    member = Member(rig, control, 1)
+    await member.enters(0)
+    await member.types("/voice join")
+    waiting = asyncio.create_task(member.types("/voice test", seconds=2))
+    session = rig.manager.session(rig.guild_id)
+    assert session is not None
+    await eventually(lambda: bool(session._sinks))
+    await control.permissions(member_id=member.id, channel_id=rig.channels[0], deny=("CONNECT",))
+    await member.enters(None)
+    assert await waiting == NOT_YOURS
 
 
 async def test_whose_request_gave_way_is_not_told_of_a_channel_where_they_cannot_be(
