@@ -629,7 +629,12 @@ class World:
             subscribe=self.events.subscribe,
         )
         count_members(self.bot)
-        self.dispatcher = Dispatcher(lambda: ["stt"], lambda _plugin, _guild: True)
+        self.dispatcher = Dispatcher(
+            lambda: ["stt"],
+            lambda _plugin, _guild: True,
+            name_of=lambda _module: "stt",
+            comes_along=lambda _plugin: True,
+        )
         self.voice_scope = Scope("voice")
         self.generation = 0
         self.session = Session(
