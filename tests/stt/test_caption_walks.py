@@ -58,8 +58,10 @@ class Place:
         return False
 
     async def post(self, text: str, nonce: str, wanted: Wanted = always) -> Message | None:
+        given_up = self._walk.given_up
+
         def do() -> Message:
-            self._walk.check_wanted(wanted, text, "")
+            self._walk.check_wanted(self, wanted, text, "", given_up)
             if nonce not in self._nonces:
                 message = self._nonces[nonce] = (id(self), len(self._nonces))
                 self._walk.messages[message] = text
@@ -68,10 +70,12 @@ class Place:
         return await self._walk.ask(do, None, text)
 
     async def edit(self, message: Message, text: str, wanted: Wanted = always) -> None:
+        given_up = self._walk.given_up
+
         def do() -> None:
             if message not in self._walk.messages:
                 raise RefusedError("gone", Refusal.GONE)
-            self._walk.check_wanted(wanted, text, self._walk.messages[message])
+            self._walk.check_wanted(self, wanted, text, self._walk.messages[message], given_up)
             self._walk.messages[message] = text
 
         await self._walk.ask(do, message, text)
@@ -86,6 +90,8 @@ class Walk:
         self.messages: dict[Message, str] = {}
         self.requests: list[Request] = []
         self.said: dict[str, int] = {}
+        self.given_up = 0
+        """How often what waited was given up."""
         self.withdrawn: set[str] = set()
         self.refused: set[int] = set()
         self.empty_of: list[tuple[Message, set[str]]] = []
@@ -127,12 +133,18 @@ class Walk:
             left = lines if cut is None else [lines[place] for place in cut.left(len(lines))]
             assert not words_of("\n".join(left)) & words
 
-    def check_wanted(self, wanted: Wanted, text: str, before: str) -> None:
-        """A request is sent now, perhaps long after it was made: it shows nothing more while captions are held."""
+    def check_wanted(self, place: Place, wanted: Wanted, text: str, before: str, given_up: int) -> None:
+        """A request is sent now, perhaps long after it was made: it shows nothing more that may not be shown now."""
         if not wanted():
             raise RefusedError("not wanted", Refusal.UNSENT)
-        is_recall = wanted is always
-        assert is_recall or not self.captioner.held or words_of(text) <= words_of(before)
+        more = words_of(text) - words_of(before)
+        is_here, is_recall = place is self.captioner._board, wanted is always
+        assert is_here or not more, "sent to where captions were before"
+        if is_recall or not more:
+            return
+        assert not self.captioner.held
+        assert given_up == self.given_up, "sent although it was given up"
+        assert not more & self.withdrawn, "sent after their speaker withdrew"
 
     def begin(self, work: Any) -> None:
         self.tasks.append(asyncio.ensure_future(work()))
@@ -216,6 +228,7 @@ class Walk:
         elif lot < 0.58:
             captioner.release()
         elif lot < 0.6:
+            self.given_up += 1
             captioner.give_up()
         else:
             self.answer()

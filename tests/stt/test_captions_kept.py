@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -68,11 +68,19 @@ async def scope(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scope]:
         yield made
 
 
-def begin(scope: Scope, board: Moody, *, edited: bool = False) -> tuple[Captioner, list[Refusal]]:
+def begin(
+    scope: Scope, board: Moody, *, edited: bool = False, may_show: Callable[[int], bool] = lambda _user_id: True
+) -> tuple[Captioner, list[Refusal]]:
     told: list[Refusal] = []
     recaller = board.recaller = Recaller(board.given_up.append, begin=lambda work: scope.keep(work, "recalls"))
     captioner = Captioner(
-        board, ChannelRate(1000), recaller=recaller, edited=lambda: edited, edit_every_s=0.0, cut_off=told.append
+        board,
+        ChannelRate(1000),
+        recaller=recaller,
+        may_show=may_show,
+        edited=lambda: edited,
+        edit_every_s=0.0,
+        cut_off=told.append,
     )
     scope.spawn(captioner.run(), "captions")
     return captioner, told
@@ -239,6 +247,8 @@ class Turns(Moody):
     def __init__(self) -> None:
         super().__init__()
         self.turn = asyncio.Event()
+        self.sent: list[str] = []
+        """Every text that stood there for a while."""
 
     async def comes(self, wanted: Wanted) -> None:
         self.tries += 1
@@ -248,20 +258,22 @@ class Turns(Moody):
 
     async def post(self, text: str, nonce: str, wanted: Wanted = always) -> int:
         await self.comes(wanted)
+        self.sent.append(text)
         return await super().post(text, nonce)
 
     async def edit(self, message: int, text: str, wanted: Wanted = always) -> None:
         await self.comes(wanted)
+        self.sent.append(text)
         await super().edit(message, text)
 
 
 @pytest.mark.parametrize("edits", [False, True], ids=["new message", "message that is edited"])
-@pytest.mark.parametrize("what", ["hold", "withdraw", "give up"])
+@pytest.mark.parametrize("what", ["hold", "withdraw", "refuse", "give up", "accept readers", "move"])
 async def test_words_are_not_sent_if_they_may_not_be_shown_when_their_turn_comes(
     scope: Scope, what: str, edits: bool
 ) -> None:
-    board = Turns()
-    captioner, told = begin(scope, board, edited=edits)
+    board, new, refused = Turns(), Moody(), set[int]()
+    captioner, told = begin(scope, board, edited=edits, may_show=lambda user_id: user_id not in refused)
     if edits:
         board.turn.set()
         captioner.add(Line("Ben", "before", 8))
@@ -270,23 +282,95 @@ async def test_words_are_not_sent_if_they_may_not_be_shown_when_their_turn_comes
     tries = board.tries
     captioner.add(Line("Ada", "words", 7))
     await tried(board, tries + 1)
-    if what == "hold":
-        captioner.hold()
-    elif what == "withdraw":
-        captioner.forget(7)
-    else:
-        captioner.give_up()
-        captioner.hold()
+    match what:
+        case "hold":
+            captioner.hold()
+        case "withdraw":
+            captioner.forget(7)
+        case "refuse":
+            refused.add(7)
+        case "give up":
+            captioner.give_up()
+            captioner.hold()
+        case "accept readers":
+            captioner.hold()
+            captioner.give_up()
+            captioner.release()
+        case _:
+            captioner.move(new, ChannelRate(1000))
     board.turn.set()
     for _ in range(20):
         await asyncio.sleep(0)
-    assert "words" not in "".join(await settled(board))
+    await settled(board)
+    assert "words" not in "".join(board.sent)
     captioner.release()
     captioner.add(Line("Ben", "after", 8))
     assert await captioner.flush(soon(5))
-    assert ("words" in "".join(board.texts)) is (what == "hold")
-    assert "after" in "".join(board.texts)
+    there = board if what != "move" else new
+    assert ("words" in "".join(there.texts)) is (what in ("hold", "move"))
+    assert "after" in "".join(there.texts)
+    assert ("before" in board.texts[0]) if edits else (what != "move" or not board.texts)
+    assert ("words" in "".join(board.sent)) is (what == "hold")
     assert not told
+
+
+async def test_withdrawn_words_go_at_once_where_what_was_to_come_with_that_may_not_be_shown(scope: Scope) -> None:
+    board = Turns()
+    captioner, _ = begin(scope, board, edited=True)
+    board.turn.set()
+    captioner.add(Line("Ada", "stands", 7))
+    captioner.add(Line("Cleo", "stays", 9))
+    assert await captioner.flush(soon(5))
+    board.turn.clear()
+    tries = board.tries
+    captioner.add(Line("Ben", "words", 8))
+    await tried(board, tries + 1)
+    captioner.forget(7)
+    board.turn.set()
+    board.turn.clear()
+    await tried(board, tries + 2)
+    captioner.forget(8)
+    board.turn.set()
+    assert await captioner.flush(soon(5))
+    assert board.texts == ["**Cleo**: stays"]
+    assert set(board.sent[1:]) == {"**Cleo**: stays"}
+    assert board.recaller is not None
+    assert board.recaller.waiting == []
+
+
+@pytest.mark.parametrize("end", ["move", "stop"])
+async def test_words_that_wait_in_an_edit_are_not_added_by_the_recaller_later(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(recalls, "RECALL_AGAIN_S", (0.01,) * 4)
+    board, new = Turns(), Moody()
+    board.turn.set()
+    captioner, _ = begin(scope, board, edited=True)
+    captioner.add(Line("Ben", "before", 8))
+    assert await captioner.flush(soon(5))
+    board.turn.clear()
+    tries = board.tries
+    captioner.add(Line("Ada", "words", 7))
+    captioner.show_partial(Line("Ben", "is saying …", 8), 1)
+    await tried(board, tries + 1)
+    if end == "move":
+        captioner.move(new, ChannelRate(1000))
+        captioner.end_partials()
+    else:
+        captioner.give_up()
+        captioner.close()
+        for task in asyncio.all_tasks():
+            if task.get_name().endswith("captions"):
+                task.cancel()
+    await asyncio.sleep(0.05)
+    board.turn.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert await settled(board) == ["**Ben**: before"]
+    assert set(board.sent) == {"**Ben**: before"}
+    if end == "move":
+        assert await captioner.flush(soon(5))
+    assert new.texts == (["**Ada**: words"] if end == "move" else [])
 
 
 @pytest.mark.parametrize("waits", ["line", "message", "sent"])

@@ -10,13 +10,13 @@ import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from roost.i18n import counted
 from roost.rest_buckets import new_nonce
 from roost_stt.captions import MESSAGE_LIMIT, Line, Message, fill, fit, pack, text_of, units_of
-from roost_stt.pages import ANSWER_S, DONE, WITHDRAWN, Board, Page, tried
+from roost_stt.pages import ANSWER_S, DONE, WITHDRAWN, Board, Page, Wanted, always, tried
 from roost_stt.recalls import Recaller
 from roost_stt.refusals import CUT_OFF, WAITS, Refusal
 
@@ -109,7 +109,8 @@ class Captioner:
         stands: Called with each message that was written and the user of each of its lines; without any it was
             deleted.
         recaller: Takes over the messages whose withdrawn words Discord did not let go of at once.
-        may_show: Asked for every speaker at the moment before their words are sent, and once more after.
+        may_show: Asked for every speaker before their words are handed over, at the moment when they are really
+            sent, and once more after.
         edited: Whether captions are collected in one message that is edited, until it is full; asked each time.
         edit_every_s: The least time between two edits.
     """
@@ -153,6 +154,8 @@ class Captioner:
         self._page: Page | None = None
         self._page_stale = False
         """Words in the page are of somebody who took their consent back."""
+        self._on_its_way: Page | None = None
+        """Discord is being asked to show it as it is to be now."""
         self._partials: dict[int, tuple[int, Line]] = {}
         """By user: the mark of their utterance, and how it begins."""
         self._at_once = False
@@ -383,8 +386,10 @@ class Captioner:
     def close(self) -> None:
         """End the messages of this place: what has yet to be taken back is left to the recaller."""
         page = self._page
-        if page is not None and (self._page_stale or page.is_dirty or page.partials):
-            self._hand_over(page, self._board)
+        # Of one on its way it is known later what stands in it.
+        known = page if page is not self._on_its_way else None
+        if known is not None and (self._page_stale or known.is_dirty or known.partials):
+            self._hand_over(known, self._board)
         self._ended += 1
         self._drop_doubt()
         self._page, self._page_stale = None, False
@@ -550,20 +555,17 @@ class Captioner:
         if not partials:
             shown = self._with_the_lost(shown)
         text = text_of([*shown, *partials]) or WITHDRAWN
-        speakers = {user_id for user_id, _ in (*shown, *partials) if user_id}
         was_known = doubt is None
         # Until Discord answers nobody knows whether it stands there.
         doubt = self._doubt = doubt or _Doubt(new_nonce(), loop.time())
         doubt.texts.add(text)
-        doubt.speakers.update(user_id for user_id, _ in (*shown, *partials))
-
-        def is_wanted() -> bool:
-            is_held = self.held and bool(speakers)
-            return not is_held and self._given_up == given_up and speakers.isdisjoint(self._withdrawn)
+        speakers = tuple(user_id for user_id, _ in (*shown, *partials))
+        doubt.speakers.update(speakers)
+        is_wanted = self._at_its_turn(board, speakers)
 
         async def post() -> None:
             made.append(await board.post(text, doubt.nonce, is_wanted))
-            self._stands(made[0], tuple(user_id for user_id, _ in (*shown, *partials)))
+            self._stands(made[0], speakers)
 
         refusal = await tried(post, self._post_timeout_s)
         if refusal is not None:
@@ -598,6 +600,24 @@ class Captioner:
             return None
         return checked
 
+    def _at_its_turn(self, board: Board, speakers: Collection[int]) -> Wanted:
+        """Ask of a request that shows more than stands there whether all of it may still be shown, and here.
+
+        Args:
+            board: Makes the request.
+            speakers: Of all that it shows; 0: Roost.
+        """
+        ended, given_up = self._ended, self._given_up
+        people = {user_id for user_id in speakers if user_id}
+
+        def is_wanted() -> bool:
+            is_here = board is self._board and self._ended == ended
+            if not is_here or self._given_up != given_up or (self.held and people):
+                return False
+            return people.isdisjoint(self._withdrawn) and all(map(self._may_show, people))
+
+        return is_wanted
+
     def _known_doubt(self, now: float) -> _Doubt | None:
         """The doubt, while the nonce helps."""
         doubt = self._doubt
@@ -627,7 +647,14 @@ class Captioner:
         ended, given_up = self._ended, self._given_up
         self._recaller.note(page)
         try:
-            done = await self._rewrite(page, board) in DONE
+            refusal = await self._rewrite(page, board)
+            if refusal is Refusal.UNSENT:
+                # Not with what it was to show more; what may not stand there has to go all the same.
+                self._lose_withdrawn(page)
+                page.partials = []
+                self._keep(page.give_back(), given_up, board)
+                refusal = await self._rewrite(page, board)
+            done = refusal in DONE
         finally:
             if not done:
                 if self._page is page:
@@ -655,15 +682,19 @@ class Captioner:
         self._withdrawn.clear()
         if self.held:
             self._keep(page.give_back(), self._given_up, board)
-        adds = bool(page.unsure or page.partials)
         # Words can be withdrawn while the answer is awaited; they stand there until the next time.
         written = page.speakers
+        # What only takes words out is wanted whatever happens.
+        wanted = self._at_its_turn(board, written) if page.unsure or page.partials else always
+        self._on_its_way = page
         try:
-            refusal = await tried(lambda: page.rewrite(board, lambda: not (adds and self.held)), self._post_timeout_s)
+            refusal = await tried(lambda: page.rewrite(board, wanted), self._post_timeout_s)
         except BaseException:
             # Cancelled: `close` leaves it to the recaller.
             page.is_dirty = True
             raise
+        finally:
+            self._on_its_way = None
         if refusal in DONE:
             self._stands(page.message, written)
             page.is_dirty, page.unsure = page.speakers != written, []
@@ -723,7 +754,14 @@ class Captioner:
         board, ended, given_up = self._board, self._ended, self._given_up
         page.may_stand |= frozenset((*(page.standing or ()), *page.speakers))
         standing, page.standing = page.standing, None
-        refusal = await self._rewrite(page, board)
+        try:
+            refusal = await self._rewrite(page, board)
+        except BaseException:
+            if self._ended != ended or self._given_up != given_up or self.held:
+                page.give_back()
+            if self._ended != ended:
+                self._hand_over(page, board)
+            raise
         if refusal not in MAY_STAND and refusal is not None:
             page.standing = standing
         if refusal in DONE:
@@ -731,6 +769,7 @@ class Captioner:
             self.edits += 1
             self.captions += _captions_in(fresh)
             if self._ended != ended:
+                self._recaller.note(page)
                 self._leave_behind(page, board)
                 return
             left = self._shown(page.pieces), self._shown(page.partials)
@@ -742,16 +781,17 @@ class Captioner:
         self._partials.clear()
         if self._ended != ended:
             self._keep(page.give_back(), given_up, board)
-            if refusal is not Refusal.GONE:
-                # Whatever stands in it now.
-                self._hand_over(page, board)
+            # Whatever stands in it now; of one that is gone, nothing may stay noted.
+            self._hand_over(page, board)
             return
         if refusal in (Refusal.LATER, Refusal.UNKNOWN, Refusal.UNSENT):
             # The same edit again does no harm; in another message, what it was to add might stand twice.
             page.partials, page.is_dirty = [], True
             if self._given_up != given_up:
                 page.give_back()
-            if refusal is not Refusal.UNSENT:
+            if refusal is Refusal.UNSENT:
+                self._page_stale |= self._lose_withdrawn(page)
+            else:
                 self._wait(refusal, loop)
             return
         # Somebody may have deleted it: what was to be added begins a new one.
