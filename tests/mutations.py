@@ -495,14 +495,6 @@ MUTATIONS = [
         ("tests/core/test_backstop.py::test_without_a_thread_the_kernel_ends_the_process",),
     ),
     Mutation(
-        "guard",
-        "looks at the answers of hooks outside the guard",
-        "core/roost/dispatch.py",
-        "                with self.guard.inside(step_s):  # looking at an answer may run the plugin's code\n",
-        "                with contextlib.nullcontext():\n",
-        ("tests/core/test_dispatch.py::test_answer_that_is_endless_to_look_at_is_a_failure",),
-    ),
-    Mutation(
         "sync",
         "waits for limited guilds before the next sync",
         "core/roost/commands/registry.py",

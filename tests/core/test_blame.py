@@ -114,7 +114,9 @@ async def outlasts() -> None:
             await asyncio.sleep(10)
 
 
-@pytest.mark.parametrize(("file", "whose"), [(__file__, Blame.PLUGIN), (documents.__file__, Blame.STORE)])
+@pytest.mark.parametrize(
+    ("file", "whose"), [(__file__, Blame.PLUGIN), (documents.__file__, Blame.STORE)], ids=["a plugin", "the store"]
+)
 async def test_hook_that_is_left_behind_is_blamed_by_what_it_waits_for(file: str, whose: Blame) -> None:
     """The store lets no statement be interrupted, so a hook that waits for it outlasts its cancellation."""
     made: dict[str, Any] = {"outlasts": outlasts}
