@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import create_async_engine
+from table_locks import locked
 
 from roost import consent as consent_module
 from roost.consent import (
@@ -29,7 +27,6 @@ from roost.consent import (
 )
 from roost.errors import ResourceError, StoreCause, StoreError
 from roost.store import Store, database, open_store
-from roost.store.database import FILE_NAME
 from roost.store.decisions import Key
 from roost.store.withdrawals import open_withdrawals
 from roost.strays import host_task
@@ -45,26 +42,6 @@ async def opened(
 ) -> AsyncIterator[tuple[StoredConsent, Store]]:
     async with open_store(folder, url) as store, open_consent(store, mode, folder) as consent:
         yield consent, store
-
-
-@asynccontextmanager
-async def locked(folder: Path, url: str | None) -> AsyncIterator[None]:
-    """Nobody can write decisions until the block ends."""
-    if url is None:
-        other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.close()
-        return
-    engine = create_async_engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(sa.text("LOCK TABLE roost_consent IN ACCESS EXCLUSIVE MODE"))
-            yield
-    finally:
-        await engine.dispose()
 
 
 async def on_disk(folder: Path, url: str | None = None) -> dict[Key, str | bool]:
@@ -164,7 +141,7 @@ async def test_refusal_is_kept_while_the_store_is_locked_and_written_when_it_is_
 ) -> None:
     async with opened(tmp_path, url) as (consent, _):
         await consent.agree(1, 2)
-        async with locked(tmp_path, url):
+        async with locked(tmp_path, url, "roost_consent"):
             began = time.monotonic()
             await consent.opt_out(1, 2)
             assert time.monotonic() - began < SOON_S
@@ -203,7 +180,7 @@ async def test_agreement_that_cannot_be_stored_leaves_everything_as_it_was(
     async with opened(tmp_path) as (consent, _):
         await consent.opt_out(1, 2)
         await until(lambda: not consent.unstored)
-        async with locked(tmp_path, None):
+        async with locked(tmp_path, None, "roost_consent"):
             for user in (2, 3):
                 with pytest.raises(StoreError) as caught:
                     await consent.agree(1, user)
@@ -264,7 +241,7 @@ async def test_refusal_that_nothing_takes_counts_and_is_said_to_be_at_risk(
     monkeypatch.setattr(consent_module, "VOIDED_S", 0.1)
     async with opened(tmp_path, mode="notice") as (consent, _):
         (tmp_path / "withdrawals.bin").rename(tmp_path / "away")
-        async with locked(tmp_path, None):
+        async with locked(tmp_path, None, "roost_consent"):
             with pytest.raises(ResourceError):
                 await consent.opt_out(1, 2)
             assert not consent.allows(1, 2)

@@ -6,43 +6,19 @@ import asyncio
 import gc
 import os
 import signal
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from pg_server import Server
-from sqlalchemy.ext.asyncio import create_async_engine
+from table_locks import locked
 
 from roost.blocking import GRACE_S, Guard
 from roost.errors import StoreError
 from roost.store import database, open_store
-from roost.store.database import FILE_NAME
 
 pytestmark = pytest.mark.unit
-
-
-@asynccontextmanager
-async def locked(folder: Path, url: str | None) -> AsyncIterator[None]:
-    """Nobody can write into the plugin's table until the block ends."""
-    if url is None:
-        other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            other.close()
-        return
-    engine = create_async_engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(sa.text("LOCK TABLE plugin_foo, roost_settings IN ACCESS EXCLUSIVE MODE"))
-            yield
-    finally:
-        await engine.dispose()
 
 
 async def stubborn(work: Callable[[], Awaitable[Any]], catches: type[BaseException]) -> None:
@@ -75,7 +51,7 @@ async def test_operations_of_hooks_that_are_left_behind_end_by_themselves(
             lambda: mine.forget_user(5),
         ]
         assert len(works) == database.TURNS
-        async with locked(tmp_path, url):
+        async with locked(tmp_path, url, "plugin_foo, roost_settings"):
             hooks = [asyncio.ensure_future(Guard().stepped(stubborn(work, catches))) for work in works]
             await asyncio.sleep(0.1)
             for hook in hooks:
@@ -114,7 +90,7 @@ async def test_operation_that_something_else_cancels_fails_alone(tmp_path: Path)
     async with open_store(tmp_path) as store:
         notes = store.of_plugin("foo").collection("notes")
         await notes.put("first", 1)
-        async with locked(tmp_path, None):
+        async with locked(tmp_path, None, "plugin_foo, roost_settings"):
             put = asyncio.ensure_future(notes.put("late", 1))
             await asyncio.sleep(0.05)
             for task in asyncio.all_tasks() - {put, asyncio.current_task()}:
@@ -129,7 +105,7 @@ async def test_store_that_closes_undoes_what_is_under_way(tmp_path: Path, monkey
     async with open_store(tmp_path) as store:
         notes = store.of_plugin("foo").collection("notes")
         await notes.put("first", 1)
-        async with locked(tmp_path, None):
+        async with locked(tmp_path, None, "plugin_foo, roost_settings"):
             put = asyncio.ensure_future(notes.put("late", 1))
             await asyncio.sleep(0.05)
             await store.operations.aclose()
@@ -165,7 +141,7 @@ async def test_operation_on_a_server_that_stands_still_ends_once_nobody_waits_fo
                 put = asyncio.ensure_future(notes.put("late", 1))
                 await asyncio.sleep(0.1)
             else:
-                async with locked(tmp_path, postgres.url(name)):
+                async with locked(tmp_path, postgres.url(name), "plugin_foo, roost_settings"):
                     put = asyncio.ensure_future(notes.put("late", 1))
                     await asyncio.sleep(0.2)
                     stand_still("wait_event_type = 'Lock'")
